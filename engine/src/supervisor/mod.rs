@@ -1,0 +1,1 @@
+//! The supervisor: one process per project that looks after its containers.
