@@ -7,6 +7,7 @@ pub mod container;
 pub mod host;
 pub mod id;
 pub mod network;
+pub mod protocol;
 pub mod root;
 pub mod shim;
 pub mod supervisor;
