@@ -69,6 +69,18 @@ pub fn list(root: &Root, project: Option<&str>) -> Result<Vec<Container>, StoreE
     Ok(containers)
 }
 
+/// Returns the containers of a project with the states as they were written, which for its supervisor are its own.
+pub(crate) fn list_as_written(root: &Root, project: &str) -> Result<Vec<Container>, StoreError> {
+    let mut containers = Vec::new();
+    for id in ids(&root.project(project).join("containers"))? {
+        let bundle = root.container(&id);
+        if let (Some(config), Some(state)) = (read(&bundle.join("container.json"))?, read(&bundle.join("state.json"))?) {
+            containers.push(Container { config, state });
+        }
+    }
+    Ok(containers)
+}
+
 /// Returns the names of projects that have a container.
 pub fn projects(root: &Root) -> Result<Vec<String>, StoreError> {
     let directory = root.data().join("projects");
@@ -121,7 +133,7 @@ pub fn find(root: &Root, name: &str) -> Result<Option<Container>, StoreError> {
 
 /// Corrects a state that says "running" of a process that is no more, as after a reboot: the supervisor that would
 /// have written the truth was not there.
-fn seen(root: &Root, id: &Id, mut state: ContainerState) -> Result<ContainerState, StoreError> {
+pub(crate) fn seen(root: &Root, id: &Id, mut state: ContainerState) -> Result<ContainerState, StoreError> {
     let lives = match (state.pid, state.pid_started) {
         (Some(pid), Some(started)) => process_started(pid) == Some(started),
         _ => false,
