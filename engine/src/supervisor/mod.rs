@@ -155,13 +155,14 @@ fn tracing_to_stderr() {
 }
 
 async fn serve(root: Root, name: String, directory: &Path, launcher: Launcher) -> Result<(), String> {
+    // Before anything that takes time: commands that come meanwhile wait in the queue, and need not start a supervisor.
+    let listener = listen(directory).map_err(|error| format!("cannot listen in {}: {error}", directory.display()))?;
     let host = Host::detect().map_err(|error| error.to_string())?;
     let networks = Networks::load(&root, &name).await.map_err(|error| error.to_string())?;
     let project = Project::new(name, root, host, launcher, networks);
     // Children end while containers are being adopted already.
     let mut children = signal(SignalKind::child()).map_err(|error| format!("cannot hear of children: {error}"))?;
     project.adopt_all().await.map_err(|failure| failure.to_string())?;
-    let listener = listen(directory).map_err(|error| format!("cannot listen in {}: {error}", directory.display()))?;
     ready();
     project.settle();
     loop {

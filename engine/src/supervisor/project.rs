@@ -122,6 +122,10 @@ impl Project {
     }
 
     pub(super) async fn create(self: &Arc<Self>, config: ContainerConfig) -> Result<(), Failure> {
+        // Asked again after the supervisor before this one was killed.
+        if self.registry().containers.contains_key(&config.id) {
+            return Ok(());
+        }
         let project = Arc::clone(self);
         let made = tokio::task::spawn_blocking(move || create::create(&project.root, &project.host, config));
         let container = made.await.map_err(other)??;
