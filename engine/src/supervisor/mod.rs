@@ -32,6 +32,7 @@ use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::host::Host;
+use crate::image::Store;
 use crate::network::Networks;
 use crate::root::Root;
 use crate::shim::launcher::{self, Launcher};
@@ -159,7 +160,8 @@ async fn serve(root: Root, name: String, directory: &Path, launcher: Launcher) -
     let listener = listen(directory).map_err(|error| format!("cannot listen in {}: {error}", directory.display()))?;
     let host = Host::detect().map_err(|error| error.to_string())?;
     let networks = Networks::load(&root, &name).await.map_err(|error| error.to_string())?;
-    let project = Project::new(name, root, host, launcher, networks);
+    let images = Store::open(root.data()).map_err(|error| error.to_string())?;
+    let project = Project::new(name, root, host, launcher, networks, images);
     // Children end while containers are being adopted already.
     let mut children = signal(SignalKind::child()).map_err(|error| format!("cannot hear of children: {error}"))?;
     project.adopt_all().await.map_err(|failure| failure.to_string())?;

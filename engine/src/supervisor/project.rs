@@ -16,6 +16,7 @@ use crate::container::state::Status;
 use crate::container::store;
 use crate::host::Host;
 use crate::id::Id;
+use crate::image::Store;
 use crate::network::Networks;
 use crate::network::config::NetworkConfig;
 use crate::protocol::{EventKind, Failure, FailureKind, Reply};
@@ -35,6 +36,7 @@ pub(super) struct Project {
     pub(super) tasks: TaskTracker,
     pub(super) launcher: Launcher,
     pub(super) networks: Networks,
+    images: Store,
     /// Told when the supervisor may have nothing left to do.
     pub(super) idle: Notify,
     registry: Mutex<Registry>,
@@ -62,7 +64,7 @@ pub(super) fn other(error: impl Display) -> Failure {
 }
 
 impl Project {
-    pub(super) fn new(name: String, root: Root, host: Host, launcher: Launcher, networks: Networks) -> Arc<Self> {
+    pub(super) fn new(name: String, root: Root, host: Host, launcher: Launcher, networks: Networks, images: Store) -> Arc<Self> {
         Arc::new(Self {
             name,
             root,
@@ -71,6 +73,7 @@ impl Project {
             tasks: TaskTracker::new(),
             launcher,
             networks,
+            images,
             idle: Notify::new(),
             registry: Mutex::default(),
             statuses: Mutex::default(),
@@ -127,7 +130,7 @@ impl Project {
             return Ok(());
         }
         let project = Arc::clone(self);
-        let made = tokio::task::spawn_blocking(move || create::create(&project.root, &project.host, config));
+        let made = tokio::task::spawn_blocking(move || create::create(&project.root, &project.host, &project.images, config));
         let container = made.await.map_err(other)??;
         let config = container.config.clone();
         self.supervise(container, None);
