@@ -33,9 +33,9 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::host::Host;
 use crate::image::Store;
-use crate::network::Networks;
+use crate::network::{Networks, Options};
 use crate::root::Root;
-use crate::shim::launcher::{self, Launcher};
+use crate::shim::launcher::Launcher;
 use project::Project;
 
 /// Worker threads of a supervisor: enough to overlap netlink and file work, few enough to stay small.
@@ -77,7 +77,7 @@ fn supervise(root: &Root, project: &str) -> Result<(), String> {
         ready();
         return Ok(());
     };
-    let launcher = launcher::start().map_err(|error| format!("cannot start the launcher: {error}"))?;
+    let launcher = Launcher::start().map_err(|error| format!("cannot start the launcher: {error}"))?;
     tracing_to_stderr();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(THREADS)
@@ -159,7 +159,7 @@ async fn serve(root: Root, name: String, directory: &Path, launcher: Launcher) -
     // Before anything that takes time: commands that come meanwhile wait in the queue, and need not start a supervisor.
     let listener = listen(directory).map_err(|error| format!("cannot listen in {}: {error}", directory.display()))?;
     let host = Host::detect().map_err(|error| error.to_string())?;
-    let networks = Networks::load(&root, &name).await.map_err(|error| error.to_string())?;
+    let networks = Networks::open(&root, Options::default()).await.map_err(|error| error.to_string())?;
     let images = Store::open(root.data()).map_err(|error| error.to_string())?;
     let project = Project::new(name, root, host, launcher, networks, images);
     // Children end while containers are being adopted already.
@@ -192,7 +192,7 @@ async fn serve(root: Root, name: String, directory: &Path, launcher: Launcher) -
             }
         }
     }
-    project.networks.settled().await;
+    project.settled().await;
     Ok(())
 }
 

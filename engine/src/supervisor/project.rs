@@ -34,6 +34,8 @@ pub(super) struct Project {
     pub(super) host: Host,
     pub(super) events: Events,
     pub(super) tasks: TaskTracker,
+    /// Removed networks of which the kernel still has something.
+    removals: TaskTracker,
     pub(super) launcher: Launcher,
     pub(super) networks: Networks,
     images: Store,
@@ -71,6 +73,7 @@ impl Project {
             host,
             events: Events::new(),
             tasks: TaskTracker::new(),
+            removals: TaskTracker::new(),
             launcher,
             networks,
             images,
@@ -140,23 +143,37 @@ impl Project {
 
     pub(super) async fn ensure_network(&self, config: NetworkConfig) -> Result<Reply, Failure> {
         let name = config.name.clone();
-        let network = self.networks.ensure(config).await.map_err(other)?;
-        if network.created {
+        let (network, created) = self.networks.ensure(&config).await.map_err(other)?;
+        if created {
             self.events.network(&network.id, &name, EventKind::NetworkCreate, None);
         }
-        Ok(Reply::Network { id: network.id, created: network.created })
+        Ok(Reply::Network { id: network.id, created })
     }
 
     pub(super) async fn remove_network(&self, name: &str) -> Result<(), Failure> {
-        let Some(id) = self.networks.remove(name).await.map_err(other)? else {
+        let Some(network) = self.networks.get(name).await.map_err(other)? else {
             return Err(Failure {
                 kind: FailureKind::NoSuchNetwork,
                 message: format!("network {name} not found"),
                 hint: None,
             });
         };
-        self.events.network(&id, name, EventKind::NetworkDestroy, None);
+        let removal = self.networks.remove(name).await.map_err(other)?;
+        let name = name.to_owned();
+        self.events.network(&network.id, &name, EventKind::NetworkDestroy, None);
+        // The kernel takes its time with a bridge, and nobody needs to wait but who wants to see nothing left.
+        self.removals.spawn(async move {
+            if let Err(error) = removal.finished().await {
+                tracing::warn!(network = %name, error = &error as &dyn std::error::Error, "cannot remove all of it");
+            }
+        });
         Ok(())
+    }
+
+    /// Waits until nothing of the networks is left that were removed.
+    pub(super) async fn settled(&self) {
+        self.removals.close();
+        self.removals.wait().await;
     }
 
     /// Notes what a container is now.
@@ -211,7 +228,7 @@ impl Project {
             }
             registry.retired = true;
         }
-        self.networks.settled().await;
+        self.settled().await;
         Ok(())
     }
 
