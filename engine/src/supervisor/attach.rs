@@ -19,13 +19,18 @@ pub(super) struct Attached {
     netns: OwnedFd,
     /// Whether the namespace and what is in it are this container's own.
     own: bool,
-    pub(super) endpoints: Vec<EndpointState>,
-    pub(super) ports: Vec<BoundPort>,
+    endpoints: Vec<EndpointState>,
+    ports: Vec<BoundPort>,
     /// What the shim keeps, by name.
     keep: Vec<(String, OwnedFd)>,
 }
 
 impl Attached {
+    /// Returns what became of the endpoints and ports that were asked for.
+    pub(super) fn state(&self) -> (Vec<EndpointState>, Vec<BoundPort>) {
+        (self.endpoints.clone(), self.ports.clone())
+    }
+
     pub(super) fn netns(&self) -> BorrowedFd<'_> {
         self.netns.as_fd()
     }

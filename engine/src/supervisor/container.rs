@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use nix::unistd::Pid;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
@@ -14,9 +15,9 @@ use super::project::{Project, other};
 use super::restart::{self, Backoff};
 use super::run::Run;
 use crate::container::config::ContainerConfig;
-use crate::container::signal::{self, Signal};
+use crate::container::signal;
 use crate::container::state::{ContainerState, HealthStatus, Status};
-use crate::container::{cgroup, store};
+use crate::container::store;
 use crate::protocol::{Condition, EventKind, Failure, FailureKind, Stopped};
 use crate::shim::protocol::Exit;
 use crate::volume;
@@ -25,6 +26,7 @@ use crate::volume;
 const GRACE: Duration = Duration::from_secs(10);
 /// Commands that may wait for an actor before their senders wait too.
 const COMMANDS: usize = 64;
+const KILL: i32 = nix::sys::signal::Signal::SIGKILL as i32;
 
 type Answer<T> = oneshot::Sender<Result<T, Failure>>;
 
@@ -301,12 +303,12 @@ impl Actor {
             return;
         }
         let signal = run.stop_signal;
-        let reachable = signal == Signal::KILL || signal::can_receive(run.pid, signal);
+        let reachable = signal::can_receive(Pid::from_raw(run.pid), signal);
         let now = Instant::now();
         let (how, deadline) = if reachable {
             (Stopped::Signal, now + grace)
         } else {
-            (Stopped::Unreachable { signal: signal.to_string() }, now)
+            (Stopped::Unreachable { signal: signal::name(signal) }, now)
         };
         self.stopping = Some(Stopping { deadline: Some(deadline), how, answers: vec![answer] });
         if reachable && !grace.is_zero() {
@@ -323,11 +325,11 @@ impl Actor {
         if stopping.how == Stopped::Signal {
             stopping.how = Stopped::Killed;
         }
-        self.signal(Signal::KILL);
+        self.signal(KILL);
     }
 
     fn kill(&mut self, name: &str) -> Result<(), Failure> {
-        let signal: Signal = name.parse().map_err(|_| Failure {
+        let signal = signal::parse(name).ok_or_else(|| Failure {
             kind: FailureKind::Other,
             message: format!("`{name}` is not a signal"),
             hint: Some("use a name such as SIGTERM or a number".to_owned()),
@@ -336,7 +338,7 @@ impl Actor {
             return Err(conflict(&self.config, "is not running"));
         }
         // As Docker: who sends the container its end by hand does not want it back.
-        if signal == Signal::KILL || self.run.as_ref().is_some_and(|run| signal == run.stop_signal) {
+        if signal == KILL || self.run.as_ref().is_some_and(|run| signal == run.stop_signal) {
             self.state.stopped = true;
             self.save();
         }
@@ -344,13 +346,13 @@ impl Actor {
         Ok(())
     }
 
-    fn signal(&mut self, signal: Signal) {
+    fn signal(&self, signal: i32) {
         if let Some(run) = &self.run {
             // A process that has just ended cannot be sent anything, and its end is on its way to this actor.
             if let Err(error) = run.signal(signal) {
-                tracing::debug!(container = %self.config.name, %error, "cannot send {signal}");
+                tracing::debug!(container = %self.config.name, %error, "cannot send {}", signal::name(signal));
             }
-            self.event(EventKind::Kill, [("signal", signal.number().to_string())]);
+            self.event(EventKind::Kill, [("signal", signal.to_string())]);
         }
     }
 
@@ -366,7 +368,7 @@ impl Actor {
                 self.restart_at = None;
                 self.state.stopped = true;
                 if self.run.is_some() {
-                    self.signal(Signal::KILL);
+                    self.signal(KILL);
                 }
             }
         }
@@ -377,7 +379,7 @@ impl Actor {
         let Some(run) = self.run.take() else { return };
         self.health = None;
         let ran = run.started.elapsed();
-        run.clean_up(&self.project, &self.config).await;
+        run.clean_up(&self.config).await;
         self.state.pid = None;
         self.state.pid_started = None;
         self.state.exit_code = exit.code;
@@ -445,10 +447,8 @@ impl Actor {
         use crate::container::config::MountSource;
         let root = self.project.root.clone();
         let config = self.config.clone();
-        let project = Arc::clone(&self.project);
         // The writable layer may be large.
         let removed = tokio::task::spawn_blocking(move || -> Result<(), Failure> {
-            cgroup::remove(&project.host, &config.project, &config.id).map_err(other)?;
             store::remove(&root, &config).map_err(other)?;
             for mount in &config.mounts {
                 if let MountSource::Volume { name, anonymous: true, .. } = &mount.source
@@ -460,6 +460,7 @@ impl Actor {
             Ok(())
         });
         removed.await.map_err(other)??;
+        self.project.networks.forget(&self.config.id).await.map_err(other)?;
         self.project.forget(&self.config.id);
         self.event(EventKind::Destroy, []);
         Ok(())

@@ -2,17 +2,22 @@
 
 use std::time::Duration;
 
+use oci_spec::runtime::Spec;
+
 use super::container::name_failure;
 use super::project::other;
 use crate::container::config::{ContainerConfig, HealthTest, Healthcheck};
 use crate::container::state::{ContainerState, Health, HealthStatus, Status};
-use crate::container::{spec, store};
+use crate::container::{spec, store, user};
 use crate::host::Host;
 use crate::image::{self, Image, Reference, Store};
 use crate::protocol::{Failure, FailureKind};
 use crate::root::Root;
 use crate::shim;
 use crate::shim::protocol::Failure as ShimFailure;
+
+/// Files of the bundle that the container has in `/etc`.
+const ETC: [&str; 3] = ["hostname", "hosts", "resolv.conf"];
 
 /// Makes the bundle of a container.
 pub(super) fn create(
@@ -26,8 +31,7 @@ pub(super) fn create(
     if config.stop_signal.is_none() {
         config.stop_signal = image.config.config().as_ref().and_then(|config| config.stop_signal().clone());
     }
-    let layers = images.layer_paths(&image);
-    let bundle = spec::generate(root, host, &config, &image, &layers).map_err(other)?;
+    let (spec, shim) = generate(root, host, images, &config, &image)?;
     let state = ContainerState {
         status: Status::Created,
         pid: None,
@@ -49,15 +53,48 @@ pub(super) fn create(
     };
     let encode = |value: Result<Vec<u8>, serde_json::Error>| value.map_err(other);
     let files = [
-        ("config.json", encode(serde_json::to_vec(&bundle.spec))?),
-        (shim::config::FILE, encode(serde_json::to_vec(&bundle.shim))?),
-        // Bound into the container, so they exist before they are known; the network fills them in.
-        ("hostname", Vec::new()),
-        ("hosts", Vec::new()),
-        ("resolv.conf", Vec::new()),
+        ("config.json", encode(serde_json::to_vec(&spec))?),
+        (shim::config::FILE, encode(serde_json::to_vec(&shim))?),
     ];
+    // Bound into the container, so they exist before they are known; the network fills them in.
+    let files = files.into_iter().chain(ETC.map(|name| (name, Vec::new()))).collect::<Vec<_>>();
     store::create(root, &config, &state, &files).map_err(name_failure)?;
     Ok(store::Container { config, state })
+}
+
+/// Makes `config.json` and `shim.json`.
+fn generate(
+    root: &Root,
+    host: &Host,
+    images: &Store,
+    config: &ContainerConfig,
+    image: &Image,
+) -> Result<(Spec, shim::config::ShimConfig), Failure> {
+    let layers = images.layer_paths(image);
+    let asked = config.user.clone().or_else(|| image.config.config().as_ref().and_then(|config| config.user().clone()));
+    // What the container itself has changed of its user database counts as well.
+    let mut directories = vec![root.container(&config.id).join("upper")];
+    directories.extend_from_slice(&layers);
+    let user = user::resolve_in_layers(&directories, &asked.unwrap_or_default(), &config.group_add).map_err(other)?;
+    let mut command = vec!["rcompose".to_owned()];
+    command.extend(super::spawn::arguments(root, &config.project));
+    spec::generate(&spec::Inputs {
+        config,
+        image: &image.config,
+        user: &user,
+        host,
+        root,
+        layers: &layers,
+        volatile: false,
+        etc: &ETC,
+        pid_of: &|id| {
+            let container = store::load(root, id).ok().flatten()?;
+            container.state.pid.filter(|_| container.state.status.is_running())
+        },
+        layers_of: &|id| images.find(id).ok().flatten().map(|image| images.layer_paths(&image)),
+        supervisor_command: &command,
+    })
+    .map_err(|error| other(format!("cannot make container {}: {error}", config.name)))
 }
 
 /// Returns the image that was asked for: by its name if that still has it, else by its id.

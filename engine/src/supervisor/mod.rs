@@ -182,8 +182,13 @@ async fn serve(root: Root, name: String, directory: &Path, launcher: Launcher) -
                 }
                 Err(error) => tracing::warn!(%error, "cannot accept a connection"),
             },
-            _ = children.recv() => project.reap(),
-            () = project.launcher.died() => return Err("the launcher was killed".to_owned()),
+            _ = children.recv() => {
+                project.reap();
+                if project.status_of(project.launcher.pid().as_raw()).is_some() {
+                    // Without it nothing can be started. The shims start a supervisor that has one.
+                    return Err("the launcher was killed".to_owned());
+                }
+            }
             () = project.idle.notified() => {
                 // A command that connected at this moment keeps the supervisor.
                 if project.retire_if_idle() {

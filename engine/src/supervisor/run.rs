@@ -4,7 +4,6 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::time::Instant;
 
@@ -13,12 +12,16 @@ use super::create::start_failure;
 use super::project::{Project, other};
 use super::shims::Connection;
 use crate::container::config::{ContainerConfig, NetworkMode};
-use crate::container::signal::Signal;
+use crate::container::signal;
 use crate::container::state::{BoundPort, ContainerState, EndpointState};
-use crate::container::{cgroup, store};
+use crate::container::store;
 use crate::protocol::Failure;
+use crate::shim;
 use crate::shim::protocol::{Exit, FromShim, Spawn, Task, ToShim};
-use crate::sys::pidfd;
+use crate::sys::{pidfd, readiness};
+
+/// What Docker says of a process whose end nobody saw.
+const UNKNOWN: i32 = 137;
 
 /// A container whose PID 1 runs.
 #[derive(Debug)]
@@ -26,7 +29,7 @@ pub(super) struct Run {
     pub(super) pid: i32,
     /// When this run began, as far as this supervisor knows.
     pub(super) started: Instant,
-    pub(super) stop_signal: Signal,
+    pub(super) stop_signal: i32,
     pub(super) endpoints: Vec<EndpointState>,
     pub(super) ports: Vec<BoundPort>,
     spawn: Spawn,
@@ -144,8 +147,8 @@ impl Run {
         }
         let process = fds.remove(0);
         let stop_signal = match &config.stop_signal {
-            Some(name) => name.parse().map_err(|_| other(format!("`{name}` is not a signal")))?,
-            None => Signal::TERM,
+            Some(name) => signal::parse(name).ok_or_else(|| other(format!("`{name}` is not a signal")))?,
+            None => nix::sys::signal::Signal::SIGTERM as i32,
         };
         let (endpoints, ports) = network.as_ref().map(Attached::state).unwrap_or_default();
         Ok(Self {
@@ -157,7 +160,7 @@ impl Run {
             spawn,
             project: std::sync::Arc::clone(project),
             shim,
-            pidfd: AsyncFd::with_interest(process, Interest::READABLE).map_err(other)?,
+            pidfd: readiness::watch_reading(process).map_err(other)?,
             handed: fds,
             network,
             orphaned: false,
@@ -165,8 +168,8 @@ impl Run {
     }
 
     /// Sends PID 1 a signal.
-    pub(super) fn signal(&self, signal: Signal) -> nix::Result<()> {
-        pidfd::send_signal(self.pidfd.get_ref().as_fd(), signal.number())
+    pub(super) fn signal(&self, signal: i32) -> nix::Result<()> {
+        pidfd::send_signal(self.pidfd.get_ref().as_fd(), signal)
     }
 
     /// Waits for the end of PID 1. Cancel-safe.
@@ -188,7 +191,11 @@ impl Run {
                 self.shim.receive().await
             };
             match message {
-                Ok(Some((FromShim::Exited(exit), _))) => return exit,
+                Ok(Some((FromShim::Exited(exit), _))) => {
+                    // A shim that is gone by now needs no leave to go.
+                    let _ = self.shim.send(&ToShim::Release, &[]).await;
+                    return self.known(exit);
+                }
                 Ok(Some(_)) => {}
                 Ok(None) | Err(_) => {
                     if let Some(exit) = self.shim_died().await {
@@ -199,25 +206,13 @@ impl Run {
         }
     }
 
-    /// The shim is gone: the container gets another, unless it has ended too.
+    /// The shim is gone: the container gets another, which also writes what an ended container has left to say.
     async fn shim_died(&mut self) -> Option<Exit> {
-        let process = self.pidfd.get_ref().as_fd();
-        if pidfd::has_ended(process).unwrap_or(true) {
-            self.project.reap();
-            let path = self.spawn.bundle.join("exit.json");
-            if let Ok(Some(exit)) = store::read::<Exit>(&path) {
-                return Some(exit);
-            }
-            let code = self.project.status_of(self.pid).or_else(|| pidfd::exit_code(process));
-            // 137 is what Docker says where it cannot know.
-            return Some(Exit {
-                code: code.unwrap_or(137),
-                oom_killed: false,
-                finished_at: jiff::Timestamp::now(),
-            });
+        if let Ok(Some(exit)) = store::read::<Exit>(&self.spawn.bundle.join(shim::EXIT)) {
+            return Some(self.known(exit));
         }
         self.spawn.task = Task::Adopt { pid: self.pid };
-        let mut fds = vec![process];
+        let mut fds = vec![self.pidfd.get_ref().as_fd()];
         fds.extend(self.handed.iter().map(AsFd::as_fd));
         match spawn_shim(&self.project, &self.spawn, &fds) {
             Ok(shim) => {
@@ -233,10 +228,15 @@ impl Run {
                 // Without a shim nobody writes the log, but the container's end is seen all the same.
                 let _ = self.pidfd.readable().await;
                 self.project.reap();
-                let code = self.project.status_of(self.pid);
-                Some(Exit { code: code.unwrap_or(137), oom_killed: false, finished_at: jiff::Timestamp::now() })
+                Some(self.known(Exit { code: UNKNOWN, oom_killed: false, finished_at: jiff::Timestamp::now() }))
             }
         }
+    }
+
+    /// Corrects an exit by what this process knows as the parent of PID 1, which it is where the shim had died.
+    fn known(&self, exit: Exit) -> Exit {
+        self.project.reap();
+        Exit { code: self.project.status_of(self.pid).unwrap_or(exit.code), ..exit }
     }
 
     /// Gives the shim what must outlive this supervisor.
@@ -315,15 +315,38 @@ async fn clean_up(project: &Project, config: &ContainerConfig, network: Option<A
     if let Some(network) = network {
         attach::detach(project, config, network).await;
     }
-    if let Err(error) = cgroup::remove(&project.host, &config.project, &config.id) {
-        tracing::warn!(container = %config.name, %error, "cannot remove its cgroups");
-    }
+    remove_cgroups(project, config).await;
+    remove_run_directory(project, config);
+}
+
+fn remove_run_directory(project: &Project, config: &ContainerConfig) {
     let run = project.root.container_run(&config.id);
     match std::fs::remove_dir_all(&run) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             tracing::warn!(container = %config.name, %error, "cannot remove {}", run.display());
         }
         _ => {}
+    }
+}
+
+/// Takes back what a container leaves on the host that ended while nobody looked.
+pub(super) async fn forget(project: &Project, config: &ContainerConfig, state: &ContainerState) {
+    attach::leave(project, config, &state.endpoints).await;
+    remove_cgroups(project, config).await;
+    remove_run_directory(project, config);
+}
+
+/// Removes a container's cgroups, which its last process may have left only just now.
+async fn remove_cgroups(project: &Project, config: &ContainerConfig) {
+    let path = project.root.container(&config.id).join(shim::config::FILE);
+    let removed = tokio::task::spawn_blocking(move || -> Result<(), Failure> {
+        match store::read::<shim::config::ShimConfig>(&path)? {
+            Some(shim) => shim.cgroup.remove().map_err(other),
+            None => Ok(()),
+        }
+    });
+    if let Err(error) = removed.await.map_err(other).flatten() {
+        tracing::warn!(container = %config.name, %error, "cannot remove its cgroups");
     }
 }
 

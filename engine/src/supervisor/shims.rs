@@ -9,7 +9,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use crate::shim::protocol::{FromShim, ToShim};
-use crate::sys::socket;
+use crate::sys::{readiness, socket};
 
 /// A packet socket whose other end is a shim.
 #[derive(Debug)]
@@ -22,7 +22,7 @@ impl Connection {
     /// Takes over the supervisor's end of a shim's socketpair.
     pub(super) fn new(socket: OwnedFd) -> io::Result<Self> {
         nix::fcntl::fcntl(&socket, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK))?;
-        Ok(Self { socket: AsyncFd::new(socket)?, buffer: vec![0; 8 << 10] })
+        Ok(Self { socket: readiness::watch(socket)?, buffer: vec![0; 8 << 10] })
     }
 
     /// Connects to the shim that listens in a container's run directory.

@@ -1,5 +1,7 @@
 //! Local volumes: a directory each, `volumes/<name>/_data`, with what it was asked to be in `volume.json` beside it.
 
+pub mod copy_up;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
