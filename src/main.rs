@@ -1,2 +1,5 @@
 //! Chooses the front door; nothing else.
-fn main() {}
+
+fn main() -> std::process::ExitCode {
+    rcompose::cli::main()
+}

@@ -1,0 +1,3 @@
+//! The only place that writes to the terminal.
+
+pub mod diagnostics;
