@@ -2,4 +2,5 @@
 
 pub mod cli;
 pub mod compose;
+pub mod project;
 pub mod ui;

@@ -188,6 +188,9 @@ mod tests {
     fn an_amount_is_no_line_of_its_own() {
         let event = Event { amount: Some((1, Some(2))), ..Event::new("web", State::Working, "Downloading") };
         assert_eq!(plain(&event), None);
-        assert_eq!(json(&event), "{\"id\":\"web\",\"status\":\"Downloading\",\"current\":1,\"total\":2,\"percent\":50}\n");
+        assert_eq!(
+            json(&event),
+            "{\"id\":\"web\",\"status\":\"Downloading\",\"current\":1,\"total\":2,\"percent\":50}\n"
+        );
     }
 }

@@ -17,7 +17,7 @@ const SPINNER: [&str; 10] = ["⠋", "⠙", "⠹", "⠸", "⠼", "⠴", "⠦", "�
 
 /// The block of one operation.
 #[derive(Debug)]
-pub struct Block {
+pub(super) struct Block {
     shared: Arc<Shared>,
     ticker: Mutex<Option<JoinHandle<()>>>,
 }
@@ -54,14 +54,14 @@ struct Line {
 }
 
 impl Block {
-    pub fn new(title: &'static str, colours: bool) -> Self {
+    pub(super) fn new(title: &'static str, colours: bool) -> Self {
         let bars = MultiProgress::with_draw_target(ProgressDrawTarget::stderr());
         let header = ProgressBar::new_spinner().with_style(style());
         let inner = Inner { title, colours, bars, header, lines: Vec::new(), frame: 0, finished: false };
         Self { shared: Arc::new(Shared { inner: Mutex::new(inner), over: Condvar::new() }), ticker: Mutex::new(None) }
     }
 
-    pub fn event(&self, event: &Event<'_>) {
+    pub(super) fn event(&self, event: &Event<'_>) {
         let mut inner = self.shared.lock();
         if inner.finished {
             return;
@@ -77,12 +77,12 @@ impl Block {
         inner.draw();
     }
 
-    pub fn line(&self, text: &str) {
+    pub(super) fn line(&self, text: &str) {
         // The terminal may be gone, which is no reason to stop the work.
         let _ = self.shared.lock().bars.println(text);
     }
 
-    pub fn finish(&self) {
+    pub(super) fn finish(&self) {
         self.shared.lock().finish();
         self.shared.over.notify_all();
         let ticker = self.ticker.lock().expect("no holder of this lock panics").take();
@@ -264,7 +264,8 @@ mod tests {
 
     #[test]
     fn statuses_and_times_stand_below_each_other() {
-        let (a, b) = (line("Network p_default", "Created", State::Done), line("Container p-web-1", "Starting", State::Working));
+        let (a, b) =
+            (line("Network p_default", "Created", State::Done), line("Container p-web-1", "Starting", State::Working));
         let column = a.label_width().max(b.label_width());
         assert_eq!(a.render(column, 50, "⠋", false), " ✔ Network p_default  Created                0.3s ");
         assert_eq!(b.render(column, 50, "⠋", false), " ⠋ Container p-web-1  Starting               0.3s ");

@@ -1,0 +1,10 @@
+//! From a project as it is written to one that runs: observe → plan → apply.
+
+pub mod container;
+pub mod graph;
+pub mod image;
+pub mod labels;
+pub mod names;
+pub mod network;
+pub mod observe;
+pub mod plan;
