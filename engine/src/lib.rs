@@ -6,6 +6,7 @@
 pub mod container;
 pub mod host;
 pub mod id;
+pub mod image;
 pub mod network;
 pub mod protocol;
 pub mod root;

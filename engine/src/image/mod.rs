@@ -1,0 +1,33 @@
+//! Images: references, the registry client, the content store and the layers unpacked from it.
+//!
+//! An image is a manifest that names a configuration and layers (OCI image specification). This module fetches them
+//! from registries (OCI distribution specification), keeps them in an OCI image layout that other tools read, and
+//! unpacks each layer once into a directory that overlayfs stacks. It starts no container and mounts nothing.
+//!
+//! Everything that comes out of a registry or an archive is hostile until its digest is checked, and its content
+//! stays so: see [`unpack`] and [`lookup`] for how paths are resolved, [`manifest`] for bounds.
+
+mod blob;
+mod config;
+mod decompress;
+mod digest;
+mod layer;
+mod lock;
+mod lookup;
+mod manifest;
+mod reference;
+mod remove;
+mod store;
+mod tar;
+mod unpack;
+mod user;
+
+pub use config::{ConfigError, DockerConfig, Healthcheck, Image};
+pub use digest::{Digest, DigestError, Hasher};
+pub use lookup::{LayerStack, LookupError};
+pub use manifest::{Descriptor, Document, Index, Manifest, ManifestError, Platform, PlatformError, media};
+pub use reference::{DEFAULT_REGISTRY, DEFAULT_TAG, Reference, ReferenceError};
+pub use store::{Lease, Store, StoreError};
+pub use tar::TarError;
+pub use unpack::{Limits, UnpackError, Unpacked, unpack};
+pub use user::{User, UserError, resolve_group, resolve_user};
