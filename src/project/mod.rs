@@ -1,6 +1,8 @@
 //! From a project as it is written to one that runs: observe → plan → apply.
 
+pub mod apply;
 pub mod container;
+pub mod engine;
 pub mod graph;
 pub mod image;
 pub mod labels;
