@@ -5,6 +5,7 @@ pub mod container;
 pub mod engine;
 pub mod graph;
 pub mod image;
+pub mod images;
 pub mod labels;
 pub mod names;
 pub mod network;
