@@ -9,6 +9,7 @@ pub mod id;
 pub mod image;
 pub mod network;
 pub mod protocol;
+pub mod resolve;
 pub mod root;
 pub mod shim;
 pub mod supervisor;
