@@ -115,7 +115,13 @@ impl Context {
     }
 
     /// Carries out a plan and shows its steps. The first interrupt ends it.
-    pub async fn apply(&self, engine: &Arc<Engine>, plan: Plan, title: &'static str, keep_going: bool) -> Result<(), Error> {
+    pub async fn apply(
+        &self,
+        engine: &Arc<Engine>,
+        plan: Plan,
+        title: &'static str,
+        keep_going: bool,
+    ) -> Result<(), Error> {
         self.apply_on(engine, plan, &self.ui.progress(title), keep_going).await
     }
 
@@ -134,6 +140,12 @@ impl Context {
         let applied = apply::apply(engine, plan, progress, options).await;
         progress.finish();
         Ok(applied?)
+    }
+
+    /// Returns whether a variable of the environment says yes.
+    pub fn is_set(&self, variable: &str) -> bool {
+        std::env::var(variable)
+            .is_ok_and(|value| matches!(value.to_ascii_lowercase().as_str(), "1" | "true" | "yes" | "t" | "y"))
     }
 
     pub fn parallel(&self) -> Option<usize> {
@@ -161,7 +173,8 @@ impl Scope {
                 return Err(Error::new(format!("no such service: {service}")));
             }
         }
-        let chosen = |container: &&Container| services.is_empty() || services.iter().any(|name| name == container.service());
+        let chosen =
+            |container: &&Container| services.is_empty() || services.iter().any(|name| name == container.service());
         Ok(containers().filter(chosen).collect())
     }
 

@@ -60,9 +60,8 @@ pub fn run(context: &Context, args: &LsArgs) -> Result<(), Error> {
         (true, _) => rows.iter().map(|row| format!("{}\n", row[0])).collect(),
         (false, Format::Table) => table::render(table::COMPOSE, &["NAME", "STATUS", "CONFIG FILES"], &rows),
         (false, Format::Json) => {
-            let objects = rows.iter().map(|row| {
-                serde_json::json!({ "Name": row[0], "Status": row[1], "ConfigFiles": row[2] })
-            });
+            let objects =
+                rows.iter().map(|row| serde_json::json!({ "Name": row[0], "Status": row[1], "ConfigFiles": row[2] }));
             format!("{}\n", serde_json::Value::Array(objects.collect()))
         }
     };

@@ -1,27 +1,28 @@
 //! The command line: one file per command, with its arguments and a short call into the project.
 
-mod context;
-mod create;
-mod down;
-mod error;
-mod follow;
-mod images;
-mod kill;
-mod logs;
-mod ls;
-mod port;
-mod ps;
-mod pull;
-mod restart;
-mod rm;
-mod scale;
-mod signals;
-mod start;
-mod stop;
-mod up;
-mod version;
-mod volumes;
-mod wait;
+pub mod attach;
+pub mod context;
+pub mod create;
+pub mod down;
+pub mod error;
+pub mod follow;
+pub mod images;
+pub mod kill;
+pub mod logs;
+pub mod ls;
+pub mod port;
+pub mod ps;
+pub mod pull;
+pub mod restart;
+pub mod rm;
+pub mod scale;
+pub mod signals;
+pub mod start;
+pub mod stop;
+pub mod up;
+pub mod version;
+pub mod volumes;
+pub mod wait;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -213,7 +214,10 @@ mod tests {
         let given = |words: &[&str]| arguments(words.iter().map(OsString::from).collect());
         assert_eq!(given(&["rcompose", "up"]), (vec!["rcompose".into(), "up".into()], false));
         assert_eq!(given(&["rcompose", "compose", "up"]), (vec!["rcompose".into(), "up".into()], true));
-        assert_eq!(given(&["/usr/bin/docker-compose", "up"]), (vec!["/usr/bin/docker-compose".into(), "up".into()], true));
+        assert_eq!(
+            given(&["/usr/bin/docker-compose", "up"]),
+            (vec!["/usr/bin/docker-compose".into(), "up".into()], true)
+        );
     }
 
     #[test]

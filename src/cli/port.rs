@@ -30,13 +30,10 @@ pub fn run(context: &Context, args: &PortArgs) -> Result<(), Error> {
         "sctp" => Protocol::Sctp,
         other => return Err(Error::new(format!("`{other}` is not a protocol: tcp, udp or sctp"))),
     };
-    let bound = container.state.ports.iter().find(|port| {
-        port.container_port == args.private_port && port.protocol == protocol
-    });
+    let bound =
+        container.state.ports.iter().find(|port| port.container_port == args.private_port && port.protocol == protocol);
     match bound {
-        Some(port) => {
-            Ok(context.ui.out(&format!("{}\n", ports::join(port.host_ip, &port.host_port.to_string())))?)
-        }
+        Some(port) => Ok(context.ui.out(&format!("{}\n", ports::join(port.host_ip, &port.host_port.to_string())))?),
         None => Err(Error::new(format!(
             "no port {}/{} for container {}",
             args.private_port,

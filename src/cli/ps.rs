@@ -69,8 +69,7 @@ pub fn run(context: &Context, args: &PsArgs) -> Result<(), Error> {
         chosen = containers.iter().collect();
     }
     let declared = |container: &&Container| {
-        args.orphans
-            || scope.project.as_ref().is_none_or(|project| project.services.contains_key(container.service()))
+        args.orphans || scope.project.as_ref().is_none_or(|project| project.services.contains_key(container.service()))
     };
     chosen.retain(declared);
     // Whoever asks for a state wants to see it.

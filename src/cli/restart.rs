@@ -41,7 +41,7 @@ fn with_dependents<'a>(containers: &'a [Container], chosen: &mut Vec<&'a Contain
         !container.is_oneoff()
             && lifecycle::is_active(container)
             && !services.contains(container.service())
-            && container.dependencies().iter().any(|(name, restart)| *restart && services.contains(*name))
+            && container.dependencies().iter().any(|depends| depends.restart && services.contains(depends.service))
     };
     chosen.extend(containers.iter().filter(follows));
 }

@@ -30,9 +30,10 @@ pub fn run(context: &Context, args: &VolumesArgs) -> Result<(), Error> {
     let containers = engine.containers()?;
     let chosen = scope.select(&containers, &args.services)?;
     let mounts = |name: &str| {
-        chosen.iter().flat_map(|container| &container.config.mounts).any(|mount| {
-            matches!(&mount.source, MountSource::Volume { name: volume, .. } if volume == name)
-        })
+        chosen
+            .iter()
+            .flat_map(|container| &container.config.mounts)
+            .any(|mount| matches!(&mount.source, MountSource::Volume { name: volume, .. } if volume == name))
     };
     let mut names = engine.own_volumes()?;
     names.retain(|name| args.services.is_empty() || mounts(name));

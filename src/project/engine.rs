@@ -108,7 +108,8 @@ impl Engine {
 
     /// Returns the names of the networks that the project made.
     pub fn own_networks(&self) -> Result<Vec<String>, ObserveError> {
-        let own = |(name, config): (String, NetworkConfig)| (config.project.as_ref() == Some(&self.project)).then_some(name);
+        let own =
+            |(name, config): (String, NetworkConfig)| (config.project.as_ref() == Some(&self.project)).then_some(name);
         Ok(self.networks()?.into_iter().filter_map(own).collect())
     }
 

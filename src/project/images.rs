@@ -45,8 +45,13 @@ pub enum ImagesError {
     Neither(String),
 }
 
-/// Looks up every image that the project's services need.
-pub fn look_up(store: &Store, project: &Project) -> Result<Images, ImagesError> {
+/// Returns whether an image is made of this program itself, and has to be looked at whenever the program may be new.
+pub fn is_builtin(reference: &str) -> bool {
+    reference.starts_with("rcompose.local/")
+}
+
+/// Looks up every image that the project's services need. With `fresh`, one made of this program counts as missing.
+pub fn look_up(store: &Store, project: &Project, fresh: bool) -> Result<Images, ImagesError> {
     let mut images = Images::default();
     for service in project.services.values() {
         if service.image.is_none() && service.build.is_none() {
@@ -54,8 +59,10 @@ pub fn look_up(store: &Store, project: &Project) -> Result<Images, ImagesError> 
         }
         let reference = names::image(&project.name, service);
         match stored(store, &service.name, &reference)? {
-            Some(stored) => drop(images.services.insert(service.name.clone(), facts(&reference, &stored))),
-            None => images.missing.push(Missing { service: service.name.clone(), reference }),
+            Some(stored) if !(fresh && is_builtin(&reference)) => {
+                drop(images.services.insert(service.name.clone(), facts(&reference, &stored)))
+            }
+            _ => images.missing.push(Missing { service: service.name.clone(), reference }),
         }
         for reference in mounted(service) {
             match stored(store, &service.name, reference)? {

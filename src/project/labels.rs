@@ -108,15 +108,29 @@ pub trait Labelled {
         self.label(ONEOFF) == Some("True")
     }
 
-    /// Returns the services it depends on, and whether it is restarted with each.
-    fn dependencies(&self) -> Vec<(&str, bool)> {
+    /// Returns the services it depends on.
+    fn dependencies(&self) -> Vec<Depends<'_>> {
         let entry = |entry| {
             let mut parts = str::split(entry, ':');
-            let name = parts.next().filter(|name| !name.is_empty())?;
-            Some((name, parts.nth(1) == Some("true")))
+            let service = parts.next().filter(|name| !name.is_empty())?;
+            let condition = match parts.next() {
+                Some("service_healthy") => Condition::Healthy,
+                Some("service_completed_successfully") => Condition::CompletedSuccessfully,
+                _ => Condition::Started,
+            };
+            Some(Depends { service, condition, restart: parts.next() == Some("true") })
         };
         self.label(DEPENDS_ON).unwrap_or_default().split(',').filter_map(entry).collect()
     }
+}
+
+/// One dependency of a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Depends<'a> {
+    pub service: &'a str,
+    pub condition: Condition,
+    /// Whether it is restarted with the dependency.
+    pub restart: bool,
 }
 
 impl Labelled for Container {
@@ -158,7 +172,7 @@ mod tests {
         };
         let labels = Only(project().container(&service, 2, "sha256:1"));
         assert_eq!((labels.service(), labels.number(), labels.is_oneoff()), ("web", 2, false));
-        assert_eq!(labels.dependencies(), [("db", true)]);
+        assert_eq!(labels.dependencies(), [Depends { service: "db", condition: Condition::Healthy, restart: true }]);
         assert_eq!(labels.label(DEPENDS_ON), Some("db:service_healthy:true"));
         assert_eq!(labels.label(PROJECT), Some("shop"));
         assert_eq!(labels.label("tier"), Some("front"));

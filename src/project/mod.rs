@@ -11,3 +11,4 @@ pub mod names;
 pub mod network;
 pub mod observe;
 pub mod plan;
+pub mod pull;

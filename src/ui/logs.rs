@@ -13,7 +13,7 @@ pub struct Style {
     pub timestamps: bool,
 }
 
-/// Which of the container's streams a line came from, as far as it decides where it goes.
+/// Which of our own streams a line goes to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stream {
     Stdout,
@@ -33,6 +33,8 @@ pub struct Printer {
     stdout: BufWriter<Stdout>,
     stderr: BufWriter<Stderr>,
     last: Stream,
+    /// Lines whose end is still to come, by source and stream, with the time of their beginning.
+    begun: Vec<(Source, Stream, String, Vec<u8>)>,
 }
 
 impl Printer {
@@ -44,6 +46,7 @@ impl Printer {
             stdout: BufWriter::with_capacity(1 << 16, io::stdout()),
             stderr: BufWriter::new(io::stderr()),
             last: Stream::Stdout,
+            begun: Vec::new(),
         }
     }
 
@@ -57,14 +60,43 @@ impl Printer {
         Source(self.names.len() - 1)
     }
 
-    /// Prints one line, which has no newline at its end.
-    pub fn line(&mut self, source: Source, stream: Stream, time: jiff::Timestamp, line: &[u8]) -> io::Result<()> {
-        let prefix = self.prefixes[source.0].clone();
-        let timestamps = self.style.timestamps;
-        let out = self.to(stream)?;
-        out.write_all(prefix.as_bytes())?;
-        if timestamps {
-            write!(out, "{time:.9} ")?;
+    /// Prints an entry of a log: a line with its newline, or a part of one that goes on in the next entry.
+    pub fn entry(&mut self, source: Source, stream: Stream, time: &str, text: &[u8]) -> io::Result<()> {
+        let begun = self.begun.iter().position(|(of, on, ..)| (*of, *on) == (source, stream));
+        let Some(line) = text.strip_suffix(b"\n") else {
+            match begun {
+                Some(begun) => self.begun[begun].3.extend_from_slice(text),
+                None => self.begun.push((source, stream, time.to_owned(), text.to_vec())),
+            }
+            return Ok(());
+        };
+        match begun.map(|begun| self.begun.swap_remove(begun)) {
+            None => self.line(source, stream, time, line),
+            Some((_, _, time, mut whole)) => {
+                whole.extend_from_slice(line);
+                self.line(source, stream, &time, &whole)
+            }
+        }
+    }
+
+    /// Prints what a source left without a newline: nothing more of it will come.
+    pub fn end(&mut self, source: Source) -> io::Result<()> {
+        let (ended, begun) = std::mem::take(&mut self.begun).into_iter().partition(|(of, ..)| *of == source);
+        self.begun = begun;
+        let ended: Vec<(Source, Stream, String, Vec<u8>)> = ended;
+        ended.into_iter().try_for_each(|(source, stream, time, line)| self.line(source, stream, &time, &line))
+    }
+
+    fn line(&mut self, source: Source, stream: Stream, time: &str, line: &[u8]) -> io::Result<()> {
+        self.turn_to(stream)?;
+        let out: &mut dyn io::Write = match stream {
+            Stream::Stdout => &mut self.stdout,
+            Stream::Stderr => &mut self.stderr,
+        };
+        out.write_all(self.prefixes[source.0].as_bytes())?;
+        if self.style.timestamps {
+            out.write_all(fixed(time).as_bytes())?;
+            out.write_all(b" ")?;
         }
         out.write_all(line)?;
         out.write_all(b"\n")
@@ -74,12 +106,13 @@ impl Printer {
     pub fn status(&mut self, source: Source, text: &str) -> io::Result<()> {
         let line = format!("{} {text}", self.names[source.0]);
         let line = if self.style.colours { Colour::of_prefix(source.0).paint(&line) } else { line };
-        writeln!(self.to(Stream::Stdout)?, "{line}")
+        self.say(&line)
     }
 
     /// Prints a line of our own on standard output.
     pub fn say(&mut self, text: &str) -> io::Result<()> {
-        writeln!(self.to(Stream::Stdout)?, "{text}")
+        self.turn_to(Stream::Stdout)?;
+        writeln!(self.stdout, "{text}")
     }
 
     pub fn flush(&mut self) -> io::Result<()> {
@@ -87,18 +120,22 @@ impl Printer {
         self.stderr.flush()
     }
 
-    /// Returns where a stream's lines go. What was written to the other one goes out first, so that lines keep their
-    /// order where both are the same terminal or file.
-    fn to(&mut self, stream: Stream) -> io::Result<&mut dyn io::Write> {
+    /// Lets out what was written to the other stream, so that lines keep their order where both are the same terminal
+    /// or file.
+    fn turn_to(&mut self, stream: Stream) -> io::Result<()> {
         if stream != self.last {
             self.flush()?;
             self.last = stream;
         }
-        Ok(match stream {
-            Stream::Stdout => &mut self.stdout,
-            Stream::Stderr => &mut self.stderr,
-        })
+        Ok(())
     }
+}
+
+/// Returns a time with all nine digits of its second, as Docker prints it, so that lines stand below each other.
+fn fixed(time: &str) -> String {
+    let Some(whole) = time.strip_suffix('Z') else { return time.to_owned() };
+    let (second, fraction) = whole.split_once('.').unwrap_or((whole, ""));
+    format!("{second}.{fraction:0<9}Z")
 }
 
 fn prefixes(style: Style, names: &[String]) -> Vec<String> {
@@ -131,6 +168,13 @@ mod tests {
         let painted = prefixes(Style { colours: true, ..PLAIN }, &names);
         assert_eq!(painted, ["\x1b[36ma-1  | \x1b[0m", "\x1b[33mb-1  | \x1b[0m"]);
         assert_eq!(prefixes(Style { prefix: false, ..PLAIN }, &names), ["", ""]);
+    }
+
+    #[test]
+    fn times_have_nine_digits() {
+        assert_eq!(fixed("2026-11-21T09:30:01.25Z"), "2026-11-21T09:30:01.250000000Z");
+        assert_eq!(fixed("2026-11-21T09:30:01Z"), "2026-11-21T09:30:01.000000000Z");
+        assert_eq!(fixed("whenever"), "whenever");
     }
 
     #[test]

@@ -54,7 +54,8 @@ pub fn display(ports: &[Port]) -> String {
 
 impl Group {
     fn text(&self) -> String {
-        let range = if self.first == self.last { self.first.to_string() } else { format!("{}-{}", self.first, self.last) };
+        let range =
+            if self.first == self.last { self.first.to_string() } else { format!("{}-{}", self.first, self.last) };
         match self.address {
             Some(address) => format!("{}->{range}/{}", join(address, &range), self.protocol),
             None => format!("{range}/{}", self.protocol),
@@ -88,7 +89,10 @@ mod tests {
     #[test]
     fn ports_in_a_row_are_a_range() {
         let same = |n| port(n, Some(("127.0.0.1", n)));
-        assert_eq!(display(&[same(80), same(81), same(82), same(90)]), "127.0.0.1:80-82->80-82/tcp, 127.0.0.1:90->90/tcp");
+        assert_eq!(
+            display(&[same(80), same(81), same(82), same(90)]),
+            "127.0.0.1:80-82->80-82/tcp, 127.0.0.1:90->90/tcp"
+        );
         assert_eq!(display(&[port(53, None), port(54, None)]), "53-54/tcp");
         assert_eq!(display(&[]), "");
     }

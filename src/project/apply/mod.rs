@@ -43,7 +43,11 @@ pub enum ApplyError {
 pub async fn apply(engine: &Arc<Engine>, plan: Plan, progress: &Progress, options: Options) -> Result<(), ApplyError> {
     let permits = Arc::new(Semaphore::new(options.parallel.unwrap_or(Semaphore::MAX_PERMITS)));
     let mut run = Run {
-        missing: plan.steps.node_indices().map(|step| plan.steps.neighbors_directed(step, petgraph::Incoming).count()).collect(),
+        missing: plan
+            .steps
+            .node_indices()
+            .map(|step| plan.steps.neighbors_directed(step, petgraph::Incoming).count())
+            .collect(),
         ready: VecDeque::new(),
         tasks: JoinSet::new(),
         waits: Vec::new(),

@@ -202,7 +202,8 @@ async fn recreate(
     mut new: New,
     timeout: Option<Duration>,
 ) -> Result<(), StepError> {
-    let name = std::mem::replace(&mut new.config.name, format!("{}_{}", old.id.short(), new.config.name));
+    let meanwhile = format!("{}_{}", old.id.short(), new.config.name);
+    let name = std::mem::replace(&mut new.config.name, meanwhile);
     let successor = Named::from(&new.config);
     create(engine, new).await?;
     let replaced = async {
@@ -232,7 +233,9 @@ async fn stop(engine: &Engine, container: &Named, timeout: Option<Duration>) -> 
 async fn remove(engine: &Engine, container: &Named, force: bool, volumes: bool) -> Result<(), StepError> {
     let client = engine.client().await.map_err(StepError::container("remove", container))?;
     match client.remove(&container.id, force, volumes).await {
-        Err(error) if !is(&error, FailureKind::NoSuchContainer) => Err(StepError::container("remove", container)(error)),
+        Err(error) if !is(&error, FailureKind::NoSuchContainer) => {
+            Err(StepError::container("remove", container)(error))
+        }
         _ => Ok(()),
     }
 }

@@ -9,7 +9,7 @@ use rcompose_engine::container::state::Status;
 use rcompose_engine::container::store::Container;
 
 use super::{Action, Cause, Named, Plan};
-use crate::project::labels::Labelled as _;
+use crate::project::labels::{Depends, Labelled as _};
 
 /// Returns the plan that stops these containers, dependents before what they depend on.
 pub fn stop(containers: &[&Container], timeout: Option<Duration>) -> Plan {
@@ -82,7 +82,7 @@ pub(super) fn order(
     }
     let before = plan.steps.clone();
     for (dependent, container) in containers.iter().enumerate() {
-        for (service, _) in container.dependencies() {
+        for Depends { service, .. } in container.dependencies() {
             for &dependency in services.get(service).into_iter().flatten() {
                 let (earlier, later) = match direction {
                     Direction::DependentsFirst => (last[dependent], first[dependency]),

@@ -4,6 +4,7 @@
 
 pub mod down;
 pub mod lifecycle;
+pub mod start;
 pub mod up;
 
 use std::collections::BTreeMap;
