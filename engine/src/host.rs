@@ -1,0 +1,95 @@
+//! What this kernel and this user can do. Everything that needs root or a kernel feature asks the one [`Host`].
+
+use std::path::{Path, PathBuf};
+
+/// Which cgroup hierarchies a host has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Cgroups {
+    /// One hierarchy per controller (`cgroups(7)`, version 1): controller names and their mount points.
+    V1(Vec<(String, PathBuf)>),
+    /// The unified hierarchy.
+    V2(PathBuf),
+}
+
+/// The facts about this host that decide how containers are made.
+#[derive(Debug, Clone)]
+pub struct Host {
+    /// Whether this process runs as root of the initial user namespace.
+    pub root: bool,
+    pub cgroups: Cgroups,
+}
+
+/// Why the host's facts could not be learned.
+#[derive(Debug, thiserror::Error)]
+pub enum HostError {
+    #[error("cannot read {}", path.display())]
+    Read {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("no cgroup hierarchy is mounted")]
+    NoCgroups,
+}
+
+impl Host {
+    /// Looks at this host.
+    pub fn detect() -> Result<Self, HostError> {
+        let path = Path::new("/proc/self/mountinfo");
+        let mountinfo =
+            std::fs::read_to_string(path).map_err(|source| HostError::Read { path: path.to_owned(), source })?;
+        Ok(Self { root: nix::unistd::geteuid().is_root(), cgroups: cgroups(&mountinfo).ok_or(HostError::NoCgroups)? })
+    }
+}
+
+/// Reads the mounted cgroup hierarchies out of `/proc/self/mountinfo` (`proc_pid_mountinfo(5)`).
+///
+/// A hybrid host (version 1 controllers beside an almost empty version 2) counts as version 1, since that is where
+/// its controllers are.
+fn cgroups(mountinfo: &str) -> Option<Cgroups> {
+    const CONTROLLERS: [&str; 10] =
+        ["cpu", "cpuacct", "cpuset", "memory", "devices", "pids", "blkio", "freezer", "hugetlb", "perf_event"];
+    let mut v1: Vec<(String, PathBuf)> = Vec::new();
+    let mut v2 = None;
+    for line in mountinfo.lines() {
+        let Some((left, right)) = line.split_once(" - ") else { continue };
+        let Some(target) = left.split(' ').nth(4) else { continue };
+        let mut fields = right.split(' ');
+        match fields.next() {
+            Some("cgroup") => {
+                for option in fields.nth(1).unwrap_or_default().split(',') {
+                    let new = CONTROLLERS.contains(&option) && v1.iter().all(|(name, _)| name != option);
+                    if new {
+                        v1.push((option.to_owned(), PathBuf::from(target)));
+                    }
+                }
+            }
+            Some("cgroup2") if v2.is_none() => v2 = Some(PathBuf::from(target)),
+            _ => {}
+        }
+    }
+    if v1.is_empty() { v2.map(Cgroups::V2) } else { Some(Cgroups::V1(v1)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hybrid_host_counts_as_version_one() {
+        let text = "30 24 0:26 / /sys/fs/cgroup rw - tmpfs tmpfs rw,mode=755\n\
+                    31 30 0:27 / /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct\n\
+                    32 30 0:28 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,name=systemd\n\
+                    33 30 0:29 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n";
+        let both = PathBuf::from("/sys/fs/cgroup/cpu,cpuacct");
+        let want = Cgroups::V1(vec![("cpu".into(), both.clone()), ("cpuacct".into(), both)]);
+        assert_eq!(cgroups(text), Some(want));
+    }
+
+    #[test]
+    fn a_unified_host_counts_as_version_two() {
+        let text = "31 30 0:27 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw,nsdelegate\n";
+        assert_eq!(cgroups(text), Some(Cgroups::V2(PathBuf::from("/sys/fs/cgroup"))));
+        assert_eq!(cgroups(""), None);
+    }
+}

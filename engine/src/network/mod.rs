@@ -1,0 +1,3 @@
+//! Networks: addresses, bridges, packet filter, published ports, names.
+
+pub mod config;

@@ -1,0 +1,3 @@
+//! The shim: one small blocking process per container.
+
+pub mod protocol;

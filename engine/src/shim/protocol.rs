@@ -1,0 +1,125 @@
+//! What a shim, its supervisor and its clients say to each other.
+//!
+//! One JSON document per packet of a `SOCK_SEQPACKET` Unix socket; descriptors travel beside it (`SCM_RIGHTS`, in the
+//! order a variant's documentation gives). The supervisor holds one end of a socketpair per shim; a client such as
+//! `rcompose exec`, and a supervisor that was started anew, connects to `shim.sock` in the container's run directory.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::Id;
+
+/// What the supervisor asks its launcher for. Descriptors: the shim's end of the socketpair, then what `task` says.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Spawn {
+    pub id: Id,
+    /// The OCI bundle (`config.json`, `shim.json`).
+    pub bundle: PathBuf,
+    /// The container's run-time directory, which exists.
+    pub run: PathBuf,
+    pub task: Task,
+}
+
+/// Why a shim is started.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum Task {
+    /// To create and start the container.
+    Create,
+    /// To take over a running container whose shim died. Descriptors: the ones of [`FromShim::Started`].
+    Adopt { pid: i32 },
+}
+
+/// From the supervisor or a client to the shim.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum ToShim {
+    /// The network namespace is ready; the init process may join it and go on. Descriptors: the namespace.
+    /// Not sent where the container shares the host's.
+    Network,
+    /// Descriptors that the shim keeps while the container runs, so that they outlive the supervisor: the DNS
+    /// sockets of the namespace, bound published ports. Descriptors: one per name, in this order.
+    Keep { names: Vec<String> },
+    /// Runs a further process in the container. Descriptors: standard input, output and error; none with a terminal.
+    Exec(Box<Exec>),
+    /// Kills a process started by [`ToShim::Exec`] on this connection, and its whole process group.
+    KillExec { exec: u32 },
+    /// A new supervisor has come and this connection is the supervisor's from now on. Answered by
+    /// [`FromShim::Started`], then [`FromShim::Kept`].
+    Adopt,
+}
+
+/// A further process in a running container.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Exec {
+    /// Chosen by the sender, to tell its processes apart on one connection.
+    pub exec: u32,
+    pub args: Vec<String>,
+    /// `NAME=value`; added to the container's own environment.
+    pub env: Vec<String>,
+    /// `None`: as PID 1 was started.
+    pub user: Option<String>,
+    pub cwd: Option<String>,
+    /// Allocate a pseudo-terminal in the container.
+    pub tty: bool,
+    pub privileged: bool,
+}
+
+/// From the shim.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum FromShim {
+    /// PID 1 has executed its program. Descriptors: pidfd, the network namespace, and with a terminal its master.
+    Started {
+        pid: i32,
+    },
+    /// The container could not be made; nothing of it is left. The shim ends after this.
+    Failed(Failure),
+    /// The descriptors of [`ToShim::Keep`], in this order.
+    Kept {
+        names: Vec<String>,
+    },
+    /// PID 1 has ended and `exit.json` is written. The shim ends after this.
+    Exited(Exit),
+    /// Descriptors: with a terminal its master.
+    ExecStarted {
+        exec: u32,
+        pid: i32,
+    },
+    ExecFailed {
+        exec: u32,
+        failure: Failure,
+    },
+    ExecExited {
+        exec: u32,
+        code: i32,
+    },
+}
+
+/// A step of container creation that failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// What was being done, such as `mount volume at /data`.
+    pub step: String,
+    /// `errno(3)`, 0 where no system call failed.
+    pub errno: i32,
+    /// The exit code that Docker gives such a failure: 126 cannot be executed, 127 not found, 125 otherwise.
+    pub code: i32,
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.step)?;
+        if self.errno != 0 {
+            write!(f, ": {}", nix::errno::Errno::from_raw(self.errno).desc())?;
+        }
+        Ok(())
+    }
+}
+
+/// How PID 1 ended; also the content of `exit.json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exit {
+    /// As a shell says it: 128 + n after signal n.
+    pub code: i32,
+    pub oom_killed: bool,
+    pub finished_at: jiff::Timestamp,
+}
