@@ -44,8 +44,8 @@ pub fn request(
     body: Option<Body<'_>>,
     timeout: Duration,
 ) -> anyhow::Result<Response> {
-    let mut stream = TcpStream::connect_timeout(&address, timeout)
-        .with_context(|| format!("cannot connect to {address}"))?;
+    let mut stream =
+        TcpStream::connect_timeout(&address, timeout).with_context(|| format!("cannot connect to {address}"))?;
     stream.set_read_timeout(Some(timeout))?;
     stream.set_write_timeout(Some(timeout))?;
     stream.set_nodelay(true)?;
@@ -79,12 +79,7 @@ pub fn get(address: SocketAddr, target: &str) -> anyhow::Result<Response> {
 }
 
 /// Posts `body` to `target`.
-pub fn post(
-    address: SocketAddr,
-    target: &str,
-    content_type: &str,
-    body: &str,
-) -> anyhow::Result<Response> {
+pub fn post(address: SocketAddr, target: &str, content_type: &str, body: &str) -> anyhow::Result<Response> {
     request(
         address,
         "POST",
@@ -187,8 +182,8 @@ mod tests {
 
     #[test]
     fn interim_answers_are_skipped() {
-        let answer = parse("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 204 No Content\r\nX-A: b\r\n\r\n")
-            .expect("a valid answer");
+        let answer =
+            parse("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 204 No Content\r\nX-A: b\r\n\r\n").expect("a valid answer");
         assert_eq!((answer.status, answer.headers["x-a"].as_str()), (204, "b"));
     }
 }

@@ -78,12 +78,7 @@ Binary::apt-get::APT::Keep-Downloaded-Packages "true";
 
     /// Downloads `packages` with everything they depend on and returns the files, without those of `have` (which the
     /// layers below contain) and `without` (which the recipe can do without).
-    pub fn fetch(
-        &self,
-        packages: &[String],
-        without: &[String],
-        have: &BTreeSet<String>,
-    ) -> anyhow::Result<Vec<Deb>> {
+    pub fn fetch(&self, packages: &[String], without: &[String], have: &BTreeSet<String>) -> anyhow::Result<Vec<Deb>> {
         if packages.is_empty() {
             return Ok(Vec::new());
         }
@@ -120,8 +115,7 @@ Binary::apt-get::APT::Keep-Downloaded-Packages "true";
             self.get(&download)?;
         }
         for (deb, size) in &wanted {
-            let found = fs::metadata(&deb.file)
-                .with_context(|| format!("apt did not fetch {}", deb.file.display()))?;
+            let found = fs::metadata(&deb.file).with_context(|| format!("apt did not fetch {}", deb.file.display()))?;
             if found.len() != *size {
                 bail!("{} has {} bytes instead of {size}", deb.file.display(), found.len());
             }

@@ -128,8 +128,9 @@ pub fn cache_root() -> anyhow::Result<PathBuf> {
     }
     let base = match env::var_os("XDG_CACHE_HOME").filter(|path| !path.is_empty()) {
         Some(path) => PathBuf::from(path),
-        None => PathBuf::from(env::var_os("HOME").context("neither RCOMPOSE_TEST_CACHE nor HOME is set")?)
-            .join(".cache"),
+        None => {
+            PathBuf::from(env::var_os("HOME").context("neither RCOMPOSE_TEST_CACHE nor HOME is set")?).join(".cache")
+        }
     };
     Ok(base.join("rcompose-tests"))
 }

@@ -130,10 +130,8 @@ fn platforms() -> (&'static str, &'static str) {
 
 fn image_config(architecture: &str, config: &BTreeMap<String, Value>, layers: &[Layer]) -> Value {
     let diff_ids: Vec<&str> = layers.iter().map(|layer| layer.diff_id.as_str()).collect();
-    let mut history: Vec<Value> = layers
-        .iter()
-        .map(|layer| json!({"created": CREATED, "created_by": layer.comment}))
-        .collect();
+    let mut history: Vec<Value> =
+        layers.iter().map(|layer| json!({"created": CREATED, "created_by": layer.comment})).collect();
     history.push(json!({"created": CREATED, "created_by": "recipe config", "empty_layer": true}));
     json!({
         "architecture": architecture,

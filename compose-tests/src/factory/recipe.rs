@@ -81,11 +81,7 @@ pub fn load_all(folder: &Path) -> anyhow::Result<Vec<Recipe>> {
         let text = fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
         let mut recipe: Recipe =
             serde_json::from_str(&text).with_context(|| format!("cannot parse {}", file.display()))?;
-        recipe.name = folder
-            .file_name()
-            .expect("an entry of a folder has a name")
-            .to_string_lossy()
-            .into_owned();
+        recipe.name = folder.file_name().expect("an entry of a folder has a name").to_string_lossy().into_owned();
         recipe.folder = folder;
         recipes.push(recipe);
     }
@@ -106,10 +102,8 @@ pub fn ancestors<'a>(recipe: &'a Recipe, all: &'a [Recipe]) -> anyhow::Result<Ve
     let mut chain = vec![recipe];
     let mut current = recipe;
     while let Some(from) = &current.from {
-        current = all
-            .iter()
-            .find(|other| &other.name == from)
-            .with_context(|| format!("recipe {from} does not exist"))?;
+        current =
+            all.iter().find(|other| &other.name == from).with_context(|| format!("recipe {from} does not exist"))?;
         if chain.iter().any(|seen| seen.name == current.name) {
             bail!("recipe {} starts from itself", recipe.name);
         }
@@ -132,9 +126,8 @@ pub fn key(recipe: &Recipe, all: &[Recipe]) -> anyhow::Result<String> {
 }
 
 fn hash_folder(root: &Path, folder: &Path, hash: &mut Sha256) -> anyhow::Result<()> {
-    let mut entries: Vec<PathBuf> = fs::read_dir(folder)?
-        .map(|entry| entry.map(|entry| entry.path()))
-        .collect::<Result<_, _>>()?;
+    let mut entries: Vec<PathBuf> =
+        fs::read_dir(folder)?.map(|entry| entry.map(|entry| entry.path())).collect::<Result<_, _>>()?;
     entries.sort();
     for path in entries {
         let metadata = fs::symlink_metadata(&path)?;

@@ -153,9 +153,7 @@ impl Registry {
         let answer = self.send("POST", &start, &[], None)?;
         expect(&answer, 202, &start)?;
         let location = answer.headers.get("location").context("an upload without Location")?;
-        let path = location
-            .strip_prefix(&format!("http://{}", self.address))
-            .unwrap_or(location);
+        let path = location.strip_prefix(&format!("http://{}", self.address)).unwrap_or(location);
         let separator = if path.contains('?') { '&' } else { '?' };
         let target = format!("{path}{separator}digest={digest}");
         let mut reader = fs::File::open(file).with_context(|| format!("cannot open {}", file.display()))?;

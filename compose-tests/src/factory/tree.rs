@@ -86,8 +86,7 @@ pub fn make(step: &Step<'_>) -> anyhow::Result<()> {
     mount(Some("overlay"), &merged, Some("overlay"), MsFlags::empty(), Some(options.as_os_str()))
         .with_context(|| format!("cannot mount an overlay of {} layers at {}", step.lowers.len(), merged.display()))?;
     let filled = fill(step, &merged).and_then(|()| spell_out_hidden(step, &merged));
-    let unmounted = umount2(&merged, MntFlags::empty())
-        .with_context(|| format!("cannot unmount {}", merged.display()));
+    let unmounted = umount2(&merged, MntFlags::empty()).with_context(|| format!("cannot unmount {}", merged.display()));
     filled.and(unmounted)?;
     fs::remove_dir_all(step.scratch).with_context(|| format!("cannot delete {}", step.scratch.display()))
 }
@@ -101,8 +100,7 @@ fn fill(step: &Step<'_>, root: &Path) -> anyhow::Result<()> {
     unpack(step.debs, root)?;
     for path in &step.step.remove {
         let path = root.join(path);
-        let metadata =
-            fs::symlink_metadata(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+        let metadata = fs::symlink_metadata(&path).with_context(|| format!("cannot remove {}", path.display()))?;
         if metadata.is_dir() {
             fs::remove_dir_all(&path)?;
         } else {

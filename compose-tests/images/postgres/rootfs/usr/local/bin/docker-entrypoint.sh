@@ -88,7 +88,10 @@ initialise() {
 	check_settings
 	create_cluster
 	shift
-	pg_ctl --pgdata="$PGDATA" --wait start -o "$(printf '%q ' "$@") -c listen_addresses='' -p ${PGPORT:-5432}"
+	# printf repeats its format at least once, so an empty list of arguments needs care.
+	local options=
+	[ $# = 0 ] || options=$(printf '%q ' "$@")
+	pg_ctl --pgdata="$PGDATA" --wait start -o "$options -c listen_addresses='' -p ${PGPORT:-5432}"
 	if [ "$POSTGRES_DB" != postgres ]; then
 		sql --dbname postgres --set db="$POSTGRES_DB" <<<'CREATE DATABASE :"db";'
 	fi
