@@ -50,6 +50,10 @@ pub enum Publish {
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LayerRecipe {
+    /// Folders that are there before anything else, and links between them (relative, so that nothing that follows them
+    /// leaves the tree).
+    pub folders: Vec<String>,
+    pub links: BTreeMap<String, PathBuf>,
     /// A folder beside the recipe that is copied in, owned by root, with the modes it has (symbolic links too).
     pub files: Option<String>,
     /// Debian packages with all they depend on, except what the layers below have. Unpacked, not configured: what

@@ -93,6 +93,17 @@ pub fn make(step: &Step<'_>) -> anyhow::Result<()> {
 
 /// Does the steps of the recipe, in the order in which [`LayerRecipe`] declares them.
 fn fill(step: &Step<'_>, root: &Path) -> anyhow::Result<()> {
+    for folder in &step.step.folders {
+        let path = root.join(folder);
+        fs::create_dir_all(&path).with_context(|| format!("cannot create {}", path.display()))?;
+    }
+    for (link, target) in &step.step.links {
+        let path = root.join(link);
+        if target.is_absolute() {
+            bail!("the link /{link} must be relative");
+        }
+        symlink(target, &path).with_context(|| format!("cannot link {}", path.display()))?;
+    }
     if let Some(files) = &step.step.files {
         let source = step.recipe.folder.join(files);
         copy_tree(&source, root).with_context(|| format!("cannot copy {}", source.display()))?;
