@@ -3,7 +3,8 @@
 
 use std::{
     collections::BTreeMap,
-    io::{self, BufRead, BufReader, Read, Write},
+    fmt::Write as _,
+    io::{self, BufRead, BufReader, Read, Write as _},
     net::{SocketAddr, TcpStream},
     time::Duration,
 };
@@ -51,13 +52,13 @@ pub fn request(
     stream.set_nodelay(true)?;
     let mut head = format!("{method} {target} HTTP/1.1\r\nConnection: close\r\n");
     if !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("host")) {
-        head.push_str(&format!("Host: {address}\r\n"));
+        write!(head, "Host: {address}\r\n")?;
     }
     for (name, value) in headers {
-        head.push_str(&format!("{name}: {value}\r\n"));
+        write!(head, "{name}: {value}\r\n")?;
     }
     match &body {
-        Some(body) => head.push_str(&format!("Content-Length: {}\r\n", body.length)),
+        Some(body) => write!(head, "Content-Length: {}\r\n", body.length)?,
         None if method != "GET" && method != "HEAD" => head.push_str("Content-Length: 0\r\n"),
         None => {}
     }

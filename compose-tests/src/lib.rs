@@ -2,5 +2,12 @@
 //!
 //! Nothing in here links rcompose: everything goes through its command line, as a user would.
 
+pub mod case;
+pub mod census;
+pub mod expect;
 pub mod factory;
 pub mod http;
+pub mod output;
+pub mod process;
+pub mod stack;
+pub mod wait;

@@ -5,6 +5,7 @@
 
 use std::{
     collections::BTreeSet,
+    fmt::Write,
     fs,
     path::{Path, PathBuf},
     process::Command,
@@ -173,9 +174,10 @@ fn sources() -> anyhow::Result<String> {
         "Types: deb\nURIs: {archive}\nSuites: {SUITE} {SUITE}-updates\nComponents: main\nSigned-By: {keyring}\n"
     );
     if let Some(security) = security {
-        text.push_str(&format!(
+        write!(
+            text,
             "\nTypes: deb\nURIs: {security}\nSuites: {SUITE}-security\nComponents: main\nSigned-By: {keyring}\n"
-        ));
+        )?;
     }
     Ok(text)
 }

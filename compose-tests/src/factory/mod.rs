@@ -104,10 +104,10 @@ fn worker(
         match result {
             Ok(image) => {
                 say(&format!(
-                    "{}: {} layers, {:.1} MB, {:.1} s",
+                    "{}: {} layers, {} MB, {:.1} s",
                     recipe.name,
                     image.layers.len(),
-                    image.layers.iter().map(|layer| layer.size as f64).sum::<f64>() / 1e6,
+                    image.layers.iter().map(|layer| layer.size).sum::<u64>() / 1_000_000,
                     started.elapsed().as_secs_f64()
                 ));
                 guard.done.insert(recipe.name.clone(), image);

@@ -327,9 +327,9 @@ fn spell_out_hidden(step: &Step<'_>, merged: &Path) -> anyhow::Result<()> {
         for name in visible_below(step.lowers, &folder)? {
             if !present.contains(&name) && fs::symlink_metadata(merged.join(&folder).join(&name)).is_err() {
                 bail!(
-                    "the folder /{} was replaced; delete its entries one by one instead (as {:?})",
+                    "the folder /{} was replaced; delete its entries one by one instead (as {})",
                     folder.display(),
-                    name
+                    name.display()
                 );
             }
         }
