@@ -9,7 +9,7 @@ use serde::Deserialize;
 use crate::{
     expect::Expect,
     http::{self, Body},
-    stack::Stack,
+    stack::{self, Stack},
     wait,
 };
 
@@ -21,6 +21,9 @@ pub struct Case {
     pub about: String,
     /// Which text or program says that it must be so.
     pub source: String,
+    /// Whether the case is about what only rcompose does: not run when another program is tested.
+    #[serde(default)]
+    pub rcompose_only: bool,
     /// Whether the case uses the network of the host instead of one of its own.
     #[serde(default)]
     pub host_network: bool,
@@ -82,6 +85,9 @@ pub fn run(folder: &Path) {
     let name = folder.file_name().expect("a case has a name").to_string_lossy().into_owned();
     let text = fs::read_to_string(folder.join("case.json")).expect("a case has a case.json");
     let case: Case = serde_json::from_str(&text).unwrap_or_else(|error| panic!("bad case.json of {name}: {error}"));
+    if case.rcompose_only && stack::is_peer() {
+        return;
+    }
     let mut stack = if case.host_network { Stack::on_host(&name) } else { Stack::new(&name) };
     stack.copy(folder);
     for (key, value) in &case.env {

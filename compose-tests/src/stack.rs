@@ -50,6 +50,9 @@ impl Stack {
     /// Makes a stack in a network namespace of its own: the calling thread enters it and stays there, so fixed ports
     /// and addresses do not meet those of other tests or of the host.
     pub fn new(name: &str) -> Stack {
+        if is_peer() {
+            return Stack::on_host(name);
+        }
         unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace can be made (tests run as root)");
         let up = Command::new("ip").args(["link", "set", "lo", "up"]).status().expect("iproute2 is installed");
         assert!(up.success(), "cannot set lo up");
@@ -383,6 +386,13 @@ impl Running {
             took: self.started.elapsed(),
         }
     }
+}
+
+/// Whether the binary under test is another implementation (`RCOMPOSE_TEST_PEER=1`, with Docker Compose as
+/// `RCOMPOSE_BIN`): its daemon uses the host's network, and images must be in it already. This is how the cases
+/// themselves are checked.
+pub fn is_peer() -> bool {
+    env::var_os("RCOMPOSE_TEST_PEER").is_some_and(|value| value == "1")
 }
 
 /// Returns the binary under test: `$RCOMPOSE_BIN`, or the one beside this test's own.
