@@ -222,7 +222,7 @@ pub fn write_settings(folder: &Path, address: SocketAddr) -> anyhow::Result<Path
     let path = folder.join("registries.json");
     let settings = serde_json::json!({
         "registries": {
-            "docker.io": {"mirrors": [format!("http://{address}")]},
+            "docker.io": {"mirrors": [format!("http://{address}")], "mirrors_only": true},
             (address.to_string()): {"insecure": true},
         }
     });
