@@ -119,7 +119,7 @@ impl Neighbour {
         let own = std::fs::read_link("/proc/thread-self/ns/net").expect("a thread has a network namespace");
         wait::until(wait::PATIENCE, "the neighbour's namespace", || {
             let other = std::fs::read_link(neighbour.namespace()).map_err(|error| error.to_string())?;
-            if other == own { Err(format!("{other:?}")) } else { Ok(()) }
+            if other == own { Err(other.display().to_string()) } else { Ok(()) }
         });
         let pid = neighbour.holder.id().to_string();
         let enter = format!("--net=/proc/{pid}/ns/net");

@@ -59,7 +59,9 @@ fn build_apart() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Puts the images into the cache's registry.
 fn push(images: &BTreeMap<String, BuiltImage>, cache: &Cache) -> anyhow::Result<()> {
+    registry::fetch(cache)?;
     let registry = registry::Registry::start(&registry::storage()?)?;
     images.values().try_for_each(|image| registry.push(image, cache))
 }

@@ -1,6 +1,7 @@
 //! A registry of our own on a loopback port: Debian's `docker-registry` over a folder, and the pushing of images.
 
 use std::{
+    collections::BTreeSet,
     fs,
     io::Cursor,
     net::{Ipv4Addr, SocketAddr, TcpListener},
@@ -17,7 +18,7 @@ use nix::{
     unistd::Pid,
 };
 
-use super::{cache::Cache, image::BuiltImage};
+use super::{apt::Apt, cache::Cache, image::BuiltImage};
 use crate::http::{self, Body, Response};
 
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -191,13 +192,15 @@ impl Drop for Registry {
 
 fn spawn(config: &Path, log: fs::File) -> anyhow::Result<Child> {
     Command::new("setpriv")
-        .args(["--pdeathsig", "KILL", "docker-registry", "serve"])
+        .args(["--pdeathsig", "KILL"])
+        .arg(program()?)
+        .arg("serve")
         .arg(config)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(log)
         .spawn()
-        .context("cannot run docker-registry (Debian's package of that name)")
+        .context("cannot run docker-registry by setpriv (of util-linux)")
 }
 
 fn free_address() -> anyhow::Result<SocketAddr> {
@@ -210,6 +213,31 @@ fn expect(answer: &Response, status: u16, target: &str) -> anyhow::Result<()> {
         return Ok(());
     }
     bail!("the registry answered {} instead of {status} to {target}: {}", answer.status, answer.text())
+}
+
+/// Fetches Debian's `docker-registry` into the cache: unpacked, not installed, so that no service is started by it.
+pub fn fetch(cache: &Cache) -> anyhow::Result<()> {
+    if program()?.exists() {
+        return Ok(());
+    }
+    let apt = Apt::new(cache)?;
+    apt.update()?;
+    let debs = apt.fetch(&["docker-registry".to_owned()], &[], &BTreeSet::new())?;
+    let deb = debs.iter().find(|deb| deb.package == "docker-registry").context("apt gives no docker-registry")?;
+    let new = cache.work_dir("docker-registry")?;
+    let status = Command::new("dpkg-deb").arg("--extract").arg(&deb.file).arg(&new).status()?;
+    if !status.success() {
+        bail!("dpkg-deb --extract ended with {status}");
+    }
+    let program = program()?;
+    fs::create_dir_all(program.parent().context("a program lies in a folder")?)?;
+    fs::rename(new.join("usr/bin/docker-registry"), &program)
+        .with_context(|| format!("cannot write {}", program.display()))
+}
+
+/// Returns where [`fetch`] puts the program.
+fn program() -> anyhow::Result<PathBuf> {
+    Ok(super::cache::cache_root()?.join("tools/docker-registry"))
 }
 
 /// Returns the folder that the registry's storage lies in.
