@@ -23,7 +23,12 @@ impl Cache {
     ///
     /// It lies in `$RCOMPOSE_TEST_CACHE`, else in `rcompose-tests` below `$XDG_CACHE_HOME` or `~/.cache`.
     pub fn open() -> anyhow::Result<Cache> {
-        let root = cache_root()?;
+        Cache::open_at(&cache_root()?)
+    }
+
+    /// Opens the cache in this folder.
+    pub fn open_at(root: &Path) -> anyhow::Result<Cache> {
+        let root = root.to_owned();
         fs::create_dir_all(&root).with_context(|| format!("cannot create {}", root.display()))?;
         // Overlay options and apt's configuration are text with separators of their own.
         if root.to_string_lossy().contains([':', ',', '"', '\\']) {

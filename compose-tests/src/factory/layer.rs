@@ -16,7 +16,7 @@ use sha2::{Digest, Sha256};
 use super::{cache::Cache, recipe::LayerRecipe, tree::is_whiteout};
 
 /// The time of every file in a layer: 2024-01-01 00:00 UTC, in seconds.
-const MTIME: u64 = 1_704_067_200;
+pub(crate) const MTIME: u64 = 1_704_067_200;
 
 /// A finished layer in the blob store.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -198,4 +198,65 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
         write!(text, "{byte:02x}").expect("a string takes everything");
         text
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    /// Writes a tree made by `make` as a layer and returns it with the names and kinds of its entries.
+    fn layer(step: &LayerRecipe, make: impl Fn(&Path)) -> (Layer, Vec<(String, tar::EntryType)>) {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Cache::open_at(&folder.path().join("cache")).unwrap();
+        let tree = folder.path().join("tree");
+        fs::create_dir(&tree).unwrap();
+        make(&tree);
+        let layer = write(&tree, &[], step, &cache).unwrap();
+        let blob = File::open(cache.blob(&layer.digest)).unwrap();
+        let mut archive = tar::Archive::new(flate2::read::GzDecoder::new(blob));
+        let entries = archive.entries().unwrap();
+        let entries = entries
+            .map(|entry| {
+                let entry = entry.unwrap();
+                (entry.path().unwrap().display().to_string(), entry.header().entry_type())
+            })
+            .collect();
+        (layer, entries)
+    }
+
+    #[test]
+    fn the_same_tree_gives_the_same_bytes() {
+        let forwards = |tree: &Path| ["a", "b", "c"].iter().for_each(|name| fs::write(tree.join(name), name).unwrap());
+        let backwards = |tree: &Path| ["c", "b", "a"].iter().for_each(|name| fs::write(tree.join(name), name).unwrap());
+        let (first, _) = layer(&LayerRecipe::default(), forwards);
+        let (second, _) = layer(&LayerRecipe::default(), backwards);
+        assert_eq!((first.digest, first.diff_id), (second.digest, second.diff_id));
+    }
+
+    #[test]
+    fn entries_say_what_is_there_and_what_is_gone() {
+        let step = LayerRecipe {
+            whiteouts: vec!["d/gone".to_owned()],
+            opaque: vec!["d".to_owned()],
+            ..LayerRecipe::default()
+        };
+        let (_, entries) = layer(&step, |tree| {
+            fs::create_dir(tree.join("d")).unwrap();
+            fs::write(tree.join("d/file"), "x").unwrap();
+            fs::hard_link(tree.join("d/file"), tree.join("second")).unwrap();
+            symlink("d/file", tree.join("link")).unwrap();
+        });
+        use tar::EntryType::{Directory, Link, Regular, Symlink};
+        let expected = [
+            ("d/", Directory),
+            ("d/.wh..wh..opq", Regular),
+            ("d/.wh.gone", Regular),
+            ("d/file", Regular),
+            ("link", Symlink),
+            ("second", Link),
+        ];
+        assert_eq!(entries, expected.map(|(name, kind)| (name.to_owned(), kind)));
+    }
 }

@@ -25,7 +25,7 @@ use anyhow::{Context, bail};
 use self::{apt::Apt, cache::Cache, image::BuiltImage, recipe::Recipe};
 
 /// Changes whenever the code makes something else of the same recipe; part of every cache key.
-const FACTORY_VERSION: u32 = 1;
+const FACTORY_VERSION: u32 = 2;
 
 /// Makes every image whose recipe is not in the cache and returns all of them, by recipe name.
 ///

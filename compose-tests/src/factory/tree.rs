@@ -258,6 +258,8 @@ fn run(step: &Step<'_>, root: &Path) -> anyhow::Result<()> {
                 .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
                 .env("HOME", "/root")
                 .env("LC_ALL", "C.UTF-8")
+                // useradd and its kind write the day into /etc/shadow.
+                .env("SOURCE_DATE_EPOCH", super::layer::MTIME.to_string())
                 .stdin(Stdio::null())
                 .output()
                 .context("cannot run chroot")?;
@@ -272,6 +274,11 @@ fn run(step: &Step<'_>, root: &Path) -> anyhow::Result<()> {
         }
         Ok(())
     });
+    // ldconfig's own notes hold inode numbers and times, which differ from one run to the next.
+    let notes = root.join("var/cache/ldconfig/aux-cache");
+    if notes.exists() {
+        fs::remove_file(&notes).with_context(|| format!("cannot remove {}", notes.display()))?;
+    }
     // An image without /dev and /proc is a valid one, and a trap for engines: don't make them by accident.
     for (path, made) in [("dev", made_dev), ("proc", made_proc)] {
         if made {
