@@ -204,6 +204,8 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 mod tests {
     use std::os::unix::fs::symlink;
 
+    use tar::EntryType::{Directory, Link, Regular, Symlink};
+
     use super::*;
 
     /// Writes a tree made by `make` as a layer and returns it with the names and kinds of its entries.
@@ -248,7 +250,6 @@ mod tests {
             fs::hard_link(tree.join("d/file"), tree.join("second")).unwrap();
             symlink("d/file", tree.join("link")).unwrap();
         });
-        use tar::EntryType::{Directory, Link, Regular, Symlink};
         let expected = [
             ("d/", Directory),
             ("d/.wh..wh..opq", Regular),
