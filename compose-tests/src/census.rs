@@ -32,7 +32,13 @@ impl Census {
     pub fn take(scope: &Scope<'_>) -> Census {
         let mut items = BTreeSet::new();
         for process in process::of_root(scope.root) {
-            items.insert(format!("process {} (parent {}): {}", process.pid, process.parent, process.words.join(" ")));
+            items.insert(format!(
+                "process {} {} (parent {}): {}",
+                process.pid,
+                process.name,
+                process.parent,
+                process.words.join(" ")
+            ));
         }
         for line in fs::read_to_string("/proc/thread-self/mountinfo").unwrap_or_default().lines() {
             if line.contains(&*scope.root.to_string_lossy()) {

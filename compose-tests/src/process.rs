@@ -15,6 +15,8 @@ use nix::{
 pub struct Process {
     pub pid: i32,
     pub parent: i32,
+    /// The name it gave itself, at most 15 bytes (`/proc/PID/comm`).
+    pub name: String,
     /// The words it was started with.
     pub words: Vec<String>,
     /// The program; `None` for a zombie or a kernel thread.
@@ -28,6 +30,16 @@ impl Process {
             Ok(()) | Err(nix::errno::Errno::ESRCH) => {}
             Err(error) => panic!("cannot signal {self:?}: {error}"),
         }
+    }
+
+    /// Whether it has a file open whose path contains `part`.
+    pub fn has_open(&self, part: &str) -> bool {
+        fs::read_dir(format!("/proc/{}/fd", self.pid))
+            .into_iter()
+            .flatten()
+            .flatten()
+            .filter_map(|entry| fs::read_link(entry.path()).ok())
+            .any(|target| target.to_string_lossy().contains(part))
     }
 
     /// Whether it still runs (a zombie does not).
@@ -77,7 +89,8 @@ pub fn read(pid: i32) -> Option<Process> {
     let words =
         words.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect::<Vec<_>>();
     let words = words.strip_suffix(&[String::new()]).unwrap_or(&words).to_vec();
-    Some(Process { pid, parent, words, program: fs::read_link(format!("/proc/{pid}/exe")).ok() })
+    let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?.trim_end().to_owned();
+    Some(Process { pid, parent, name, words, program: fs::read_link(format!("/proc/{pid}/exe")).ok() })
 }
 
 /// Returns the proportional set size of a process in KiB.

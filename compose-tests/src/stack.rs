@@ -242,17 +242,12 @@ impl Stack {
         })
     }
 
-    /// Returns the processes of this root that run the binary under test.
+    /// Returns the supervisor, its launcher and the shims of this root. They run from a view of the program that has no
+    /// path, and all have the supervisor's command line.
     pub fn own_processes(&self) -> Vec<Process> {
-        let binary = fs::canonicalize(binary()).expect("the binary under test exists");
         process::of_root(&self.root())
             .into_iter()
-            .filter(|process| {
-                // A copy sealed in memory has another path, and its first word says what it is.
-                process.program.as_ref().is_some_and(|program| {
-                    *program == binary || program.to_string_lossy().starts_with("/memfd:rcompose")
-                })
-            })
+            .filter(|process| process.words.get(1).is_some_and(|word| word == "__supervisor"))
             .collect()
     }
 
@@ -260,11 +255,14 @@ impl Stack {
     pub fn supervisor(&self) -> Process {
         wait::until(wait::PATIENCE, "the supervisor", || {
             let all = self.own_processes();
-            all.iter().find(|process| process.words.iter().any(|word| word == "supervisor")).cloned().ok_or(all)
+            all.iter()
+                .find(|process| !["rcompose-shim", "rcompose-launch", "rcompose-init"].contains(&&*process.name))
+                .cloned()
+                .ok_or(all)
         })
     }
 
-    /// Returns the shim of a service's first container: the process of ours that mentions its id.
+    /// Returns the shim of a service's first container: the one that has the container's folder open.
     pub fn shim(&self, service: &str) -> Process {
         let container = self.container(service);
         let id = container["ID"].as_str().expect("ps gives an id").to_owned();
@@ -272,7 +270,7 @@ impl Stack {
         wait::until(wait::PATIENCE, &format!("the shim of {service}"), || {
             let all = self.own_processes();
             all.iter()
-                .find(|process| process.words.iter().any(|word| word.contains(id)))
+                .find(|process| process.name == "rcompose-shim" && process.has_open(id))
                 .cloned()
                 .ok_or_else(|| format!("{id} in {all:#?}"))
         })
