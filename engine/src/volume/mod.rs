@@ -1,1 +1,3 @@
 //! Local volumes.
+
+pub mod copy_up;
