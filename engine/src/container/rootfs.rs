@@ -2,6 +2,7 @@
 
 use std::ffi::CStr;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -17,8 +18,9 @@ use crate::sys::mount::{self, FsContext};
 /// Makes the overlay and attaches it at `target`, a directory of the host that only this mount namespace sees covered.
 /// Returns the root.
 pub fn assemble(rootfs: &Rootfs, target: &Path) -> Step<OwnedFd> {
-    for directory in [&rootfs.upper, &rootfs.work] {
-        match std::fs::create_dir(directory) {
+    // The upper directory is the container's `/`, which everybody may read; what is in it is behind the store's 0700.
+    for (directory, mode) in [(&rootfs.upper, 0o755), (&rootfs.work, 0o700)] {
+        match std::fs::DirBuilder::new().mode(mode).create(directory) {
             Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
                 return Err(error).step(|| format!("create {}", directory.display()));
             }

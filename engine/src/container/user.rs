@@ -53,7 +53,9 @@ pub fn resolve(user: &str, group_add: &[String], passwd: &str, group: &str) -> R
         Some(group_name) => group_id(group_name, group)?,
         None => entry.as_ref().map_or(0, |entry| entry.gid),
     };
-    let mut additional_gids = Vec::new();
+    // The own group counts as one of the supplementary ones, or a program could shed it and with it what it is denied
+    // (CVE-2022-36109).
+    let mut additional_gids = vec![gid];
     // Membership counts only where no group was asked for (what runc's user lookup does, and Docker with it).
     if let (Some(entry), None) = (&entry, group_name) {
         for line in group.lines() {
@@ -166,12 +168,12 @@ mod tests {
 
     #[test]
     fn users_are_those_of_the_image() {
-        check("", 0, 0, &[10], "/root");
-        check("postgres", 70, 71, &[101, 10], "/var/lib/postgresql");
-        check("70", 70, 71, &[101, 10], "/var/lib/postgresql");
-        check("postgres:ssl", 70, 101, &[], "/var/lib/postgresql");
-        check("1000", 1000, 0, &[], "/");
-        check("1000:1001", 1000, 1001, &[], "/");
+        check("", 0, 0, &[0, 10], "/root");
+        check("postgres", 70, 71, &[71, 101, 10], "/var/lib/postgresql");
+        check("70", 70, 71, &[71, 101, 10], "/var/lib/postgresql");
+        check("postgres:ssl", 70, 101, &[101], "/var/lib/postgresql");
+        check("1000", 1000, 0, &[0], "/");
+        check("1000:1001", 1000, 1001, &[1001], "/");
     }
 
     #[test]

@@ -43,7 +43,7 @@ fn start(shim: Shim, supervisor: &OwnedFd) -> Step<Running> {
     let (ours, theirs) = socket::pair().step(|| "make a socket pair for init".into())?;
     let (pid, pidfd) = clone_init(&shim, stdio, &ours, theirs)?;
     let mut started = Starting::default();
-    let result = started.watch(&shim, supervisor, &ours, pid);
+    let result = started.watch(&shim, supervisor, &ours, pid, &pidfd);
     if let Err(failure) = result {
         pidfd::kill_and_reap(pidfd.as_fd());
         return Err(failure);
@@ -118,11 +118,15 @@ struct Starting {
 
 impl Starting {
     /// Serves init and the supervisor until init has executed the program.
-    fn watch(&mut self, shim: &Shim, supervisor: &OwnedFd, init: &OwnedFd, pid: Pid) -> Step<()> {
+    fn watch(&mut self, shim: &Shim, supervisor: &OwnedFd, init: &OwnedFd, pid: Pid, pidfd: &OwnedFd) -> Step<()> {
         if shim.config.cgroup.version == Version::V1 {
             // Meanwhile init makes its mounts: the first of these may wait for milliseconds.
-            shim.config.cgroup.attach(pid)?;
-            channel::send_attached(init).step(|| "tell init of its cgroups".into())?;
+            match shim.config.cgroup.attach(pid) {
+                // An init that has ended meanwhile has said why.
+                Err(failure) if pidfd::has_ended(pidfd.as_fd()) != Ok(true) => return Err(failure),
+                _ => {}
+            }
+            Self::tell_init(channel::send_attached(init), "tell init of its cgroups")?;
         }
         let mut supervised = true;
         loop {
@@ -148,12 +152,20 @@ impl Starting {
         }
     }
 
+    /// An init that cannot be told anything any more has ended, and has said why.
+    fn tell_init(sent: nix::Result<()>, what: &str) -> Step<()> {
+        match sent {
+            Err(Errno::EPIPE | Errno::ECONNRESET | Errno::ENOTCONN) => Ok(()),
+            result => result.step(|| what.to_owned()),
+        }
+    }
+
     /// Returns whether the supervisor is still there.
     fn hear_supervisor(&mut self, shim: &Shim, supervisor: &OwnedFd, init: &OwnedFd) -> Step<bool> {
         match protocol::receive::<ToShim>(supervisor).step(|| "hear the supervisor".into())? {
             Some((ToShim::Network, mut fds)) if !fds.is_empty() => {
                 let namespace = fds.remove(0);
-                channel::send_network(init, namespace.as_fd()).step(|| "hand the network to init".into())?;
+                Self::tell_init(channel::send_network(init, namespace.as_fd()), "hand the network to init")?;
                 self.network = Some(namespace);
             }
             Some((ToShim::Keep { names }, fds)) => self.kept.add(names, fds),

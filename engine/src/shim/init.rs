@@ -53,7 +53,7 @@ impl Init<'_> {
         // Nothing of a container that is only half made outlives its shim.
         nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).step(|| "tie the container to its shim".into())?;
         nix::unistd::setsid().step(|| "begin a session".into())?;
-        nix::sys::stat::umask(Mode::empty());
+        nix::sys::stat::umask(Mode::from_bits_truncate(0o022));
         let spec = read_spec(self.bundle)?;
         let process = spec.process().as_ref().ok_or_else(|| fault("config.json has no process".into()))?;
         let linux = spec.linux().clone().unwrap_or_default();

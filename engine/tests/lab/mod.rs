@@ -190,6 +190,24 @@ impl Lab {
     /// Starts a container, or returns what failed.
     pub fn try_start(&self, config: &ContainerConfig) -> Result<Container, Failure> {
         let shim = self.bundle(config);
+        self.try_start_with(config, &shim)
+    }
+
+    /// Starts a container whose bundle exists.
+    pub fn start_with(&self, config: &ContainerConfig, shim: &ShimConfig) -> Container {
+        self.write_shim(config, shim);
+        self.try_start_with(config, shim).unwrap_or_else(|failure| panic!("{failure}"))
+    }
+
+    /// Starts a container with the bundle as it is on disk.
+    pub fn start_again(&self, config: &ContainerConfig) -> Result<(), Failure> {
+        match receive(&self.spawn(config, Task::Create, &[])) {
+            Some((FromShim::Failed(failure), _)) => Err(failure),
+            other => panic!("unexpected answer {other:?}"),
+        }
+    }
+
+    fn try_start_with(&self, config: &ContainerConfig, shim: &ShimConfig) -> Result<Container, Failure> {
         let client = self.spawn(config, Task::Create, &[]);
         let network = if matches!(config.network, NetworkMode::Host) { None } else { Some(network_namespace()) };
         if let Some(network) = &network {
@@ -200,7 +218,7 @@ impl Lab {
                 bundle: self.root.container(&config.id),
                 run: self.root.container_run(&config.id),
                 id: config.id.clone(),
-                shim,
+                shim: shim.clone(),
                 client,
                 pid,
                 fds,
