@@ -1,4 +1,5 @@
 //! Further processes in a running container.
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "these are tests")]
 
 mod lab;
 

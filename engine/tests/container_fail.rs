@@ -1,4 +1,5 @@
 //! A step that fails is named, and leaves nothing behind.
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "these are tests")]
 
 mod lab;
 

@@ -1,4 +1,5 @@
 //! What a container sees and may do, looked at from inside.
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "these are tests")]
 
 mod lab;
 

@@ -1,4 +1,5 @@
 //! Containers start, say something, end, and leave nothing behind.
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "these are tests")]
 
 mod lab;
 

@@ -1,4 +1,5 @@
 //! Nothing is lost when a shim or a supervisor is killed at any moment.
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "these are tests")]
 
 mod lab;
 

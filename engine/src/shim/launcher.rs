@@ -41,13 +41,11 @@ impl Launcher {
     /// whose shim dies.
     pub fn start() -> Result<Self, LauncherError> {
         let (ours, theirs) = socket::pair().map_err(LauncherError::Fork)?;
-        match clone::fork().map_err(LauncherError::Fork)? {
-            Some(pid) => Ok(Self { socket: ours, pid }),
-            None => {
-                drop(ours);
-                launch(&theirs)
-            }
+        if let Some(pid) = clone::fork().map_err(LauncherError::Fork)? {
+            return Ok(Self { socket: ours, pid });
         }
+        drop(ours);
+        launch(&theirs)
     }
 
     /// Asks for a shim and returns the supervisor's end of its socket, which does not block. Returns at once: what
@@ -82,6 +80,7 @@ fn launch(socket: &OwnedFd) -> ! {
     if ready.is_err() {
         clone::exit(1);
     }
+    process::keep_heap_small();
     process::ignore_signal(nix::sys::signal::Signal::SIGPIPE);
     process::ignore_signal(nix::sys::signal::Signal::SIGHUP);
     process::ignore_signal(nix::sys::signal::Signal::SIGINT);

@@ -331,7 +331,7 @@ impl Running {
                 let started = if self.exit.is_some() {
                     Err(fault("the container is not running".into()))
                 } else {
-                    Process::start(&self.shim, self.pidfd.as_fd(), number, &request, fds)
+                    Process::start(&self.shim, self.pidfd.as_fd(), number, &request, &fds)
                 };
                 match started {
                     Ok(process) => self.processes.push(process),

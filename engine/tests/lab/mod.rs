@@ -1,6 +1,7 @@
 //! What the container tests share: a root of their own, a launcher, an image made of one static busybox, and containers
 //! that are gone, with everything that belongs to them, when a test ends, however it ends.
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part of this")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, clippy::missing_panics_doc, reason = "it is part of tests")]
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,7 +11,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use rcompose_engine::container::config::{ContainerConfig, NetworkMode};
+use rcompose_engine::container::config::{
+    ContainerConfig, LogConfig, NamespaceMode, NetworkMode, Resources, RestartPolicy,
+};
 use rcompose_engine::container::log;
 use rcompose_engine::container::spec::{Inputs, generate};
 use rcompose_engine::container::user;
@@ -118,13 +121,13 @@ impl Lab {
             ulimits: Vec::new(),
             devices: Vec::new(),
             device_cgroup_rules: Vec::new(),
-            pid: Default::default(),
-            ipc: Default::default(),
-            uts: Default::default(),
-            cgroup: Default::default(),
-            userns: Default::default(),
+            pid: NamespaceMode::Private,
+            ipc: NamespaceMode::Private,
+            uts: NamespaceMode::Private,
+            cgroup: NamespaceMode::Private,
+            userns: NamespaceMode::Private,
             cgroup_parent: None,
-            resources: Default::default(),
+            resources: Resources::default(),
             shm_size: None,
             oom_score_adj: None,
             oom_kill_disable: false,
@@ -137,8 +140,8 @@ impl Lab {
             dns_search: Vec::new(),
             dns_opt: Vec::new(),
             healthcheck: None,
-            restart: Default::default(),
-            log: Default::default(),
+            restart: RestartPolicy::No,
+            log: LogConfig::default(),
         }
     }
 
@@ -197,6 +200,14 @@ impl Lab {
     pub fn start_with(&self, config: &ContainerConfig, shim: &ShimConfig) -> Container {
         self.write_shim(config, shim);
         self.try_start_with(config, shim).unwrap_or_else(|failure| panic!("{failure}"))
+    }
+
+    /// Kills a container and lets go of it.
+    pub fn forget(&self, config: &ContainerConfig, client: Client, fds: Vec<OwnedFd>) {
+        let bundle = self.root.container(&config.id);
+        let shim = rcompose_engine::shim::read_config(&bundle).unwrap();
+        let run = self.root.container_run(&config.id);
+        drop(Container { id: config.id.clone(), bundle, run, shim, client, pid: 0, fds, exit: None });
     }
 
     /// Starts a container with the bundle as it is on disk.
@@ -296,7 +307,7 @@ impl Container {
             text.extend_from_slice(entry.text);
             Ok(())
         };
-        log::read(&log::path(&self.bundle, &self.id), &Default::default(), &mut emit).unwrap();
+        log::read(&log::path(&self.bundle, &self.id), &log::Options::default(), &mut emit).unwrap();
         String::from_utf8(text).unwrap()
     }
 

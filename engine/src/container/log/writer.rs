@@ -245,14 +245,13 @@ impl Writer {
             self.set_word(word::WRITE_LENGTH, wide(out.len()));
             self.set_word(word::WRITE_START, wide(start + covered));
             self.set_word(word::WRITING, number(stream));
-            match self.file.write_all_at(&out, self.size) {
-                Ok(()) => self.size += wide(out.len()),
-                Err(_) => {
-                    // As Docker: a service goes on when there is no room for its log. What was written in part is
-                    // taken back, so that the file stays readable.
-                    self.file.set_len(self.size).ok();
-                    self.dropped += wide(covered);
-                }
+            if self.file.write_all_at(&out, self.size).is_ok() {
+                self.size += wide(out.len());
+            } else {
+                // As Docker: a service goes on when there is no room for its log. What was written in part is taken
+                // back, so that the file stays readable.
+                self.file.set_len(self.size).ok();
+                self.dropped += wide(covered);
             }
             self.set_span(stream, start + covered, end);
             self.set_word(word::WRITING, 0);

@@ -94,7 +94,7 @@ impl Mounter<'_> {
         // Read-only means the whole tree, as Docker has it since version 25.
         mount::mount_setattr(tree.as_fd(), options.recursive, attributes).step(describe)?;
         let target = self.target(destination, directory).step(describe)?;
-        self.refuse_proc(&target, destination, &tree)?;
+        refuse_proc(&target, destination, &tree)?;
         mount::move_mount(tree.as_fd(), target.as_fd()).step(describe)
     }
 
@@ -104,7 +104,7 @@ impl Mounter<'_> {
         let existing = beneath::open(self.root, destination, OFlag::O_PATH);
         let target = self.target(destination, true).step(describe)?;
         if kind != "proc" {
-            self.refuse_proc(&target, destination, &target)?;
+            refuse_proc(&target, destination, &target)?;
         }
         let name = beneath::c_string(kind).step(describe)?;
         let context = mount::fsopen(&name).step(describe)?;
@@ -125,12 +125,11 @@ impl Mounter<'_> {
             }
         }
         // A tmpfs over a directory of the image looks like that directory, unless told.
-        if kind == "tmpfs" && options.data.iter().all(|(key, _)| key != "mode") {
-            if let Ok(existing) = existing {
-                let mode = fstat(&existing).step(describe)?.st_mode & 0o7777;
-                let mode = beneath::c_string(format!("{mode:o}")).step(describe)?;
-                context.set(c"mode", &mode).map_err(failed)?;
-            }
+        let mode_is_open = kind == "tmpfs" && options.data.iter().all(|(key, _)| key != "mode");
+        if let (true, Ok(existing)) = (mode_is_open, existing) {
+            let mode = fstat(&existing).step(describe)?.st_mode & 0o7777;
+            let mode = beneath::c_string(format!("{mode:o}")).step(describe)?;
+            context.set(c"mode", &mode).map_err(failed)?;
         }
         context.create().map_err(failed)?;
         let mounted = context.fsmount(options.attributes()).map_err(failed)?;
@@ -150,20 +149,20 @@ impl Mounter<'_> {
             beneath::ensure_file(self.root, destination)
         }
     }
+}
 
-    /// Refuses to cover the container's `/proc`: writes to it, such as those of security labels, must reach the kernel.
-    fn refuse_proc(&self, target: &OwnedFd, destination: &Path, tree: &OwnedFd) -> Step<()> {
-        let describe = || format!("mount at {}", destination.display());
-        if !mount::is_filesystem(target, PROC_SUPER_MAGIC).step(describe)? {
-            return Ok(());
-        }
-        let whole_proc = destination == Path::new("/proc") && mount::is_filesystem(tree, PROC_SUPER_MAGIC) == Ok(true);
-        let allowed = PROC_FILES.iter().any(|path| Path::new(path) == destination);
-        if whole_proc || allowed {
-            return Ok(());
-        }
-        Err(fault(format!("mount at {}: a mount inside /proc is not allowed", destination.display())))
+/// Refuses to cover the container's `/proc`: writes to it, such as those of security labels, must reach the kernel.
+fn refuse_proc(target: &OwnedFd, destination: &Path, tree: &OwnedFd) -> Step<()> {
+    let describe = || format!("mount at {}", destination.display());
+    if !mount::is_filesystem(target, PROC_SUPER_MAGIC).step(describe)? {
+        return Ok(());
     }
+    let whole_proc = destination == Path::new("/proc") && mount::is_filesystem(tree, PROC_SUPER_MAGIC) == Ok(true);
+    let allowed = PROC_FILES.iter().any(|path| Path::new(path) == destination);
+    if whole_proc || allowed {
+        return Ok(());
+    }
+    Err(fault(format!("mount at {}: a mount inside /proc is not allowed", destination.display())))
 }
 
 /// Clones the source of a bind mount.
