@@ -39,6 +39,7 @@ pub fn prepare(wanted: &Process, filter: Option<&[Instruction]>) -> Step<Program
         let resource = resource(limit.typ());
         setrlimit(resource, limit.soft(), limit.hard()).step(|| format!("set limit {resource:?}"))?;
     }
+    process::join_new_session_keyring().step(|| "begin a session keyring".into())?;
     process::close_on_exec_from(3).step(|| "close the engine's descriptors".into())?;
     change_directory(wanted.cwd())?;
 

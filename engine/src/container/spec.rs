@@ -520,11 +520,20 @@ fn mounts(inputs: &Inputs<'_>) -> Result<Mounts, SpecError> {
     mounts.add("/sys", "sysfs", Path::new("sysfs"), &["nosuid", "noexec", "nodev", sys])?;
     mounts.add("/sys/fs/cgroup", "cgroup", Path::new("cgroup"), &["nosuid", "noexec", "nodev", "relatime", sys])?;
     mounts.add("/dev/mqueue", "mqueue", Path::new("mqueue"), &["nosuid", "noexec", "nodev"])?;
-    if config.ipc == NamespaceMode::Host {
-        mounts.add("/dev/shm", "bind", Path::new("/dev/shm"), &["rbind", "rprivate"])?;
-    } else {
-        let options = ["nosuid", "noexec", "nodev", "mode=1777", &shm];
-        mounts.add("/dev/shm", "tmpfs", Path::new("shm"), &options)?;
+    match &config.ipc {
+        NamespaceMode::Host => mounts.add("/dev/shm", "bind", Path::new("/dev/shm"), &["rbind", "rprivate"])?,
+        NamespaceMode::Container(id) => {
+            // POSIX shared memory is files, so the directory is shared with the namespace.
+            let pid =
+                (inputs.pid_of)(id).ok_or_else(|| SpecError::NotRunning { container: id.clone(), kind: "IPC" })?;
+            let namespace = Some(PathBuf::from(format!("/proc/{pid}/ns/mnt")));
+            mounts.extras.insert("/dev/shm".into(), MountExtra { namespace, ..MountExtra::default() });
+            mounts.add("/dev/shm", "bind", Path::new("/dev/shm"), &["bind", "rprivate"])?;
+        }
+        NamespaceMode::Private | NamespaceMode::Shareable => {
+            let options = ["nosuid", "noexec", "nodev", "mode=1777", &shm];
+            mounts.add("/dev/shm", "tmpfs", Path::new("shm"), &options)?;
+        }
     }
     let bundle = inputs.root.container(&config.id);
     for name in inputs.etc {
@@ -552,7 +561,7 @@ fn add_mount(inputs: &Inputs<'_>, mounts: &mut Mounts, mount: &Mount) -> Result<
             let extra = MountExtra {
                 copy_up: !no_copy && subpath.is_none(),
                 subpath: subpath.as_ref().map(PathBuf::from),
-                layers: Vec::new(),
+                ..MountExtra::default()
             };
             mounts.extras.insert(target.clone(), extra);
             mounts.add(&target, "bind", &source, &["rbind", "rprivate", access])
@@ -578,7 +587,8 @@ fn add_mount(inputs: &Inputs<'_>, mounts: &mut Mounts, mount: &Mount) -> Result<
         MountSource::Image { image_id, subpath } => {
             let layers = (inputs.layers_of)(image_id).ok_or_else(|| SpecError::Image(image_id.clone()))?;
             let source = layers.first().cloned().unwrap_or_default();
-            let extra = MountExtra { copy_up: false, subpath: subpath.as_ref().map(PathBuf::from), layers };
+            let subpath = subpath.as_ref().map(PathBuf::from);
+            let extra = MountExtra { subpath, layers, ..MountExtra::default() };
             mounts.extras.insert(target.clone(), extra);
             mounts.add(&target, "bind", &source, &["bind", "rprivate", "ro"])
         }

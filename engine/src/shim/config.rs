@@ -56,6 +56,8 @@ pub struct MountExtra {
     pub subpath: Option<PathBuf>,
     /// The mount is a read-only view of an image: its layers, topmost first.
     pub layers: Vec<PathBuf>,
+    /// The source is in another container, which has this mount namespace, such as `/proc/1234/ns/mnt`.
+    pub namespace: Option<PathBuf>,
 }
 
 /// Where the container's namespaces come from, apart from mount (always its own) and network.

@@ -13,7 +13,7 @@ use super::channel::{self, Message};
 use super::config::{Namespace, Namespaces, Network};
 use super::init::Init;
 use super::protocol::{self, Failure, ToShim};
-use super::running::{Kept, Running};
+use super::running::{Kept, Place, Running};
 use super::stdio::{self, Output};
 use super::{Shim, died};
 use crate::container::cgroup::Version;
@@ -40,6 +40,10 @@ pub(super) fn create(shim: Shim, supervisor: &OwnedFd) -> Step<Running> {
 fn start(shim: Shim, supervisor: &OwnedFd) -> Step<Running> {
     let stdio = stdio::create(&shim)?;
     let mut output = Output::open(&shim)?;
+    let place = Place::prepare(&shim)?;
+    // Told to the supervisor where the container shares it.
+    let host_network = nix::fcntl::open("/proc/self/ns/net", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
+        .step(|| "open the host's network namespace".into())?;
     let (ours, theirs) = socket::pair().step(|| "make a socket pair for init".into())?;
     let (pid, pidfd) = clone_init(&shim, stdio, &ours, theirs)?;
     let mut started = Starting::default();
@@ -51,13 +55,8 @@ fn start(shim: Shim, supervisor: &OwnedFd) -> Step<Running> {
     if let Some(master) = started.master {
         output = Output::terminal(master);
     }
-    let network = match started.network {
-        Some(network) => network,
-        // It shares the host's, as does this process.
-        None => nix::fcntl::open("/proc/self/ns/net", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
-            .step(|| "open the host's network namespace".into())?,
-    };
-    Running::started(shim, pid, pidfd, network, started.kept, output)
+    let network = started.network.unwrap_or(host_network);
+    Ok(Running::new(shim, place, pid, pidfd, network, started.kept, output))
 }
 
 fn clone_init(shim: &Shim, stdio: [Option<OwnedFd>; 3], ours: &OwnedFd, theirs: OwnedFd) -> Step<(Pid, OwnedFd)> {

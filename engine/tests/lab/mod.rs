@@ -35,6 +35,8 @@ pub struct Lab {
     pub host: Host,
     pub project: String,
     launcher: Launcher,
+    /// Process ids of containers that others share namespaces with.
+    pub pids: BTreeMap<Id, i32>,
     pub image: serde_json::Value,
 }
 
@@ -72,7 +74,7 @@ impl Lab {
             "config": {"Env": ["PATH=/bin", "FROM_IMAGE=yes"], "Cmd": ["sh"]},
             "rootfs": {"type": "layers", "diff_ids": []}
         });
-        Some(Self { directory, root, host: Host::detect().unwrap(), project, launcher, image })
+        Some(Self { directory, root, host: Host::detect().unwrap(), project, launcher, pids: BTreeMap::new(), image })
     }
 
     pub fn layer(&self) -> PathBuf {
@@ -165,7 +167,7 @@ impl Lab {
             layers: &layers,
             volatile: true,
             etc: &["hosts", "hostname", "resolv.conf"],
-            pid_of: &|_| None,
+            pid_of: &|id| self.pids.get(id).copied(),
             layers_of: &|_| None,
             supervisor_command: &[],
         };

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
+use nix::sched::{CloneFlags, setns};
 use nix::sys::stat::{Mode, fstat};
 use nix::sys::statfs::PROC_SUPER_MAGIC;
 use oci_spec::runtime::Mount;
@@ -169,6 +170,9 @@ fn refuse_proc(target: &OwnedFd, destination: &Path, tree: &OwnedFd) -> Step<()>
 pub fn clone_source(item: &Mount, extra: &MountExtra, options: &Options) -> Step<OwnedFd> {
     let source = source(item);
     let describe = || format!("open {}, the source of {}", source.display(), item.destination().display());
+    if let Some(namespace) = &extra.namespace {
+        return clone_elsewhere(namespace, source).step(describe);
+    }
     let whole = if extra.layers.is_empty() {
         nix::fcntl::open(source, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()).step(describe)?
     } else {
@@ -181,6 +185,19 @@ pub fn clone_source(item: &Mount, extra: &MountExtra, options: &Options) -> Step
             .step(|| format!("open {} of {}", subpath.display(), source.display()))?,
     };
     mount::open_tree_clone(part.as_fd(), c"", options.recursive).step(describe)
+}
+
+/// Clones a mount of another container, whose paths are only resolved inside its root.
+fn clone_elsewhere(namespace: &Path, path: &Path) -> nix::Result<OwnedFd> {
+    let open = |path: &Path| nix::fcntl::open(path, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty());
+    let (own, other) = (open(Path::new("/proc/self/ns/mnt"))?, open(namespace)?);
+    setns(other, CloneFlags::CLONE_NEWNS)?;
+    let tree = nix::fcntl::open("/", OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())
+        .and_then(|root| beneath::open(root, path, OFlag::O_PATH))
+        .and_then(|found| mount::open_tree_clone(found.as_fd(), c"", false));
+    // Whatever happened there, this process goes on here.
+    setns(own, CloneFlags::CLONE_NEWNS)?;
+    tree
 }
 
 fn source(item: &Mount) -> &Path {
