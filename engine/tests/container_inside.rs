@@ -219,6 +219,9 @@ fn limits_are_enforced() {
     let exit = container.wait();
     assert!(exit.oom_killed, "{exit:?} {}", container.output());
     drop(container);
+    let mut config = lab.shell("grep Cpus_allowed_list /proc/self/status | cut -f2");
+    config.resources.cpuset_cpus = Some("0".into());
+    assert_eq!(lab.run(&config).1, "0\n");
     let mut config = lab.shell("for i in 1 2 3 4 5 6 7 8 9; do sleep 1 & done; wait");
     config.resources.pids = Some(5);
     let (_, output) = lab.run(&config);

@@ -120,6 +120,36 @@ fn what_pid_1_cannot_receive_is_known() {
     assert_eq!(with_init.wait().code, 143);
 }
 
+/// Executes this test binary from a sealed view of itself, as a supervisor is executed.
+#[test]
+fn a_sealed_program_runs_and_knows_it() {
+    const INSIDE: &str = "RCOMPOSE_TEST_SEALED";
+    if std::env::var_os(INSIDE).is_some() {
+        assert!(rcompose_engine::shim::sealed::is_sealed());
+        assert!(fs::File::options().write(true).open("/proc/self/exe").is_err());
+        println!("sealed indeed");
+        return;
+    }
+    if !nix::unistd::geteuid().is_root() {
+        println!("skipped: needs root");
+        return;
+    }
+    assert!(!rcompose_engine::shim::sealed::is_sealed());
+    let begin = std::time::Instant::now();
+    let sealed = rcompose_engine::shim::sealed::sealed_exe().unwrap();
+    println!("sealed in {:?}", begin.elapsed());
+    let path = rcompose_engine::container::beneath::proc_path(&sealed);
+    // Not closed on exec, so that the child finds it by its path.
+    nix::fcntl::fcntl(&sealed, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty())).unwrap();
+    let output = std::process::Command::new(path)
+        .args(["--exact", "a_sealed_program_runs_and_knows_it", "--nocapture"])
+        .env(INSIDE, "1")
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stdout).contains("sealed indeed"));
+}
+
 #[test]
 fn the_engines_program_cannot_be_reached() {
     let Some(lab) = Lab::new() else { return };

@@ -161,7 +161,8 @@ pub fn generate(inputs: &Inputs<'_>) -> Result<(Spec, ShimConfig), SpecError> {
         _ => Some(config.hostname.clone().unwrap_or_else(|| config.id.short().to_owned())),
     };
     let mut spec = SpecBuilder::default()
-        .version("1.2.0")
+        // Nothing newer is used, and some runtimes refuse what they do not know (crun 1.8).
+        .version("1.0.2")
         .root(RootBuilder::default().path("rootfs").readonly(config.read_only).build()?)
         .process(process)
         .mounts(mounts.oci)

@@ -165,7 +165,7 @@ fn enter(
     }
     setns(container, namespaces).step(|| "join the container's namespaces".into())?;
     adjust(&mut wanted, request)?;
-    let terminal = if request.tty { Some(open_terminal(theirs, &wanted)?) } else { None };
+    let terminal = if request.tty { Some(open_terminal(theirs, &wanted, request.size)?) } else { None };
     let kind = if request.privileged { Seccomp::Unconfined } else { shim.config.seccomp };
     let filter = filter(kind, &linux, spec.process().as_ref().unwrap_or(&wanted))?;
     match clone::clone3(clone::PARENT, None).step(|| "clone the process".into())? {
@@ -228,7 +228,7 @@ fn set_variable(env: &mut Vec<String>, variable: &str) {
 }
 
 /// Allocates a terminal in the container's own `devpts` and sends its master to the shim.
-fn open_terminal(theirs: &OwnedFd, wanted: &OciProcess) -> Step<Terminal> {
+fn open_terminal(theirs: &OwnedFd, wanted: &OciProcess, size: Option<(u16, u16)>) -> Step<Terminal> {
     let describe = || "allocate a terminal".to_owned();
     let root = open_path("/").step(describe)?;
     let devpts = beneath::open(&root, "/dev/pts", OFlag::O_PATH | OFlag::O_DIRECTORY).step(describe)?;
@@ -236,9 +236,8 @@ fn open_terminal(theirs: &OwnedFd, wanted: &OciProcess) -> Step<Terminal> {
         return Err(fault("allocate a terminal: /dev/pts of the container is no devpts".into()));
     }
     let terminal = Terminal::allocate(devpts.as_fd(), wanted.user().uid())?;
-    if let Some(size) = wanted.console_size() {
-        let cells = |count: u64| u16::try_from(count).unwrap_or(u16::MAX);
-        process::set_terminal_size(terminal.master.as_fd(), cells(size.height()), cells(size.width()))
+    if let Some((rows, columns)) = size {
+        process::set_terminal_size(terminal.master.as_fd(), rows, columns)
             .step(|| "set the size of the terminal".into())?;
     }
     channel::send_terminal(theirs, terminal.master.as_fd()).step(|| "hand over the terminal".into())?;

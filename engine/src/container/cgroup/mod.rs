@@ -71,6 +71,9 @@ impl Plan {
         for hierarchy in &self.hierarchies {
             let path = hierarchy.mount.join(&self.path);
             make(&path, &hierarchy.mount).step(|| format!("create cgroup {}", path.display()))?;
+            if self.version == Version::V1 && hierarchy.controllers.iter().any(|name| name == "cpuset") {
+                self.fill_cpusets(hierarchy)?;
+            }
             if self.version == Version::V2 {
                 self.enable_controllers(hierarchy)?;
             }
@@ -87,6 +90,27 @@ impl Plan {
             let path = hierarchy.mount.join(&self.path);
             let fd = open_directory(&path).step(|| format!("open cgroup {}", path.display()))?;
             devices::attach(fd.as_fd(), rules).step(|| format!("attach the device filter to {}", path.display()))?;
+        }
+        Ok(())
+    }
+
+    /// Gives new groups the processors and memory nodes of their parents: on version 1 they begin with none, and a process
+    /// cannot join them so (`cpuset(7)`).
+    fn fill_cpusets(&self, hierarchy: &Hierarchy) -> Step<()> {
+        for file in ["cpuset.cpus", "cpuset.mems"] {
+            let mut directory = hierarchy.mount.clone();
+            let mut value = std::fs::read_to_string(directory.join(file)).unwrap_or_default();
+            for component in self.path.components() {
+                directory.push(component);
+                let path = directory.join(file);
+                let describe = || format!("write {} to {}", value.trim(), path.display());
+                let current = std::fs::read_to_string(&path).step(describe)?;
+                if current.trim().is_empty() {
+                    std::fs::write(&path, value.trim()).step(describe)?;
+                } else {
+                    value = current;
+                }
+            }
         }
         Ok(())
     }
