@@ -11,8 +11,8 @@ use lab::Lab;
 #[test]
 fn another_runtime_runs_the_same_bundle() {
     let Some(lab) = Lab::new() else { return };
-    if Command::new("crun").arg("--version").output().is_err() {
-        println!("skipped: needs crun");
+    if Command::new("runc").arg("--version").output().is_err() {
+        println!("skipped: needs runc");
         return;
     }
     let mut config = lab.shell("id -u; hostname; grep CapBnd /proc/self/status; cat /etc/hosts; pwd; ls /dev/pts");
@@ -25,8 +25,8 @@ fn another_runtime_runs_the_same_bundle() {
     fs::create_dir_all(bundle.join("rootfs")).unwrap();
     let copied = Command::new("cp").arg("-a").arg(lab.layer().join(".")).arg(bundle.join("rootfs")).status().unwrap();
     assert!(copied.success());
-    let state = lab.path().join("crun");
-    let output = Command::new("crun")
+    let state = lab.path().join("runc");
+    let output = Command::new("runc")
         .arg("--root")
         .arg(&state)
         .args(["run", "--bundle"])
