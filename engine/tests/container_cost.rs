@@ -39,6 +39,38 @@ fn time_to_start() {
     }
 }
 
+/// Time on a processor, whatever else the machine is doing, and the wall clock for many at once.
+#[test]
+#[ignore = "prints measurements"]
+fn work_of_a_start() {
+    let Some(lab) = Lab::new() else { return };
+    let on_cpu = |pid: i32| -> u64 {
+        let text = fs::read_to_string(format!("/proc/{pid}/schedstat")).unwrap();
+        text.split(' ').next().unwrap().parse().unwrap()
+    };
+    let configs: Vec<_> = (0..50).map(|_| lab.config(&["sleep", "100"])).collect();
+    for config in &configs {
+        lab.bundle(config);
+    }
+    let begin = Instant::now();
+    let clients: Vec<_> = configs.iter().map(|config| lab.spawn(config, Task::Create, &[])).collect();
+    let (mut init, mut shim) = (0, 0);
+    let mut started = Vec::new();
+    for client in &clients {
+        let Some((FromShim::Started { pid }, fds)) = receive(client) else { panic!("it did not start") };
+        started.push((pid, fds));
+    }
+    let wall = begin.elapsed();
+    for (pid, _) in &started {
+        init += on_cpu(*pid);
+        shim += on_cpu(lab::parent(*pid).as_raw());
+    }
+    println!("50 at once: {wall:?}; on CPU each: init {} us, shim {} us", init / 50_000, shim / 50_000);
+    for ((config, client), (_, fds)) in configs.iter().zip(clients).zip(started) {
+        lab.forget(config, client, fds);
+    }
+}
+
 #[test]
 #[ignore = "prints measurements"]
 fn time_to_exec() {

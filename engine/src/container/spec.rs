@@ -180,6 +180,7 @@ pub fn generate(inputs: &Inputs<'_>) -> Result<(Spec, ShimConfig), SpecError> {
     let shim = ShimConfig {
         rootfs: Rootfs {
             layers: inputs.layers.to_vec(),
+            places: Some(inputs.root.data().join("places")),
             upper: bundle.join("upper"),
             work: bundle.join("work"),
             volatile: inputs.volatile,

@@ -94,7 +94,8 @@ fn clone_init(shim: &Shim, stdio: [Option<OwnedFd>; 3], ours: &OwnedFd, theirs: 
         Cloned::Child => {
             // The shim's end must close here, or its death would not be noticed.
             close_copy(ours);
-            Init { bundle: &shim.bundle, config: &shim.config, channel: theirs, stdio }.run()
+            Init { bundle: &shim.bundle, run: &shim.run, config: &shim.config, channel: theirs, stdio }
+                .become_container()
         }
     }
 }

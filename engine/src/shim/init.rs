@@ -31,6 +31,8 @@ use crate::sys::process::{self, Instruction};
 #[derive(Debug)]
 pub(super) struct Init<'a> {
     pub(super) bundle: &'a Path,
+    /// The container's run directory. Init is done with it, so the root is put on top of it.
+    pub(super) run: &'a Path,
     pub(super) config: &'a ShimConfig,
     pub(super) channel: OwnedFd,
     /// Standard input, output and error; not used with a terminal.
@@ -39,7 +41,7 @@ pub(super) struct Init<'a> {
 
 impl Init<'_> {
     /// Becomes the container's PID 1.
-    pub(super) fn run(self) -> ! {
+    pub(super) fn become_container(self) -> ! {
         let failure = match self.prepare() {
             Ok(program) if self.config.init => super::pid1::run(&program, self),
             Ok(program) => channel::execute(&self.channel, &program),
@@ -68,7 +70,7 @@ impl Init<'_> {
         join(&self.config.namespaces.ipc, CloneFlags::CLONE_NEWIPC)?;
         join(&self.config.namespaces.uts, CloneFlags::CLONE_NEWUTS)?;
 
-        let root = rootfs::assemble(&self.config.rootfs, &self.bundle.join("rootfs"))?;
+        let root = rootfs::assemble(&self.config.rootfs, self.run)?;
         let mut mounter = Mounter {
             root: root.as_fd(),
             extras: &self.config.mounts,

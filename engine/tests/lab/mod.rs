@@ -31,6 +31,7 @@ pub const DEADLINE: Duration = Duration::from_secs(20);
 /// A place to run containers in.
 pub struct Lab {
     directory: tempfile::TempDir,
+    _run: tempfile::TempDir,
     pub root: Root,
     pub host: Host,
     pub project: String,
@@ -54,9 +55,11 @@ impl Lab {
         nix::sys::prctl::set_child_subreaper(true).unwrap();
         let launcher = Launcher::start().unwrap();
         let directory = tempfile::Builder::new().prefix("rcompose-lab-").tempdir().unwrap();
-        let root = Root::below(directory.path());
+        // On tmpfs, as the real one is.
+        let run = tempfile::Builder::new().prefix("rcompose-lab-").tempdir_in("/dev/shm").unwrap();
+        let root = Root::new(directory.path().join("lib"), run.path().to_owned());
         let layer = root.layers().join("busybox");
-        for path in ["bin", "etc", "tmp", "root", "var", "data/sub"] {
+        for path in ["bin", "etc", "tmp", "root", "var", "data/sub", "dev", "proc", "sys"] {
             fs::create_dir_all(layer.join(path)).unwrap();
         }
         fs::copy("/bin/busybox", layer.join("bin/busybox")).unwrap();
@@ -74,7 +77,16 @@ impl Lab {
             "config": {"Env": ["PATH=/bin", "FROM_IMAGE=yes"], "Cmd": ["sh"]},
             "rootfs": {"type": "layers", "diff_ids": []}
         });
-        Some(Self { directory, root, host: Host::detect().unwrap(), project, launcher, pids: BTreeMap::new(), image })
+        Some(Self {
+            directory,
+            _run: run,
+            root,
+            host: Host::detect().unwrap(),
+            project,
+            launcher,
+            pids: BTreeMap::new(),
+            image,
+        })
     }
 
     pub fn layer(&self) -> PathBuf {
@@ -343,10 +355,15 @@ impl Container {
 
     /// Returns the process id of the shim: the parent of PID 1.
     pub fn shim_pid(&self) -> nix::unistd::Pid {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap();
-        let parent = stat[stat.rfind(')').unwrap() + 2..].split(' ').nth(1).unwrap().parse().unwrap();
-        nix::unistd::Pid::from_raw(parent)
+        parent(self.pid)
     }
+}
+
+/// Returns the process id of a process's parent.
+pub fn parent(pid: i32) -> nix::unistd::Pid {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let parent = stat[stat.rfind(')').unwrap() + 2..].split(' ').nth(1).unwrap().parse().unwrap();
+    nix::unistd::Pid::from_raw(parent)
 }
 
 impl Drop for Container {
