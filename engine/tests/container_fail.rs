@@ -84,7 +84,7 @@ fn each_step_that_fails_is_named() {
     shim.rootfs.layers = vec![lab.path().join("no layer")];
     lab.write_shim(&config, &shim);
     let failure = lab.start_again(&config).err().unwrap();
-    assert!(failure.step.contains("mount an overlay of 1 layers"), "{failure}");
+    assert!(failure.step.contains("add layer") && failure.step.contains("no layer"), "{failure}");
     fs::write(lab.root.container(&config.id).join("config.json"), "{").unwrap();
     let failure = lab.start_again(&config).err().unwrap();
     assert!(failure.step.contains("config.json"), "{failure}");

@@ -4,6 +4,7 @@
 mod lab;
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
 use lab::{Lab, exec};
@@ -153,7 +154,6 @@ fn a_sealed_program_runs_and_knows_it() {
 #[test]
 fn the_engines_program_cannot_be_reached() {
     let Some(lab) = Lab::new() else { return };
-    use std::os::unix::fs::PermissionsExt;
     // An image whose program is whatever executes it (CVE-2019-5736).
     fs::write(lab.layer().join("evil"), "#!/proc/self/exe\n").unwrap();
     fs::set_permissions(lab.layer().join("evil"), fs::Permissions::from_mode(0o755)).unwrap();

@@ -98,7 +98,9 @@ fn overlay(layers: &[PathBuf], writable: Option<&Rootfs>, attributes: u64) -> St
                 set(c"lowerdir", &joined(layers)).map_err(|errno| failed(&context, errno))?;
                 break;
             }
-            result => result.map_err(|errno| failed(&context, errno))?,
+            result => {
+                result.step(|| format!("add layer {} to the overlay ({})", layer.display(), context.messages()))?
+            }
         }
     }
     if let Some(rootfs) = writable {

@@ -6,7 +6,7 @@
 pub mod devices;
 pub mod limits;
 
-use std::io;
+use std::io::{self, Write as _};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -78,12 +78,20 @@ impl Plan {
                 self.enable_controllers(hierarchy)?;
             }
         }
+        // Device rules are many lines for one file, each of which takes a write of its own.
+        let mut open: Option<(PathBuf, std::fs::File)> = None;
         for write in &self.writes {
             let Some(directory) = self.directory(&write.controller) else { continue };
             let path = directory.join(&write.file);
-            match std::fs::write(&path, &write.value) {
-                Err(error) if write.optional && error.kind() == io::ErrorKind::NotFound => {}
-                result => result.step(|| format!("write {} to {}", write.value, path.display()))?,
+            let describe = || format!("write {} to {}", write.value, path.display());
+            if open.as_ref().is_none_or(|(name, _)| *name != path) {
+                open = match std::fs::File::options().write(true).open(&path) {
+                    Err(error) if write.optional && error.kind() == io::ErrorKind::NotFound => continue,
+                    file => Some((path.clone(), file.step(describe)?)),
+                };
+            }
+            if let Some((_, file)) = &mut open {
+                file.write_all(write.value.as_bytes()).step(describe)?;
             }
         }
         if let (Version::V2, Some(rules), [hierarchy]) = (self.version, &self.devices, &self.hierarchies[..]) {
