@@ -74,6 +74,8 @@ pub(crate) struct Worker {
     /// Records as they were last read.
     networks: BTreeMap<Id, Network>,
     leases: BTreeMap<Id, (Stamp, Leases)>,
+    /// Which registries the resolver's tables were made of.
+    shown: BTreeMap<Id, Option<Stamp>>,
     /// Networks that containers of ours are on, or that we were asked to ensure: those we repair.
     used: BTreeSet<Id>,
     /// Published ports, by container.
@@ -103,6 +105,7 @@ pub(crate) fn start(root: &Root, pools: Vec<Pool>, tables: Arc<Tables>) -> Resul
             filter,
             networks: BTreeMap::new(),
             leases: BTreeMap::new(),
+            shown: BTreeMap::new(),
             used: BTreeSet::new(),
             published: BTreeMap::new(),
             tables,
@@ -359,6 +362,7 @@ impl Worker {
         self.networks.remove(&network.id);
         self.used.remove(&network.id);
         self.leases.remove(&network.id);
+        self.shown.remove(&network.id);
         self.tables.remove(&network.id);
         Ok(Removed(network))
     }
@@ -408,8 +412,13 @@ impl Worker {
             return Ok(());
         }
         let leases = self.read_leases(id)?;
-        if let Some(network) = self.networks.get(id) {
+        let stamp = self.leases.get(id).map(|(stamp, _)| *stamp);
+        // We hear of our own changes too; and whose turn it is to be the first answer begins anew with each table.
+        if let Some(network) = self.networks.get(id)
+            && self.shown.get(id) != Some(&stamp)
+        {
             self.tables.set(id, NetworkNames::new(network, &leases));
+            self.shown.insert(id.clone(), stamp);
         }
         Ok(())
     }
