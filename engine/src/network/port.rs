@@ -27,7 +27,7 @@ use crate::container::state::BoundPort;
 pub enum PortError {
     #[error("port {address}/{} is already in use{}{}", protocol.as_str(), by(holder), advice(next))]
     InUse { address: SocketAddr, protocol: Protocol, holder: Option<String>, next: Option<u16> },
-    #[error("none of the ports {}-{} of {address}/{} is free{}", range.0, range.1, protocol.as_str(), by(holder))]
+    #[error("none of the ports {}-{} of {address}/{} is free: the first is in use{}", range.0, range.1, protocol.as_str(), by(holder))]
     RangeInUse { address: IpAddr, protocol: Protocol, range: (u16, u16), holder: Option<String> },
     #[error("cannot publish a port at {0}, which is not an address of this host")]
     NotLocal(IpAddr),

@@ -99,7 +99,7 @@ fn a_taken_port_names_its_holder() {
         assert_eq!((c.joined.ports[0].host_port, d.joined.ports[0].host_port), (8081, 8082));
         let full = host.container("e", &[on("n", &[])], &[range]).await.unwrap_err().to_string();
         assert!(
-            full.starts_with("none of the ports 8080-8082 of 0.0.0.0/tcp is free by container shop-web-1"),
+            full.starts_with("none of the ports 8080-8082 of 0.0.0.0/tcp is free: the first is in use by container shop-web-1"),
             "{full}"
         );
     });

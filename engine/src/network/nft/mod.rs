@@ -4,6 +4,7 @@
 //! reads the generation that the kernel counts, decides, and has the transaction refused if somebody was faster.
 
 mod batch;
+mod conntrack;
 mod expression;
 mod foreign;
 mod ruleset;
@@ -206,6 +207,16 @@ impl Filter {
             }
             Ok(())
         })
+    }
+
+    /// Makes connection tracking forget the UDP flows through these ports, which would go on to be led to a container
+    /// that is gone for as long as the client keeps sending.
+    pub(crate) fn forget_flows(&mut self, mappings: &[Mapping]) -> Result<(), FilterError> {
+        let mut containers: Vec<SocketAddr> =
+            mappings.iter().filter(|m| m.protocol == Protocol::Udp).map(|m| m.container).collect();
+        containers.sort_unstable();
+        containers.dedup();
+        if containers.is_empty() { Ok(()) } else { conntrack::forget(&mut self.socket, &containers) }
     }
 
     /// Removes these networks and every port that leads into one of `subnets`. The table, and our rules in the tables
