@@ -140,8 +140,7 @@ fn foreign_firewalls_that_drop_what_they_do_not_know() {
         let a = host.container("a", &[on("n", &[])], &[publish(None, Some(8080), 80)]).await.unwrap();
         a.serve(80, "a");
         a.serve(81, "a");
-        let works =
-            || a.ask("192.0.2.2:80".parse().unwrap(), SOON).is_ok() && lan.ask("192.0.2.1:8080", SOON).is_ok();
+        let works = || a.ask("192.0.2.2:80".parse().unwrap(), SOON).is_ok() && lan.ask("192.0.2.1:8080", SOON).is_ok();
         assert!(works(), "{}", nft(&["list", "ruleset"]).unwrap());
         assert!(lan.ask(&a.address(81).to_string(), NEVER).is_err());
         assert_eq!(host.networks.census().await.unwrap().foreign_rules, 4);
