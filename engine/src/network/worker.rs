@@ -186,13 +186,13 @@ impl Worker {
     /// If it cannot be made, nothing of it is left.
     pub(crate) fn ensure(&mut self, config: &NetworkConfig) -> Result<(Network, bool), NetworkError> {
         for _ in 0..ATTEMPTS {
-            let lock = store::lock(&self.records)?;
+            // Held until the network is there or gone again: who else wants it must not find it half-made.
+            let _lock = store::lock(&self.records)?;
             let (network, created) = match self.by_name(&config.name) {
                 Ok(network) => (network, false),
                 Err(NetworkError::Unknown(_)) => (self.allocate(config)?, true),
                 Err(error) => return Err(error),
             };
-            drop(lock);
             let made = self.realise(&network);
             if !created {
                 return made.map(|()| (network, false));
