@@ -16,7 +16,8 @@ use super::config::BRIDGE_PREFIX;
 use super::netlink::{attributes, messages};
 use super::{NetworkError, nft, worker};
 use crate::id::Id;
-use crate::sys::net::{async_fd, netlink_subscribe};
+use crate::sys::net::netlink_subscribe;
+use crate::sys::readiness;
 
 /// A reload of a firewall is many transactions; it is looked at when it has been quiet for this long.
 const QUIET: Duration = Duration::from_millis(100);
@@ -45,7 +46,7 @@ fn inotify(directory: &Path) -> io::Result<(Inotify, AsyncFd<OwnedFd>)> {
     std::fs::create_dir_all(directory)?;
     let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
     inotify.add_watch(directory, AddWatchFlags::IN_MOVED_TO)?;
-    let readable = async_fd(inotify.as_fd().try_clone_to_owned()?)?;
+    let readable = readiness::watch(inotify.as_fd().try_clone_to_owned()?)?;
     Ok((inotify, readable))
 }
 
@@ -54,7 +55,7 @@ fn subscribe(protocol: SockProtocol, group: i32) -> io::Result<AsyncFd<OwnedFd>>
     let fd = socket(AddressFamily::Netlink, SockType::Raw, flags, protocol)?;
     bind(fd.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
     netlink_subscribe(&fd, group)?;
-    async_fd(fd)
+    readiness::watch(fd)
 }
 
 async fn watch_registries((inotify, readable): (Inotify, AsyncFd<OwnedFd>), worker: worker::Handle) {

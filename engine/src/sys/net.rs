@@ -3,7 +3,6 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 
-use tokio::io::unix::AsyncFd;
 
 fn set(fd: &impl AsFd, level: i32, option: i32, value: i32) -> io::Result<()> {
     let length = libc::socklen_t::try_from(size_of::<i32>()).expect("four fits");
@@ -37,11 +36,4 @@ pub fn sctp_socket(ipv6: bool) -> io::Result<OwnedFd> {
     }
     // SAFETY: the kernel just returned this descriptor, and nobody else knows it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
-}
-
-/// Registers a descriptor with the current runtime, to wait until it can be read or written.
-pub fn async_fd(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
-    // SAFETY: an `OwnedFd` stays open, and the same, for as long as it lives, and the result owns it.
-    let registered = unsafe { AsyncFd::register(fd) };
-    Ok(registered?)
 }
