@@ -160,3 +160,31 @@ fn foreign_firewalls_that_drop_what_they_do_not_know() {
         assert_eq!(nft(&["list", "ruleset"]).unwrap(), before);
     });
 }
+
+fn iptables(arguments: &[&str]) -> Option<String> {
+    let output = std::process::Command::new("iptables-nft").args(arguments).output().ok()?;
+    let both = [output.stdout, output.stderr].concat();
+    let text = String::from_utf8(both).unwrap();
+    assert!(output.status.success(), "iptables-nft {arguments:?}: {text}");
+    Some(text)
+}
+
+#[test]
+fn iptables_reads_and_changes_its_own_table_with_our_rules_in_it() {
+    on_host(async |host| {
+        if iptables(&["-P", "FORWARD", "DROP"]).is_none() {
+            println!("skipped: iptables-nft is not installed");
+            return;
+        }
+        iptables(&["-A", "FORWARD", "-i", "docker0", "-j", "ACCEPT"]);
+        let before = iptables(&["-S"]).unwrap();
+        host.networks.ensure(&network("n")).await.unwrap();
+        let with = iptables(&["-S"]).unwrap();
+        assert!(with.contains("-A FORWARD -i rc+") && with.contains("-A FORWARD -o rc+"), "{with}");
+        assert!(!with.contains("incompatible"), "{with}");
+        iptables(&["-I", "FORWARD", "-i", "docker1", "-j", "ACCEPT"]);
+        iptables(&["-D", "FORWARD", "-i", "docker1", "-j", "ACCEPT"]);
+        host.networks.remove("n").await.unwrap().finished().await.unwrap();
+        assert_eq!(iptables(&["-S"]).unwrap(), before);
+    });
+}
