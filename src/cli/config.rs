@@ -72,7 +72,7 @@ pub struct ConfigArgs {
     /// Don't check model consistency
     #[arg(long)]
     pub no_consistency: bool,
-    /// Don't resolve service env files
+    /// Accepted for compatibility; env files are resolved all the same, as in Docker Compose
     #[arg(long)]
     pub no_env_resolution: bool,
     /// Pin image tags to digests
@@ -128,7 +128,6 @@ fn output(global: &GlobalArgs, arguments: &ConfigArgs) -> Output {
     options.no_normalize |= arguments.no_normalize;
     options.no_path_resolution = arguments.no_path_resolution;
     options.no_consistency = arguments.no_consistency;
-    options.no_env_resolution = arguments.no_env_resolution;
     if arguments.resolve_image_digests || arguments.lock_image_digests {
         return Err(vec![
             Diagnostic::error("unsupported", "image digests cannot be resolved yet")
@@ -233,10 +232,18 @@ fn project(options: &LoadOptions, arguments: &ConfigArgs) -> Output {
     };
     if arguments.no_interpolate {
         let untyped = load_untyped(options, &Disk)?;
-        let text = with_stack(untyped.depth, || write(&shape::emit_raw(&untyped.tree.0, flavour), flavour));
+        let text = with_stack(untyped.depth, || write(&shape::emit_untyped(&untyped.tree.0, flavour), flavour));
         return Ok((text, untyped.warnings));
     }
     let loaded = load(options, &Disk)?;
+    if flavour == Flavour::Json {
+        let with_path = |service: &&crate::compose::Service| service.build.iter().flat_map(|build| &build.ssh).any(|key| key.path.is_some());
+        if let Some(service) = loaded.project.services.values().find(with_path) {
+            return Err(vec![
+                Diagnostic::error("no-json", format!("services.{}.build.ssh has no form in JSON", service.name)).help("Docker Compose cannot print it either; use --format yaml"),
+            ]);
+        }
+    }
     let text = with_stack(loaded.depth, || write(&shape::emit_project(&loaded.tree.0, flavour), flavour));
     // The output can be loaded again: dollars in it stand for themselves.
     Ok((text.replace('$', "$$"), loaded.warnings))
@@ -290,13 +297,13 @@ fn collect(node: &Node, found: &mut Vec<interpolate::Variable>) {
     }
 }
 
-/// Columns that are as wide as their widest cell and three spaces more.
+/// Columns that are as wide as their widest cell and three spaces more, twenty at least: that of Docker Compose.
 fn table<const COLUMNS: usize>(head: &[String; COLUMNS], rows: Vec<[String; COLUMNS]>) -> String {
     let all: Vec<&[String; COLUMNS]> = std::iter::once(head).chain(&rows).collect();
     let mut widths = [0; COLUMNS];
     for row in &all {
         for (width, cell) in widths.iter_mut().zip(row.iter()) {
-            *width = (*width).max(cell.chars().count() + 3);
+            *width = (*width).max(cell.chars().count() + 3).max(20);
         }
     }
     let mut text = String::new();

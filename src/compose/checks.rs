@@ -86,7 +86,14 @@ pub fn values(root: &mut Node, faults: &mut Faults) {
 }
 
 /// Checks the active services of a typed tree against each other and against the resources.
-pub fn consistency(root: &Node, disabled: &Map, faults: &mut Faults) {
+pub fn consistency(root: &mut Node, disabled: &Map, faults: &mut Faults) {
+    for service in root.get_mut("services").and_then(Node::as_map_mut).into_iter().flat_map(Map::values_mut) {
+        // `scale` is the older name of the same thing.
+        if let (Some(scale), Some(deploy)) = (service.get("scale").cloned(), service.get_mut("deploy").and_then(Node::as_map_mut)) {
+            deploy.entry("replicas".to_owned()).or_insert(scale);
+        }
+    }
+    let root = &*root;
     let Some(services) = root.get("services").and_then(Node::as_map) else { return };
     for (name, service) in services {
         if faults.is_tainted(name) {
@@ -101,7 +108,25 @@ pub fn consistency(root: &Node, disabled: &Map, faults: &mut Faults) {
             faults.push(Diagnostic::error("missing-key", message).at_path(format!("secrets.{name}")).label(&faults.sources, secret.place(), ""));
         }
     }
+    container_names(services, faults);
     cycles(services, faults);
+}
+
+/// Two services cannot have the same container name.
+fn container_names(services: &Map, faults: &mut Faults) {
+    let mut seen: HashMap<&str, (&str, Span)> = HashMap::new();
+    for (name, service) in services {
+        let Some(node) = service.get("container_name").filter(|node| node.as_str().is_some_and(|name| !name.is_empty())) else { continue };
+        if let Some((other, span)) = seen.insert(node.as_str().unwrap_or_default(), (name, node.span)) {
+            let message = format!("services.{name}: container name {:?} is already in use by service {other}", node.as_str().unwrap_or_default());
+            faults.push(
+                Diagnostic::error("conflict", message)
+                    .at_path(format!("services.{name}.container_name"))
+                    .label(&faults.sources, node.span, "used again")
+                    .label(&faults.sources, span, "first used here"),
+            );
+        }
+    }
 }
 
 struct Check<'c> {
@@ -195,6 +220,12 @@ impl Check<'_> {
             self.report("conflict", "networks", message, &[(mode.place(), "the whole network of the service"), (networks.place(), "and single networks")], Some("keep one of them".to_owned()));
         }
         for (network, node) in networks.into_iter().flatten() {
+            if network.starts_with("x-") {
+                let message = format!("service {name:?} refers to undefined network {network}");
+                let help = "in a service's networks a key that begins with x- is an extension; give the network another key".to_owned();
+                self.report("undefined-network", "networks", message, &[(node.place(), "an extension, not a network")], Some(help));
+                continue;
+            }
             self.defined("networks", "network", network, node.place(), &format!("networks.{network}"));
         }
         if let Some(mode) = service.get("network_mode")

@@ -35,9 +35,9 @@ pub enum Outcome {
 }
 
 /// Loads the project's tree.
-pub fn load(options: &LoadOptions, files: &dyn Files, faults: &mut Faults, deep_stack: bool) -> Outcome {
+pub fn load(options: &LoadOptions, files: &dyn Files, faults: &mut Faults, deep_stack: bool, inherit: bool) -> Outcome {
     let Some(mut discovered) = discover::discover(options, files, faults) else { return Outcome::Failed };
-    let mut loader = Loader { options, files, faults, extended: HashMap::new(), depth: 0, deep_stack, needs_stack: false };
+    let mut loader = Loader { options, files, faults, extended: HashMap::new(), depth: 0, inherit, deep_stack, needs_stack: false };
     let root = loader.project(&mut discovered);
     let (depth, needs_stack) = (loader.depth, loader.needs_stack);
     if needs_stack {
@@ -81,6 +81,8 @@ struct Loader<'l> {
     /// Files that were extended before, by path and by whose variables they were read with.
     extended: HashMap<(String, usize), Option<Extended>>,
     depth: usize,
+    /// Whether values are taken from the environment.
+    inherit: bool,
     /// Whether this thread has room for recursion over any tree, and whether that turned out to be needed.
     deep_stack: bool,
     needs_stack: bool,
@@ -97,10 +99,11 @@ impl Loader<'_> {
         let sources: Vec<Source> = sources.into_iter().collect::<Option<_>>()?;
         let name = self.project_name(&sources, discovered);
         discovered.environment.set("COMPOSE_PROJECT_NAME", &name, "the project's name");
+        let environment = Rc::new(if self.inherit { discovered.environment.clone() } else { Environment::default() });
         let context = Context {
             base: discovered.directory.clone(),
             directory: discovered.directory.clone(),
-            environment: Rc::new(discovered.environment.clone()),
+            environment: environment.clone(),
             resolve: !self.options.no_path_resolution,
         };
         let mut root = self.model(sources, &context, &[]);
@@ -124,7 +127,7 @@ impl Loader<'_> {
                 }
                 map.insert("name".to_owned(), node);
             }
-            normalize::normalize(&mut root, &name, &discovered.environment);
+            normalize::normalize(&mut root, &name, &environment);
         }
         Some((root, name))
     }

@@ -86,8 +86,6 @@ pub struct LoadOptions {
     pub no_path_resolution: bool,
     /// Do not check references (`config --no-consistency`).
     pub no_consistency: bool,
-    /// Do not read env files (`config --no-env-resolution`).
-    pub no_env_resolution: bool,
 }
 
 /// A loaded project and what else is known about it.
@@ -125,7 +123,7 @@ pub struct Untyped {
 pub fn load(options: &LoadOptions, files: &dyn Files) -> Result<Loaded, Vec<Diagnostic>> {
     with_stack(|deep_stack| {
         let mut faults = Faults::default();
-        match loader::load(options, files, &mut faults, deep_stack) {
+        match loader::load(options, files, &mut faults, deep_stack, true) {
             Outcome::NeedsStack => None,
             Outcome::Failed => Some(Err(faults.take())),
             Outcome::Model(model) => Some(finish(*model, options, files, faults)),
@@ -140,7 +138,8 @@ pub fn load(options: &LoadOptions, files: &dyn Files) -> Result<Loaded, Vec<Diag
 pub fn load_untyped(options: &LoadOptions, files: &dyn Files) -> Result<Untyped, Vec<Diagnostic>> {
     with_stack(|deep_stack| {
         let mut faults = Faults::default();
-        match loader::load(options, files, &mut faults, deep_stack) {
+        // Nothing is taken from the environment here, not even by variables without a value.
+        match loader::load(options, files, &mut faults, deep_stack, false) {
             Outcome::NeedsStack => None,
             Outcome::Model(model) if faults.errors() == 0 => Some(Ok(Untyped { tree: deep::Tree(model.root), depth: model.depth, warnings: faults.take() })),
             Outcome::Model(_) | Outcome::Failed => Some(Err(faults.take())),
@@ -164,13 +163,11 @@ fn finish(model: loader::Model, options: &LoadOptions, files: &dyn Files, mut fa
     shape::decode(&mut root, &mut faults);
     let mut selection = select::Selection::new(&mut root, discovered.profiles.clone());
     if !options.no_consistency {
-        checks::consistency(&root, &selection.disabled, &mut faults);
+        checks::consistency(&mut root, &selection.disabled, &mut faults);
     }
     selection.select(&mut root, &options.services, &mut faults);
     for service in root.get_mut("services").and_then(Node::as_map_mut).into_iter().flat_map(Map::values_mut) {
-        if !options.no_env_resolution {
-            resolve::env_files(service, &discovered.environment, files, &mut faults);
-        }
+        resolve::env_files(service, &discovered.environment, files, &mut faults);
         resolve::label_files(service, files, &mut faults);
     }
     if !options.all_resources {

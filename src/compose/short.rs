@@ -191,6 +191,7 @@ fn host_address(text: &str) -> Result<String, String> {
     }
     let address = match text.strip_prefix('[') {
         Some(rest) => rest.strip_suffix(']').ok_or_else(invalid)?,
+        None if text.contains(':') => return Err(format!("{}: write IPv6 addresses in brackets: [{text}]", invalid())),
         None => text,
     };
     if !is_ip_address(address) {

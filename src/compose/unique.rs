@@ -43,6 +43,11 @@ pub fn enforce(node: &mut Node, path: &Path<'_>, faults: &mut Faults) {
     }
 }
 
+/// Whether the list at a path has items with keys.
+pub(super) fn has_keys(path: &Path<'_>) -> bool {
+    key_function(path.parts().as_slice()).is_some()
+}
+
 type KeyFunction = fn(&Node) -> Result<Option<String>, &'static str>;
 
 fn key_function(parts: &[&str]) -> Option<KeyFunction> {

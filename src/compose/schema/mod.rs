@@ -220,7 +220,8 @@ impl Checker<'_> {
             let path = path.key(key);
             match object.keys.iter().find(|(name, _)| name == key) {
                 Some((_, rule)) => self.check(node, rule, &path),
-                None if object.extensions && key.starts_with("x-") => true,
+                // Keys that begin with NUL are the loader's own.
+                None if (object.extensions && key.starts_with("x-")) || key.starts_with('\0') => true,
                 None if !object.strict => true,
                 None => {
                     self.unknown_key(key, node, object, &path);

@@ -3,7 +3,8 @@
 use super::tables::SECTIONS;
 use super::{Field, Kind, Out, Shape};
 use crate::compose::node::{Map, Node, Value};
-use crate::compose::units;
+use crate::compose::path::Path;
+use crate::compose::{unique, units};
 
 /// For what it is printed: they differ in what is left out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,7 +70,24 @@ pub fn emit_service(service: &Node, without: &[&str], flavour: Flavour) -> Out {
     out
 }
 
-/// A tree without types: keys sorted, values as they are.
+/// A whole project without types: keys sorted, values as they are.
+pub fn emit_untyped(root: &Node, flavour: Flavour) -> Out {
+    untyped(root, &Path::ROOT, flavour)
+}
+
+fn untyped(node: &Node, path: &Path<'_>, flavour: Flavour) -> Out {
+    match &node.value {
+        // Lists whose items have keys have been made anew, and are lists even if they are empty.
+        Value::List(list) if list.is_empty() && unique::has_keys(path) => Out::List(Vec::new()),
+        Value::Map(map) => {
+            let entries = map.iter().filter(|(key, _)| !key.starts_with('\0')).map(|(key, node)| (key.clone(), untyped(node, &path.key(key), flavour)));
+            Out::Map(sorted(entries.collect(), flavour))
+        }
+        _ => emit_raw(node, flavour),
+    }
+}
+
+/// A value without a type.
 pub fn emit_raw(node: &Node, flavour: Flavour) -> Out {
     match &node.value {
         Value::Null => Out::Null,
@@ -79,6 +97,8 @@ pub fn emit_raw(node: &Node, flavour: Flavour) -> Out {
         Value::Float(value) => Out::Float(*value),
         Value::Time(text) => Out::Time(text.clone()),
         Value::String(text) => Out::Text(text.clone()),
+        // Docker Compose prints an empty list that it has no type for as null.
+        Value::List(list) if list.is_empty() && flavour == Flavour::Json => Out::Null,
         Value::List(list) => Out::List(list.iter().map(|node| emit_raw(node, flavour)).collect()),
         Value::Map(map) => {
             let entries = map.iter().filter(|(key, _)| !key.starts_with('\0')).map(|(key, node)| (key.clone(), emit_raw(node, flavour)));
