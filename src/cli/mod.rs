@@ -90,8 +90,12 @@ impl GlobalArgs {
     /// What to load, with the process environment and the working directory.
     pub fn load_options(&self) -> LoadOptions {
         let lossy = |text: std::ffi::OsString| text.to_string_lossy().into_owned();
-        let environment: BTreeMap<String, String> = std::env::vars_os().map(|(name, value)| (lossy(name), lossy(value))).collect();
-        let compatibility = self.compatibility || environment.get("COMPOSE_COMPATIBILITY").is_some_and(|value| matches!(value.to_lowercase().as_str(), "1" | "t" | "true"));
+        let environment: BTreeMap<String, String> =
+            std::env::vars_os().map(|(name, value)| (lossy(name), lossy(value))).collect();
+        let compatibility = self.compatibility
+            || environment
+                .get("COMPOSE_COMPATIBILITY")
+                .is_some_and(|value| matches!(value.to_lowercase().as_str(), "1" | "t" | "true"));
         LoadOptions {
             files: self.file.clone(),
             project_directory: self.project_directory.clone(),
@@ -140,7 +144,9 @@ pub fn main() -> ExitCode {
 
 /// Shows diagnostics on standard error; with `json` one object a line.
 pub fn show(found: &[Diagnostic], colours: bool, json: bool) {
+    use std::fmt::Write as _;
     use std::io::Write as _;
+
     let mut text = String::new();
     for diagnostic in found {
         text.push_str(&if json { diagnostics::json(diagnostic) } else { diagnostics::render(diagnostic, colours) });
@@ -148,7 +154,7 @@ pub fn show(found: &[Diagnostic], colours: bool, json: bool) {
     }
     let errors = found.iter().filter(|diagnostic| diagnostic.severity == Severity::Error).count();
     if errors > 1 && !json {
-        text.push_str(&format!("{errors} errors\n"));
+        let _ = writeln!(text, "{errors} errors");
     }
     // Where standard error is closed there is nobody to tell.
     let _ = std::io::stderr().lock().write_all(text.as_bytes());

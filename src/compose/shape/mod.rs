@@ -7,7 +7,7 @@ mod decode;
 mod emit;
 mod tables;
 
-pub use decode::decode;
+pub(super) use decode::decode;
 pub use emit::{Flavour, emit_project, emit_raw, emit_section, emit_service, emit_untyped};
 
 /// An attribute.

@@ -105,7 +105,8 @@ impl Indentation {
 
     /// The text with the spaces, and where its characters stand in the file.
     fn apply(&self, text: &str) -> (String, Offsets) {
-        let deepest = text.lines().map(|line| line.len() - line.trim_start_matches(' ').len()).max().unwrap_or(0).min(1_000);
+        let deepest =
+            text.lines().map(|line| line.len() - line.trim_start_matches(' ').len()).max().unwrap_or(0).min(1_000);
         let mut edited = String::with_capacity(text.len() + self.lines.len() * (deepest + 1));
         let mut table = Vec::with_capacity(edited.capacity() + 1);
         let offset = |at: usize| u32::try_from(at).unwrap_or(u32::MAX);
@@ -162,7 +163,10 @@ pub fn decode(bytes: &[u8]) -> (String, Option<usize>) {
 
 /// Refuses characters that YAML does not allow.
 fn check_characters(sources: &Sources, file: u32, text: &str) -> Result<(), Box<Diagnostic>> {
-    let allowed = |c: char| matches!(c, '\t' | '\n' | '\r' | ' '..='~' | '\u{85}' | '\u{a0}'..='\u{d7ff}' | '\u{e000}'..='\u{fffd}' | '\u{10000}'..='\u{10ffff}') && c != '\u{feff}';
+    let allowed = |c: char| {
+        matches!(c, '\t' | '\n' | '\r' | ' '..='~' | '\u{85}' | '\u{a0}'..='\u{d7ff}' | '\u{e000}'..='\u{fffd}' | '\u{10000}'..='\u{10ffff}')
+            && c != '\u{feff}'
+    };
     let Some((at, c)) = text.char_indices().find(|(_, c)| !allowed(*c)) else { return Ok(()) };
     let span = Span::new(file, at, at + c.len_utf8());
     Err(Box::new(
@@ -282,10 +286,21 @@ impl Builder<'_> {
                 Event::Scalar(content, style, anchor, tag) => {
                     let mut content = content.into_owned();
                     // The last line of a file ends where the file does: what is not there is not part of the text.
-                    if matches!(style, ScalarStyle::Literal | ScalarStyle::Folded) && !self.text.ends_with('\n') && self.text[place.start as usize..].trim_end().ends_with(content.lines().last().unwrap_or("\0").trim_end()) && self.text[(place.end as usize).min(self.text.len())..].trim().is_empty() {
+                    if matches!(style, ScalarStyle::Literal | ScalarStyle::Folded)
+                        && !self.text.ends_with('\n')
+                        && self.text[place.start as usize..]
+                            .trim_end()
+                            .ends_with(content.lines().last().unwrap_or("\0").trim_end())
+                        && self.text[(place.end as usize).min(self.text.len())..].trim().is_empty()
+                    {
                         content.truncate(content.trim_end_matches('\n').len());
                     }
-                    self.add(RawKind::Scalar { text: content, plain: style == ScalarStyle::Plain }, place, anchor, tag.as_deref())
+                    self.add(
+                        RawKind::Scalar { text: content, plain: style == ScalarStyle::Plain },
+                        place,
+                        anchor,
+                        tag.as_deref(),
+                    )
                 }
                 Event::Alias(anchor) => {
                     let Some(target) = self.anchors.get(&anchor).copied() else {
@@ -363,10 +378,13 @@ fn syntax_error(sources: &Sources, file: u32, text: &str, at: usize, info: &str)
     let line_start = text[..at].rfind('\n').map_or(0, |newline| newline + 1);
     let line = text[line_start..].lines().next().unwrap_or("");
     let indentation = &line[..line.len() - line.trim_start().len()];
-    let mut diagnostic = Diagnostic::error("yaml", format!("invalid YAML: {info}")).label(sources, Span::new(file, at, end), "");
+    let mut diagnostic =
+        Diagnostic::error("yaml", format!("invalid YAML: {info}")).label(sources, Span::new(file, at, end), "");
     if let Some(tab) = indentation.find('\t') {
         diagnostic.labels.clear();
-        diagnostic = diagnostic.label(sources, Span::new(file, line_start + tab, line_start + tab + 1), "a tab").help("YAML is indented with spaces, never with tabs");
+        diagnostic = diagnostic
+            .label(sources, Span::new(file, line_start + tab, line_start + tab + 1), "a tab")
+            .help("YAML is indented with spaces, never with tabs");
     } else if info.contains("flow") || text[..at].matches(['[', '{']).count() > text[..at].matches([']', '}']).count() {
         diagnostic = diagnostic.help("a bracket or brace may not be closed before this line");
     } else if info.contains("quoted") || info.contains("EOF") || info.contains("end of stream") {
@@ -393,7 +411,15 @@ struct Resolver<'b, 's> {
 impl<'b, 's> Resolver<'b, 's> {
     fn new(builder: &'b Builder<'s>) -> Self {
         let budget = EXPANDED_VALUES.max(builder.nodes.len() * EXPANDED_TIMES);
-        Self { builder, path: Vec::new(), resets: Vec::new(), expanding: Vec::new(), budget, dotted: HashMap::new(), has_dots: false }
+        Self {
+            builder,
+            path: Vec::new(),
+            resets: Vec::new(),
+            expanding: Vec::new(),
+            budget,
+            dotted: HashMap::new(),
+            has_dots: false,
+        }
     }
 
     fn document(mut self, root: usize, depth: usize) -> Result<Document, Box<Diagnostic>> {
@@ -461,13 +487,20 @@ impl<'b, 's> Resolver<'b, 's> {
         let service = |path: &str| path.split('.').skip_while(|part| *part != "services").nth(1).map(ToOwned::to_owned);
         let inside = |outer: &str, inner: &str| inner.strip_prefix(outer).is_some_and(|rest| rest.starts_with('.'));
         // Without dots in a key nothing but a real cycle could clash, and that is found by other means.
-        let clash = seen.iter().filter(|_| self.has_dots).find(|other| (inside(other, &path) || inside(&path, other)) && service(&path) == service(other)).cloned();
+        let clash = seen
+            .iter()
+            .filter(|_| self.has_dots)
+            .find(|other| (inside(other, &path) || inside(&path, other)) && service(&path) == service(other))
+            .cloned();
         seen.push(path.clone());
         match clash {
             Some(other) => Err(Box::new(
-                Diagnostic::error("alias-cycle", format!("cycle detected: node at path {path} references node at path {other}"))
-                    .label(self.builder.sources, span, "this alias")
-                    .help("Docker Compose refuses this when names with dots begin with each other; rename one of them"),
+                Diagnostic::error(
+                    "alias-cycle",
+                    format!("cycle detected: node at path {path} references node at path {other}"),
+                )
+                .label(self.builder.sources, span, "this alias")
+                .help("Docker Compose refuses this when names with dots begin with each other; rename one of them"),
             )),
             None => Ok(()),
         }
@@ -476,12 +509,11 @@ impl<'b, 's> Resolver<'b, 's> {
     fn scalar(&self, text: &str, plain: bool, raw: &Raw) -> Result<Value, Box<Diagnostic>> {
         let wrong = |name: &str| self.builder.error(format!("cannot read {text:?} as !!{name}"), raw.span);
         Ok(match &raw.tag {
-            RawTag::None if plain => scalar::resolve(text),
-            RawTag::NonSpecific if plain => scalar::resolve(text),
+            RawTag::None | RawTag::NonSpecific if plain => scalar::resolve(text),
             RawTag::Core(name) => match (name.as_str(), scalar::resolve(text)) {
-                ("str", _) => Value::String(text.to_owned()),
                 ("binary", _) => Value::String(decode_base64(text).ok_or_else(|| wrong(name))?),
-                ("float", Value::Int(number)) => {
+                ("float", Value::Int(number)) =>
+                {
                     #[expect(clippy::cast_precision_loss, reason = "what a float tag on a whole number asks for")]
                     Value::Float(number as f64)
                 }
