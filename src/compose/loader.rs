@@ -204,7 +204,7 @@ impl Loader<'_> {
             }
             return name;
         }
-        let names =
+        let mut names =
             sources.iter().flat_map(|source| source.documents.iter()).filter_map(|document| document.root.get("name"));
         if let Some(named) = names.rfind(|node| node.as_str().is_some_and(|name| !name.is_empty())) {
             let mut named = named.clone();
