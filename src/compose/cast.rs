@@ -64,18 +64,21 @@ pub(super) fn parse_int(text: &str) -> Option<i64> {
     (!digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit())).then(|| text.parse().ok()).flatten()
 }
 
-/// Replaces the variables of all texts below a node.
-pub(super) fn interpolate(node: &mut Node, path: &Path<'_>, environment: &Environment, faults: &mut Faults) {
+/// Replaces the variables of all texts below a node. What cannot be replaced is reported, and removed, so that later stages do not
+/// stumble over it; false where that is the node itself.
+pub(super) fn interpolate(node: &mut Node, path: &Path<'_>, environment: &Environment, faults: &mut Faults) -> bool {
     match &mut node.value {
         Value::Map(map) => {
-            for (key, node) in map.iter_mut() {
-                interpolate(node, &path.key(key), environment, faults);
-            }
+            map.retain(|key, node| interpolate(node, &path.key(key), environment, faults));
+            true
         }
         Value::List(list) => {
-            for (index, node) in list.iter_mut().enumerate() {
-                interpolate(node, &path.index(index), environment, faults);
-            }
+            let mut index = 0;
+            list.retain_mut(|node| {
+                index += 1;
+                interpolate(node, &path.index(index - 1), environment, faults)
+            });
+            true
         }
         Value::String(text) => {
             if text.contains('$') {
@@ -93,11 +96,11 @@ pub(super) fn interpolate(node: &mut Node, path: &Path<'_>, environment: &Enviro
                     Ok(value) => *text = value,
                     Err(fault) => {
                         report(&fault, node.span, path, environment, faults);
-                        return;
+                        return false;
                     }
                 }
             }
-            let Some(cast) = cast_at(path.parts().as_slice()) else { return };
+            let Some(cast) = cast_at(path.parts().as_slice()) else { return true };
             let value = match cast {
                 Cast::Int => parse_int(text).map(Value::Int),
                 Cast::Float => units::parse_float(text).map(Value::Float),
@@ -116,7 +119,7 @@ pub(super) fn interpolate(node: &mut Node, path: &Path<'_>, environment: &Enviro
             };
             if let Some(value) = value {
                 node.value = value;
-                return;
+                return true;
             }
             let what = match cast {
                 Cast::Int => "a whole number",
@@ -129,8 +132,9 @@ pub(super) fn interpolate(node: &mut Node, path: &Path<'_>, environment: &Enviro
                     .at_path(path.to_string())
                     .label(&faults.sources, node.span, format!("is {text:?} after interpolation")),
             );
+            false
         }
-        _ => {}
+        _ => true,
     }
 }
 

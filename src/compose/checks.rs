@@ -120,9 +120,6 @@ pub(super) fn consistency(root: &mut Node, disabled: &Map, faults: &mut Faults) 
     let root = &*root;
     let Some(services) = root.get("services").and_then(Node::as_map) else { return };
     for (name, service) in services {
-        if faults.is_tainted(name) {
-            continue;
-        }
         Check { root, services, disabled, name, service, faults }.all();
     }
     for (name, secret) in members(root, "secrets") {
@@ -205,7 +202,9 @@ impl Check<'_> {
         let (service, name) = (self.service, self.name);
         let place = service.place();
         let build = service.get("build");
-        if build.is_none() && text(service, "image").is_empty() && service.get("provider").is_none() {
+        let has_origin = build.is_some() || !text(service, "image").is_empty() || service.get("provider").is_some();
+        // Of a service that lost something it is not known whether that was its image.
+        if !has_origin && !self.faults.is_tainted(name) {
             let message = format!("service {name:?} has neither an image nor a build context specified");
             self.report("no-image", "", message, &[(place, "needs `image` or `build`")], None);
         }

@@ -67,7 +67,8 @@ pub mod optional_mode {
             return Ok(None);
         };
         // A mode that does not fit is not a mode: keep the bits that are.
-        let mode = i64::from_str_radix(text.strip_prefix('0').filter(|rest| !rest.is_empty()).unwrap_or(&text), 8).map_err(serde::de::Error::custom)?;
+        let mode = i64::from_str_radix(text.strip_prefix('0').filter(|rest| !rest.is_empty()).unwrap_or(&text), 8)
+            .map_err(serde::de::Error::custom)?;
         Ok(Some(u32::try_from(mode & 0o7777).unwrap_or(0)))
     }
 }

@@ -245,6 +245,17 @@ impl Checker<'_> {
     }
 
     fn object(&mut self, map: &mut Map, place: Span, object: &'static Object, path: &Path<'_>) {
+        for name in object.required {
+            if !map.contains_key(*name) {
+                let message = format!("{path} is missing {name:?}");
+                let diagnostic = Diagnostic::error("missing-key", message).label(
+                    &self.faults.sources,
+                    place,
+                    format!("needs {name:?}"),
+                );
+                self.report(diagnostic, path);
+            }
+        }
         self.parents.push(object);
         map.retain(|key, node| {
             let path = path.key(key);
@@ -260,17 +271,6 @@ impl Checker<'_> {
             }
         });
         self.parents.pop();
-        for name in object.required {
-            if !map.contains_key(*name) {
-                let message = format!("{path} is missing {name:?}");
-                let diagnostic = Diagnostic::error("missing-key", message).label(
-                    &self.faults.sources,
-                    place,
-                    format!("needs {name:?}"),
-                );
-                self.report(diagnostic, path);
-            }
-        }
     }
 
     fn dictionary(&mut self, map: &mut Map, keys: Keys, strict: bool, value: &'static Rule, path: &Path<'_>) {

@@ -13,9 +13,6 @@ pub(in crate::compose) fn decode(root: &mut Node, faults: &mut Faults) {
         let path = Path::ROOT.key(section);
         let Some(map) = root.get_mut(section).and_then(Node::as_map_mut) else { continue };
         map.retain(|name, node| {
-            if section == "services" && faults.is_tainted(name) {
-                return node.as_map().is_some();
-            }
             if node.is_null() {
                 node.value = Value::Map(Map::new());
             }
