@@ -5,6 +5,7 @@ pub mod context;
 pub mod create;
 pub mod down;
 pub mod error;
+pub mod exec;
 pub mod follow;
 pub mod images;
 pub mod kill;
@@ -87,6 +88,8 @@ enum Command {
     Create(create::CreateArgs),
     /// Stop and remove containers, networks
     Down(down::DownArgs),
+    /// Execute a command in a running container
+    Exec(exec::ExecArgs),
     /// List images used by the created containers
     Images(images::ImagesArgs),
     /// Force stop service containers
@@ -150,6 +153,7 @@ fn run(context: &Context, command: Command) -> Result<(), Error> {
     match command {
         Command::Create(args) => create::run(context, &args),
         Command::Down(args) => down::run(context, &args),
+        Command::Exec(args) => exec::run(context, &args),
         Command::Images(args) => images::run(context, &args),
         Command::Kill(args) => kill::run(context, &args),
         Command::Logs(args) => logs::run(context, &args),

@@ -7,6 +7,7 @@ pub mod logs;
 pub mod ports;
 pub mod progress;
 pub mod table;
+pub mod terminal;
 mod tty;
 
 use std::io::{self, Write as _};

@@ -2,6 +2,7 @@
 #![allow(unsafe_code, reason = "this module is where system calls that nix lacks are made safe")]
 
 pub mod file;
+pub mod terminal;
 pub mod xattr;
 
 /// Fills `buffer` from the kernel's random source (`getrandom(2)`).
