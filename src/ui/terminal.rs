@@ -129,8 +129,7 @@ impl Drop for Session {
 pub fn wait(client: &Client, number: u32) -> io::Result<Ended> {
     let signals = signals(&[Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP])?;
     loop {
-        let mut fds =
-            [PollFd::new(client.as_fd(), PollFlags::POLLIN), PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
+        let mut fds = [PollFd::new(client.as_fd(), PollFlags::POLLIN), PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
         match poll(&mut fds, PollTimeout::NONE) {
             Err(Errno::EINTR) => continue,
             result => result?,
@@ -200,4 +199,3 @@ fn nonblocking(file: &File) -> io::Result<()> {
     fcntl(file, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
     Ok(())
 }
-

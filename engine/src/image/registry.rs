@@ -178,6 +178,11 @@ pub enum RegistryError {
 }
 
 impl RegistryError {
+    /// Tells whether there was not even a connection.
+    pub(crate) fn is_connect(&self) -> bool {
+        matches!(self, Self::Unreachable { source, .. } if source.is_connect())
+    }
+
     /// Tells whether asking another endpoint makes sense.
     fn is_elsewhere_perhaps(&self) -> bool {
         !matches!(self, Self::Settings(_) | Self::NoEndpoint { .. } | Self::Abandoned)
@@ -215,6 +220,9 @@ impl Client {
     pub(crate) async fn manifest(&self, reference: &Reference) -> Result<FetchedManifest, RegistryError> {
         let mut failures: Vec<RegistryError> = Vec::new();
         for endpoint in self.options.settings.endpoints(reference.registry())? {
+            if endpoint.is_fallback && !failures.last().is_some_and(RegistryError::is_connect) {
+                continue;
+            }
             match self.manifest_at(&endpoint, reference, &reference.identifier(), reference.digest()).await {
                 Ok(manifest) => return Ok(manifest),
                 Err(error) if error.is_elsewhere_perhaps() => {
@@ -344,6 +352,9 @@ impl Client {
         let mut position = start;
         let mut failures = Vec::new();
         for endpoint in endpoints {
+            if endpoint.is_fallback && endpoint != *preferred {
+                continue;
+            }
             match self.blob_at(&endpoint, reference, descriptor, &mut position, &sink, report).await {
                 Ok(()) => return Ok(()),
                 Err(error) if error.is_elsewhere_perhaps() => failures.push(error),

@@ -105,6 +105,8 @@ pub(crate) struct Endpoint {
     pub(crate) insecure: bool,
     /// It is asked for what another registry has.
     pub(crate) is_mirror: bool,
+    /// It is the one before it, without TLS: only to be asked when that cannot be reached.
+    pub(crate) is_fallback: bool,
 }
 
 impl RegistrySettings {
@@ -166,16 +168,20 @@ impl RegistrySettings {
         let config = self.registries.get(&registry);
         let insecure = config.is_some_and(|config| config.insecure);
         let has_ca = config.is_some_and(|config| config.ca.is_some());
-        let mut add = |base: Url| endpoints.push(Endpoint { base, registry: registry.clone(), insecure, is_mirror });
+        let mut add = |base: Url, is_fallback: bool| {
+            endpoints.push(Endpoint { base, registry: registry.clone(), insecure, is_mirror, is_fallback });
+        };
+        let mut is_fallback = false;
         if !has_scheme {
             if is_loopback(&base.host) && !has_ca && !insecure {
                 base = parse_address(address, Scheme::Http)?;
             } else if insecure {
-                add(base);
+                add(base, false);
                 base = parse_address(address, Scheme::Http)?;
+                is_fallback = true;
             }
         }
-        add(base);
+        add(base, is_fallback);
         Ok(())
     }
 
