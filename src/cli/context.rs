@@ -39,32 +39,11 @@ impl Context {
         Self { global, ui, compatible }
     }
 
-    /// Returns what the loader is asked for.
-    pub fn load_options(&self) -> Result<LoadOptions, Error> {
-        let global = &self.global;
-        Ok(LoadOptions {
-            files: global.file.clone(),
-            project_directory: global.project_directory.clone(),
-            project_name: global.project_name.clone(),
-            profiles: global.profile.clone(),
-            env_files: global.env_file.clone(),
-            // Variables that are not text cannot be written into a compose file.
-            environment: std::env::vars_os()
-                .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-                .collect(),
-            working_dir: std::env::current_dir()?,
-            all_resources: global.all_resources,
-            ..LoadOptions::default()
-        })
-    }
-
     /// Loads the project with these services and what they depend on; no services: all.
     pub fn project(&self, services: &[String]) -> Result<Project, Error> {
-        let options = LoadOptions { services: services.to_vec(), ..self.load_options()? };
+        let options = LoadOptions { services: services.to_vec(), ..self.global.load_options() };
         let loaded = compose::load(&options, &Disk).map_err(Error::Faults)?;
-        for warning in &loaded.warnings {
-            self.ui.diagnostic(warning);
-        }
+        self.ui.diagnostics(&loaded.warnings);
         Ok(loaded.project)
     }
 
@@ -144,8 +123,7 @@ impl Context {
 
     /// Returns whether a variable of the environment says yes.
     pub fn is_set(&self, variable: &str) -> bool {
-        std::env::var(variable)
-            .is_ok_and(|value| matches!(value.to_ascii_lowercase().as_str(), "1" | "true" | "yes" | "t" | "y"))
+        std::env::var(variable).is_ok_and(|value| super::is_yes(&value))
     }
 
     pub fn parallel(&self) -> Option<usize> {

@@ -1,6 +1,7 @@
 //! The command line: one file per command, with its arguments and a short call into the project.
 
 pub mod attach;
+pub mod config;
 pub mod context;
 pub mod create;
 pub mod down;
@@ -25,12 +26,14 @@ pub mod version;
 pub mod volumes;
 pub mod wait;
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
+use crate::compose::{Diagnostic, LoadOptions};
 use crate::ui::Ui;
 use crate::ui::colour::Ansi;
 use crate::ui::progress::Form;
@@ -77,13 +80,58 @@ pub struct GlobalArgs {
     /// Include all resources, even those not used by services
     #[arg(long)]
     pub all_resources: bool,
+    /// Run in backward compatibility mode
+    #[arg(long)]
+    pub compatibility: bool,
     /// Keep everything below this directory instead of in /var/lib/rcompose and /run/rcompose
     #[arg(long, value_name = "DIR", env = "RCOMPOSE_ROOT", hide = true)]
     pub root: Option<PathBuf>,
 }
 
+impl GlobalArgs {
+    /// Returns what the loader is asked for, with the process environment and the working directory.
+    pub fn load_options(&self) -> LoadOptions {
+        let lossy = |text: OsString| text.to_string_lossy().into_owned();
+        let environment =
+            std::env::vars_os().map(|(name, value)| (lossy(name), lossy(value))).collect::<BTreeMap<_, _>>();
+        let compatible = environment.get("COMPOSE_COMPATIBILITY").is_some_and(|value| is_yes(value));
+        LoadOptions {
+            files: self.file.clone(),
+            project_directory: self.project_directory.clone(),
+            project_name: self.project_name.clone(),
+            profiles: self.profile.clone(),
+            env_files: self.env_file.clone(),
+            environment,
+            working_dir: std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/")),
+            all_resources: self.all_resources,
+            no_normalize: self.compatibility || compatible,
+            ..LoadOptions::default()
+        }
+    }
+
+    /// Returns whether errors are drawn with colours.
+    pub fn colours(&self) -> bool {
+        self.ansi.on(&std::io::stderr())
+    }
+}
+
+/// Returns whether the value of a variable of the environment means yes.
+fn is_yes(value: &str) -> bool {
+    matches!(value.to_ascii_lowercase().as_str(), "1" | "t" | "true" | "y" | "yes")
+}
+
+/// Shows faults of compose files, or remarks about them; with `json` one object a line.
+pub fn show(found: &[Diagnostic], colours: bool, json: bool) {
+    let ansi = if colours { Ansi::Always } else { Ansi::Never };
+    let ui = Ui { ansi, form: if json { Form::Json } else { Form::Plain } };
+    ui.diagnostics(found);
+}
+
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Parse, resolve and render compose file in canonical format
+    #[command(visible_alias = "convert")]
+    Config(config::ConfigArgs),
     /// Creates containers for a service
     Create(create::CreateArgs),
     /// Stop and remove containers, networks
@@ -143,33 +191,31 @@ pub fn main() -> ExitCode {
     };
     let ui = Ui { ansi: cli.global.ansi, form: cli.global.progress };
     let context = Context::new(cli.global, ui, compatible);
-    match run(&context, cli.command) {
+    let done = match cli.command {
+        Command::Config(args) => return config::run(&context.global, &args),
+        Command::Create(args) => create::run(&context, &args),
+        Command::Down(args) => down::run(&context, &args),
+        Command::Exec(args) => exec::run(&context, &args),
+        Command::Images(args) => images::run(&context, &args),
+        Command::Kill(args) => kill::run(&context, &args),
+        Command::Logs(args) => logs::run(&context, &args),
+        Command::Ls(args) => ls::run(&context, &args),
+        Command::Port(args) => port::run(&context, &args),
+        Command::Ps(args) => ps::run(&context, &args),
+        Command::Pull(args) => pull::run(&context, &args),
+        Command::Restart(args) => restart::run(&context, &args),
+        Command::Rm(args) => rm::run(&context, &args),
+        Command::Scale(args) => scale::run(&context, &args),
+        Command::Start(args) => start::run(&context, &args),
+        Command::Stop(args) => stop::run(&context, &args),
+        Command::Up(args) => up::run(&context, &args),
+        Command::Version(args) => version::run(&context, &args),
+        Command::Volumes(args) => volumes::run(&context, &args),
+        Command::Wait(args) => wait::run(&context, &args),
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => ExitCode::from(report(ui, &error)),
-    }
-}
-
-fn run(context: &Context, command: Command) -> Result<(), Error> {
-    match command {
-        Command::Create(args) => create::run(context, &args),
-        Command::Down(args) => down::run(context, &args),
-        Command::Exec(args) => exec::run(context, &args),
-        Command::Images(args) => images::run(context, &args),
-        Command::Kill(args) => kill::run(context, &args),
-        Command::Logs(args) => logs::run(context, &args),
-        Command::Ls(args) => ls::run(context, &args),
-        Command::Port(args) => port::run(context, &args),
-        Command::Ps(args) => ps::run(context, &args),
-        Command::Pull(args) => pull::run(context, &args),
-        Command::Restart(args) => restart::run(context, &args),
-        Command::Rm(args) => rm::run(context, &args),
-        Command::Scale(args) => scale::run(context, &args),
-        Command::Start(args) => start::run(context, &args),
-        Command::Stop(args) => stop::run(context, &args),
-        Command::Up(args) => up::run(context, &args),
-        Command::Version(args) => version::run(context, &args),
-        Command::Volumes(args) => volumes::run(context, &args),
-        Command::Wait(args) => wait::run(context, &args),
     }
 }
 
@@ -183,9 +229,7 @@ fn report(ui: Ui, error: &Error) -> u8 {
             1
         }
         Error::Faults(faults) => {
-            for fault in faults {
-                ui.diagnostic(fault);
-            }
+            ui.diagnostics(faults);
             1
         }
         Error::Exit(code) => *code,

@@ -26,7 +26,7 @@ pub fn config(project: &str, network: &Network, labels: Labels) -> Result<Networ
         "ipvlan" => Driver::Ipvlan,
         other => return Err(invalid("driver", format!("`{other}` is not a driver: bridge, macvlan or ipvlan"))),
     };
-    let subnets = network.ipam.iter().filter_map(|pool| subnet(pool).transpose());
+    let subnets = network.ipam.config.iter().filter_map(|pool| subnet(pool).transpose());
     Ok(NetworkConfig {
         name: network.name.clone(),
         project: Some(project.to_owned()),
@@ -76,9 +76,14 @@ fn range(text: &str) -> Result<(IpAddr, u8), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::compose::model::Ipam;
 
     fn with_pool(pool: IpamPool) -> Result<NetworkConfig, InvalidNetwork> {
-        let network = Network { name: "p_back".into(), ipam: vec![pool], ..Network::default() };
+        let network = Network {
+            name: "p_back".into(),
+            ipam: Ipam { config: vec![pool], ..Ipam::default() },
+            ..Network::default()
+        };
         config("p", &network, Labels::new())
     }
 
