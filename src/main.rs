@@ -1,29 +1,25 @@
 //! Chooses the front door; nothing else.
-//!
-//! That comes before any thread or runtime exists: a supervisor forks its launcher first.
 
-mod whoami;
-
-use std::path::Path;
 use std::process::ExitCode;
 
 use rcompose_engine::supervisor;
 
+/// What the built-in image calls this program, which it has as its own.
+const WHOAMI: &str = "whoami";
+
 fn main() -> ExitCode {
-    let arguments = std::env::args_os().collect::<Vec<_>>();
-    let name = arguments.first().and_then(|name| Path::new(name).file_name());
-    let texts =
-        |from| arguments.iter().skip(from).map(|argument| argument.to_string_lossy().into_owned()).collect::<Vec<_>>();
-    // The built-in image has this program as `/whoami`.
-    if name.is_some_and(|name| name == "whoami") {
-        return exit(whoami::run(&texts(1)));
+    let mut arguments = std::env::args_os();
+    let name = arguments.next().unwrap_or_default();
+    let rest = || std::env::args().skip(1).collect::<Vec<_>>();
+    if std::path::Path::new(&name).file_name().is_some_and(|name| name == WHOAMI) {
+        return code(rcompose::whoami::run(&rest()));
     }
-    if arguments.get(1).is_some_and(|argument| argument == supervisor::spawn::FRONT_DOOR) {
-        return exit(supervisor::run(&texts(2)));
+    if arguments.next().is_some_and(|first| first == supervisor::spawn::FRONT_DOOR) {
+        return code(supervisor::run(&rest()[1..]));
     }
     rcompose::cli::main()
 }
 
-fn exit(code: i32) -> ExitCode {
-    ExitCode::from(u8::try_from(code).unwrap_or(1))
+fn code(code: i32) -> ExitCode {
+    ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX))
 }

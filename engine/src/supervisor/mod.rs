@@ -36,6 +36,7 @@ use crate::image::Store;
 use crate::network::{Networks, Options};
 use crate::root::Root;
 use crate::shim::launcher::Launcher;
+use crate::shim::sealed;
 use project::Project;
 
 /// Worker threads of a supervisor: enough to overlap netlink and file work, few enough to stay small.
@@ -48,6 +49,11 @@ pub fn run(arguments: &[String]) -> i32 {
     let [data, run, project] = arguments else {
         return refuse("a supervisor needs the data directory, the run directory and the project's name");
     };
+    if !sealed::is_sealed() {
+        let mut sealed = vec!["rcompose".to_owned(), spawn::FRONT_DOOR.to_owned()];
+        sealed.extend_from_slice(arguments);
+        return refuse(&format!("cannot execute a sealed copy of this program: {}", sealed::exec_sealed(&sealed)));
+    }
     let root = Root::new(PathBuf::from(data), PathBuf::from(run));
     match supervise(&root, project) {
         Ok(()) => 0,
