@@ -27,6 +27,7 @@ use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -41,6 +42,8 @@ use project::Project;
 
 /// Worker threads of a supervisor: enough to overlap netlink and file work, few enough to stay small.
 const THREADS: usize = 2;
+/// How long a new supervisor with nothing to do waits for the command that started it.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Is a supervisor: the front door of the process that [`spawn::start`] starts, with [`spawn::arguments`].
 ///
@@ -172,7 +175,9 @@ async fn serve(root: Root, name: String, directory: &Path, launcher: Launcher) -
     let mut children = signal(SignalKind::child()).map_err(|error| format!("cannot hear of children: {error}"))?;
     project.adopt_all().await.map_err(|failure| failure.to_string())?;
     ready();
-    project.settle();
+    // Whoever started this process is about to connect, if it was not killed.
+    let mut patience = Box::pin(tokio::time::sleep(PATIENCE));
+    let mut patient = true;
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
@@ -194,6 +199,10 @@ async fn serve(root: Root, name: String, directory: &Path, launcher: Launcher) -
                     // Without it nothing can be started. The shims start a supervisor that has one.
                     return Err("the launcher was killed".to_owned());
                 }
+            }
+            () = &mut patience, if patient => {
+                patient = false;
+                project.settle();
             }
             () = project.idle.notified() => {
                 // A command that connected at this moment keeps the supervisor.
