@@ -77,9 +77,6 @@ fn launch(socket: &OwnedFd) -> ! {
         // Nothing in a container may look into a shim, or into a process on its way into the container.
         nix::sys::prctl::set_dumpable(false)?;
         nix::unistd::setsid()?;
-        // A command waits for the end of the pipe that is the supervisor's standard output.
-        let null = nix::fcntl::open(c"/dev/null", OFlag::O_RDWR | OFlag::O_CLOEXEC, nix::sys::stat::Mode::empty())?;
-        nix::unistd::dup2_stdout(null)?;
         Ok(())
     });
     if ready.is_err() {
