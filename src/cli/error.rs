@@ -3,7 +3,7 @@
 use std::error::Error as StdError;
 use std::io;
 
-use rcompose_engine::protocol::Failure;
+use rcompose_engine::supervisor::client::ClientError;
 
 use crate::compose::Diagnostic;
 use crate::project::apply::ApplyError;
@@ -64,7 +64,7 @@ fn message(error: &(dyn StdError + 'static)) -> Message {
     let mut hint = None;
     let mut cause = Some(error);
     while let Some(error) = cause {
-        if let Some(failure) = error.downcast_ref::<Failure>() {
+        if let Some(ClientError::Failed(failure)) = error.downcast_ref::<ClientError>() {
             hint.clone_from(&failure.hint);
         }
         let said = error.to_string();
@@ -79,8 +79,7 @@ fn message(error: &(dyn StdError + 'static)) -> Message {
 
 #[cfg(test)]
 mod tests {
-    use rcompose_engine::protocol::FailureKind;
-    use rcompose_engine::supervisor::client::ClientError;
+    use rcompose_engine::protocol::{Failure, FailureKind};
 
     use super::*;
     use crate::project::apply::StepError;
