@@ -41,21 +41,7 @@ impl Context {
 
     /// Returns what the loader is asked for.
     pub fn load_options(&self) -> Result<LoadOptions, Error> {
-        let global = &self.global;
-        Ok(LoadOptions {
-            files: global.file.clone(),
-            project_directory: global.project_directory.clone(),
-            project_name: global.project_name.clone(),
-            profiles: global.profile.clone(),
-            env_files: global.env_file.clone(),
-            // Variables that are not text cannot be written into a compose file.
-            environment: std::env::vars_os()
-                .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-                .collect(),
-            working_dir: std::env::current_dir()?,
-            all_resources: global.all_resources,
-            ..LoadOptions::default()
-        })
+        Ok(self.global.load_options())
     }
 
     /// Loads the project with these services and what they depend on; no services: all.

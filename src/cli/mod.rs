@@ -1,6 +1,7 @@
 //! The command line: one file per command, with its arguments and a short call into the project.
 
 pub mod attach;
+pub mod config;
 pub mod context;
 pub mod create;
 pub mod down;
@@ -24,13 +25,15 @@ pub mod version;
 pub mod volumes;
 pub mod wait;
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
-use crate::ui::Ui;
+use crate::compose::{Diagnostic, LoadOptions, Severity};
+use crate::ui::{Ui, diagnostics};
 use crate::ui::colour::Ansi;
 use crate::ui::progress::Form;
 use context::Context;
@@ -76,13 +79,49 @@ pub struct GlobalArgs {
     /// Include all resources, even those not used by services
     #[arg(long)]
     pub all_resources: bool,
+    /// Names joined by `_` and fields left as they were written, as Docker Compose 1 had it
+    #[arg(long)]
+    pub compatibility: bool,
     /// Keep everything below this directory instead of in /var/lib/rcompose and /run/rcompose
     #[arg(long, value_name = "DIR", env = "RCOMPOSE_ROOT", hide = true)]
     pub root: Option<PathBuf>,
 }
 
+impl GlobalArgs {
+    /// What to load, with the process environment and the working directory.
+    pub fn load_options(&self) -> LoadOptions {
+        // Variables that are not text cannot be written into a compose file.
+        let environment: BTreeMap<String, String> = std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+            .collect();
+        let truthy = |value: &String| matches!(value.to_lowercase().as_str(), "1" | "t" | "true");
+        let compatibility = self.compatibility || environment.get("COMPOSE_COMPATIBILITY").is_some_and(truthy);
+        LoadOptions {
+            files: self.file.clone(),
+            project_directory: self.project_directory.clone(),
+            project_name: self.project_name.clone(),
+            profiles: self.profile.clone(),
+            env_files: self.env_file.clone(),
+            environment,
+            // A directory that was removed is no worse than one without a compose file.
+            working_dir: std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/")),
+            all_resources: self.all_resources,
+            no_normalize: compatibility,
+            ..LoadOptions::default()
+        }
+    }
+
+    /// Whether errors are drawn with colours.
+    pub fn colours(&self) -> bool {
+        Ui { ansi: self.ansi, form: self.progress }.colours_err()
+    }
+}
+
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Parse, resolve and render the compose files in canonical form
+    #[command(visible_alias = "convert")]
+    Config(config::ConfigArgs),
     /// Creates containers for a service
     Create(create::CreateArgs),
     /// Stop and remove containers, networks
@@ -138,6 +177,9 @@ pub fn main() -> ExitCode {
             return ExitCode::from(if error.use_stderr() { 16 } else { 0 });
         }
     };
+    if let Command::Config(arguments) = &cli.command {
+        return config::run(&cli.global, arguments);
+    }
     let ui = Ui { ansi: cli.global.ansi, form: cli.global.progress };
     let context = Context::new(cli.global, ui, compatible);
     match run(&context, cli.command) {
@@ -148,6 +190,7 @@ pub fn main() -> ExitCode {
 
 fn run(context: &Context, command: Command) -> Result<(), Error> {
     match command {
+        Command::Config(_) => Ok(()),
         Command::Create(args) => create::run(context, &args),
         Command::Down(args) => down::run(context, &args),
         Command::Images(args) => images::run(context, &args),
@@ -226,4 +269,20 @@ mod tests {
         assert_eq!(cli.global.file, ["a.yaml", "b.yaml"]);
         assert!(matches!(cli.command, Command::Logs(args) if args.follow && args.services == ["web"]));
     }
+}
+
+/// Shows diagnostics on standard error; with `json` one object a line.
+pub fn show(found: &[Diagnostic], colours: bool, json: bool) {
+    use std::io::Write as _;
+    let mut text = String::new();
+    for diagnostic in found {
+        text.push_str(&if json { diagnostics::json(diagnostic) } else { diagnostics::render(diagnostic, colours) });
+        text.push('\n');
+    }
+    let errors = found.iter().filter(|diagnostic| diagnostic.severity == Severity::Error).count();
+    if errors > 1 && !json {
+        text.push_str(&format!("{errors} errors\n"));
+    }
+    // Where standard error is closed there is nobody to tell.
+    let _ = std::io::stderr().lock().write_all(text.as_bytes());
 }

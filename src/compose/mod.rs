@@ -10,21 +10,51 @@
 //! Faults are collected, not thrown: a stage that finds one reports it, removes what is wrong and goes on with the rest, so that
 //! one run shows every independent fault.
 
+mod canonical;
+mod cast;
+mod checks;
+pub mod deep;
 pub mod diagnostic;
+mod discover;
+pub mod dotenv;
+pub mod environment;
+mod faults;
 pub mod files;
+mod gopath;
+pub mod interpolate;
+mod loader;
+mod merge;
 pub mod model;
 pub mod node;
+mod normalize;
+mod path;
+mod paths;
+pub mod print;
+mod resolve;
+mod schema;
 mod select;
+pub mod shape;
+mod shell;
+pub mod short;
 pub mod source;
+mod suggest;
+mod typed;
+mod unique;
 pub mod units;
+pub mod yaml;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 pub use diagnostic::{Diagnostic, Label, Severity};
+pub use environment::Environment;
+use faults::Faults;
 pub use files::{Disk, Files};
+use loader::Outcome;
 pub use model::{Project, Service};
+use node::{Map, Node, Value};
 pub use select::SelectError;
+use source::Sources;
 
 /// What to load, and how.
 #[derive(Debug, Clone, Default)]
@@ -67,16 +97,92 @@ pub struct Loaded {
     pub project: Project,
     /// What is odd but no fault.
     pub warnings: Vec<Diagnostic>,
+    /// The tree that the project was made of: every value with its place.
+    pub tree: deep::Tree,
+    /// How deep the tree is nested; above [`deep::SHALLOW`] walk it with [`deep::run`].
+    pub depth: usize,
+    /// The variables and where they come from.
+    pub environment: Environment,
+    /// The files that places refer to.
+    pub sources: Sources,
+}
+
+/// A project before types are given to it, as `config --no-interpolate` and `--variables` show it.
+#[derive(Debug)]
+pub struct Untyped {
+    /// The tree.
+    pub tree: deep::Tree,
+    /// How deep the tree is nested; above [`deep::SHALLOW`] walk it with [`deep::run`].
+    pub depth: usize,
+    /// What is odd but no fault.
+    pub warnings: Vec<Diagnostic>,
 }
 
 /// Loads a project: finds, reads, merges, checks and resolves its compose files.
 ///
 /// # Errors
-/// All faults that were found, in the order of the files; warnings come with them.
+/// All faults that were found; warnings come with them, before the errors.
 pub fn load(options: &LoadOptions, files: &dyn Files) -> Result<Loaded, Vec<Diagnostic>> {
-    let _ = (options, files);
-    Err(vec![Diagnostic::error(
-        "unfinished",
-        "the loader is being written",
-    )])
+    with_stack(|deep_stack| {
+        let mut faults = Faults::default();
+        match loader::load(options, files, &mut faults, deep_stack) {
+            Outcome::NeedsStack => None,
+            Outcome::Failed => Some(Err(faults.take())),
+            Outcome::Model(model) => Some(finish(*model, options, files, faults)),
+        }
+    })
+}
+
+/// Loads a project as a tree in its long form, whose values have not got their types.
+///
+/// # Errors
+/// All faults that were found; warnings come with them, before the errors.
+pub fn load_untyped(options: &LoadOptions, files: &dyn Files) -> Result<Untyped, Vec<Diagnostic>> {
+    with_stack(|deep_stack| {
+        let mut faults = Faults::default();
+        match loader::load(options, files, &mut faults, deep_stack) {
+            Outcome::NeedsStack => None,
+            Outcome::Model(model) if faults.errors() == 0 => Some(Ok(Untyped { tree: deep::Tree(model.root), depth: model.depth, warnings: faults.take() })),
+            Outcome::Model(_) | Outcome::Failed => Some(Err(faults.take())),
+        }
+    })
+}
+
+/// Runs a function on this thread, and again on one with a large stack if it says that it needs that.
+fn with_stack<T: Send>(function: impl Fn(bool) -> Option<Result<T, Vec<Diagnostic>>> + Sync) -> Result<T, Vec<Diagnostic>> {
+    function(false).unwrap_or_else(|| deep::run(|| function(true)).unwrap_or_else(|| Err(Vec::new())))
+}
+
+/// Gives a loaded tree its types, checks it, and makes the project of it.
+fn finish(model: loader::Model, options: &LoadOptions, files: &dyn Files, mut faults: Faults) -> Result<Loaded, Vec<Diagnostic>> {
+    let loader::Model { mut root, name, discovered, depth } = model;
+    if options.no_normalize
+        && let Some(map) = root.as_map_mut()
+    {
+        map.insert("name".to_owned(), Node::string(name.clone(), source::Span::NONE));
+    }
+    shape::decode(&mut root, &mut faults);
+    let mut selection = select::Selection::new(&mut root, discovered.profiles.clone());
+    if !options.no_consistency {
+        checks::consistency(&root, &selection.disabled, &mut faults);
+    }
+    selection.select(&mut root, &options.services, &mut faults);
+    for service in root.get_mut("services").and_then(Node::as_map_mut).into_iter().flat_map(Map::values_mut) {
+        if !options.no_env_resolution {
+            resolve::env_files(service, &discovered.environment, files, &mut faults);
+        }
+        resolve::label_files(service, files, &mut faults);
+    }
+    if !options.all_resources {
+        select::drop_unused(&mut root);
+    }
+    if faults.errors() > 0 {
+        return Err(faults.take());
+    }
+    let project = typed::project(&root, &selection.disabled, &name, &discovered, selection.profiles, depth, &mut faults);
+    if faults.errors() > 0 {
+        return Err(faults.take());
+    }
+    let warnings = faults.take();
+    Ok(Loaded { project, warnings, tree: deep::Tree(root), depth, environment: discovered.environment, sources: faults.sources })
 }

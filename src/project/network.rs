@@ -26,7 +26,7 @@ pub fn config(project: &str, network: &Network, labels: Labels) -> Result<Networ
         "ipvlan" => Driver::Ipvlan,
         other => return Err(invalid("driver", format!("`{other}` is not a driver: bridge, macvlan or ipvlan"))),
     };
-    let subnets = network.ipam.iter().filter_map(|pool| subnet(pool).transpose());
+    let subnets = network.ipam.config.iter().filter_map(|pool| subnet(pool).transpose());
     Ok(NetworkConfig {
         name: network.name.clone(),
         project: Some(project.to_owned()),

@@ -23,10 +23,11 @@ pub mod wire;
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write as _};
-use std::os::fd::AsRawFd as _;
+use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -41,6 +42,8 @@ use project::Project;
 
 /// Worker threads of a supervisor: enough to overlap netlink and file work, few enough to stay small.
 const THREADS: usize = 2;
+/// How long a new supervisor with nothing to do waits for the command that started it.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Is a supervisor: the front door of the process that [`spawn::start`] starts, with [`spawn::arguments`].
 ///
@@ -55,10 +58,29 @@ pub fn run(arguments: &[String]) -> i32 {
         return refuse(&format!("cannot execute a sealed copy of this program: {}", sealed::exec_sealed(&sealed)));
     }
     let root = Root::new(PathBuf::from(data), PathBuf::from(run));
-    match supervise(&root, project) {
+    let mut waiting = match take_stdout() {
+        Ok(waiting) => Some(waiting),
+        Err(error) => return refuse(&format!("cannot replace standard output: {error}")),
+    };
+    match supervise(&root, project, &mut waiting) {
         Ok(()) => 0,
-        Err(error) => refuse(&error),
+        Err(error) => {
+            if let Some(mut waiting) = waiting {
+                // Nobody may be waiting any more.
+                let _ = writeln!(waiting, "{error}");
+            }
+            let _ = writeln!(io::stderr(), "{error}");
+            1
+        }
     }
+}
+
+/// Takes standard output, where the command that waits for this supervisor listens, away from what this process starts.
+fn take_stdout() -> io::Result<File> {
+    let waiting = io::stdout().as_fd().try_clone_to_owned()?;
+    let null = File::options().read(true).write(true).open("/dev/null")?;
+    nix::unistd::dup2_stdout(null)?;
+    Ok(waiting.into())
 }
 
 /// Says why there is no supervisor: to the command that waits for it, and to the log.
@@ -69,7 +91,7 @@ fn refuse(reason: &str) -> i32 {
     1
 }
 
-fn supervise(root: &Root, project: &str) -> Result<(), String> {
+fn supervise(root: &Root, project: &str, waiting: &mut Option<File>) -> Result<(), String> {
     // Not in the terminal's session: its Ctrl-C and hang-up are not for the supervisor. It fails only for the leader
     // of a session, which is as good.
     let _ = nix::unistd::setsid();
@@ -80,7 +102,7 @@ fn supervise(root: &Root, project: &str) -> Result<(), String> {
     let directory = root.project_run(project);
     let Some(lock) = lock(&directory)? else {
         // Another supervisor has the project; whoever wanted one has one.
-        ready();
+        ready(waiting);
         return Ok(());
     };
     let launcher = Launcher::start().map_err(|error| format!("cannot start the launcher: {error}"))?;
@@ -91,7 +113,7 @@ fn supervise(root: &Root, project: &str) -> Result<(), String> {
         .enable_all()
         .build()
         .map_err(|error| format!("cannot start the runtime: {error}"))?;
-    let outcome = runtime.block_on(serve(root.clone(), project.to_owned(), &directory, launcher));
+    let outcome = runtime.block_on(serve(root.clone(), project.to_owned(), &directory, launcher, waiting));
     runtime.shutdown_background();
     if outcome.is_ok() {
         // While the lock is held, so that no successor's files are taken for ours.
@@ -144,14 +166,11 @@ fn leave(directory: &Path) {
     }
 }
 
-fn ready() {
-    let mut stdout = io::stdout();
-    // Nobody may be waiting: a shim that starts a supervisor does not.
-    let _ = stdout.write_all(spawn::READY.as_bytes());
-    let _ = stdout.flush();
-    // The end of the pipe is what the command waits for; /dev/null takes its place.
-    if let Ok(null) = File::options().read(true).write(true).open("/dev/null") {
-        let _ = nix::unistd::dup2_stdout(null);
+/// Tells the command that waits for this supervisor that it may connect.
+fn ready(waiting: &mut Option<File>) {
+    if let Some(mut waiting) = waiting.take() {
+        // Nobody may be waiting: a shim that starts a supervisor does not.
+        let _ = waiting.write_all(spawn::READY.as_bytes());
     }
 }
 
@@ -161,7 +180,13 @@ fn tracing_to_stderr() {
     fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(false).init();
 }
 
-async fn serve(root: Root, name: String, directory: &Path, launcher: Launcher) -> Result<(), String> {
+async fn serve(
+    root: Root,
+    name: String,
+    directory: &Path,
+    launcher: Launcher,
+    waiting: &mut Option<File>,
+) -> Result<(), String> {
     // Before anything that takes time: commands that come meanwhile wait in the queue, and need not start a supervisor.
     let listener = listen(directory).map_err(|error| format!("cannot listen in {}: {error}", directory.display()))?;
     let host = Host::detect().map_err(|error| error.to_string())?;
@@ -171,8 +196,10 @@ async fn serve(root: Root, name: String, directory: &Path, launcher: Launcher) -
     // Children end while containers are being adopted already.
     let mut children = signal(SignalKind::child()).map_err(|error| format!("cannot hear of children: {error}"))?;
     project.adopt_all().await.map_err(|failure| failure.to_string())?;
-    ready();
-    project.settle();
+    ready(waiting);
+    // Whoever started this process is about to connect, if it was not killed.
+    let mut patience = Box::pin(tokio::time::sleep(PATIENCE));
+    let mut patient = true;
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
@@ -194,6 +221,10 @@ async fn serve(root: Root, name: String, directory: &Path, launcher: Launcher) -
                     // Without it nothing can be started. The shims start a supervisor that has one.
                     return Err("the launcher was killed".to_owned());
                 }
+            }
+            () = &mut patience, if patient => {
+                patient = false;
+                project.settle();
             }
             () = project.idle.notified() => {
                 // A command that connected at this moment keeps the supervisor.

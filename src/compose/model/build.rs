@@ -48,8 +48,27 @@ pub struct Build {
 
 /// An SSH agent socket or key given to the build.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "String", into = "String")]
 pub struct SshKey {
     pub id: String,
     /// None: the agent of the user.
     pub path: Option<String>,
+}
+
+impl From<String> for SshKey {
+    fn from(text: String) -> Self {
+        match text.split_once(": ") {
+            Some((id, path)) => Self { id: id.to_owned(), path: Some(path.to_owned()) },
+            None => Self { id: text, path: None },
+        }
+    }
+}
+
+impl From<SshKey> for String {
+    fn from(key: SshKey) -> Self {
+        match key.path {
+            Some(path) => format!("{}: {path}", key.id),
+            None => key.id,
+        }
+    }
 }

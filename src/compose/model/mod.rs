@@ -22,7 +22,7 @@ pub use deploy::{
     Deploy, DeployRestartPolicy, DeviceRequest, GenericResource, Placement, Reservations,
     ResourceLimits, Resources, UpdateConfig,
 };
-pub use resources::{Config, IpamPool, Model, Network, Secret, Volume};
+pub use resources::{Config, Ipam, IpamPool, Model, Network, Secret, Volume};
 pub use service::{
     Blkio, BlkioRate, BlkioWeight, CredentialSpec, Dependency, Develop, Device, FileMount,
     Healthcheck, Hook, Logging, Mount, MountBind, MountImage, MountTmpfs, MountVolume, Port,

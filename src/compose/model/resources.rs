@@ -13,8 +13,7 @@ pub struct Network {
     /// None: the engine's default driver (`bridge`).
     pub driver: Option<String>,
     pub driver_opts: BTreeMap<String, String>,
-    pub ipam_driver: Option<String>,
-    pub ipam: Vec<IpamPool>,
+    pub ipam: Ipam,
     /// Exists already; never created and never removed.
     pub external: bool,
     /// No route to the outside.
@@ -25,6 +24,16 @@ pub struct Network {
     pub enable_ipv6: Option<bool>,
     /// The hash of the definition (sha256, hexadecimal), as in Docker Compose's label `com.docker.compose.config-hash`.
     pub config_hash: String,
+}
+
+/// How a network gets its addresses.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Ipam {
+    /// None: the engine's default.
+    pub driver: Option<String>,
+    /// Empty: a pool of the engine's choice.
+    pub config: Vec<IpamPool>,
 }
 
 /// One address pool of a network.

@@ -139,6 +139,8 @@ pub struct Service {
     /// `service[:ro]` or `container:name[:ro]`.
     pub volumes_from: Vec<String>,
     pub working_dir: Option<String>,
+    /// Of the specification after Docker Compose 2.40: run in containers of their own before the service starts.
+    pub pre_start: Vec<PreStart>,
     pub post_start: Vec<Hook>,
     pub pre_stop: Vec<Hook>,
 }
@@ -379,9 +381,27 @@ pub struct Logging {
 
 /// One entry of `ulimits`; -1: no limit.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "WrittenUlimit")]
 pub struct Ulimit {
     pub soft: i64,
     pub hard: i64,
+}
+
+/// A ulimit as it may be written: one number for both.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum WrittenUlimit {
+    Single(i64),
+    Pair { soft: i64, hard: i64 },
+}
+
+impl From<WrittenUlimit> for Ulimit {
+    fn from(written: WrittenUlimit) -> Self {
+        match written {
+            WrittenUlimit::Single(limit) => Self { soft: limit, hard: limit },
+            WrittenUlimit::Pair { soft, hard } => Self { soft, hard },
+        }
+    }
 }
 
 /// A command that runs in the container at a point of its life.
@@ -393,6 +413,20 @@ pub struct Hook {
     pub privileged: bool,
     pub working_dir: Option<String>,
     pub environment: BTreeMap<String, Option<String>>,
+}
+
+/// A hook that runs in a container of its own.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PreStart {
+    pub command: Option<Vec<String>>,
+    pub user: Option<String>,
+    pub privileged: bool,
+    pub working_dir: Option<String>,
+    pub environment: BTreeMap<String, Option<String>>,
+    /// None: the service's.
+    pub image: Option<String>,
+    pub per_replica: bool,
 }
 
 /// `develop`.
