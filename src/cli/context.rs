@@ -39,18 +39,11 @@ impl Context {
         Self { global, ui, compatible }
     }
 
-    /// Returns what the loader is asked for.
-    pub fn load_options(&self) -> Result<LoadOptions, Error> {
-        Ok(self.global.load_options())
-    }
-
     /// Loads the project with these services and what they depend on; no services: all.
     pub fn project(&self, services: &[String]) -> Result<Project, Error> {
-        let options = LoadOptions { services: services.to_vec(), ..self.load_options()? };
+        let options = LoadOptions { services: services.to_vec(), ..self.global.load_options() };
         let loaded = compose::load(&options, &Disk).map_err(Error::Faults)?;
-        for warning in &loaded.warnings {
-            self.ui.diagnostic(warning);
-        }
+        self.ui.diagnostics(&loaded.warnings);
         Ok(loaded.project)
     }
 
@@ -130,8 +123,7 @@ impl Context {
 
     /// Returns whether a variable of the environment says yes.
     pub fn is_set(&self, variable: &str) -> bool {
-        std::env::var(variable)
-            .is_ok_and(|value| matches!(value.to_ascii_lowercase().as_str(), "1" | "true" | "yes" | "t" | "y"))
+        std::env::var(variable).is_ok_and(|value| super::is_yes(&value))
     }
 
     pub fn parallel(&self) -> Option<usize> {

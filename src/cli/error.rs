@@ -95,7 +95,7 @@ mod tests {
         let source = ClientError::Failed(failure);
         let error = StepError::Engine { verb: "start", what: "container shop-web-1".into(), source };
         let Error::Failed(messages) = Error::from(ApplyError::from(error)) else { panic!("it failed") };
-        assert_eq!(messages[0].text, "cannot start container shop-web-1: port 8080 is in use by nginx (pid 7)");
+        assert_eq!(messages[0].text, "port 8080 is in use by nginx (pid 7)");
         assert_eq!(messages[0].hint.as_deref(), Some("publish another port"));
     }
 

@@ -10,8 +10,7 @@ use rcompose_engine::container::log::reader::{Entry, Follow};
 use rcompose_engine::container::log::{self, Options};
 use rcompose_engine::id::Id;
 use rcompose_engine::root::Root;
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
+use rcompose_engine::sys::readiness;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
@@ -121,8 +120,7 @@ impl Feed {
     async fn run(self, mut told: mpsc::Receiver<Told>) -> io::Result<()> {
         let mut follow = Follow::new(&self.path, &self.options, true)?;
         let watch: OwnedFd = follow.as_fd().try_clone_to_owned()?;
-        #[expect(deprecated, reason = "an OwnedFd always gives the descriptor that it owns, so that this is sound")]
-        let watch = AsyncFd::with_interest(watch, Interest::READABLE)?;
+        let watch = readiness::watch_reading(watch)?;
         let mut over = self.advance(&mut follow)?;
         while !over {
             tokio::select! {

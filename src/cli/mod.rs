@@ -6,6 +6,7 @@ pub mod context;
 pub mod create;
 pub mod down;
 pub mod error;
+pub mod exec;
 pub mod follow;
 pub mod images;
 pub mod kill;
@@ -32,8 +33,8 @@ use std::process::ExitCode;
 
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
-use crate::compose::{Diagnostic, LoadOptions, Severity};
-use crate::ui::{Ui, diagnostics};
+use crate::compose::{Diagnostic, LoadOptions};
+use crate::ui::Ui;
 use crate::ui::colour::Ansi;
 use crate::ui::progress::Form;
 use context::Context;
@@ -79,7 +80,7 @@ pub struct GlobalArgs {
     /// Include all resources, even those not used by services
     #[arg(long)]
     pub all_resources: bool,
-    /// Names joined by `_` and fields left as they were written, as Docker Compose 1 had it
+    /// Run in backward compatibility mode
     #[arg(long)]
     pub compatibility: bool,
     /// Keep everything below this directory instead of in /var/lib/rcompose and /run/rcompose
@@ -88,14 +89,12 @@ pub struct GlobalArgs {
 }
 
 impl GlobalArgs {
-    /// What to load, with the process environment and the working directory.
+    /// Returns what the loader is asked for, with the process environment and the working directory.
     pub fn load_options(&self) -> LoadOptions {
-        // Variables that are not text cannot be written into a compose file.
-        let environment: BTreeMap<String, String> = std::env::vars_os()
-            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-            .collect();
-        let truthy = |value: &String| matches!(value.to_lowercase().as_str(), "1" | "t" | "true");
-        let compatibility = self.compatibility || environment.get("COMPOSE_COMPATIBILITY").is_some_and(truthy);
+        let lossy = |text: OsString| text.to_string_lossy().into_owned();
+        let environment =
+            std::env::vars_os().map(|(name, value)| (lossy(name), lossy(value))).collect::<BTreeMap<_, _>>();
+        let compatible = environment.get("COMPOSE_COMPATIBILITY").is_some_and(|value| is_yes(value));
         LoadOptions {
             files: self.file.clone(),
             project_directory: self.project_directory.clone(),
@@ -103,29 +102,42 @@ impl GlobalArgs {
             profiles: self.profile.clone(),
             env_files: self.env_file.clone(),
             environment,
-            // A directory that was removed is no worse than one without a compose file.
             working_dir: std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/")),
             all_resources: self.all_resources,
-            no_normalize: compatibility,
+            no_normalize: self.compatibility || compatible,
             ..LoadOptions::default()
         }
     }
 
-    /// Whether errors are drawn with colours.
+    /// Returns whether errors are drawn with colours.
     pub fn colours(&self) -> bool {
-        Ui { ansi: self.ansi, form: self.progress }.colours_err()
+        self.ansi.on(&std::io::stderr())
     }
+}
+
+/// Returns whether the value of a variable of the environment means yes.
+fn is_yes(value: &str) -> bool {
+    matches!(value.to_ascii_lowercase().as_str(), "1" | "t" | "true" | "y" | "yes")
+}
+
+/// Shows faults of compose files, or remarks about them; with `json` one object a line.
+pub fn show(found: &[Diagnostic], colours: bool, json: bool) {
+    let ansi = if colours { Ansi::Always } else { Ansi::Never };
+    let ui = Ui { ansi, form: if json { Form::Json } else { Form::Plain } };
+    ui.diagnostics(found);
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Parse, resolve and render the compose files in canonical form
+    /// Parse, resolve and render compose file in canonical format
     #[command(visible_alias = "convert")]
     Config(config::ConfigArgs),
     /// Creates containers for a service
     Create(create::CreateArgs),
     /// Stop and remove containers, networks
     Down(down::DownArgs),
+    /// Execute a command in a running container
+    Exec(exec::ExecArgs),
     /// List images used by the created containers
     Images(images::ImagesArgs),
     /// Force stop service containers
@@ -177,38 +189,33 @@ pub fn main() -> ExitCode {
             return ExitCode::from(if error.use_stderr() { 16 } else { 0 });
         }
     };
-    if let Command::Config(arguments) = &cli.command {
-        return config::run(&cli.global, arguments);
-    }
     let ui = Ui { ansi: cli.global.ansi, form: cli.global.progress };
     let context = Context::new(cli.global, ui, compatible);
-    match run(&context, cli.command) {
+    let done = match cli.command {
+        Command::Config(args) => return config::run(&context.global, &args),
+        Command::Create(args) => create::run(&context, &args),
+        Command::Down(args) => down::run(&context, &args),
+        Command::Exec(args) => exec::run(&context, &args),
+        Command::Images(args) => images::run(&context, &args),
+        Command::Kill(args) => kill::run(&context, &args),
+        Command::Logs(args) => logs::run(&context, &args),
+        Command::Ls(args) => ls::run(&context, &args),
+        Command::Port(args) => port::run(&context, &args),
+        Command::Ps(args) => ps::run(&context, &args),
+        Command::Pull(args) => pull::run(&context, &args),
+        Command::Restart(args) => restart::run(&context, &args),
+        Command::Rm(args) => rm::run(&context, &args),
+        Command::Scale(args) => scale::run(&context, &args),
+        Command::Start(args) => start::run(&context, &args),
+        Command::Stop(args) => stop::run(&context, &args),
+        Command::Up(args) => up::run(&context, &args),
+        Command::Version(args) => version::run(&context, &args),
+        Command::Volumes(args) => volumes::run(&context, &args),
+        Command::Wait(args) => wait::run(&context, &args),
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => ExitCode::from(report(ui, &error)),
-    }
-}
-
-fn run(context: &Context, command: Command) -> Result<(), Error> {
-    match command {
-        Command::Config(_) => Ok(()),
-        Command::Create(args) => create::run(context, &args),
-        Command::Down(args) => down::run(context, &args),
-        Command::Images(args) => images::run(context, &args),
-        Command::Kill(args) => kill::run(context, &args),
-        Command::Logs(args) => logs::run(context, &args),
-        Command::Ls(args) => ls::run(context, &args),
-        Command::Port(args) => port::run(context, &args),
-        Command::Ps(args) => ps::run(context, &args),
-        Command::Pull(args) => pull::run(context, &args),
-        Command::Restart(args) => restart::run(context, &args),
-        Command::Rm(args) => rm::run(context, &args),
-        Command::Scale(args) => scale::run(context, &args),
-        Command::Start(args) => start::run(context, &args),
-        Command::Stop(args) => stop::run(context, &args),
-        Command::Up(args) => up::run(context, &args),
-        Command::Version(args) => version::run(context, &args),
-        Command::Volumes(args) => volumes::run(context, &args),
-        Command::Wait(args) => wait::run(context, &args),
     }
 }
 
@@ -222,9 +229,7 @@ fn report(ui: Ui, error: &Error) -> u8 {
             1
         }
         Error::Faults(faults) => {
-            for fault in faults {
-                ui.diagnostic(fault);
-            }
+            ui.diagnostics(faults);
             1
         }
         Error::Exit(code) => *code,
@@ -269,20 +274,4 @@ mod tests {
         assert_eq!(cli.global.file, ["a.yaml", "b.yaml"]);
         assert!(matches!(cli.command, Command::Logs(args) if args.follow && args.services == ["web"]));
     }
-}
-
-/// Shows diagnostics on standard error; with `json` one object a line.
-pub fn show(found: &[Diagnostic], colours: bool, json: bool) {
-    use std::io::Write as _;
-    let mut text = String::new();
-    for diagnostic in found {
-        text.push_str(&if json { diagnostics::json(diagnostic) } else { diagnostics::render(diagnostic, colours) });
-        text.push('\n');
-    }
-    let errors = found.iter().filter(|diagnostic| diagnostic.severity == Severity::Error).count();
-    if errors > 1 && !json {
-        text.push_str(&format!("{errors} errors\n"));
-    }
-    // Where standard error is closed there is nobody to tell.
-    let _ = std::io::stderr().lock().write_all(text.as_bytes());
 }

@@ -128,7 +128,12 @@ fn show(containers: &[&Container], args: &PsArgs, now: jiff::Timestamp) -> Strin
 fn command(container: &Container, whole: bool) -> String {
     let config = &container.config;
     let words = config.entrypoint.iter().chain(&config.command).flatten();
-    let command = words.map(String::as_str).collect::<Vec<_>>().join(" ");
+    // As Docker has it: the program as it is, and arguments with blanks in quotes.
+    let quoted = |(n, word): (usize, &String)| match word.contains(' ') && n > 0 {
+        true => format!("'{word}'"),
+        false => word.clone(),
+    };
+    let command = words.enumerate().map(quoted).collect::<Vec<_>>().join(" ");
     if whole || command.chars().count() <= 20 {
         return format!("\"{command}\"");
     }

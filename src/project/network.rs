@@ -76,9 +76,14 @@ fn range(text: &str) -> Result<(IpAddr, u8), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::compose::model::Ipam;
 
     fn with_pool(pool: IpamPool) -> Result<NetworkConfig, InvalidNetwork> {
-        let network = Network { name: "p_back".into(), ipam: vec![pool], ..Network::default() };
+        let network = Network {
+            name: "p_back".into(),
+            ipam: Ipam { config: vec![pool], ..Ipam::default() },
+            ..Network::default()
+        };
         config("p", &network, Labels::new())
     }
 

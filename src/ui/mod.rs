@@ -7,11 +7,12 @@ pub mod logs;
 pub mod ports;
 pub mod progress;
 pub mod table;
+pub mod terminal;
 mod tty;
 
 use std::io::{self, Write as _};
 
-use crate::compose::Diagnostic;
+use crate::compose::{Diagnostic, Severity};
 use colour::{Ansi, BOLD, GREEN, RED, YELLOW};
 use progress::{Form, Progress};
 
@@ -62,12 +63,18 @@ impl Ui {
         }
     }
 
-    /// Shows a fault of a compose file, or a remark about it.
-    pub fn diagnostic(self, diagnostic: &Diagnostic) {
-        if self.form == Form::Json {
-            self.say(&diagnostics::json(diagnostic));
-        } else {
-            self.say(&diagnostics::render(diagnostic, self.colours_err()));
+    /// Shows faults of compose files, or remarks about them.
+    pub fn diagnostics(self, found: &[Diagnostic]) {
+        let colours = self.colours_err();
+        for diagnostic in found {
+            match self.form {
+                Form::Json => self.say(&diagnostics::json(diagnostic)),
+                _ => self.say(&diagnostics::render(diagnostic, colours)),
+            }
+        }
+        let errors = found.iter().filter(|diagnostic| diagnostic.severity == Severity::Error).count();
+        if errors > 1 && self.form != Form::Json {
+            self.say(&format!("{errors} errors"));
         }
     }
 

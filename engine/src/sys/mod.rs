@@ -12,6 +12,7 @@ pub mod process;
 pub mod readiness;
 pub mod shared;
 pub mod socket;
+pub mod terminal;
 pub mod xattr;
 
 /// Fills `buffer` from the kernel's random source (`getrandom(2)`).

@@ -17,7 +17,8 @@ use crate::ui::progress::Progress;
 /// A step that failed.
 #[derive(Debug, thiserror::Error)]
 pub enum StepError {
-    #[error("cannot {verb} {what}")]
+    /// What the supervisor refuses names the thing itself.
+    #[error("{}", match source { ClientError::Failed(failure) => failure.to_string(), _ => format!("cannot {verb} {what}") })]
     Engine {
         verb: &'static str,
         /// Such as `container shop-web-1`.
@@ -84,7 +85,7 @@ pub(super) async fn run(engine: &Engine, progress: &Progress, action: Action) ->
         }
         Action::RemoveNetwork { name } => remove_network(engine, progress, &name).await,
         Action::CreateVolume(volume) => {
-            let id = format!("Volume \"{}\"", volume.name);
+            let id = format!("Volume {}", volume.name);
             said(progress, &id, ["Creating", "Created"], async { create_volume(engine, &volume) }).await
         }
         Action::RemoveVolume { name } => remove_volume(engine, progress, &name),
@@ -127,7 +128,9 @@ pub(super) async fn run(engine: &Engine, progress: &Progress, action: Action) ->
             said(progress, &title(&container), ["Removing", "Removed"], work).await
         }
         Action::Keep { container, running } => {
-            progress.done(&title(&container), if running { "Running" } else { "Created" });
+            if running {
+                progress.done(&title(&container), "Running");
+            }
             Ok(())
         }
         Action::Wait(wanted) => wait::wait(engine, progress, &wanted).await,
