@@ -289,6 +289,16 @@ impl Links {
                 source,
             })
         });
+        if let (Ok(()), Parent::Bridge { host_end, .. }) = (&configured, parent) {
+            // The bridge lets frames through when the kernel's own worker gets to telling it that the far end is up. A
+            // query of the link's state makes that happen now (since Linux 6.8); else the first packet of a container
+            // in a hurry is lost, and TCP repeats it only after a second.
+            self.socket.get(&by_name(18, host_end)).map_err(|source| LinkError::Configure {
+                interface: host_end.clone(),
+                what: "wait until it carries frames".into(),
+                source,
+            })?;
+        }
         if configured.is_err() {
             // The first error is the one to tell; the namespace takes with it what cannot be deleted.
             let _ = detach(sandbox, &interface.name);
@@ -300,9 +310,7 @@ impl Links {
 /// Deletes an interface of a sandbox.
 pub(crate) fn detach(sandbox: &Sandbox, interface: &str) -> Result<(), LinkError> {
     sandbox.configure(|socket| {
-        let mut message = LinkMessage::default();
-        message.attributes.push(LinkAttribute::IfName(interface.to_owned()));
-        match socket.execute(&[request(17, 0, &message)]) {
+        match socket.execute(&[by_name(17, interface)]) {
             Err(refusal) if refusal.errno == Errno::ENODEV => Ok(()),
             other => other.map_err(|source| LinkError::Configure {
                 interface: interface.to_owned(),
@@ -395,11 +403,16 @@ fn birth(netns: &OwnedFd, parent: &Parent, interface: &Interface) -> LinkMessage
     message
 }
 
-fn index_of(socket: &mut super::netlink::Socket, name: &str) -> Result<u32, LinkError> {
+/// A request about one link: `RTM_GETLINK` (18) or `RTM_DELLINK` (17).
+fn by_name(kind: u16, name: &str) -> Request {
     let mut message = LinkMessage::default();
     message.attributes.push(LinkAttribute::IfName(name.to_owned()));
+    request(kind, 0, &message)
+}
+
+fn index_of(socket: &mut super::netlink::Socket, name: &str) -> Result<u32, LinkError> {
     let configure = |source| LinkError::Configure { interface: name.to_owned(), what: "find it".into(), source };
-    let replies = socket.get(&request(18, 0, &message)).map_err(configure)?;
+    let replies = socket.get(&by_name(18, name)).map_err(configure)?;
     // `struct ifinfomsg`: the index is at offset 4.
     let index = replies.iter().find_map(|reply| reply.payload.get(4..8)?.try_into().ok().map(u32::from_ne_bytes));
     index.ok_or_else(|| configure(Errno::ENODEV.into()))

@@ -1,5 +1,6 @@
-//! Carries bytes from published IPv6 ports to containers, where the kernel's address translation cannot: it does not
-//! translate between IPv6 and IPv4, nor lead connections from `::1` away from the loopback device.
+//! Carries bytes from published ports to containers where the kernel's address translation cannot: it does not
+//! translate between IPv6 and IPv4, nor lead connections from `::1` away from the loopback device, nor a container's
+//! connection back to itself.
 //!
 //! It runs as tasks of the supervisor. While that is away, connections wait in the listening socket, which the shim
 //! keeps open.

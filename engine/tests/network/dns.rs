@@ -12,14 +12,14 @@ use rcompose_engine::network::config::NetworkConfig;
 
 use crate::host::{network, on, on_host, with_options, within};
 
-pub const A: RecordType = RecordType::A;
+pub(crate) const A: RecordType = RecordType::A;
 
 #[derive(Debug)]
-pub struct Answers {
-    pub code: ResponseCode,
-    pub addresses: Vec<String>,
-    pub names: Vec<String>,
-    pub truncated: bool,
+pub(crate) struct Answers {
+    pub(crate) code: ResponseCode,
+    pub(crate) addresses: Vec<String>,
+    pub(crate) names: Vec<String>,
+    pub(crate) truncated: bool,
 }
 
 fn question(name: &str, kind: RecordType) -> Vec<u8> {
@@ -49,7 +49,7 @@ fn read(bytes: &[u8]) -> Answers {
 }
 
 /// Asks by UDP inside a namespace.
-pub async fn query(netns: impl AsFd, name: &str, kind: RecordType) -> Answers {
+pub(crate) async fn query(netns: impl AsFd, name: &str, kind: RecordType) -> Answers {
     let question = question(name, kind);
     let netns = netns.as_fd().try_clone_to_owned().unwrap();
     let ask = move || {

@@ -117,9 +117,9 @@ fn a_new_supervisor_takes_over() {
         assert_eq!(lan.ask("192.0.2.1:8080", SOON).unwrap(), "a 192.0.2.2");
         let new = rcompose_engine::network::Networks::open(&root, Default::default()).await.unwrap();
         for container in [a, b] {
-            let joined = container.joined;
-            let sandbox =
-                new.adopt(&container.member, &joined.endpoints, &joined.ports, &[], joined.keep).await.unwrap();
+            let joined = &container.joined;
+            let keep = joined.keep.iter().map(|(name, fd)| (name.clone(), fd.try_clone().unwrap())).collect();
+            let sandbox = new.adopt(&container.member, &joined.endpoints, &joined.ports, &[], keep).await.unwrap();
             let answers = crate::dns::query(sandbox.netns(), "web", crate::dns::A).await;
             assert_eq!(answers.addresses.len(), 1);
             assert_eq!(lan.ask("[2001:db8::1]:8080", SOON).unwrap().split(' ').next(), Some("a"));

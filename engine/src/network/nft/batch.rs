@@ -124,6 +124,10 @@ impl Batch {
         if let Some((kind, length)) = set.data {
             attributes = attributes.number(6, kind).number(7, length);
         }
+        if set.key.0 == super::ruleset::INTERFACE {
+            // nft prints such a set's elements right only if it is told that they are in host byte order.
+            attributes = attributes.bytes(13, &[&[0, 4][..], &1_u32.to_ne_bytes()].concat());
+        }
         // An id by which later messages of the same transaction may refer to the set.
         self.push(NEW_SET, NLM_F_CREATE, family, attributes.number(10, self.sets));
     }
@@ -191,7 +195,7 @@ impl Batch {
 }
 
 /// An element of a set; `data` is empty unless the set is a map.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub(super) struct Element {
     pub(super) key: Vec<u8>,
     pub(super) data: Vec<u8>,

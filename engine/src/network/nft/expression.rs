@@ -6,6 +6,7 @@ use netlink_packet_core::NLA_F_NESTED;
 pub(super) const R0: u32 = 8;
 /// Registers 4 to 7: where the second of two interface names goes.
 pub(super) const R4: u32 = 12;
+pub(super) const R5: u32 = 13;
 pub(super) const R1: u32 = 9;
 pub(super) const R2: u32 = 10;
 
