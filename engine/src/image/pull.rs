@@ -353,19 +353,6 @@ impl Pull<'_> {
         .await
         .map_err(|_| PullError::Worker { image: reference.familiar() })?
         .map_err(store_failed)?;
-        // Writing tens of thousands of files out takes the disk seconds that nobody has to wait for.
-        let store = Arc::clone(self.store);
-        std::thread::Builder::new()
-            .name("image-settle".to_owned())
-            .spawn(move || {
-                if let Err(error) = store.settle() {
-                    tracing::warn!(%error, "cannot make layers durable");
-                }
-            })
-            .map_err(|source| {
-                let path = self.store.layers().to_owned();
-                store_failed(StoreError::Io { action: "start a thread for", path, source })
-            })?;
         self.report(None, PullPhase::Done { updated, digest: source_digest }, total, total);
         Ok(Image { reference: reference.clone(), ..image })
     }
@@ -494,10 +481,26 @@ impl LayerTask {
 /// `working` is held by whatever makes files, for as long as it does.
 async fn fetch_layer(task: LayerTask, working: mpsc::Sender<()>) -> Result<(), PullError> {
     let task = Arc::new(task);
+    let mut is_resumed = false;
+    match try_fetch_layer(&task, working.clone(), &mut is_resumed).await {
+        // The machine may have gone down while the first part was written: what was thought to be there is not.
+        Err(PullError::Store { source, .. }) if is_resumed => {
+            task.report(PullPhase::Retrying { message: source.to_string() }, 0);
+            try_fetch_layer(&task, working, &mut is_resumed).await
+        }
+        result => result,
+    }
+}
+
+async fn try_fetch_layer(
+    task: &Arc<LayerTask>,
+    working: mpsc::Sender<()>,
+    is_resumed: &mut bool,
+) -> Result<(), PullError> {
     let size = task.job.descriptor.size;
     // The lock before the permit: who waits for another process must not keep others from working.
     let locks = {
-        let waiting = Arc::clone(&task);
+        let waiting = Arc::clone(task);
         on_thread("image-lock", move || {
             waiting.store.lock_layer(&waiting.job, || waiting.report(PullPhase::Waiting, 0))
         })
@@ -512,7 +515,7 @@ async fn fetch_layer(task: LayerTask, working: mpsc::Sender<()>) -> Result<(), P
     let permit = Arc::clone(&task.options.jobs).acquire_owned().await.expect("the semaphore is never closed");
     task.report(PullPhase::Downloading, 0);
     if task.store.has_blob(&task.job.descriptor.digest) {
-        let unpacking = Arc::clone(&task);
+        let unpacking = Arc::clone(task);
         let unpacked = on_thread("image-unpack", move || {
             let _held = (locks, permit, working);
             let path = unpacking.store.blob_path(&unpacking.job.descriptor.digest);
@@ -521,7 +524,7 @@ async fn fetch_layer(task: LayerTask, working: mpsc::Sender<()>) -> Result<(), P
         })
         .await
         .map_err(|_| task.worker())?;
-        return finish(&task, unpacked);
+        return finish(task, unpacked);
     }
     let Some(endpoint) = &task.endpoint else {
         let error = StoreError::MissingBlob { digest: task.job.descriptor.digest };
@@ -539,9 +542,10 @@ async fn fetch_layer(task: LayerTask, working: mpsc::Sender<()>) -> Result<(), P
         }
         Err(error) => return Err(PullError::store(&task.reference, error)),
     };
+    *is_resumed = resumed > 0;
     let (sender, receiver) = mpsc::channel(CHUNKS);
     let unpacking = {
-        let task = Arc::clone(&task);
+        let task = Arc::clone(task);
         on_thread("image-unpack", move || {
             let _held = (locks, permit, working);
             let mut source = ChannelReader { receiver, current: Bytes::new(), ended: false, abandoned: false };
@@ -575,7 +579,7 @@ async fn fetch_layer(task: LayerTask, working: mpsc::Sender<()>) -> Result<(), P
     let unpacked = unpacking.await.map_err(|_| task.worker())?;
     match downloaded {
         // The receiver went away, so it has something to say.
-        Err(RegistryError::Abandoned) | Ok(()) => finish(&task, unpacked),
+        Err(RegistryError::Abandoned) | Ok(()) => finish(task, unpacked),
         Err(error) => Err(PullError::registry(&task.reference, error)),
     }
 }

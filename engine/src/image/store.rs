@@ -365,8 +365,8 @@ impl Store {
         if !self.layer_path(id).is_dir() {
             return false;
         }
-        match fs::read_to_string(self.unsynced_path(id)) {
-            Ok(boot) => boot == self.boot,
+        match fs::read_link(self.unsynced_path(id)) {
+            Ok(boot) => boot == Path::new(&self.boot),
             Err(error) => error.kind() == io::ErrorKind::NotFound,
         }
     }
@@ -451,6 +451,7 @@ impl Store {
             diff_ids: parsed.diff_ids,
             layers: manifest.layers,
             size,
+            dangling: entry.annotation(REF_NAME).is_none(),
         })
     }
 
