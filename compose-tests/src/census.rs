@@ -106,6 +106,8 @@ fn state(root: &Path) -> Vec<PathBuf> {
         walk(&root.join("lib").join(kind), 2, &mut found);
     }
     walk(&root.join("run"), 6, &mut found);
+    // A lock that all projects take is no project's: deleting it would let two take it at once.
+    found.retain(|path| !(path.ends_with("networks/lock") || path.ends_with("volumes/lock")));
     found
 }
 
