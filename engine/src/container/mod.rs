@@ -13,6 +13,7 @@ pub mod seccomp;
 pub mod signal;
 pub mod spec;
 pub mod state;
+pub mod store;
 pub mod step;
 pub mod sysctl;
 pub mod user;

@@ -40,6 +40,12 @@ pub fn parse(text: &str) -> Option<i32> {
     (name.len() < 5 || REAL_TIME.contains(&number)).then_some(number)
 }
 
+/// Returns the name of a signal, such as `SIGTERM`.
+pub fn name(signal: i32) -> String {
+    let known = usize::try_from(signal - 1).ok().and_then(|index| NAMES.get(index));
+    known.map_or_else(|| format!("signal {signal}"), |name| format!("SIG{name}"))
+}
+
 /// Returns whether a signal sent to this process can have any effect.
 ///
 /// PID 1 of a PID namespace has no default actions: a signal that none of its threads catches, blocks or waits for is

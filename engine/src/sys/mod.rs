@@ -4,9 +4,12 @@
 pub mod bpf;
 pub mod capabilities;
 pub mod clone;
+pub mod file;
 pub mod mount;
+pub mod net;
 pub mod pidfd;
 pub mod process;
+pub mod readiness;
 pub mod shared;
 pub mod socket;
 pub mod xattr;

@@ -1,0 +1,10 @@
+//! Networks as containers and the host's neighbours meet them.
+//!
+//! Every test is a host of its own: a thread in a network namespace that was just made, so the tests need nothing of
+//! the machine, leave nothing on it and run side by side. What needs root and has none says so and passes.
+
+mod dns;
+mod host;
+mod isolation;
+mod lifecycle;
+mod ports;
