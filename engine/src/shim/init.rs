@@ -65,7 +65,10 @@ impl Init<'_> {
 
         let early = self.isolate_mounts(&spec)?;
         for path in &self.config.create_host_paths {
-            std::fs::create_dir_all(path).step(|| format!("create host path {}", path.display()))?;
+            // What is there already may be a file as well.
+            if !path.exists() {
+                std::fs::create_dir_all(path).step(|| format!("create host path {}", path.display()))?;
+            }
         }
         join(&self.config.namespaces.ipc, CloneFlags::CLONE_NEWIPC)?;
         join(&self.config.namespaces.uts, CloneFlags::CLONE_NEWUTS)?;
