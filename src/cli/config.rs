@@ -217,7 +217,7 @@ fn lines(all: impl IntoIterator<Item = String>) -> String {
 
 fn list(options: &LoadOptions, what: impl Fn(&Project) -> Vec<String>) -> Output {
     let loaded = load(options, &Disk)?;
-    Ok((lines(what(&loaded.project)), loaded.resolved.warnings))
+    Ok((lines(what(&loaded.project)), loaded.warnings))
 }
 
 /// The image of a service: as written, or the name that a build gives it.
@@ -237,7 +237,7 @@ fn hashes(options: &LoadOptions, names: &str) -> Output {
         };
         let _ = writeln!(text, "{name} {}", service.config_hash);
     }
-    Ok((text, loaded.resolved.warnings))
+    Ok((text, loaded.warnings))
 }
 
 fn unsupported_format(format: &str) -> Vec<Diagnostic> {

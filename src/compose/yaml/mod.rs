@@ -17,7 +17,7 @@ use super::source::{Sources, Span};
 /// How deep collections may be nested (Go's limit).
 const DEEPEST: usize = 10_000;
 /// How many values a file may have after its aliases are expanded: this many, and this many times what it has before.
-const EXPANDED_VALUES: usize = 100_000;
+const EXPANDED_VALUES: usize = 20_000;
 const EXPANDED_TIMES: usize = 50;
 
 /// One document of a file.
