@@ -2,4 +2,6 @@
 
 pub mod cli;
 pub mod compose;
+pub mod project;
 pub mod ui;
+pub mod whoami;

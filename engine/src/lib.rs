@@ -6,8 +6,10 @@
 pub mod container;
 pub mod host;
 pub mod id;
+pub mod image;
 pub mod network;
 pub mod protocol;
+pub mod resolve;
 pub mod root;
 pub mod shim;
 pub mod supervisor;

@@ -6,7 +6,7 @@
 
 use std::fs;
 use std::io::{self, Write as _};
-use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use super::config::ContainerConfig;
@@ -69,6 +69,19 @@ pub fn list(root: &Root, project: Option<&str>) -> Result<Vec<Container>, StoreE
     Ok(containers)
 }
 
+/// Returns the containers of a project with the states as they were written, which for its supervisor are its own.
+pub(crate) fn list_as_written(root: &Root, project: &str) -> Result<Vec<Container>, StoreError> {
+    let mut containers = Vec::new();
+    for id in ids(&root.project(project).join("containers"))? {
+        let bundle = root.container(&id);
+        if let (Some(config), Some(state)) = (read(&bundle.join("container.json"))?, read(&bundle.join("state.json"))?)
+        {
+            containers.push(Container { config, state });
+        }
+    }
+    Ok(containers)
+}
+
 /// Returns the names of projects that have a container.
 pub fn projects(root: &Root) -> Result<Vec<String>, StoreError> {
     let directory = root.data().join("projects");
@@ -121,7 +134,7 @@ pub fn find(root: &Root, name: &str) -> Result<Option<Container>, StoreError> {
 
 /// Corrects a state that says "running" of a process that is no more, as after a reboot: the supervisor that would
 /// have written the truth was not there.
-fn seen(root: &Root, id: &Id, mut state: ContainerState) -> Result<ContainerState, StoreError> {
+pub(crate) fn seen(root: &Root, id: &Id, mut state: ContainerState) -> Result<ContainerState, StoreError> {
     let lives = match (state.pid, state.pid_started) {
         (Some(pid), Some(started)) => process_started(pid) == Some(started),
         _ => false,
@@ -183,7 +196,10 @@ fn make_bundle(
         write(&aside.join("container.json"), &encode(config))?;
         write(&aside.join("state.json"), &encode(state))?;
         for (name, content) in files {
-            write(&aside.join(name), content)?;
+            let path = aside.join(name);
+            write(&path, content)?;
+            // Some are bound into the container, where every user reads them; here the directory keeps others out.
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).map_err(failed("change", &path))?;
         }
         let links = root.project(&config.project).join("containers");
         make_directory(&links)?;
@@ -318,4 +334,139 @@ pub fn write(path: &Path, content: &[u8]) -> Result<(), StoreError> {
         let _ = fs::remove_file(&aside);
         failed("write", path)(error)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::container::config::{LogConfig, NetworkMode};
+
+    fn config(name: &str, project: &str) -> ContainerConfig {
+        let empty = serde_json::json!({
+            "id": Id::random(), "name": name, "project": project, "image": "busybox", "image_id": "sha256:0",
+            "created": "2026-01-01T00:00:00Z", "labels": {}, "annotations": {}, "environment": {}, "group_add": [],
+            "tty": false, "stdin_open": false, "init": false, "privileged": false, "read_only": false, "cap_add": [],
+            "cap_drop": [], "security_opt": [], "sysctls": {}, "ulimits": [], "devices": [],
+            "device_cgroup_rules": [], "pid": "private", "ipc": "private", "uts": "private", "cgroup": "private",
+            "userns": "private", "resources": { "blkio": { "weight_device": [], "read_bps": [], "write_bps": [],
+            "read_iops": [], "write_iops": [] } }, "oom_kill_disable": false, "mounts": [], "network": "none",
+            "ports": [], "expose": [], "extra_hosts": [], "dns": [], "dns_search": [], "dns_opt": [],
+            "restart": { "name": "no" }, "log": { "driver": "none" },
+        });
+        let config: ContainerConfig = serde_json::from_value(empty).unwrap();
+        assert_eq!((&config.network, &config.log), (&NetworkMode::None, &LogConfig::None));
+        config
+    }
+
+    fn state(status: Status) -> ContainerState {
+        ContainerState {
+            status,
+            pid: None,
+            pid_started: None,
+            exit_code: 0,
+            oom_killed: false,
+            error: None,
+            started_at: None,
+            finished_at: None,
+            restart_count: 0,
+            stopped: false,
+            health: None,
+            endpoints: Vec::new(),
+            ports: Vec::new(),
+        }
+    }
+
+    fn every_file(root: &Root) -> Vec<PathBuf> {
+        let mut files = Vec::new();
+        let mut directories = vec![root.data().to_owned()];
+        while let Some(directory) = directories.pop() {
+            for entry in fs::read_dir(directory).unwrap() {
+                let entry = entry.unwrap();
+                if entry.file_type().unwrap().is_dir() {
+                    directories.push(entry.path())
+                } else {
+                    files.push(entry.path())
+                }
+            }
+        }
+        files
+    }
+
+    #[test]
+    fn a_container_is_found_by_project_and_name_and_leaves_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = Root::below(directory.path());
+        let (one, two) = (config("shop-db-1", "shop"), config("other-db-1", "other"));
+        create(&root, &two, &state(Status::Created), &[]).unwrap();
+        create(&root, &one, &state(Status::Created), &[("config.json", b"{}".to_vec())]).unwrap();
+        assert_eq!(fs::read(root.container(&one.id).join("config.json")).unwrap(), b"{}");
+        let names = |project| -> Vec<String> {
+            list(&root, project).unwrap().into_iter().map(|container| container.config.name).collect()
+        };
+        assert_eq!(names(Some("shop")), ["shop-db-1"]);
+        assert_eq!(names(None), ["other-db-1", "shop-db-1"]);
+        assert_eq!(projects(&root).unwrap(), ["other", "shop"]);
+        assert_eq!(find(&root, "shop-db-1").unwrap().unwrap().config, one);
+        assert_eq!(find(&root, "shop-db-2").unwrap(), None);
+        remove(&root, &one).unwrap();
+        remove(&root, &one).unwrap();
+        remove(&root, &two).unwrap();
+        assert_eq!(every_file(&root), Vec::<PathBuf>::new());
+    }
+
+    #[test]
+    fn a_name_is_taken_once_on_a_host() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = Root::below(directory.path());
+        create(&root, &config("db", "shop"), &state(Status::Created), &[]).unwrap();
+        let error = create(&root, &config("db", "other"), &state(Status::Created), &[]).unwrap_err();
+        assert!(error.to_string().contains("\"db\" is already in use by container"), "{error}");
+        assert!(error.to_string().ends_with("of project shop"), "{error}");
+        assert_eq!(list(&root, Some("other")).unwrap().len(), 0);
+    }
+
+    #[test]
+    fn a_name_whose_owner_died_half_made_can_be_taken() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = Root::below(directory.path());
+        take_name(&root, "db", &Id::random()).unwrap();
+        create(&root, &config("db", "shop"), &state(Status::Created), &[]).unwrap();
+    }
+
+    #[test]
+    fn renaming_moves_the_name() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = Root::below(directory.path());
+        let (one, two) = (config("one", "shop"), config("two", "shop"));
+        create(&root, &one, &state(Status::Created), &[]).unwrap();
+        create(&root, &two, &state(Status::Created), &[]).unwrap();
+        assert!(matches!(rename(&root, &one, "two"), Err(StoreError::NameInUse { .. })));
+        let renamed = rename(&root, &one, "three").unwrap();
+        assert_eq!(find(&root, "three").unwrap().unwrap().config, renamed);
+        assert_eq!(find(&root, "one").unwrap(), None);
+    }
+
+    #[test]
+    fn a_state_that_outlived_its_process_is_corrected() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = Root::below(directory.path());
+        let one = config("one", "shop");
+        let me = i32::try_from(std::process::id()).unwrap();
+        let running = ContainerState { pid: Some(me), pid_started: process_started(me), ..state(Status::Running) };
+        create(&root, &one, &running, &[]).unwrap();
+        assert_eq!(load(&root, &one.id).unwrap().unwrap().state.status, Status::Running);
+        let other = ContainerState { pid_started: Some(1), ..running };
+        save(&root, &one.id, &other).unwrap();
+        let seen = load(&root, &one.id).unwrap().unwrap().state;
+        assert_eq!((seen.status, seen.exit_code, seen.pid), (Status::Exited, 255, None));
+    }
+
+    #[test]
+    fn names_cannot_be_paths() {
+        for name in ["..", "a/b", "/a", "", "a", ".ab", "a b", "ä1"] {
+            let directory = tempfile::tempdir().unwrap();
+            let root = Root::below(directory.path());
+            assert!(matches!(take_name(&root, name, &Id::random()), Err(StoreError::InvalidName(_))), "{name}");
+        }
+    }
 }

@@ -1,0 +1,91 @@
+//! Writes files of the store so that they are there whole or not at all: temporary file, `fsync`, rename, `fsync` of
+//! the directory.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// A file that becomes visible under its name when it is complete, and goes away when it is dropped before.
+#[derive(Debug)]
+pub(crate) struct PendingFile {
+    file: File,
+    temporary: PathBuf,
+    finished: bool,
+}
+
+impl PendingFile {
+    /// Starts a file in the directory for temporary files, which is on the same file system as the final place.
+    pub(crate) fn create(directory: &Path) -> io::Result<Self> {
+        static COUNTER: AtomicU64 = AtomicU64::new(0);
+        loop {
+            let count = COUNTER.fetch_add(1, Ordering::Relaxed);
+            let temporary = directory.join(format!("{}-{count}", std::process::id()));
+            // A process with our id may have died here before.
+            match OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&temporary) {
+                Ok(file) => return Ok(Self { file, temporary, finished: false }),
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Goes on with a file of a fixed name, which the caller has locked. It may have content from an earlier attempt.
+    pub(crate) fn resume(temporary: PathBuf) -> io::Result<Self> {
+        let file =
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&temporary)?;
+        Ok(Self { file, temporary, finished: false })
+    }
+
+    pub(crate) fn file(&self) -> &File {
+        &self.file
+    }
+
+    pub(crate) fn file_mut(&mut self) -> &mut File {
+        &mut self.file
+    }
+
+    /// Leaves the file where it is, so that another attempt can go on with it.
+    pub(crate) fn keep(mut self) {
+        self.finished = true;
+    }
+
+    /// Makes the file durable and visible under its final name.
+    pub(crate) fn finish(mut self, destination: &Path) -> io::Result<()> {
+        self.file.sync_data()?;
+        fs::rename(&self.temporary, destination)?;
+        self.finished = true;
+        sync_directory(destination.parent().unwrap_or(Path::new("/")))
+    }
+}
+
+impl Drop for PendingFile {
+    fn drop(&mut self) {
+        if !self.finished {
+            // What cannot be removed is removed by the next garbage collection.
+            let _ = fs::remove_file(&self.temporary);
+        }
+    }
+}
+
+/// Writes a whole file so that it is there whole or not at all.
+pub(crate) fn write_file(temporary: &Path, destination: &Path, content: &[u8]) -> io::Result<()> {
+    let mut pending = PendingFile::create(temporary)?;
+    pending.file_mut().write_all(content)?;
+    pending.finish(destination)
+}
+
+/// Writes a whole file so that it is there whole or not at all, except that after a power cut it may be empty.
+pub(crate) fn write_volatile(temporary: &Path, destination: &Path, content: &[u8]) -> io::Result<()> {
+    let mut pending = PendingFile::create(temporary)?;
+    pending.file_mut().write_all(content)?;
+    fs::rename(&pending.temporary, destination)?;
+    pending.finished = true;
+    Ok(())
+}
+
+/// Makes renames in a directory durable.
+pub(crate) fn sync_directory(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}

@@ -1,0 +1,48 @@
+//! Images: references, the registry client, the content store and the layers unpacked from it.
+//!
+//! An image is a manifest that names a configuration and layers (OCI image specification). This module fetches them
+//! from registries (OCI distribution specification), keeps them in an OCI image layout that other tools read, and
+//! unpacks each layer once into a directory that overlayfs stacks. It starts no container and mounts nothing.
+//!
+//! Everything that comes out of a registry or an archive is hostile until its digest is checked, and its content
+//! stays so: see [`unpack`] and [`lookup`] for how paths are resolved, [`manifest`] for bounds.
+
+mod blob;
+pub mod builtin;
+mod challenge;
+mod config;
+mod credentials;
+mod decompress;
+mod digest;
+mod gc;
+mod http;
+mod layer;
+mod lock;
+mod lookup;
+mod manifest;
+mod pull;
+mod reference;
+mod registry;
+mod remove;
+mod settings;
+mod store;
+mod tar;
+mod unpack;
+mod url;
+mod user;
+
+pub use config::{ConfigError, DockerConfig, Healthcheck, Image};
+pub use credentials::{Credentials, CredentialsError, erase_credentials, find_credentials, save_credentials};
+pub use digest::{Digest, DigestError, Hasher};
+pub use gc::{Damage, Freed, Usage};
+pub use http::{Timeouts, TransportError};
+pub use lookup::{LayerStack, LookupError};
+pub use manifest::{Descriptor, Document, Index, Manifest, ManifestError, Platform, PlatformError, media};
+pub use pull::{Progress, PullError, PullEvent, PullOptions, PullPhase, no_progress, prepare, pull};
+pub use reference::{DEFAULT_REGISTRY, DEFAULT_TAG, Reference, ReferenceError};
+pub use registry::{Client, ClientOptions, RegistryError};
+pub use settings::{ProxySettings, RegistryConfig, RegistrySettings, SettingsError};
+pub use store::{Lease, Store, StoreError};
+pub use tar::TarError;
+pub use unpack::{Limits, UnpackError, Unpacked, unpack};
+pub use user::{User, UserError, resolve_group, resolve_user};
