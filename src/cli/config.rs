@@ -11,7 +11,9 @@ use clap::Args;
 use super::GlobalArgs;
 use crate::compose::node::{Node, Value};
 use crate::compose::shape::{self, Flavour, Out};
-use crate::compose::{Diagnostic, Disk, LoadOptions, Loaded, Project, deep, interpolate, load, load_untyped, print, units};
+use crate::compose::{
+    Diagnostic, Disk, LoadOptions, Loaded, Project, deep, interpolate, load, load_untyped, print, units,
+};
 
 /// The flags of `config`.
 #[derive(Debug, Clone, Default, Args)]
@@ -103,8 +105,14 @@ fn deliver(text: &str, arguments: &ConfigArgs) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let written = match &arguments.output {
-        Some(path) if !text.is_empty() => std::fs::write(path, text).map_err(|error| format!("cannot write {}: {error}", path.display())),
-        _ => std::io::stdout().lock().write_all(text.as_bytes()).or_else(ignore_closed).map_err(|error| format!("cannot write: {error}")),
+        Some(path) if !text.is_empty() => {
+            std::fs::write(path, text).map_err(|error| format!("cannot write {}: {error}", path.display()))
+        }
+        _ => std::io::stdout()
+            .lock()
+            .write_all(text.as_bytes())
+            .or_else(ignore_closed)
+            .map_err(|error| format!("cannot write: {error}")),
     };
     match written {
         Ok(()) => ExitCode::SUCCESS,
@@ -139,7 +147,14 @@ fn output(global: &GlobalArgs, arguments: &ConfigArgs) -> Output {
     if arguments.list_services {
         if arguments.no_interpolate {
             let untyped = load_untyped(&options, &Disk)?;
-            let names = untyped.tree.0.get("services").and_then(Node::as_map).into_iter().flatten().map(|(name, _)| name.clone());
+            let names = untyped
+                .tree
+                .0
+                .get("services")
+                .and_then(Node::as_map)
+                .into_iter()
+                .flatten()
+                .map(|(name, _)| name.clone());
             return Ok((lines(names), untyped.warnings));
         }
         return list(&options, |project| project.services.keys().cloned().collect());
@@ -151,7 +166,9 @@ fn output(global: &GlobalArgs, arguments: &ConfigArgs) -> Output {
         return list(&options, |project| project.networks.keys().cloned().collect());
     }
     if arguments.models {
-        return list(&options, |project| project.models.values().map(|model| model.model.clone()).filter(|model| !model.is_empty()).collect());
+        return list(&options, |project| {
+            project.models.values().map(|model| model.model.clone()).filter(|model| !model.is_empty()).collect()
+        });
     }
     if let Some(names) = &arguments.hash {
         return hashes(&options, names);
@@ -170,7 +187,9 @@ fn output(global: &GlobalArgs, arguments: &ConfigArgs) -> Output {
         return variables(options, arguments);
     }
     if arguments.environment {
-        return list(&options, |project| project.environment.iter().map(|(name, value)| format!("{name}={value}")).collect());
+        return list(&options, |project| {
+            project.environment.iter().map(|(name, value)| format!("{name}={value}")).collect()
+        });
     }
     if !arguments.explain.is_empty() {
         let loaded = load(&options, &Disk)?;
@@ -209,7 +228,8 @@ fn image(project: &Project, service: &crate::compose::Service) -> String {
 fn hashes(options: &LoadOptions, names: &str) -> Output {
     let loaded = load(options, &Disk)?;
     let services = &loaded.project.services;
-    let names: Vec<&str> = if names == "*" { services.keys().map(String::as_str).collect() } else { names.split(',').collect() };
+    let names: Vec<&str> =
+        if names == "*" { services.keys().map(String::as_str).collect() } else { names.split(',').collect() };
     let mut text = String::new();
     for name in names.into_iter().collect::<BTreeSet<_>>() {
         let Some(service) = services.get(name) else {
@@ -274,7 +294,14 @@ fn variables(mut options: LoadOptions, arguments: &ConfigArgs) -> Output {
             write(&out, if arguments.format.as_deref() == Some("json") { Flavour::Json } else { Flavour::Yaml })
         }
         _ => {
-            let rows = variables.values().map(|variable| [variable.name.clone(), variable.required.to_string(), variable.default.clone(), variable.alternate.clone()]);
+            let rows = variables.values().map(|variable| {
+                [
+                    variable.name.clone(),
+                    variable.required.to_string(),
+                    variable.default.clone(),
+                    variable.alternate.clone(),
+                ]
+            });
             table(&["NAME", "REQUIRED", "DEFAULT VALUE", "ALTERNATE VALUE"].map(ToOwned::to_owned), rows.collect())
         }
     };
@@ -359,12 +386,29 @@ fn trace(node: &Node, path: String, loaded: &Loaded, rows: &mut Vec<[String; 3]>
                 Value::Map(_) => "{}".to_owned(),
                 Value::List(_) => "[]".to_owned(),
                 Value::Null => "null".to_owned(),
-                Value::Int(number) if ["interval", "timeout", "start_period", "start_interval", "stop_grace_period", "delay", "window", "monitor"].iter().any(|key| path.ends_with(&format!(".{key}"))) => {
+                Value::Int(number)
+                    if [
+                        "interval",
+                        "timeout",
+                        "start_period",
+                        "start_interval",
+                        "stop_grace_period",
+                        "delay",
+                        "window",
+                        "monitor",
+                    ]
+                    .iter()
+                    .any(|key| path.ends_with(&format!(".{key}"))) =>
+                {
                     units::format_duration(*number)
                 }
                 other => other.print().unwrap_or_default().replace('\n', "\\n"),
             };
-            let place = loaded.sources.describe(node.span).or_else(|| loaded.sources.describe(node.key)).unwrap_or_else(|| "(set by Compose)".to_owned());
+            let place = loaded
+                .sources
+                .describe(node.span)
+                .or_else(|| loaded.sources.describe(node.key))
+                .unwrap_or_else(|| "(set by Compose)".to_owned());
             rows.push([path, shown, place]);
         }
     }

@@ -33,9 +33,9 @@ use std::process::ExitCode;
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::compose::{Diagnostic, LoadOptions, Severity};
-use crate::ui::{Ui, diagnostics};
 use crate::ui::colour::Ansi;
 use crate::ui::progress::Form;
+use crate::ui::{Ui, diagnostics};
 use context::Context;
 use error::Error;
 

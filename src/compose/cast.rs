@@ -21,7 +21,12 @@ pub enum Cast {
 /// What the text at a path is to become.
 pub fn cast_at(parts: &[&str]) -> Option<Cast> {
     Some(match parts {
-        ["services", _, "cpu_count" | "cpu_period" | "cpu_quota" | "cpu_rt_period" | "cpu_rt_runtime" | "cpu_shares" | "oom_score_adj" | "pids_limit" | "scale"]
+        [
+            "services",
+            _,
+            "cpu_count" | "cpu_period" | "cpu_quota" | "cpu_rt_period" | "cpu_rt_runtime" | "cpu_shares"
+            | "oom_score_adj" | "pids_limit" | "scale",
+        ]
         | ["services", _, "deploy", "replicas"]
         | ["services", _, "deploy", "update_config" | "rollback_config", "parallelism"]
         | ["services", _, "deploy", "restart_policy", "max_attempts"]
@@ -30,7 +35,8 @@ pub fn cast_at(parts: &[&str]) -> Option<Cast> {
         | ["services", _, "ports", "[]", "target"]
         | ["services", _, "ulimits", _]
         | ["services", _, "ulimits", _, "hard" | "soft"] => Cast::Int,
-        ["services", _, "cpu_percent" | "cpus"] | ["services", _, "deploy", "update_config" | "rollback_config", "max_failure_ratio"] => Cast::Float,
+        ["services", _, "cpu_percent" | "cpus"]
+        | ["services", _, "deploy", "update_config" | "rollback_config", "max_failure_ratio"] => Cast::Float,
         ["services", _, "init" | "oom_kill_disable" | "privileged" | "read_only" | "stdin_open" | "tty"]
         | ["services", _, "healthcheck", "disable"]
         | ["services", _, "volumes", "[]", "read_only"]
@@ -77,7 +83,11 @@ pub fn interpolate(node: &mut Node, path: &Path<'_>, environment: &Environment, 
                 let result = substitute(text, &|name| environment.get(name), &mut |name| unset.push(name.to_owned()));
                 for name in unset {
                     let span = variable_span(node.span, &name, faults);
-                    faults.push(unset_variable(&name).label(&faults.sources, span, "not set").help(format!("set it in the environment or in .env, or write ${{{name}:-default}}")));
+                    faults.push(
+                        unset_variable(&name)
+                            .label(&faults.sources, span, "not set")
+                            .help(format!("set it in the environment or in .env, or write ${{{name}:-default}}")),
+                    );
                 }
                 match result {
                     Ok(value) => *text = value,
@@ -93,8 +103,13 @@ pub fn interpolate(node: &mut Node, path: &Path<'_>, environment: &Environment, 
                 Cast::Float => units::parse_float(text).map(Value::Float),
                 Cast::Bool => parse_bool(text).map(|(value, old)| {
                     if old {
-                        let message = format!("{text:?} for boolean is not supported by YAML 1.2, please use `{value}`");
-                        faults.push(Diagnostic::warning("old-boolean", message).at_path(path.to_string()).label(&faults.sources, node.span, ""));
+                        let message =
+                            format!("{text:?} for boolean is not supported by YAML 1.2, please use `{value}`");
+                        faults.push(Diagnostic::warning("old-boolean", message).at_path(path.to_string()).label(
+                            &faults.sources,
+                            node.span,
+                            "",
+                        ));
                     }
                     Value::Bool(value)
                 }),
@@ -123,7 +138,8 @@ pub fn interpolate(node: &mut Node, path: &Path<'_>, environment: &Environment, 
 /// Where in a scalar a variable stands.
 fn variable_span(span: Span, name: &str, faults: &Faults) -> Span {
     let Some(text) = faults.sources.text(span) else { return span };
-    let found = [format!("${{{name}"), format!("${name}")].into_iter().find_map(|form| Some((text.find(&form)?, form.len())));
+    let found =
+        [format!("${{{name}"), format!("${name}")].into_iter().find_map(|form| Some((text.find(&form)?, form.len())));
     match (found, span.file()) {
         (Some((at, length)), Some(file)) => {
             let start = span.start as usize + at;
@@ -139,10 +155,15 @@ fn report(fault: &Fault, span: Span, path: &Path<'_>, environment: &Environment,
     let diagnostic = match fault {
         Fault::Required { variable, .. } => {
             let span = variable_span(span, variable, faults);
-            let mut diagnostic = Diagnostic::error("required-variable", format!("error while interpolating {path}: {fault}")).label(&faults.sources, span, "required here");
+            let mut diagnostic = Diagnostic::error(
+                "required-variable",
+                format!("error while interpolating {path}: {fault}"),
+            )
+            .label(&faults.sources, span, "required here");
             if environment.get(variable) == Some("") {
                 diagnostic = diagnostic.help(format!("{variable} is set, but empty"));
-            } else if let Some(known) = super::suggest::closest(variable, environment.values.keys().map(String::as_str)) {
+            } else if let Some(known) = super::suggest::closest(variable, environment.values.keys().map(String::as_str))
+            {
                 diagnostic = diagnostic.help(format!("{known} is set: did you mean it?"));
             }
             diagnostic.help(format!("set it with `export {variable}=…`, or in the .env file beside the compose file"))

@@ -8,7 +8,8 @@ use super::{Diagnostic, Faults, LoadOptions, gopath};
 /// Names of compose files, the best first.
 pub const NAMES: [&str; 4] = ["compose.yaml", "compose.yml", "docker-compose.yml", "docker-compose.yaml"];
 /// Names of files that are laid over a compose file that was found.
-pub const OVERRIDES: [&str; 4] = ["compose.override.yml", "compose.override.yaml", "docker-compose.override.yml", "docker-compose.override.yaml"];
+pub const OVERRIDES: [&str; 4] =
+    ["compose.override.yml", "compose.override.yaml", "docker-compose.override.yml", "docker-compose.override.yaml"];
 
 /// What to load.
 #[derive(Debug, Default)]
@@ -30,9 +31,16 @@ pub fn discover(options: &LoadOptions, files: &dyn Files, faults: &mut Faults) -
     let mut environment = Environment::of_process(&options.environment);
     environment.set("PWD", &here, "set by Compose");
 
-    let mut paths: Vec<String> = options.files.iter().map(|path| if path == "-" || is_remote(path) { path.clone() } else { absolute(path) }).collect();
+    let mut paths: Vec<String> = options
+        .files
+        .iter()
+        .map(|path| if path == "-" || is_remote(path) { path.clone() } else { absolute(path) })
+        .collect();
     for path in paths.iter().filter(|path| is_remote(path)) {
-        faults.push(Diagnostic::error("remote-file", format!("{path}: remote compose files are not supported")).help("fetch it first, then give its path"));
+        faults.push(
+            Diagnostic::error("remote-file", format!("{path}: remote compose files are not supported"))
+                .help("fetch it first, then give its path"),
+        );
     }
     let directory = |paths: &[String]| match &options.project_directory {
         Some(directory) if !directory.as_os_str().is_empty() => absolute(&directory.to_string_lossy()),
@@ -50,7 +58,10 @@ pub fn discover(options: &LoadOptions, files: &dyn Files, faults: &mut Faults) -
         Some("1" | "t" | "T" | "true" | "TRUE" | "True") => true,
         Some("0" | "f" | "F" | "false" | "FALSE" | "False") => false,
         Some(other) => {
-            faults.push(Diagnostic::error("invalid-value", format!("COMPOSE_DISABLE_ENV_FILE must be true or false, not {other:?}")));
+            faults.push(Diagnostic::error(
+                "invalid-value",
+                format!("COMPOSE_DISABLE_ENV_FILE must be true or false, not {other:?}"),
+            ));
             false
         }
     };
@@ -95,11 +106,18 @@ pub fn discover(options: &LoadOptions, files: &dyn Files, faults: &mut Faults) -
 
 /// Whether a path names something that would have to be fetched.
 pub fn is_remote(path: &str) -> bool {
-    ["oci://", "git@", "git://", "ssh://", "http://", "https://", "github.com/"].iter().any(|prefix| path.starts_with(prefix))
+    ["oci://", "git@", "git://", "ssh://", "http://", "https://", "github.com/"]
+        .iter()
+        .any(|prefix| path.starts_with(prefix))
 }
 
 /// The files of `COMPOSE_FILE`.
-fn listed(environment: &Environment, absolute: &dyn Fn(&str) -> String, files: &dyn Files, faults: &mut Faults) -> Vec<String> {
+fn listed(
+    environment: &Environment,
+    absolute: &dyn Fn(&str) -> String,
+    files: &dyn Files,
+    faults: &mut Faults,
+) -> Vec<String> {
     let Some(list) = environment.get("COMPOSE_FILE") else { return Vec::new() };
     let separator = environment.get("COMPOSE_PATH_SEPARATOR").filter(|separator| !separator.is_empty()).unwrap_or(":");
     list.split(separator)
@@ -109,7 +127,10 @@ fn listed(environment: &Environment, absolute: &dyn Fn(&str) -> String, files: &
             }
             let path = absolute(path);
             if let Err(error) = files.is_directory(path.as_ref()) {
-                faults.push(Diagnostic::error("unreadable-file", format!("cannot read {path}: {error}")).help("it is named by COMPOSE_FILE"));
+                faults.push(
+                    Diagnostic::error("unreadable-file", format!("cannot read {path}: {error}"))
+                        .help("it is named by COMPOSE_FILE"),
+                );
             }
             path
         })
@@ -121,9 +142,20 @@ fn find(start: &str, files: &dyn Files, faults: &mut Faults) -> Vec<String> {
     let mut directory = start.to_owned();
     loop {
         let mut present = |names: &[&str], kind: &str| -> Option<String> {
-            let found: Vec<String> = names.iter().map(|name| gopath::join(&directory, name)).filter(|path| files.is_directory(path.as_ref()).is_ok()).collect();
+            let found: Vec<String> = names
+                .iter()
+                .map(|name| gopath::join(&directory, name))
+                .filter(|path| files.is_directory(path.as_ref()).is_ok())
+                .collect();
             if found.len() > 1 {
-                faults.push(Diagnostic::warning("several-files", format!("Found multiple {kind} files with supported names: {}; using {}", found.join(", "), found[0])));
+                faults.push(Diagnostic::warning(
+                    "several-files",
+                    format!(
+                        "Found multiple {kind} files with supported names: {}; using {}",
+                        found.join(", "),
+                        found[0]
+                    ),
+                ));
             }
             found.into_iter().next()
         };
@@ -141,6 +173,10 @@ fn find(start: &str, files: &dyn Files, faults: &mut Faults) -> Vec<String> {
 
 /// Leaves the characters that a project's name may have.
 pub fn normalize_name(name: &str) -> String {
-    let kept: String = name.to_lowercase().chars().filter(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '_' | '-')).collect();
+    let kept: String = name
+        .to_lowercase()
+        .chars()
+        .filter(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '_' | '-'))
+        .collect();
     kept.trim_start_matches(['_', '-']).to_owned()
 }

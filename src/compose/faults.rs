@@ -22,13 +22,17 @@ pub struct Faults {
 impl Faults {
     /// Adds a diagnostic, unless the same was said of the same place before.
     pub fn push(&mut self, diagnostic: Diagnostic) {
-        let place = |diagnostic: &Diagnostic| diagnostic.labels.first().map(|label| (std::sync::Arc::as_ptr(&label.file), label.range.clone()));
+        let place = |diagnostic: &Diagnostic| {
+            diagnostic.labels.first().map(|label| (std::sync::Arc::as_ptr(&label.file), label.range.clone()))
+        };
         // The path differs where a value got to several services (anchors, `extends`): one place is one fault.
         let words = |diagnostic: &Diagnostic| match &diagnostic.path {
             Some(path) => diagnostic.message.replace(path.as_str(), ""),
             None => diagnostic.message.clone(),
         };
-        let known = self.list.iter().any(|other| other.code == diagnostic.code && place(other) == place(&diagnostic) && words(other) == words(&diagnostic));
+        let known = self.list.iter().any(|other| {
+            other.code == diagnostic.code && place(other) == place(&diagnostic) && words(other) == words(&diagnostic)
+        });
         if known {
             return;
         }

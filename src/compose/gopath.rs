@@ -74,7 +74,15 @@ mod tests {
 
     #[test]
     fn paths_are_cleaned_as_text() {
-        for (path, expected) in [("", "."), ("a/./b/..//c", "a/c"), ("/..", "/"), ("../../a", "../../a"), ("/a/", "/a"), (".", "."), ("a/..", ".")] {
+        for (path, expected) in [
+            ("", "."),
+            ("a/./b/..//c", "a/c"),
+            ("/..", "/"),
+            ("../../a", "../../a"),
+            ("/a/", "/a"),
+            (".", "."),
+            ("a/..", "."),
+        ] {
             assert_eq!(clean(path), expected, "{path}");
         }
         assert_eq!(join("/a/b", "../c"), "/a/c");

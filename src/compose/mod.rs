@@ -142,19 +142,28 @@ pub fn load_untyped(options: &LoadOptions, files: &dyn Files) -> Result<Untyped,
         let mut faults = Faults::default();
         match loader::load(options, files, &mut faults, deep_stack) {
             Outcome::NeedsStack => None,
-            Outcome::Model(model) if faults.errors() == 0 => Some(Ok(Untyped { tree: deep::Tree(model.root), depth: model.depth, warnings: faults.take() })),
+            Outcome::Model(model) if faults.errors() == 0 => {
+                Some(Ok(Untyped { tree: deep::Tree(model.root), depth: model.depth, warnings: faults.take() }))
+            }
             Outcome::Model(_) | Outcome::Failed => Some(Err(faults.take())),
         }
     })
 }
 
 /// Runs a function on this thread, and again on one with a large stack if it says that it needs that.
-fn with_stack<T: Send>(function: impl Fn(bool) -> Option<Result<T, Vec<Diagnostic>>> + Sync) -> Result<T, Vec<Diagnostic>> {
+fn with_stack<T: Send>(
+    function: impl Fn(bool) -> Option<Result<T, Vec<Diagnostic>>> + Sync,
+) -> Result<T, Vec<Diagnostic>> {
     function(false).unwrap_or_else(|| deep::run(|| function(true)).unwrap_or_else(|| Err(Vec::new())))
 }
 
 /// Gives a loaded tree its types, checks it, and makes the project of it.
-fn finish(model: loader::Model, options: &LoadOptions, files: &dyn Files, mut faults: Faults) -> Result<Loaded, Vec<Diagnostic>> {
+fn finish(
+    model: loader::Model,
+    options: &LoadOptions,
+    files: &dyn Files,
+    mut faults: Faults,
+) -> Result<Loaded, Vec<Diagnostic>> {
     let loader::Model { mut root, name, discovered, depth } = model;
     if options.no_normalize
         && let Some(map) = root.as_map_mut()
@@ -179,10 +188,18 @@ fn finish(model: loader::Model, options: &LoadOptions, files: &dyn Files, mut fa
     if faults.errors() > 0 {
         return Err(faults.take());
     }
-    let project = typed::project(&root, &selection.disabled, &name, &discovered, selection.profiles, depth, &mut faults);
+    let project =
+        typed::project(&root, &selection.disabled, &name, &discovered, selection.profiles, depth, &mut faults);
     if faults.errors() > 0 {
         return Err(faults.take());
     }
     let warnings = faults.take();
-    Ok(Loaded { project, warnings, tree: deep::Tree(root), depth, environment: discovered.environment, sources: faults.sources })
+    Ok(Loaded {
+        project,
+        warnings,
+        tree: deep::Tree(root),
+        depth,
+        environment: discovered.environment,
+        sources: faults.sources,
+    })
 }

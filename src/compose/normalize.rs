@@ -120,7 +120,9 @@ fn service(service: &mut Node, environment: &Environment) {
             if build.get("context").is_none_or(Node::is_null) {
                 build.insert("context".to_owned(), text("."));
             }
-            if build.get("dockerfile").is_none_or(Node::is_null) && build.get("dockerfile_inline").is_none_or(Node::is_null) {
+            if build.get("dockerfile").is_none_or(Node::is_null)
+                && build.get("dockerfile_inline").is_none_or(Node::is_null)
+            {
                 build.insert("dockerfile".to_owned(), text("Dockerfile"));
             }
             if let Some(args) = build.get_mut("args") {
@@ -163,13 +165,21 @@ fn service(service: &mut Node, environment: &Environment) {
     if implied.is_empty() {
         return;
     }
-    let dependencies = map.entry("depends_on".to_owned()).or_insert_with(|| Node { value: Value::Map(Map::new()), span: place, key: Span::NONE });
+    let dependencies = map.entry("depends_on".to_owned()).or_insert_with(|| Node {
+        value: Value::Map(Map::new()),
+        span: place,
+        key: Span::NONE,
+    });
     let Some(dependencies) = dependencies.as_map_mut() else { return };
     for (target, restart, span) in implied {
         dependencies.entry(target).or_insert_with(|| {
             let flag = |value| Node { value: Value::Bool(value), span, key: span };
             let condition = Node { key: span, ..Node::string("service_started", span) };
-            let value = Map::from([("condition".to_owned(), condition), ("restart".to_owned(), flag(restart)), ("required".to_owned(), flag(true))]);
+            let value = Map::from([
+                ("condition".to_owned(), condition),
+                ("restart".to_owned(), flag(restart)),
+                ("required".to_owned(), flag(true)),
+            ]);
             Node { value: Value::Map(value), span, key: span }
         });
     }

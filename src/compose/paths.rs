@@ -31,7 +31,10 @@ pub fn resolve(root: &mut Node, base: &str, options: &LoadOptions, files: &dyn F
             on(Some(file), |path| resolver.plain(path));
         }
         if let Some(extends) = service.get_mut("extends") {
-            on(extends.get_mut("file"), |path| if discover::is_remote(path) { path.to_owned() } else { resolver.plain(path) });
+            on(
+                extends.get_mut("file"),
+                |path| if discover::is_remote(path) { path.to_owned() } else { resolver.plain(path) },
+            );
         }
         for rule in items(service.get_mut("develop").and_then(|develop| develop.get_mut("watch"))) {
             on(rule.get_mut("path"), |path| resolver.without_links(&resolver.plain(path)));
@@ -42,7 +45,11 @@ pub fn resolve(root: &mut Node, base: &str, options: &LoadOptions, files: &dyn F
             }
             if mount.get("source").is_none() {
                 faults.push(
-                    Diagnostic::error("missing-key", "invalid mount config for type \"bind\": field Source must not be empty").label(&faults.sources, mount.place(), "needs `source`"),
+                    Diagnostic::error(
+                        "missing-key",
+                        "invalid mount config for type \"bind\": field Source must not be empty",
+                    )
+                    .label(&faults.sources, mount.place(), "needs `source`"),
                 );
             }
             on(mount.get_mut("source"), |path| resolver.any(path));
@@ -100,7 +107,11 @@ impl Resolver<'_> {
 
     /// A build context, which may be something else than a directory.
     fn context(&self, path: &str) -> String {
-        if path.contains("://") || path.starts_with("service:") || discover::is_remote(path) { path.to_owned() } else { self.plain(path) }
+        if path.contains("://") || path.starts_with("service:") || discover::is_remote(path) {
+            path.to_owned()
+        } else {
+            self.plain(path)
+        }
     }
 
     /// Replaces the first part of a path that is a symbolic link.

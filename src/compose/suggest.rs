@@ -7,7 +7,10 @@ pub fn closest<'c>(word: &str, candidates: impl IntoIterator<Item = &'c str>) ->
         .into_iter()
         .filter(|candidate| *candidate != word)
         .map(|candidate| (strsim::damerau_levenshtein(&lower, &candidate.to_lowercase()), candidate))
-        .filter(|(distance, candidate)| *distance <= 1 + candidate.len().min(word.len()) / 4 || (word.len() >= 4 && candidate.replace('_', "") == lower.replace(['_', '-'], "")))
+        .filter(|(distance, candidate)| {
+            *distance <= 1 + candidate.len().min(word.len()) / 4
+                || (word.len() >= 4 && candidate.replace('_', "") == lower.replace(['_', '-'], ""))
+        })
         .min()
         .map(|(_, candidate)| candidate)
 }

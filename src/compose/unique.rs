@@ -33,7 +33,11 @@ pub fn enforce(node: &mut Node, path: &Path<'_>, faults: &mut Faults) {
                     Ok(None) => kept.push(item),
                     Err(message) => {
                         let path = path.index(index).to_string();
-                        faults.push(Diagnostic::error("missing-key", format!("{path} {message}")).at_path(path).label(&faults.sources, item.span, ""));
+                        faults.push(Diagnostic::error("missing-key", format!("{path} {message}")).at_path(path).label(
+                            &faults.sources,
+                            item.span,
+                            "",
+                        ));
                     }
                 }
             }
@@ -52,7 +56,8 @@ fn key_function(parts: &[&str]) -> Option<KeyFunction> {
         | [
             "services",
             _,
-            "annotations" | "cap_add" | "cap_drop" | "dns" | "dns_opt" | "dns_search" | "environment" | "labels" | "links" | "profiles" | "sysctls" | "tmpfs",
+            "annotations" | "cap_add" | "cap_drop" | "dns" | "dns_opt" | "dns_search" | "environment" | "labels"
+            | "links" | "profiles" | "sysctls" | "tmpfs",
         ]
         | ["services", _, "build", "args" | "additional_contexts" | "tags" | "labels"]
         | ["services", _, "deploy", "labels"]
@@ -143,7 +148,13 @@ fn port(node: &Node) -> Result<Option<String>, &'static str> {
             if !map.contains_key("target") {
                 return Err("is missing a target port");
             }
-            Ok(Some(format!("{}:{}:{}/{}", shown("host_ip", "0.0.0.0"), shown("published", "%nil"), shown("target", ""), shown("protocol", "tcp"))))
+            Ok(Some(format!(
+                "{}:{}:{}/{}",
+                shown("host_ip", "0.0.0.0"),
+                shown("published", "%nil"),
+                shown("target", ""),
+                shown("protocol", "tcp")
+            )))
         }
         _ => Ok(None),
     }

@@ -57,8 +57,7 @@ pub fn prepare(wanted: &Process, filter: Option<&[Instruction]>) -> Step<Program
     let user = wanted.user();
     nix::sys::prctl::set_keepcaps(true).step(|| "keep the capabilities".into())?;
     let groups = user.additional_gids().as_deref().unwrap_or_default();
-    process::set_user(user.uid(), user.gid(), groups)
-        .step(|| format!("become user {}:{}", user.uid(), user.gid()))?;
+    process::set_user(user.uid(), user.gid(), groups).step(|| format!("become user {}:{}", user.uid(), user.gid()))?;
     nix::sys::prctl::set_keepcaps(false).step(|| "stop keeping capabilities".into())?;
     let (effective, permitted) =
         (capabilities::from_oci(sets.effective().as_ref()), capabilities::from_oci(sets.permitted().as_ref()));

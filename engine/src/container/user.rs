@@ -43,8 +43,7 @@ pub fn resolve(user: &str, group_add: &[String], passwd: &str, group: &str) -> R
     let name = if name.is_empty() { "0" } else { name };
     let entry = passwd.lines().filter_map(Entry::parse).find(|entry| entry.name == name);
     let number: Option<u32> = name.parse().ok();
-    let entry =
-        entry.or_else(|| passwd.lines().filter_map(Entry::parse).find(|entry| number == Some(entry.uid)));
+    let entry = entry.or_else(|| passwd.lines().filter_map(Entry::parse).find(|entry| number == Some(entry.uid)));
     let uid = match (&entry, number) {
         (Some(entry), _) => entry.uid,
         (None, Some(number)) => number,

@@ -5,8 +5,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use nix::errno::Errno;
 
 use super::protocol::Failure;
-use crate::container::step::{Context, Step, fault};
 use crate::container::process::Program;
+use crate::container::step::{Context, Step, fault};
 use crate::sys::{clone, socket};
 
 /// What is said, the first byte of a packet.

@@ -60,12 +60,7 @@ fn start(shim: Shim, supervisor: &OwnedFd) -> Step<Running> {
     Running::started(shim, pid, pidfd, network, started.kept, output)
 }
 
-fn clone_init(
-    shim: &Shim,
-    stdio: [Option<OwnedFd>; 3],
-    ours: &OwnedFd,
-    theirs: OwnedFd,
-) -> Step<(Pid, OwnedFd)> {
+fn clone_init(shim: &Shim, stdio: [Option<OwnedFd>; 3], ours: &OwnedFd, theirs: OwnedFd) -> Step<(Pid, OwnedFd)> {
     let describe = || "clone the container's init".to_owned();
     let Namespaces { pid, ipc, uts, cgroup } = &shim.config.namespaces;
     let mut flags = clone::NEWNS;

@@ -238,11 +238,7 @@ impl Running {
         }
         self.drain();
         let code = self.exit_code();
-        let exit = Exit {
-            code,
-            oom_killed: self.shim.config.cgroup.oom_killed(),
-            finished_at: jiff::Timestamp::now(),
-        };
+        let exit = Exit { code, oom_killed: self.shim.config.cgroup.oom_killed(), finished_at: jiff::Timestamp::now() };
         // Where it cannot be written the supervisor still hears of it.
         write_exit(&self.shim, &exit).ok();
         self.tell_supervisor(&FromShim::Exited(exit.clone()), &[]);

@@ -23,8 +23,7 @@ use crate::sys::xattr;
 /// How deep directories may be nested; the deepest path that the kernel resolves has 2048 levels (PATH_MAX).
 const DEPTH: usize = 2048;
 
-const DIRECTORY: OFlag =
-    OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
+const DIRECTORY: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
 
 /// Copies the directory `path` of the image, seen at `root`, into `volume`, unless the volume has content already. What
 /// the image does not have, or has as something else than a directory, leaves the volume as it is.

@@ -114,8 +114,20 @@ fn types_of(value: &Value) -> u8 {
 }
 
 fn describe(types: u8) -> String {
-    let names = [(MAP, "mapping"), (LIST, "list"), (STRING, "string"), (BOOL, "boolean"), (NUMBER & !INTEGER, "number"), (INTEGER, "whole number"), (NULL, "null")];
-    let found: Vec<&str> = names.iter().filter(|(bit, name)| types & bit != 0 && !(*name == "whole number" && types & NUMBER == NUMBER)).map(|(_, name)| *name).collect();
+    let names = [
+        (MAP, "mapping"),
+        (LIST, "list"),
+        (STRING, "string"),
+        (BOOL, "boolean"),
+        (NUMBER & !INTEGER, "number"),
+        (INTEGER, "whole number"),
+        (NULL, "null"),
+    ];
+    let found: Vec<&str> = names
+        .iter()
+        .filter(|(bit, name)| types & bit != 0 && !(*name == "whole number" && types & NUMBER == NUMBER))
+        .map(|(_, name)| *name)
+        .collect();
     match found.as_slice() {
         [] => "nothing".to_owned(),
         [one] => format!("a {one}"),
@@ -156,7 +168,11 @@ impl Checker<'_> {
         match (rule, &mut node.value) {
             (Rule::Words(words), Value::String(text)) if !words.contains(&text.as_str()) => {
                 let message = format!("{path} must be one of {}, not {text:?}", quoted(words));
-                let mut diagnostic = Diagnostic::error("invalid-value", message).label(&self.faults.sources, node.span, "not one of them");
+                let mut diagnostic = Diagnostic::error("invalid-value", message).label(
+                    &self.faults.sources,
+                    node.span,
+                    "not one of them",
+                );
                 if let Some(word) = suggest::closest(text, words.iter().copied()) {
                     diagnostic = diagnostic.help(format!("did you mean {word:?}?"));
                 }
@@ -201,13 +217,17 @@ impl Checker<'_> {
         if unique {
             let mut later = 1;
             while later < list.len() {
-                let Some(earlier) = list[..later].iter().position(|other| super::node::same(other, &list[later])) else {
+                let Some(earlier) = list[..later].iter().position(|other| super::node::same(other, &list[later]))
+                else {
                     later += 1;
                     continue;
                 };
                 let shown = list[later].value.print().map_or_else(String::new, |text| format!(" {text:?}"));
-                let message = format!("{path} items[{earlier},{later}] must be unique: the value{shown} is there twice");
-                let diagnostic = Diagnostic::error("duplicate-item", message).label(&self.faults.sources, list[later].span, "again").label(&self.faults.sources, list[earlier].span, "first");
+                let message =
+                    format!("{path} items[{earlier},{later}] must be unique: the value{shown} is there twice");
+                let diagnostic = Diagnostic::error("duplicate-item", message)
+                    .label(&self.faults.sources, list[later].span, "again")
+                    .label(&self.faults.sources, list[earlier].span, "first");
                 self.report(diagnostic, path);
                 list.remove(later);
             }
@@ -232,7 +252,11 @@ impl Checker<'_> {
         for name in object.required {
             if !map.contains_key(*name) {
                 let message = format!("{path} is missing {name:?}");
-                let diagnostic = Diagnostic::error("missing-key", message).label(&self.faults.sources, place, format!("needs {name:?}"));
+                let diagnostic = Diagnostic::error("missing-key", message).label(
+                    &self.faults.sources,
+                    place,
+                    format!("needs {name:?}"),
+                );
                 self.report(diagnostic, path);
             }
         }
@@ -241,7 +265,10 @@ impl Checker<'_> {
     fn dictionary(&mut self, map: &mut Map, keys: Keys, strict: bool, value: &'static Rule, path: &Path<'_>) {
         map.retain(|key, node| {
             let fits = match keys {
-                Keys::Name => !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-')),
+                Keys::Name => {
+                    !key.is_empty()
+                        && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'))
+                }
                 Keys::Filled => !key.is_empty(),
                 Keys::Lower => !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_lowercase()),
             };
@@ -256,7 +283,8 @@ impl Checker<'_> {
                     Keys::Lower => "may have lower-case letters only",
                 };
                 let message = format!("{path}: the name {key:?} is not allowed");
-                let diagnostic = Diagnostic::error("invalid-name", message).label(&self.faults.sources, node.place(), what);
+                let diagnostic =
+                    Diagnostic::error("invalid-name", message).label(&self.faults.sources, node.place(), what);
                 self.report(diagnostic, &path);
             }
             !strict
@@ -273,20 +301,37 @@ impl Checker<'_> {
             },
         };
         let place = if node.span.is_some() && node.span.start < node.span.end { node.span } else { node.place() };
-        let place = if matches!(node.value, Value::Map(_) | Value::List(_) | Value::Null) { node.place() } else { place };
-        let mut diagnostic = Diagnostic::error("wrong-type", format!("{path} must be {wanted}, not {found}")).label(&self.faults.sources, place, value_label(&node.value));
+        let place =
+            if matches!(node.value, Value::Map(_) | Value::List(_) | Value::Null) { node.place() } else { place };
+        let mut diagnostic = Diagnostic::error("wrong-type", format!("{path} must be {wanted}, not {found}")).label(
+            &self.faults.sources,
+            place,
+            value_label(&node.value),
+        );
         diagnostic = match (path.parts().as_slice(), &node.value) {
             (_, Value::Time(_)) => diagnostic.help("YAML reads this as a date; quote it to have text"),
-            (["services", key], value) if !matches!(value, Value::Map(_)) && rules::SERVICE.keys.iter().any(|(name, _)| name == key) => {
-                diagnostic.help(format!("`{key}` is an attribute of a service; it belongs one level deeper, below the service's name"))
+            (["services", key], value)
+                if !matches!(value, Value::Map(_)) && rules::SERVICE.keys.iter().any(|(name, _)| name == key) =>
+            {
+                diagnostic.help(format!(
+                    "`{key}` is an attribute of a service; it belongs one level deeper, below the service's name"
+                ))
             }
-            (["services", _], Value::Null) => diagnostic.help("a service needs at least `image` or `build`; the lines below it may not be indented"),
+            (["services", _], Value::Null) => {
+                diagnostic.help("a service needs at least `image` or `build`; the lines below it may not be indented")
+            }
             (_, Value::Bool(_) | Value::Int(_) | Value::Uint(_) | Value::Float(_)) if rule.types() & STRING != 0 => {
                 diagnostic.help(format!("quote it: \"{}\"", self.faults.sources.text(node.span).unwrap_or("…").trim()))
             }
-            (_, Value::Null) => diagnostic.help("there is nothing after the colon: give it a value, or remove the line"),
-            (_, Value::String(_)) if rule.types() & LIST != 0 && rule.types() & STRING == 0 => diagnostic.help("write it as a list: `- value` on a line of its own"),
-            (_, Value::Map(map)) if rule.types() & STRING != 0 && map.len() == 1 && matches!(path.parts().as_slice(), [.., "[]"]) => {
+            (_, Value::Null) => {
+                diagnostic.help("there is nothing after the colon: give it a value, or remove the line")
+            }
+            (_, Value::String(_)) if rule.types() & LIST != 0 && rule.types() & STRING == 0 => {
+                diagnostic.help("write it as a list: `- value` on a line of its own")
+            }
+            (_, Value::Map(map))
+                if rule.types() & STRING != 0 && map.len() == 1 && matches!(path.parts().as_slice(), [.., "[]"]) =>
+            {
                 diagnostic.help("a colon followed by a space makes a mapping of an item; quote the item to have text")
             }
             _ => diagnostic,
@@ -295,23 +340,29 @@ impl Checker<'_> {
     }
 
     fn unknown_key(&mut self, key: &str, node: &Node, object: &'static Object, path: &Path<'_>) {
-        let mut diagnostic = Diagnostic::error("unknown-key", format!("additional properties '{key}' not allowed in {}", object.name)).label(
-            &self.faults.sources,
-            node.place(),
-            "unknown key",
-        );
-        let outer = self.parents.iter().rev().skip(1).position(|parent| parent.keys.iter().any(|(name, _)| *name == key));
+        let mut diagnostic =
+            Diagnostic::error("unknown-key", format!("additional properties '{key}' not allowed in {}", object.name))
+                .label(&self.faults.sources, node.place(), "unknown key");
+        let outer =
+            self.parents.iter().rev().skip(1).position(|parent| parent.keys.iter().any(|(name, _)| *name == key));
         let has = |candidate: &Object| candidate.keys.iter().any(|(name, _)| *name == key);
         if let Some(levels) = outer {
             let parent = self.parents[self.parents.len() - 2 - levels];
-            diagnostic = diagnostic.help(format!("`{key}` is an attribute of {}: it belongs further left, check the indentation", parent.name));
+            diagnostic = diagnostic.help(format!(
+                "`{key}` is an attribute of {}: it belongs further left, check the indentation",
+                parent.name
+            ));
         } else if let Some((name, _)) = object.keys.iter().find(|(_, rule)| inner_objects(rule).any(has)) {
             diagnostic = diagnostic.help(format!("`{key}` belongs one level deeper, below `{name}`"));
         } else if let Some(known) = suggest::closest(key, object.keys.iter().map(|(name, _)| *name)) {
             diagnostic = diagnostic.help(format!("did you mean `{known}`?"));
         } else if std::ptr::eq(object, &raw const *rules::PROJECT_OBJECT) && has(&rules::SERVICE) {
-            diagnostic = diagnostic.help(format!("`{key}` is an attribute of a service: it belongs below `services` and the service's name"));
-        } else if std::ptr::eq(object, &raw const *rules::PROJECT_OBJECT) && node.get("image").or(node.get("build")).is_some() {
+            diagnostic = diagnostic.help(format!(
+                "`{key}` is an attribute of a service: it belongs below `services` and the service's name"
+            ));
+        } else if std::ptr::eq(object, &raw const *rules::PROJECT_OBJECT)
+            && node.get("image").or(node.get("build")).is_some()
+        {
             diagnostic = diagnostic.help(format!("if `{key}` is a service, it belongs below `services:`"));
         } else if object.extensions {
             diagnostic = diagnostic.help("a key of your own must begin with `x-`");

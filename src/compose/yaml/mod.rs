@@ -41,7 +41,8 @@ pub fn parse(sources: &Sources, file: u32, deep_stack: bool) -> Result<Vec<Docum
     let Some(source) = sources.file(file) else { return Ok(Vec::new()) };
     let text = source.text.as_str();
     check_characters(sources, file, text)?;
-    let mut builder = Builder { sources, file, deep_stack, offsets: Offsets::new(text), nodes: Vec::new(), anchors: HashMap::new() };
+    let mut builder =
+        Builder { sources, file, deep_stack, offsets: Offsets::new(text), nodes: Vec::new(), anchors: HashMap::new() };
     builder.run(text)
 }
 
@@ -83,7 +84,10 @@ pub fn decode(bytes: &[u8]) -> (String, Option<usize>) {
 
 /// Refuses characters that YAML does not allow.
 fn check_characters(sources: &Sources, file: u32, text: &str) -> Result<(), Box<Diagnostic>> {
-    let allowed = |c: char| matches!(c, '\t' | '\n' | '\r' | ' '..='~' | '\u{85}' | '\u{a0}'..='\u{d7ff}' | '\u{e000}'..='\u{fffd}' | '\u{10000}'..='\u{10ffff}') && c != '\u{feff}';
+    let allowed = |c: char| {
+        matches!(c, '\t' | '\n' | '\r' | ' '..='~' | '\u{85}' | '\u{a0}'..='\u{d7ff}' | '\u{e000}'..='\u{fffd}' | '\u{10000}'..='\u{10ffff}')
+            && c != '\u{feff}'
+    };
     let Some((at, c)) = text.char_indices().find(|(_, c)| !allowed(*c)) else { return Ok(()) };
     let span = Span::new(file, at, at + c.len_utf8());
     Err(Box::new(
@@ -274,10 +278,13 @@ fn syntax_error(sources: &Sources, file: u32, text: &str, at: usize, info: &str)
     let line_start = text[..at].rfind('\n').map_or(0, |newline| newline + 1);
     let line = text[line_start..].lines().next().unwrap_or("");
     let indentation = &line[..line.len() - line.trim_start().len()];
-    let mut diagnostic = Diagnostic::error("yaml", format!("invalid YAML: {info}")).label(sources, Span::new(file, at, end), "");
+    let mut diagnostic =
+        Diagnostic::error("yaml", format!("invalid YAML: {info}")).label(sources, Span::new(file, at, end), "");
     if let Some(tab) = indentation.find('\t') {
         diagnostic.labels.clear();
-        diagnostic = diagnostic.label(sources, Span::new(file, line_start + tab, line_start + tab + 1), "a tab").help("YAML is indented with spaces, never with tabs");
+        diagnostic = diagnostic
+            .label(sources, Span::new(file, line_start + tab, line_start + tab + 1), "a tab")
+            .help("YAML is indented with spaces, never with tabs");
     } else if info.contains("flow") || text[..at].matches(['[', '{']).count() > text[..at].matches([']', '}']).count() {
         diagnostic = diagnostic.help("a bracket or brace may not be closed before this line");
     } else if info.contains("quoted") || info.contains("EOF") || info.contains("end of stream") {
@@ -364,7 +371,8 @@ impl<'b, 's> Resolver<'b, 's> {
             RawTag::Core(name) => match (name.as_str(), scalar::resolve(text)) {
                 ("str", _) => Value::String(text.to_owned()),
                 ("binary", _) => Value::String(decode_base64(text).ok_or_else(|| wrong(name))?),
-                ("float", Value::Int(number)) => {
+                ("float", Value::Int(number)) =>
+                {
                     #[expect(clippy::cast_precision_loss, reason = "what a float tag on a whole number asks for")]
                     Value::Float(number as f64)
                 }

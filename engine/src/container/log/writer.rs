@@ -346,9 +346,7 @@ fn character_boundary(text: &[u8]) -> usize {
     let back = text.iter().rev().take(4).position(|byte| byte & 0xC0 != 0x80);
     match back {
         // The last character's first byte, unless the character is whole.
-        Some(back) if std::str::from_utf8(&text[text.len() - back - 1..]).is_err() && back < 3 => {
-            text.len() - back - 1
-        }
+        Some(back) if std::str::from_utf8(&text[text.len() - back - 1..]).is_err() && back < 3 => text.len() - back - 1,
         _ => text.len(),
     }
 }
