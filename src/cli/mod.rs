@@ -37,6 +37,7 @@ use crate::compose::{Diagnostic, LoadOptions};
 use crate::ui::Ui;
 use crate::ui::colour::Ansi;
 use crate::ui::progress::Form;
+use crate::ui::{Ui, diagnostics};
 use context::Context;
 use error::Error;
 
