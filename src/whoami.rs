@@ -38,7 +38,7 @@ const STACK: usize = 128 * 1024;
 
 /// Runs the service, or with `--health` asks a running one. `args` are those behind the program's name. Returns the
 /// exit code.
-pub(crate) fn run(args: &[String]) -> i32 {
+pub fn run(args: &[String]) -> i32 {
     let port = match std::env::var(PORT_VARIABLE) {
         Ok(text) => match text.trim().parse() {
             Ok(port) => port,

@@ -211,7 +211,7 @@ pub enum NetworkMode {
 }
 
 /// A container's place on one network.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Endpoint {
     /// The network's name on this host, such as `shop_default`.
     pub network: String,

@@ -1,4 +1,19 @@
 //! Containers: what was asked, what became of it, and how it is made.
 
+pub mod beneath;
+pub mod capabilities;
+pub mod cgroup;
 pub mod config;
+pub mod log;
+pub mod mounts;
+pub mod process;
+mod resources;
+pub mod rootfs;
+pub mod seccomp;
+pub mod signal;
+pub mod spec;
 pub mod state;
+pub mod step;
+pub mod store;
+pub mod sysctl;
+pub mod user;

@@ -120,6 +120,9 @@ pub struct EndpointState {
     pub ipv6_gateway: Option<Ipv6Addr>,
     /// Every name that resolves to it on this network.
     pub names: Vec<String>,
+    /// Whether the container's way to the world, and the world's to its published ports, is through this network.
+    #[serde(default)]
+    pub default_route: bool,
 }
 
 /// A published port as it was bound.

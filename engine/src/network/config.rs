@@ -5,8 +5,13 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::id::Id;
+
+/// How the names of our bridges and virtual Ethernet devices begin.
+pub const BRIDGE_PREFIX: &str = "rc";
+
 /// Everything `ensure` needs to know about a network.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NetworkConfig {
     /// The name on this host, such as `shop_default`.
     pub name: String,
@@ -44,4 +49,37 @@ pub struct Subnet {
     pub gateway: Option<IpAddr>,
     /// Addresses that are never given to a container, by name.
     pub aux_addresses: BTreeMap<String, IpAddr>,
+}
+
+/// A network that exists: what it was asked to be and what it got. The content of `networks/<id>.json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Network {
+    pub id: Id,
+    pub created: jiff::Timestamp,
+    pub config: NetworkConfig,
+    /// The subnets with their gateways, whether asked for or chosen. Empty subnets of `config` are filled in here.
+    pub subnets: Vec<Subnet>,
+}
+
+impl Network {
+    /// Returns the name of the network's bridge.
+    pub fn bridge(&self) -> String {
+        format!("{BRIDGE_PREFIX}{}", self.id.short())
+    }
+
+    /// Returns the first subnet of a family.
+    pub fn subnet(&self, ipv4: bool) -> Option<&Subnet> {
+        self.subnets.iter().find(|subnet| subnet.subnet.0.is_ipv4() == ipv4)
+    }
+
+    /// Returns the maximum transmission unit that was asked for.
+    pub fn mtu(&self) -> Option<u32> {
+        self.config.driver_opts.get("com.docker.network.driver.mtu").and_then(|mtu| mtu.parse().ok())
+    }
+
+    /// Returns whether containers speak to the world with the host's address.
+    pub fn masquerade(&self) -> bool {
+        let option = self.config.driver_opts.get("com.docker.network.bridge.enable_ip_masquerade");
+        !self.config.internal && option.is_none_or(|value| value != "false")
+    }
 }

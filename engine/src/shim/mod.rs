@@ -1,3 +1,95 @@
 //! The shim: one small blocking process per container.
+//!
+//! It creates the container, holds what must not be lost when the supervisor dies (standard streams, terminal, network
+//! namespace, sockets), writes the log, starts further processes, reaps PID 1 and records how it ended. It has one thread
+//! and no runtime, and is a clone of the [`launcher`], so that it costs next to no memory.
 
+mod channel;
+pub mod client;
+pub mod config;
+mod create;
+mod exec;
+mod init;
+pub mod launcher;
+mod pid1;
 pub mod protocol;
+mod running;
+pub mod sealed;
+mod stdio;
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::OFlag;
+use nix::sys::stat::Mode;
+
+use self::config::ShimConfig;
+use self::protocol::{Failure, FromShim, Spawn, Task};
+use self::running::Running;
+use crate::container::step::{Context, Step};
+use crate::sys::{clone, process};
+
+/// The name of standard input's FIFO in a container's run directory (`stdin_open` without a terminal).
+pub const STDIN: &str = stdio::STDIN;
+
+/// The name of the record of how PID 1 ended (`protocol::Exit`), in the bundle.
+pub const EXIT: &str = stdio::EXIT;
+
+/// A shim's life: the launcher has just cloned it.
+fn run(spawn: &Spawn, supervisor: OwnedFd, fds: Vec<OwnedFd>) -> ! {
+    let mut keep = vec![supervisor.as_fd()];
+    keep.extend(fds.iter().map(AsFd::as_fd));
+    let ready = process::close_all_but(&keep).and_then(|()| {
+        nix::sys::prctl::set_name(c"rcompose-shim")?;
+        nix::unistd::setsid()?;
+        nix::unistd::chdir("/")?;
+        let null = nix::fcntl::open("/dev/null", OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty())?;
+        // Standard error stays the supervisor's: it is where a panic would be told.
+        process::dup_to_stdio(null.as_fd(), 0)?;
+        process::dup_to_stdio(null.as_fd(), 1)
+    });
+    let result = ready.step(|| "prepare the shim".into()).and_then(|()| begin(spawn, &supervisor, fds));
+    match result {
+        Ok(running) => running.run(supervisor),
+        Err(failure) => {
+            // A supervisor that is gone finds out by looking: there is no container.
+            protocol::send(&supervisor, &FromShim::Failed(failure), &[]).ok();
+            clone::exit(1)
+        }
+    }
+}
+
+/// What a shim knows from the beginning.
+#[derive(Debug)]
+struct Shim {
+    id: crate::id::Id,
+    bundle: PathBuf,
+    run: PathBuf,
+    /// The run directory, whose path may be too long for a socket's address.
+    directory: OwnedFd,
+    config: ShimConfig,
+}
+
+fn begin(spawn: &Spawn, supervisor: &OwnedFd, fds: Vec<OwnedFd>) -> Step<Running> {
+    let config = read_config(&spawn.bundle)?;
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let directory = nix::fcntl::open(&spawn.run, flags, Mode::empty())
+        .step(|| format!("open the run directory {}", spawn.run.display()))?;
+    let shim = Shim { id: spawn.id.clone(), bundle: spawn.bundle.clone(), run: spawn.run.clone(), directory, config };
+    match spawn.task {
+        Task::Create => create::create(shim, supervisor),
+        Task::Adopt { pid } => Running::adopt(shim, pid, fds),
+    }
+}
+
+/// Reads `shim.json` of a bundle.
+pub fn read_config(bundle: &Path) -> Step<ShimConfig> {
+    let path = bundle.join(config::FILE);
+    let text = std::fs::read(&path).step(|| format!("read {}", path.display()))?;
+    serde_json::from_slice(&text).step(|| format!("parse {}", path.display()))
+}
+
+/// Returns the failure of a container whose maker died without a word.
+fn died(what: &str) -> Failure {
+    crate::container::step::fault(format!("{what} was killed"))
+}

@@ -4,11 +4,30 @@
 //! order a variant's documentation gives). The supervisor holds one end of a socketpair per shim; a client such as
 //! `rcompose exec`, and a supervisor that was started anew, connects to `shim.sock` in the container's run directory.
 
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
+use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::id::Id;
+
+/// The name of the socket in a container's run directory.
+pub const SOCKET: &str = "shim.sock";
+
+/// Sends one message as one packet. Fails with `EMSGSIZE` where it is longer than the kernel takes (about 200 KiB).
+pub fn send<T: Serialize>(socket: impl AsFd, message: &T, fds: &[BorrowedFd<'_>]) -> nix::Result<()> {
+    let data = serde_json::to_vec(message).map_err(|_| Errno::EINVAL)?;
+    crate::sys::socket::send(socket, &data, fds)
+}
+
+/// Receives one message, or `None` where the other side is gone. Fails with `EBADMSG` where it is none of ours.
+pub fn receive<T: serde::de::DeserializeOwned>(socket: impl AsFd) -> nix::Result<Option<(T, Vec<OwnedFd>)>> {
+    let mut buffer = vec![0; crate::sys::socket::PACKET];
+    let Some((length, fds)) = crate::sys::socket::receive(socket, &mut buffer)? else { return Ok(None) };
+    let message = serde_json::from_slice(&buffer[..length]).map_err(|_| Errno::EBADMSG)?;
+    Ok(Some((message, fds)))
+}
 
 /// What the supervisor asks its launcher for. Descriptors: the shim's end of the socketpair, then what `task` says.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -33,8 +52,8 @@ pub enum Task {
 /// From the supervisor or a client to the shim.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum ToShim {
-    /// The network namespace is ready; the init process may join it and go on. Descriptors: the namespace.
-    /// Not sent where the container shares the host's.
+    /// The network namespace is ready; the init process may join it and go on. Descriptors: the namespace, of its own or
+    /// another container's. Not sent where the container shares the host's (`shim::config::Network`).
     Network,
     /// Descriptors that the shim keeps while the container runs, so that they outlive the supervisor: the DNS
     /// sockets of the namespace, bound published ports. Descriptors: one per name, in this order.
@@ -44,8 +63,11 @@ pub enum ToShim {
     /// Kills a process started by [`ToShim::Exec`] on this connection, and its whole process group.
     KillExec { exec: u32 },
     /// A new supervisor has come and this connection is the supervisor's from now on. Answered by
-    /// [`FromShim::Started`], then [`FromShim::Kept`].
+    /// [`FromShim::Started`], [`FromShim::Kept`] and, where PID 1 has ended already, [`FromShim::Exited`].
     Adopt,
+    /// [`FromShim::Exited`] was taken note of: the shim ends. Until it hears this it stays, and where its supervisor goes
+    /// away without saying it, it starts another, so that an exit is never overlooked.
+    Release,
 }
 
 /// A further process in a running container.
@@ -61,13 +83,18 @@ pub struct Exec {
     pub cwd: Option<String>,
     /// Allocate a pseudo-terminal in the container.
     pub tty: bool,
+    /// The terminal's size from the beginning: rows and columns.
+    #[serde(default)]
+    pub size: Option<(u16, u16)>,
     pub privileged: bool,
 }
 
 /// From the shim.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum FromShim {
-    /// PID 1 has executed its program. Descriptors: pidfd, the network namespace, and with a terminal its master.
+    /// PID 1 has executed its program. Descriptors: pidfd, the network namespace, then either the terminal's master or the
+    /// reading ends of standard output and error, if the container has a log. While the supervisor holds them, no output
+    /// is lost even when the shim and then the container end.
     Started {
         pid: i32,
     },
@@ -77,7 +104,7 @@ pub enum FromShim {
     Kept {
         names: Vec<String>,
     },
-    /// PID 1 has ended and `exit.json` is written. The shim ends after this.
+    /// PID 1 has ended, the log is complete and `exit.json` is written. To be answered by [`ToShim::Release`].
     Exited(Exit),
     /// Descriptors: with a terminal its master.
     ExecStarted {

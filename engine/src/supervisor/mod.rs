@@ -1,1 +1,251 @@
 //! The supervisor: one process per project that looks after its containers.
+//!
+//! It is the only writer of the project's run-time state: it gives containers their networks and names, starts a shim
+//! for each, checks their health, restarts them by their policy, and tells commands what happens. It may be killed at
+//! any moment: the shims hold everything that a process must hold, and start another supervisor, which takes it all
+//! over (`docs/architecture.md`). It ends by itself when no container has a process and no command is connected.
+
+mod attach;
+mod container;
+mod create;
+mod events;
+mod health;
+mod probe;
+mod project;
+mod restart;
+mod run;
+mod server;
+mod shims;
+
+pub mod client;
+pub mod spawn;
+pub mod wire;
+
+use std::fs::{self, File, TryLockError};
+use std::io::{self, Write as _};
+use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::UnixListener;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::host::Host;
+use crate::image::Store;
+use crate::network::{Networks, Options};
+use crate::root::Root;
+use crate::shim::launcher::Launcher;
+use crate::shim::sealed;
+use project::Project;
+
+/// Worker threads of a supervisor: enough to overlap netlink and file work, few enough to stay small.
+const THREADS: usize = 2;
+/// How long a new supervisor with nothing to do waits for the command that started it.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Is a supervisor: the front door of the process that [`spawn::start`] starts, with [`spawn::arguments`].
+///
+/// Must be called before the process has any thread. Returns the exit code.
+pub fn run(arguments: &[String]) -> i32 {
+    let [data, run, project] = arguments else {
+        return refuse("a supervisor needs the data directory, the run directory and the project's name");
+    };
+    if !sealed::is_sealed() {
+        let mut sealed = vec!["rcompose".to_owned(), spawn::FRONT_DOOR.to_owned()];
+        sealed.extend_from_slice(arguments);
+        return refuse(&format!("cannot execute a sealed copy of this program: {}", sealed::exec_sealed(&sealed)));
+    }
+    let root = Root::new(PathBuf::from(data), PathBuf::from(run));
+    let mut waiting = match take_stdout() {
+        Ok(waiting) => Some(waiting),
+        Err(error) => return refuse(&format!("cannot replace standard output: {error}")),
+    };
+    match supervise(&root, project, &mut waiting) {
+        Ok(()) => 0,
+        Err(error) => {
+            if let Some(mut waiting) = waiting {
+                // Nobody may be waiting any more.
+                let _ = writeln!(waiting, "{error}");
+            }
+            let _ = writeln!(io::stderr(), "{error}");
+            1
+        }
+    }
+}
+
+/// Takes standard output, where the command that waits for this supervisor listens, away from what this process starts.
+fn take_stdout() -> io::Result<File> {
+    let waiting = io::stdout().as_fd().try_clone_to_owned()?;
+    let null = File::options().read(true).write(true).open("/dev/null")?;
+    nix::unistd::dup2_stdout(null)?;
+    Ok(waiting.into())
+}
+
+/// Says why there is no supervisor: to the command that waits for it, and to the log.
+fn refuse(reason: &str) -> i32 {
+    // Nobody may be waiting any more.
+    let _ = writeln!(io::stdout(), "{reason}");
+    let _ = writeln!(io::stderr(), "{reason}");
+    1
+}
+
+fn supervise(root: &Root, project: &str, waiting: &mut Option<File>) -> Result<(), String> {
+    // Not in the terminal's session: its Ctrl-C and hang-up are not for the supervisor. It fails only for the leader
+    // of a session, which is as good.
+    let _ = nix::unistd::setsid();
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
+    std::env::set_current_dir("/").map_err(|error| format!("cannot change to /: {error}"))?;
+    // The containers of a shim that dies become children of this process, which can tell how they end.
+    nix::sys::prctl::set_child_subreaper(true).map_err(|error| format!("cannot become a subreaper: {error}"))?;
+    let directory = root.project_run(project);
+    let Some(lock) = lock(&directory)? else {
+        // Another supervisor has the project; whoever wanted one has one.
+        ready(waiting);
+        return Ok(());
+    };
+    let launcher = Launcher::start().map_err(|error| format!("cannot start the launcher: {error}"))?;
+    tracing_to_stderr();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(THREADS)
+        .max_blocking_threads(16)
+        .enable_all()
+        .build()
+        .map_err(|error| format!("cannot start the runtime: {error}"))?;
+    let outcome = runtime.block_on(serve(root.clone(), project.to_owned(), &directory, launcher, waiting));
+    runtime.shutdown_background();
+    if outcome.is_ok() {
+        // While the lock is held, so that no successor's files are taken for ours.
+        leave(&directory);
+    }
+    drop(lock);
+    outcome
+}
+
+/// Takes the project's lock, which is held as long as the process lives; `None` if another has it.
+fn lock(directory: &Path) -> Result<Option<File>, String> {
+    let path = directory.join("lock");
+    loop {
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(directory)
+            .map_err(|error| format!("cannot make {}: {error}", directory.display()))?;
+        let file = match File::options().create(true).truncate(false).write(true).open(&path) {
+            Ok(file) => file,
+            // The supervisor before us has just removed the directory.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(format!("cannot open {}: {error}", path.display())),
+        };
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Ok(None),
+            Err(TryLockError::Error(error)) => return Err(format!("cannot lock {}: {error}", path.display())),
+        }
+        // The file may have been removed between opening and locking it; then its lock protects nothing.
+        let (ours, there) = (file.metadata(), fs::metadata(&path));
+        if let (Ok(ours), Ok(there)) = (ours, there)
+            && (ours.dev(), ours.ino()) == (there.dev(), there.ino())
+        {
+            return Ok(Some(file));
+        }
+    }
+}
+
+/// Removes everything of this supervisor below the run directory, and the parents nobody uses any more.
+fn leave(directory: &Path) {
+    if let Err(error) = fs::remove_dir_all(directory) {
+        tracing::warn!(%error, "cannot remove {}", directory.display());
+    }
+    for parent in directory.ancestors().skip(1).take(2) {
+        // Not empty: another project is there.
+        if fs::remove_dir(parent).is_err() {
+            return;
+        }
+    }
+}
+
+/// Tells the command that waits for this supervisor that it may connect.
+fn ready(waiting: &mut Option<File>) {
+    if let Some(mut waiting) = waiting.take() {
+        // Nobody may be waiting: a shim that starts a supervisor does not.
+        let _ = waiting.write_all(spawn::READY.as_bytes());
+    }
+}
+
+fn tracing_to_stderr() {
+    use tracing_subscriber::{EnvFilter, fmt};
+    let filter = EnvFilter::try_from_env("RCOMPOSE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(false).init();
+}
+
+async fn serve(
+    root: Root,
+    name: String,
+    directory: &Path,
+    launcher: Launcher,
+    waiting: &mut Option<File>,
+) -> Result<(), String> {
+    // Before anything that takes time: commands that come meanwhile wait in the queue, and need not start a supervisor.
+    let listener = listen(directory).map_err(|error| format!("cannot listen in {}: {error}", directory.display()))?;
+    let host = Host::detect().map_err(|error| error.to_string())?;
+    let networks = Networks::open(&root, Options::default()).await.map_err(|error| error.to_string())?;
+    let images = Store::open(root.data()).map_err(|error| error.to_string())?;
+    let project = Project::new(name, root, host, launcher, networks, images);
+    // Children end while containers are being adopted already.
+    let mut children = signal(SignalKind::child()).map_err(|error| format!("cannot hear of children: {error}"))?;
+    project.adopt_all().await.map_err(|failure| failure.to_string())?;
+    ready(waiting);
+    // Whoever started this process is about to connect, if it was not killed.
+    let mut patience = Box::pin(tokio::time::sleep(PATIENCE));
+    let mut patient = true;
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => {
+                    if !project.connected() {
+                        break;
+                    }
+                    let project = Arc::clone(&project);
+                    tokio::spawn(async move {
+                        server::serve(Arc::clone(&project), stream).await;
+                        project.disconnected();
+                    });
+                }
+                Err(error) => tracing::warn!(%error, "cannot accept a connection"),
+            },
+            _ = children.recv() => {
+                project.reap();
+                if project.status_of(project.launcher.pid().as_raw()).is_some() {
+                    // Without it nothing can be started. The shims start a supervisor that has one.
+                    return Err("the launcher was killed".to_owned());
+                }
+            }
+            () = &mut patience, if patient => {
+                patient = false;
+                project.settle();
+            }
+            () = project.idle.notified() => {
+                // A command that connected at this moment keeps the supervisor.
+                if project.retire_if_idle() {
+                    break;
+                }
+            }
+        }
+    }
+    project.settled().await;
+    Ok(())
+}
+
+/// Listens at `supervisor.sock`, which only the owner may connect to. The path may be longer than a socket's address.
+fn listen(directory: &Path) -> io::Result<UnixListener> {
+    let path = directory.join("supervisor.sock");
+    match fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let directory = File::open(directory)?;
+    // The umask keeps everybody else out from the first moment.
+    UnixListener::bind(format!("/proc/self/fd/{}/supervisor.sock", directory.as_raw_fd()))
+}

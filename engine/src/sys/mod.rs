@@ -1,7 +1,18 @@
 //! Every `unsafe` of the crate and every raw system call, each behind a safe function with its man-page name.
 #![allow(unsafe_code, reason = "this module is where system calls that nix lacks are made safe")]
 
+pub mod bpf;
+pub mod capabilities;
+pub mod clone;
 pub mod file;
+pub mod mount;
+pub mod net;
+pub mod pidfd;
+pub mod process;
+pub mod readiness;
+pub mod shared;
+pub mod socket;
+pub mod terminal;
 pub mod xattr;
 
 /// Fills `buffer` from the kernel's random source (`getrandom(2)`).

@@ -1,0 +1,325 @@
+//! Control groups of both versions: limits, membership, what the kernel counts, removal (`cgroups(7)`).
+//!
+//! A container's group is `rcompose/<project>/<id>` in every hierarchy that is used. What is to be written there is
+//! decided beforehand, as a [`Plan`], so that the shim only makes directories and writes files.
+
+pub mod devices;
+pub mod limits;
+
+use std::io::{self, Write as _};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::sys::stat::Mode;
+use nix::unistd::Pid;
+use serde::{Deserialize, Serialize};
+
+use super::step::{Context, Step};
+
+/// Where a container's cgroups are and what limits they get; part of `shim.json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan {
+    /// Relative to the root of each hierarchy.
+    pub path: PathBuf,
+    pub version: Version,
+    pub hierarchies: Vec<Hierarchy>,
+    pub writes: Vec<Write>,
+    /// Device rules for version 2, where a program decides instead of a file; `None`: every device.
+    pub devices: Option<Vec<devices::Rule>>,
+}
+
+/// The version of the control group interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Version {
+    V1,
+    V2,
+}
+
+/// A mounted hierarchy in which the container has a group.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hierarchy {
+    pub mount: PathBuf,
+    /// The controllers that are used in it.
+    pub controllers: Vec<String>,
+}
+
+/// A value for a file of a group.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Write {
+    pub controller: String,
+    pub file: String,
+    pub value: String,
+    /// Whether a kernel without this file is good enough, such as one without swap accounting.
+    pub optional: bool,
+}
+
+impl Plan {
+    /// Makes the groups and sets their limits. What was made is removed again when a step fails.
+    pub fn create(&self) -> Step<()> {
+        let result = self.try_create();
+        if result.is_err() {
+            self.remove().ok();
+        }
+        result
+    }
+
+    fn try_create(&self) -> Step<()> {
+        for hierarchy in &self.hierarchies {
+            let path = hierarchy.mount.join(&self.path);
+            make(&path, &hierarchy.mount).step(|| format!("create cgroup {}", path.display()))?;
+            if self.version == Version::V1 && hierarchy.controllers.iter().any(|name| name == "cpuset") {
+                self.fill_cpusets(hierarchy)?;
+            }
+            if self.version == Version::V2 {
+                self.enable_controllers(hierarchy)?;
+            }
+        }
+        // Device rules are many lines for one file, each of which takes a write of its own.
+        let mut open: Option<(PathBuf, std::fs::File)> = None;
+        for write in &self.writes {
+            let Some(directory) = self.directory(&write.controller) else { continue };
+            let path = directory.join(&write.file);
+            let describe = || format!("write {} to {}", write.value, path.display());
+            if open.as_ref().is_none_or(|(name, _)| *name != path) {
+                open = match std::fs::File::options().write(true).open(&path) {
+                    Err(error) if write.optional && error.kind() == io::ErrorKind::NotFound => continue,
+                    file => Some((path.clone(), file.step(describe)?)),
+                };
+            }
+            if let Some((_, file)) = &mut open {
+                file.write_all(write.value.as_bytes()).step(describe)?;
+            }
+        }
+        if let (Version::V2, Some(rules), [hierarchy]) = (self.version, &self.devices, &self.hierarchies[..]) {
+            let path = hierarchy.mount.join(&self.path);
+            let fd = open_directory(&path).step(|| format!("open cgroup {}", path.display()))?;
+            devices::attach(fd.as_fd(), rules).step(|| format!("attach the device filter to {}", path.display()))?;
+        }
+        Ok(())
+    }
+
+    /// Gives new groups the processors and memory nodes of their parents: on version 1 they begin with none, and a process
+    /// cannot join them so (`cpuset(7)`).
+    fn fill_cpusets(&self, hierarchy: &Hierarchy) -> Step<()> {
+        for file in ["cpuset.cpus", "cpuset.mems"] {
+            let mut directory = hierarchy.mount.clone();
+            let mut value = std::fs::read_to_string(directory.join(file)).unwrap_or_default();
+            for component in self.path.components() {
+                directory.push(component);
+                let path = directory.join(file);
+                let describe = || format!("write {} to {}", value.trim(), path.display());
+                let current = std::fs::read_to_string(&path).step(describe)?;
+                if current.trim().is_empty() {
+                    std::fs::write(&path, value.trim()).step(describe)?;
+                } else {
+                    value = current;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the controllers available in the container's group: each ancestor has to hand them down
+    /// (`cgroup.subtree_control`).
+    fn enable_controllers(&self, hierarchy: &Hierarchy) -> Step<()> {
+        let mut directory = hierarchy.mount.clone();
+        let mut components = self.path.components().peekable();
+        while let Some(component) = components.next() {
+            let file = directory.join("cgroup.subtree_control");
+            let enabled = std::fs::read_to_string(&file).step(|| format!("read {}", file.display()))?;
+            for controller in &hierarchy.controllers {
+                if !enabled.split_whitespace().any(|name| name == controller) {
+                    std::fs::write(&file, format!("+{controller}"))
+                        .step(|| format!("enable controller {controller} in {}", file.display()))?;
+                }
+            }
+            directory.push(component);
+            if components.peek().is_none() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the container's group in the hierarchy of this controller.
+    pub fn directory(&self, controller: &str) -> Option<PathBuf> {
+        let mut hierarchies = self.hierarchies.iter();
+        let found = match self.version {
+            Version::V1 => hierarchies.find(|hierarchy| hierarchy.controllers.iter().any(|name| name == controller)),
+            Version::V2 => hierarchies.next(),
+        };
+        found.map(|hierarchy| hierarchy.mount.join(&self.path))
+    }
+
+    /// Opens the group of version 2, to clone a process into it.
+    pub fn open(&self) -> Step<Option<OwnedFd>> {
+        match (self.version, &self.hierarchies[..]) {
+            (Version::V2, [hierarchy]) => {
+                let path = hierarchy.mount.join(&self.path);
+                open_directory(&path).map(Some).step(|| format!("open cgroup {}", path.display()))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// Moves a process into the groups. On an idle system the first write waits for a grace period of the kernel, 4 to
+    /// 8 ms.
+    pub fn attach(&self, pid: Pid) -> Step<()> {
+        for hierarchy in &self.hierarchies {
+            let path = hierarchy.mount.join(&self.path).join("cgroup.procs");
+            std::fs::write(&path, pid.to_string()).step(|| format!("write {pid} to {}", path.display()))?;
+        }
+        Ok(())
+    }
+
+    /// Removes the groups, and their ancestors (but for the outermost level of a hierarchy) as far as they are empty.
+    ///
+    /// A group whose last process has just ended may be busy for a moment still.
+    pub fn remove(&self) -> io::Result<()> {
+        let mut first_error = None;
+        for hierarchy in &self.hierarchies {
+            let path = hierarchy.mount.join(&self.path);
+            if let Err(error) = remove_group(&path) {
+                first_error.get_or_insert(error);
+                continue;
+            }
+            let mut parent = self.path.parent();
+            while let Some(relative) = parent.filter(|relative| !relative.as_os_str().is_empty()) {
+                // Not empty, or just removed by somebody else: both are fine.
+                if std::fs::remove_dir(hierarchy.mount.join(relative)).is_err() {
+                    break;
+                }
+                parent = relative.parent();
+            }
+        }
+        first_error.map_or(Ok(()), Err)
+    }
+
+    /// Returns whether the kernel killed a process of the container for want of memory.
+    pub fn oom_killed(&self) -> bool {
+        let file = match self.version {
+            Version::V1 => "memory.oom_control",
+            Version::V2 => "memory.events",
+        };
+        let Some(directory) = self.directory("memory") else { return false };
+        let text = std::fs::read_to_string(directory.join(file)).unwrap_or_default();
+        let count = text.lines().find_map(|line| line.strip_prefix("oom_kill "));
+        count.is_some_and(|count| count.trim() != "0")
+    }
+
+    /// Stops or continues every process of the container.
+    pub fn freeze(&self, frozen: bool) -> Step<()> {
+        let (controller, file, value) = match (self.version, frozen) {
+            (Version::V1, true) => ("freezer", "freezer.state", "FROZEN"),
+            (Version::V1, false) => ("freezer", "freezer.state", "THAWED"),
+            (Version::V2, true) => ("", "cgroup.freeze", "1"),
+            (Version::V2, false) => ("", "cgroup.freeze", "0"),
+        };
+        let path = self
+            .directory(controller)
+            .ok_or_else(|| super::step::fault("freeze the container: the host has no freezer cgroup".into()))?
+            .join(file);
+        std::fs::write(&path, value).step(|| format!("write {value} to {}", path.display()))
+    }
+
+    /// Kills every process in the groups: what a container without a PID namespace of its own leaves behind.
+    pub fn kill_all(&self) {
+        let Some(hierarchy) = self.hierarchies.first() else { return };
+        let directory = hierarchy.mount.join(&self.path);
+        if std::fs::write(directory.join("cgroup.kill"), "1").is_ok() {
+            return;
+        }
+        // A process may fork while the list is read, so until the list is empty; each round leaves fewer.
+        for _ in 0..100 {
+            let list = std::fs::read_to_string(directory.join("cgroup.procs")).unwrap_or_default();
+            let pids: Vec<i32> = list.lines().filter_map(|line| line.parse().ok()).collect();
+            if pids.is_empty() {
+                return;
+            }
+            for pid in pids {
+                nix::sys::signal::kill(Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).ok();
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+fn open_directory(path: &Path) -> nix::Result<OwnedFd> {
+    nix::fcntl::open(path, OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
+}
+
+/// Makes a directory and its ancestors up to `mount`, while others may remove them because they are empty.
+fn make(path: &Path, mount: &Path) -> io::Result<()> {
+    for _ in 0..100 {
+        match std::fs::create_dir(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && path.parent() != Some(mount) => {
+                if let Some(parent) = path.parent() {
+                    make(parent, mount)?;
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
+            result => return result,
+        }
+    }
+    Err(io::Error::from_raw_os_error(libc::EBUSY))
+}
+
+/// Removes a group and, first, the groups that the container made in it.
+fn remove_group(path: &Path) -> io::Result<()> {
+    let mut waited = Duration::ZERO;
+    loop {
+        let error = match std::fs::remove_dir(path) {
+            Ok(()) => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => error,
+        };
+        if error.raw_os_error() != Some(Errno::EBUSY as i32) || waited > Duration::from_secs(2) {
+            return Err(error);
+        }
+        for entry in std::fs::read_dir(path)?.flatten() {
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                remove_group(&entry.path())?;
+            }
+        }
+        // The last member is a zombie that is being reaped; there is nothing to wait for but time.
+        let pause = Duration::from_millis(1).max(waited / 4);
+        std::thread::sleep(pause);
+        waited += pause;
+    }
+}
+
+/// Makes the kernel ready for the next move of a process between groups of version 1, so that it will not have to wait
+/// for a grace period (4 to 8 ms) then. Worth calling as soon as a start is foreseeable; it lasts for about 10 ms.
+pub fn warm_up(host: &crate::host::Host) {
+    let crate::host::Cgroups::V1(hierarchies) = &host.cgroups else { return };
+    let own = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    for line in own.lines() {
+        let mut fields = line.splitn(3, ':').skip(1);
+        let (Some(controllers), Some(path)) = (fields.next(), fields.next()) else { continue };
+        let Some(controller) = controllers.split(',').next() else { continue };
+        if let Some((_, mount)) = hierarchies.iter().find(|(name, _)| name == controller) {
+            // Moving this process to where it is changes nothing but takes the lock.
+            let path = mount.join(path.trim_start_matches('/')).join("cgroup.procs");
+            std::fs::write(path, std::process::id().to_string()).ok();
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_removed_parent_is_made_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("rcompose/project/id");
+        make(&path, directory.path()).unwrap();
+        make(&path, directory.path()).unwrap();
+        assert!(path.is_dir());
+    }
+}

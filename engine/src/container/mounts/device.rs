@@ -1,0 +1,104 @@
+//! The content of a container's `/dev` (OCI runtime specification, "Default Devices" and `linux.devices`).
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag};
+use nix::sys::stat::{Mode, SFlag, mknodat};
+use nix::unistd::{Gid, Uid, fchownat, symlinkat};
+use oci_spec::runtime::{LinuxDevice, LinuxDeviceType};
+
+use crate::container::beneath;
+use crate::container::step::{Context, ExactModes, Step, fault};
+use crate::sys::{mount, process};
+
+/// Devices that every container has.
+const DEFAULTS: [(&str, u32, u32); 6] =
+    [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
+
+/// Links that every container has.
+const LINKS: [(&str, &str); 6] = [
+    ("fd", "/proc/self/fd"),
+    ("stdin", "/proc/self/fd/0"),
+    ("stdout", "/proc/self/fd/1"),
+    ("stderr", "/proc/self/fd/2"),
+    ("core", "/proc/kcore"),
+    ("ptmx", "pts/ptmx"),
+];
+
+/// Fills a new, empty `/dev`.
+pub fn fill(dev: BorrowedFd<'_>) -> Step<()> {
+    let _exact = ExactModes::new();
+    for (name, major, minor) in DEFAULTS {
+        let mode = Mode::from_bits_truncate(0o666);
+        mknodat(dev, name, SFlag::S_IFCHR, mode, libc::makedev(major, minor))
+            .step(|| format!("create device /dev/{name}"))?;
+    }
+    for (name, target) in LINKS {
+        symlinkat(target, dev, name).step(|| format!("create link /dev/{name}"))?;
+    }
+    Ok(())
+}
+
+/// Makes a device of the configuration. One that is there already is replaced.
+pub fn create(root: BorrowedFd<'_>, dev: Option<BorrowedFd<'_>>, device: &LinuxDevice) -> Step<()> {
+    let path = device.path();
+    let describe = || format!("create device {}", path.display());
+    let _exact = ExactModes::new();
+    // Within our own `/dev` nobody else can have put links.
+    let (base, path) = match (dev, path.strip_prefix("/dev")) {
+        (Some(dev), Ok(relative)) => (dev, relative),
+        _ => (root, path.as_path()),
+    };
+    let name = path.file_name().ok_or_else(|| fault(format!("{}: it has no name", describe())))?;
+    let parent = path.parent().unwrap_or(Path::new(""));
+    let parent = beneath::ensure_directory(base, parent).step(describe)?;
+    let kind = match device.typ() {
+        LinuxDeviceType::B => SFlag::S_IFBLK,
+        LinuxDeviceType::P => SFlag::S_IFIFO,
+        _ => SFlag::S_IFCHR,
+    };
+    let mode = Mode::from_bits_truncate(device.file_mode().unwrap_or(0o666) & 0o7777);
+    let number = |number: i64| u32::try_from(number).map_err(|_| Errno::EINVAL);
+    let number = libc::makedev(number(device.major()).step(describe)?, number(device.minor()).step(describe)?);
+    match mknodat(&parent, name, kind, mode, number) {
+        Err(Errno::EEXIST) => {
+            nix::unistd::unlinkat(&parent, name, nix::unistd::UnlinkatFlags::NoRemoveDir).step(describe)?;
+            mknodat(&parent, name, kind, mode, number).step(describe)?;
+        }
+        result => result.step(describe)?,
+    }
+    let owner = device.uid().map(Uid::from_raw);
+    let group = device.gid().map(Gid::from_raw);
+    fchownat(&parent, name, owner, group, AtFlags::AT_SYMLINK_NOFOLLOW).step(describe)
+}
+
+/// A pseudo-terminal of the container's own `devpts`.
+#[derive(Debug)]
+pub struct Terminal {
+    pub master: OwnedFd,
+    pub peer: OwnedFd,
+}
+
+impl Terminal {
+    /// Allocates a terminal that belongs to this user.
+    pub fn allocate(devpts: BorrowedFd<'_>, uid: u32) -> Step<Self> {
+        let describe = || "allocate a terminal".to_owned();
+        let flags = OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
+        let master = beneath::open(devpts, "ptmx", flags).step(describe)?;
+        process::unlock_terminal(master.as_fd()).step(describe)?;
+        let peer = process::terminal_peer(master.as_fd()).step(describe)?;
+        nix::unistd::fchown(&peer, Some(Uid::from_raw(uid)), None).step(describe)?;
+        Ok(Self { master, peer })
+    }
+
+    /// Shows the terminal as `/dev/console`, on a file that we have just made.
+    pub fn mount_console(&self, dev: BorrowedFd<'_>) -> Step<()> {
+        let describe = || "mount the terminal at /dev/console".to_owned();
+        let flags = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_RDONLY;
+        let target = nix::fcntl::openat(dev, "console", flags, Mode::from_bits_truncate(0o600)).step(describe)?;
+        let tree = mount::open_tree_clone(self.peer.as_fd(), c"", false).step(describe)?;
+        mount::move_mount(tree.as_fd(), target.as_fd()).step(describe)
+    }
+}

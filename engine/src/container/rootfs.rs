@@ -1,0 +1,121 @@
+//! The container's root: an overlay of the image's layers, made detached in the container's own mount namespace.
+
+use std::ffi::CStr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::sys::stat::Mode;
+
+use super::beneath;
+use super::step::{Context, Step};
+use crate::shim::config::Rootfs;
+use crate::shim::protocol::Failure;
+use crate::sys::mount::{self, FsContext};
+
+/// Makes the overlay and attaches it at `target`, a directory of the host that only this mount namespace sees covered, and
+/// that is there anyway: on ext4 a directory made for it would cost more than the mount, where many were removed lately.
+/// Returns the root.
+pub fn assemble(rootfs: &Rootfs, target: &Path) -> Step<OwnedFd> {
+    // The upper directory is the container's `/`, which everybody may read; what is in it is behind the store's 0700.
+    for (directory, mode) in [(&rootfs.upper, 0o755), (&rootfs.work, 0o700)] {
+        match std::fs::DirBuilder::new().mode(mode).create(directory) {
+            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+                return Err(error).step(|| format!("create {}", directory.display()));
+            }
+            _ => {}
+        }
+    }
+    if rootfs.volatile {
+        // A volatile upper directory refuses to be mounted again, since a power cut may have torn it. A container that
+        // is started anew on the same boot sees the page cache, which is whole.
+        std::fs::remove_dir_all(rootfs.work.join("work/incompat")).ok();
+    }
+    let mut layers = rootfs.layers.clone();
+    if let Some(places) = &rootfs.places {
+        ensure_places(places).step(|| format!("create {}", places.display()))?;
+        layers.insert(0, places.clone());
+    }
+    let root = overlay(&layers, Some(rootfs), 0)?;
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let at = nix::fcntl::open(target, flags, Mode::empty()).step(|| format!("open {}", target.display()))?;
+    mount::move_mount(root.as_fd(), at.as_fd()).step(|| format!("mount the root at {}", target.display()))?;
+    Ok(root)
+}
+
+/// What every container has something mounted on: directories, then files.
+const PLACES: ([&str; 4], [&str; 3]) =
+    (["dev", "etc", "proc", "sys"], ["etc/hostname", "etc/hosts", "etc/resolv.conf"]);
+
+/// Makes the directory of places to mount on, unless it is there. It is made aside and renamed, so it is whole.
+fn ensure_places(directory: &Path) -> std::io::Result<()> {
+    if directory.join("etc").exists() {
+        return Ok(());
+    }
+    let mut name = directory.as_os_str().to_owned();
+    name.push(format!(".{}", crate::id::Id::random().short()));
+    let new = PathBuf::from(name);
+    std::fs::create_dir_all(&new)?;
+    for place in PLACES.0 {
+        std::fs::create_dir(new.join(place))?;
+    }
+    for place in PLACES.1 {
+        std::fs::write(new.join(place), "")?;
+    }
+    match std::fs::rename(&new, directory) {
+        // Somebody else was faster.
+        Err(_) if directory.join("etc").exists() => std::fs::remove_dir_all(&new),
+        result => result,
+    }
+}
+
+/// Returns a detached, read-only overlay of an image's layers.
+pub fn image(layers: &[PathBuf]) -> Step<OwnedFd> {
+    // An overlay without an upper directory needs two layers; a single one is simply shown.
+    if let [layer] = layers {
+        let path = beneath::c_string(layer).step(|| format!("open layer {}", layer.display()))?;
+        let tree = mount::open_tree_clone(mount::cwd(), &path, false);
+        return tree.step(|| format!("open layer {}", layer.display()));
+    }
+    overlay(layers, None, mount::RDONLY)
+}
+
+fn overlay(layers: &[PathBuf], writable: Option<&Rootfs>, attributes: u64) -> Step<OwnedFd> {
+    let context = mount::fsopen(c"overlay").step(|| "open the overlay filesystem".into())?;
+    let failed = |context: &FsContext, errno: Errno| Failure {
+        step: format!("mount an overlay of {} layers ({})", layers.len(), context.messages()),
+        errno: errno as i32,
+        code: super::step::ENGINE,
+    };
+    let set = |key: &CStr, path: &Path| beneath::c_string(path).and_then(|path| context.set(key, &path));
+    context.set(c"source", c"rcompose").map_err(|errno| failed(&context, errno))?;
+    for (index, layer) in layers.iter().enumerate() {
+        match set(c"lowerdir+", layer) {
+            // Linux before 6.7 takes all layers as one option.
+            Err(Errno::EINVAL) if index == 0 && layer.is_dir() => {
+                set(c"lowerdir", &joined(layers)).map_err(|errno| failed(&context, errno))?;
+                break;
+            }
+            result => {
+                result.step(|| format!("add layer {} to the overlay ({})", layer.display(), context.messages()))?
+            }
+        }
+    }
+    if let Some(rootfs) = writable {
+        set(c"upperdir", &rootfs.upper).map_err(|errno| failed(&context, errno))?;
+        set(c"workdir", &rootfs.work).map_err(|errno| failed(&context, errno))?;
+        if rootfs.volatile {
+            context.set_flag(c"volatile").map_err(|errno| failed(&context, errno))?;
+        }
+    }
+    context.create().map_err(|errno| failed(&context, errno))?;
+    context.fsmount(attributes).map_err(|errno| failed(&context, errno))
+}
+
+/// Returns the layers in the syntax of `lowerdir`, where a colon separates and a backslash protects.
+fn joined(layers: &[PathBuf]) -> PathBuf {
+    let escaped = |layer: &PathBuf| layer.to_string_lossy().replace('\\', "\\\\").replace(':', "\\:");
+    layers.iter().map(escaped).collect::<Vec<_>>().join(":").into()
+}

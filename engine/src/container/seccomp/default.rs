@@ -1,0 +1,119 @@
+//! The filter that containers get unless told: what Docker's default profile allows, which images are made to live with.
+
+use super::filter::compile;
+use super::{ALLOW, Comparison, Policy, Rule, Test, errno, table};
+use crate::container::capabilities;
+use crate::sys::capabilities::Set;
+use crate::sys::process::Instruction;
+
+/// Compiles the filter for a container with these capabilities: some calls are harmless without, and needed with, one.
+pub fn default_filter(bounding: Set) -> Vec<Instruction> {
+    compile(&policy(bounding))
+}
+
+pub(super) fn policy(bounding: Set) -> Policy {
+    let denied = errno(libc::EPERM);
+    let mut rules = vec![Rule::Always(denied); table::LAST + 1];
+    let mut set = |names: &str, rule: &Rule| {
+        for number in names.split_whitespace().filter_map(table::number) {
+            rules[number] = rule.clone();
+        }
+    };
+    set(ALLOWED, &Rule::Always(ALLOW));
+
+    let test = |argument, comparison, value| vec![Test { argument, comparison, value }];
+    // The host's side of a virtual machine's sockets is no business of a container's.
+    let not_vsock = test(0, Comparison::NotEqual, libc::AF_VSOCK as u64);
+    set("socket", &Rule::When(vec![(not_vsock, ALLOW)], denied));
+    // Execution domains that turn off no protection: PER_LINUX, PER_LINUX32, both with UNAME26, and the question which.
+    let domains = [0, 0x8, 0x2_0000, 0x2_0008, 0xFFFF_FFFF];
+    let domains = domains.map(|domain| (test(0, Comparison::Equal, domain), ALLOW));
+    set("personality", &Rule::When(domains.to_vec(), denied));
+
+    if !has(bounding, "SYS_ADMIN") {
+        // CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET
+        let no_namespace = test(0, Comparison::Masked(0x7E02_0000), 0);
+        set("clone", &Rule::When(vec![(no_namespace, ALLOW)], denied));
+        // Its flags are in memory, where a filter cannot see them. C libraries fall back to clone.
+        set("clone3", &Rule::Always(errno(libc::ENOSYS)));
+    }
+    for (capability, names) in WITH_CAPABILITY {
+        if has(bounding, capability) {
+            set(names, &Rule::Always(ALLOW));
+        }
+    }
+    Policy { rules, unknown: errno(libc::ENOSYS), foreign: errno(libc::ENOSYS) }
+}
+
+fn has(set: Set, capability: &str) -> bool {
+    capabilities::number(capability).is_some_and(|number| set.0 & (1 << number) != 0)
+}
+
+/// What needs no capability, or what the kernel itself guards well enough.
+const ALLOWED: &str = "
+    accept accept4 access adjtimex alarm arch_prctl bind brk cachestat capget capset chdir chmod chown clock_adjtime
+    clock_getres clock_gettime clock_nanosleep close close_range connect copy_file_range creat dup dup2 dup3
+    epoll_create epoll_create1 epoll_ctl epoll_ctl_old epoll_pwait epoll_pwait2 epoll_wait epoll_wait_old eventfd
+    eventfd2 execve execveat exit exit_group faccessat faccessat2 fadvise64 fallocate fanotify_mark fchdir fchmod
+    fchmodat fchmodat2 fchown fchownat fcntl fdatasync fgetxattr flistxattr flock fork fremovexattr fsetxattr fstat
+    fstatfs fsync ftruncate futex futex_requeue futex_wait futex_waitv futex_wake futimesat get_robust_list
+    get_thread_area getcpu getcwd getdents getdents64 getegid geteuid getgid getgroups getitimer getpeername getpgid
+    getpgrp getpid getppid getpriority getrandom getresgid getresuid getrlimit getrusage getsid getsockname getsockopt
+    gettid gettimeofday getuid getxattr getxattrat inotify_add_watch inotify_init inotify_init1 inotify_rm_watch
+    io_cancel io_destroy io_getevents io_pgetevents io_setup io_submit ioctl ioprio_get ioprio_set kill
+    landlock_add_rule landlock_create_ruleset landlock_restrict_self lchown lgetxattr link linkat listen listmount
+    listxattr listxattrat llistxattr lremovexattr lseek lsetxattr lstat madvise map_shadow_stack membarrier
+    memfd_create memfd_secret mincore mkdir mkdirat mknod mknodat mlock mlock2 mlockall mmap modify_ldt mprotect
+    mq_getsetattr mq_notify mq_open mq_timedreceive mq_timedsend mq_unlink mremap mseal msgctl msgget msgrcv msgsnd
+    msync munlock munlockall munmap name_to_handle_at nanosleep newfstatat open openat openat2 pause pidfd_open
+    pidfd_send_signal pipe pipe2 pkey_alloc pkey_free pkey_mprotect poll ppoll prctl pread64 preadv preadv2 prlimit64
+    process_mrelease process_vm_readv process_vm_writev pselect6 ptrace pwrite64 pwritev pwritev2 read readahead
+    readlink readlinkat readv recvfrom recvmmsg recvmsg remap_file_pages removexattr removexattrat rename renameat
+    renameat2 restart_syscall rmdir rseq rt_sigaction rt_sigpending rt_sigprocmask rt_sigqueueinfo rt_sigreturn
+    rt_sigsuspend rt_sigtimedwait rt_tgsigqueueinfo sched_get_priority_max sched_get_priority_min sched_getaffinity
+    sched_getattr sched_getparam sched_getscheduler sched_rr_get_interval sched_setaffinity sched_setattr
+    sched_setparam sched_setscheduler sched_yield seccomp select semctl semget semop semtimedop sendfile sendmmsg
+    sendmsg sendto set_robust_list set_thread_area set_tid_address setfsgid setfsuid setgid setgroups setitimer setpgid
+    setpriority setregid setresgid setresuid setreuid setrlimit setsid setsockopt setuid setxattr setxattrat shmat
+    shmctl shmdt shmget shutdown sigaltstack signalfd signalfd4 socketpair splice stat statfs statmount statx symlink
+    symlinkat sync sync_file_range syncfs sysinfo tee tgkill time timer_create timer_delete timer_getoverrun
+    timer_gettime timer_settime timerfd_create timerfd_gettime timerfd_settime times tkill truncate umask uname unlink
+    unlinkat uretprobe utime utimensat utimes vfork vmsplice wait4 waitid write writev";
+
+/// What is allowed together with a capability.
+const WITH_CAPABILITY: [(&str, &str); 14] = [
+    ("DAC_READ_SEARCH", "open_by_handle_at"),
+    (
+        "SYS_ADMIN",
+        "bpf clone clone3 fanotify_init fsconfig fsmount fsopen fspick lookup_dcookie mount mount_setattr move_mount
+         open_tree perf_event_open quotactl quotactl_fd setdomainname sethostname setns syslog umount2 unshare",
+    ),
+    ("SYS_BOOT", "reboot"),
+    ("SYS_CHROOT", "chroot"),
+    ("SYS_MODULE", "delete_module init_module finit_module"),
+    ("SYS_PACCT", "acct"),
+    ("SYS_PTRACE", "kcmp pidfd_getfd process_madvise process_vm_readv process_vm_writev ptrace"),
+    ("SYS_RAWIO", "iopl ioperm"),
+    ("SYS_TIME", "settimeofday clock_settime"),
+    ("SYS_TTY_CONFIG", "vhangup"),
+    ("SYS_NICE", "get_mempolicy mbind set_mempolicy set_mempolicy_home_node"),
+    ("SYSLOG", "syslog"),
+    ("BPF", "bpf"),
+    ("PERFMON", "perf_event_open"),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_of_the_profile_exists() {
+        let conditional = WITH_CAPABILITY.iter().map(|(_, names)| *names);
+        for name in std::iter::once(ALLOWED).chain(conditional).flat_map(str::split_whitespace) {
+            assert!(table::number(name).is_some(), "{name}");
+        }
+        for (capability, _) in WITH_CAPABILITY {
+            assert!(capabilities::number(capability).is_some(), "{capability}");
+        }
+    }
+}

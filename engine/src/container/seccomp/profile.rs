@@ -1,0 +1,183 @@
+//! Profiles by others: the OCI form, and Docker's, which may depend on capabilities and kernel version.
+
+use oci_spec::runtime::{LinuxSeccomp, LinuxSeccompAction, LinuxSeccompOperator, LinuxSyscall};
+use serde::Deserialize;
+
+use super::filter::compile;
+use super::{Comparison, Policy, Rule, Test, errno, table};
+use crate::container::capabilities;
+use crate::sys::capabilities::Set;
+use crate::sys::process::Instruction;
+
+/// Why a profile cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ProfileError {
+    #[error("cannot parse the seccomp profile")]
+    Parse(#[source] serde_json::Error),
+    #[error("the action {0:?} of the seccomp profile needs a helper program, which is not supported")]
+    Action(LinuxSeccompAction),
+    #[error("argument {0} of a system call in the seccomp profile does not exist")]
+    Argument(usize),
+}
+
+/// Compiles a profile in the OCI form. Names that this architecture does not have are passed over.
+pub fn compile_profile(profile: &LinuxSeccomp) -> Result<Vec<Instruction>, ProfileError> {
+    let otherwise = action(profile.default_action(), profile.default_errno_ret())?;
+    let mut rules = vec![Rule::Always(otherwise); table::LAST + 1];
+    for line in profile.syscalls().iter().flatten() {
+        let action = action(line.action(), line.errno_ret())?;
+        let tests = tests(line)?;
+        for number in line.names().iter().filter_map(|name| table::number(name)) {
+            rules[number] = match (&rules[number], tests.is_empty()) {
+                // Without conditions a line decides; a later one with conditions cannot take that back.
+                (_, true) => Rule::Always(action),
+                (Rule::Always(decided), false) if *decided != otherwise => Rule::Always(*decided),
+                (Rule::Always(_), false) => Rule::When(alternatives(&tests, action), otherwise),
+                (Rule::When(lines, _), false) => {
+                    let mut lines = lines.clone();
+                    lines.extend(alternatives(&tests, action));
+                    Rule::When(lines, otherwise)
+                }
+            };
+        }
+    }
+    // A filter that denies by default answers newer calls as an older kernel would, so that programs fall back.
+    let denies = profile.default_action() == LinuxSeccompAction::ScmpActErrno;
+    let unknown = if denies { errno(libc::ENOSYS) } else { otherwise };
+    let foreign = unknown;
+    Ok(compile(&Policy { rules, unknown, foreign }))
+}
+
+/// Several tests of the same argument are alternatives, tests of different arguments must all hold, as libseccomp's users
+/// (runc among them) have it.
+fn alternatives(tests: &[Test], action: u32) -> Vec<(Vec<Test>, u32)> {
+    let repeated = tests
+        .iter()
+        .enumerate()
+        .any(|(index, test)| tests[..index].iter().any(|other| other.argument == test.argument));
+    if repeated { tests.iter().map(|test| (vec![*test], action)).collect() } else { vec![(tests.to_vec(), action)] }
+}
+
+fn tests(line: &LinuxSyscall) -> Result<Vec<Test>, ProfileError> {
+    let tests = line.args().iter().flatten().map(|arg| {
+        let argument = u8::try_from(arg.index()).ok().filter(|index| *index < 6);
+        let argument = argument.ok_or(ProfileError::Argument(arg.index()))?;
+        let second = arg.value_two().unwrap_or_default();
+        let (comparison, value) = match arg.op() {
+            LinuxSeccompOperator::ScmpCmpNe => (Comparison::NotEqual, arg.value()),
+            LinuxSeccompOperator::ScmpCmpLt => (Comparison::Less, arg.value()),
+            LinuxSeccompOperator::ScmpCmpLe => (Comparison::LessOrEqual, arg.value()),
+            LinuxSeccompOperator::ScmpCmpEq => (Comparison::Equal, arg.value()),
+            LinuxSeccompOperator::ScmpCmpGe => (Comparison::GreaterOrEqual, arg.value()),
+            LinuxSeccompOperator::ScmpCmpGt => (Comparison::Greater, arg.value()),
+            LinuxSeccompOperator::ScmpCmpMaskedEq => (Comparison::Masked(arg.value()), second),
+        };
+        Ok(Test { argument, comparison, value })
+    });
+    tests.collect()
+}
+
+fn action(action: LinuxSeccompAction, errno: Option<u32>) -> Result<u32, ProfileError> {
+    match action {
+        LinuxSeccompAction::ScmpActNotify | LinuxSeccompAction::ScmpActTrace => Err(ProfileError::Action(action)),
+        _ => Ok(action.as_u32(errno)),
+    }
+}
+
+/// What Docker's profiles have besides the OCI form.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Filter {
+    caps: Vec<String>,
+    arches: Vec<String>,
+    #[serde(rename = "minKernel")]
+    min_kernel: String,
+}
+
+/// Converts a profile as `docker run --security-opt seccomp=FILE` takes it to the OCI form, for a container with these
+/// capabilities.
+pub fn from_docker(text: &str, bounding: Set) -> Result<LinuxSeccomp, ProfileError> {
+    let mut value: serde_json::Value = serde_json::from_str(text).map_err(ProfileError::Parse)?;
+    if let Some(profile) = value.as_object_mut() {
+        profile.remove("archMap");
+        if let Some(lines) = profile.get_mut("syscalls").and_then(serde_json::Value::as_array_mut) {
+            let mut kept = Vec::new();
+            for mut line in std::mem::take(lines) {
+                if applies(&line, bounding)? {
+                    tidy(&mut line);
+                    kept.push(line);
+                }
+            }
+            *lines = kept;
+        }
+    }
+    serde_json::from_value(value).map_err(ProfileError::Parse)
+}
+
+fn applies(line: &serde_json::Value, bounding: Set) -> Result<bool, ProfileError> {
+    let filter = |key: &str| match line.get(key) {
+        Some(value) if !value.is_null() => serde_json::from_value(value.clone()).map_err(ProfileError::Parse),
+        _ => Ok(Filter::default()),
+    };
+    let (includes, excludes) = (filter("includes")?, filter("excludes")?);
+    let has = |name: &String| capabilities::number(name).is_some_and(|number| bounding.0 & (1 << number) != 0);
+    let here = |arch: &String| matches!(arch.as_str(), "amd64" | "x86_64");
+    Ok(includes.caps.iter().all(has)
+        && !excludes.caps.iter().any(has)
+        && (includes.arches.is_empty() || includes.arches.iter().any(here))
+        && !excludes.arches.iter().any(here)
+        && (includes.min_kernel.is_empty() || kernel_at_least(&includes.min_kernel))
+        && (excludes.min_kernel.is_empty() || !kernel_at_least(&excludes.min_kernel)))
+}
+
+/// Brings a line to the OCI form: older profiles have `name`, and empty lists are written as null.
+fn tidy(line: &mut serde_json::Value) {
+    let Some(line) = line.as_object_mut() else { return };
+    if let (Some(name), None) = (line.remove("name"), line.get("names")) {
+        line.insert("names".into(), serde_json::Value::Array(vec![name]));
+    }
+    for key in ["includes", "excludes", "comment"] {
+        line.remove(key);
+    }
+    line.retain(|_, value| !value.is_null());
+}
+
+/// Returns whether this kernel is of this version, such as `4.8`, or a later one.
+fn kernel_at_least(wanted: &str) -> bool {
+    let parse = |text: &str| -> Option<(u32, u32)> {
+        let mut parts = text.split(|letter: char| !letter.is_ascii_digit());
+        Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
+    };
+    let running = nix::sys::utsname::uname().ok().and_then(|name| parse(&name.release().to_string_lossy()));
+    running >= parse(wanted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PROFILE: &str = r#"{
+        "defaultAction": "SCMP_ACT_ERRNO", "defaultErrnoRet": 1,
+        "archMap": [{"architecture": "SCMP_ARCH_X86_64", "subArchitectures": ["SCMP_ARCH_X86"]}],
+        "syscalls": [
+            {"names": ["read", "chown32"], "action": "SCMP_ACT_ALLOW", "args": null, "includes": {}, "excludes": {}},
+            {"name": "write", "action": "SCMP_ACT_ALLOW"},
+            {"names": ["mount"], "action": "SCMP_ACT_ALLOW", "includes": {"caps": ["CAP_SYS_ADMIN"]}},
+            {"names": ["clone3"], "action": "SCMP_ACT_ERRNO", "errnoRet": 38, "excludes": {"caps": ["CAP_SYS_ADMIN"]}},
+            {"names": ["ptrace"], "action": "SCMP_ACT_ALLOW", "includes": {"minKernel": "4.8"}},
+            {"names": ["bpf"], "action": "SCMP_ACT_ALLOW", "includes": {"minKernel": "99.0"}}
+        ]}"#;
+
+    #[test]
+    fn lines_of_dockers_profiles_depend_on_capabilities_and_kernel() {
+        let names = |bits| {
+            let profile = from_docker(PROFILE, Set(bits)).unwrap();
+            compile_profile(&profile).unwrap();
+            let lines = profile.syscalls().clone().unwrap();
+            lines.iter().map(|line| line.names()[0].clone()).collect::<Vec<_>>()
+        };
+        assert_eq!(names(0), ["read", "write", "clone3", "ptrace"]);
+        assert_eq!(names(1 << 21), ["read", "write", "mount", "ptrace"]);
+        assert!(from_docker("{", Set(0)).is_err());
+    }
+}

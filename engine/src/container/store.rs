@@ -1,0 +1,468 @@
+//! Containers on disk: one OCI bundle each, found by name and by project.
+//!
+//! `containers/<id>/` is the bundle. `names/<name>` and `projects/<project>/containers/<id>` are symbolic links whose
+//! *targets* are data (the id), never followed: making one is atomic and fails where it exists, which is what makes
+//! names unique on a host over all projects. Only the project's supervisor writes; everybody may read at any time.
+
+use std::fs;
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use super::config::ContainerConfig;
+use super::state::{ContainerState, Status};
+use crate::id::Id;
+use crate::root::Root;
+
+/// A container as it is known on disk.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Container {
+    pub config: ContainerConfig,
+    pub state: ContainerState,
+}
+
+/// A file or directory of the store that could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    #[error("cannot {verb} {}", path.display())]
+    Io {
+        verb: &'static str,
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("{} is damaged", path.display())]
+    Damaged {
+        path: PathBuf,
+        #[source]
+        source: serde_json::Error,
+    },
+    #[error("the container name \"{name}\" is already in use by container {id}{}", of(project.as_deref()))]
+    NameInUse { name: String, id: String, project: Option<String> },
+    #[error("container name `{0}` is not valid: two or more of [a-zA-Z0-9_.-], the first a letter or digit")]
+    InvalidName(String),
+}
+
+fn of(project: Option<&str>) -> String {
+    project.map(|project| format!(" of project {project}")).unwrap_or_default()
+}
+
+fn failed(verb: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StoreError {
+    move |source| StoreError::Io { verb, path: path.to_owned(), source }
+}
+
+/// Returns the containers of a project, or of all projects, sorted by name.
+///
+/// A container that disappears meanwhile is left out; so is the half-made rest of a crash.
+pub fn list(root: &Root, project: Option<&str>) -> Result<Vec<Container>, StoreError> {
+    let directory = match project {
+        Some(project) => root.project(project).join("containers"),
+        None => root.containers(),
+    };
+    let mut containers = Vec::new();
+    for id in ids(&directory)? {
+        if let Some(container) = load(root, &id)? {
+            containers.push(container);
+        }
+    }
+    containers.sort_by(|a, b| a.config.name.cmp(&b.config.name));
+    Ok(containers)
+}
+
+/// Returns the containers of a project with the states as they were written, which for its supervisor are its own.
+pub(crate) fn list_as_written(root: &Root, project: &str) -> Result<Vec<Container>, StoreError> {
+    let mut containers = Vec::new();
+    for id in ids(&root.project(project).join("containers"))? {
+        let bundle = root.container(&id);
+        if let (Some(config), Some(state)) = (read(&bundle.join("container.json"))?, read(&bundle.join("state.json"))?) {
+            containers.push(Container { config, state });
+        }
+    }
+    Ok(containers)
+}
+
+/// Returns the names of projects that have a container.
+pub fn projects(root: &Root) -> Result<Vec<String>, StoreError> {
+    let directory = root.data().join("projects");
+    let mut names = Vec::new();
+    for name in names_in(&directory)? {
+        if !ids(&directory.join(&name).join("containers"))?.is_empty() {
+            names.push(name);
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
+fn names_in(directory: &Path) -> Result<Vec<String>, StoreError> {
+    let entries = match fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(failed("read", directory)(error)),
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(failed("read", directory))?;
+        // Names that are not text are none of ours.
+        if let Ok(name) = entry.file_name().into_string() {
+            names.push(name);
+        }
+    }
+    Ok(names)
+}
+
+fn ids(directory: &Path) -> Result<Vec<Id>, StoreError> {
+    Ok(names_in(directory)?.into_iter().filter_map(|name| Id::try_from(name).ok()).collect())
+}
+
+/// Returns one container, or `None` if there is none of this id.
+pub fn load(root: &Root, id: &Id) -> Result<Option<Container>, StoreError> {
+    let bundle = root.container(id);
+    let Some(config) = read::<ContainerConfig>(&bundle.join("container.json"))? else { return Ok(None) };
+    let Some(state) = read::<ContainerState>(&bundle.join("state.json"))? else { return Ok(None) };
+    Ok(Some(Container { config, state: seen(root, id, state)? }))
+}
+
+/// Returns the container of this name.
+pub fn find(root: &Root, name: &str) -> Result<Option<Container>, StoreError> {
+    match owner(root, name)? {
+        Some(id) => load(root, &id),
+        None => Ok(None),
+    }
+}
+
+/// Corrects a state that says "running" of a process that is no more, as after a reboot: the supervisor that would
+/// have written the truth was not there.
+pub(crate) fn seen(root: &Root, id: &Id, mut state: ContainerState) -> Result<ContainerState, StoreError> {
+    let lives = match (state.pid, state.pid_started) {
+        (Some(pid), Some(started)) => process_started(pid) == Some(started),
+        _ => false,
+    };
+    if state.status.is_running() && !lives {
+        let exit = read::<crate::shim::protocol::Exit>(&root.container(id).join("exit.json"))?;
+        state.status = Status::Exited;
+        state.pid = None;
+        state.pid_started = None;
+        // 255 is what Docker says of a container that was running when its host went down.
+        state.exit_code = exit.as_ref().map_or(255, |exit| exit.code);
+        state.oom_killed = exit.as_ref().is_some_and(|exit| exit.oom_killed);
+        state.finished_at = exit.map(|exit| exit.finished_at);
+    }
+    Ok(state)
+}
+
+/// Returns when a process was started, in clock ticks since boot (field 22 of `proc_pid_stat(5)`).
+pub fn process_started(pid: i32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The command's name is in parentheses and may have blanks and parentheses itself.
+    let rest = &stat[stat.rfind(')')? + 1..];
+    let mut fields = rest.split_ascii_whitespace();
+    // A zombie is no process any more.
+    if matches!(fields.next()?, "Z" | "X") {
+        return None;
+    }
+    fields.nth(18)?.parse().ok()
+}
+
+/// Makes a container's bundle with everything in `files` (name and content), and takes its name.
+///
+/// Nothing is left behind when it fails.
+pub fn create(
+    root: &Root,
+    config: &ContainerConfig,
+    state: &ContainerState,
+    files: &[(&str, Vec<u8>)],
+) -> Result<(), StoreError> {
+    take_name(root, &config.name, &config.id)?;
+    let made = make_bundle(root, config, state, files);
+    if made.is_err() {
+        release_name(root, &config.name)?;
+    }
+    made
+}
+
+fn make_bundle(
+    root: &Root,
+    config: &ContainerConfig,
+    state: &ContainerState,
+    files: &[(&str, Vec<u8>)],
+) -> Result<(), StoreError> {
+    let containers = root.containers();
+    make_directory(&containers)?;
+    let aside = containers.join(format!(".{}", config.id));
+    let made = (|| {
+        fs::DirBuilder::new().mode(0o700).create(&aside).map_err(failed("make", &aside))?;
+        write(&aside.join("container.json"), &encode(config))?;
+        write(&aside.join("state.json"), &encode(state))?;
+        for (name, content) in files {
+            let path = aside.join(name);
+            write(&path, content)?;
+            // Some are bound into the container, where every user reads them; here the directory keeps others out.
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).map_err(failed("change", &path))?;
+        }
+        let links = root.project(&config.project).join("containers");
+        make_directory(&links)?;
+        let link = links.join(config.id.as_str());
+        std::os::unix::fs::symlink(&config.name, &link).map_err(failed("make", &link))?;
+        let bundle = root.container(&config.id);
+        fs::rename(&aside, &bundle).map_err(failed("make", &bundle)).inspect_err(|_| {
+            let _ = fs::remove_file(&link);
+        })
+    })();
+    if made.is_err() {
+        let _ = fs::remove_dir_all(&aside);
+    }
+    made
+}
+
+/// Removes a container's bundle, links and name. What is already gone is no error.
+pub fn remove(root: &Root, config: &ContainerConfig) -> Result<(), StoreError> {
+    let bundle = root.container(&config.id);
+    let aside = root.containers().join(format!(".{}", config.id));
+    // First out of sight in one step, then away.
+    match fs::rename(&bundle, &aside) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(failed("remove", &bundle)(error)),
+    }
+    let directory = root.project(&config.project);
+    absent(fs::remove_file(directory.join("containers").join(config.id.as_str())), &directory)?;
+    release_name(root, &config.name)?;
+    absent(fs::remove_dir_all(&aside), &aside)?;
+    let run = root.container_run(&config.id);
+    absent(fs::remove_dir_all(&run), &run)
+}
+
+/// Takes another name for a container and gives the old one up.
+pub fn rename(root: &Root, config: &ContainerConfig, name: &str) -> Result<ContainerConfig, StoreError> {
+    take_name(root, name, &config.id)?;
+    let renamed = ContainerConfig { name: name.to_owned(), ..config.clone() };
+    let written = write(&root.container(&config.id).join("container.json"), &encode(&renamed));
+    release_name(root, if written.is_ok() { &config.name } else { name })?;
+    written.map(|()| renamed)
+}
+
+/// Writes a container's state.
+pub fn save(root: &Root, id: &Id, state: &ContainerState) -> Result<(), StoreError> {
+    write(&root.container(id).join("state.json"), &encode(state))
+}
+
+fn absent(result: io::Result<()>, path: &Path) -> Result<(), StoreError> {
+    match result {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("remove", path)(error)),
+        _ => Ok(()),
+    }
+}
+
+fn names(root: &Root) -> PathBuf {
+    root.data().join("names")
+}
+
+/// Returns who has a name; an owner whose bundle is gone has lost it.
+fn owner(root: &Root, name: &str) -> Result<Option<Id>, StoreError> {
+    let link = names(root).join(name);
+    match fs::read_link(&link) {
+        Ok(target) => Ok(target.to_str().and_then(|id| id.parse().ok())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(failed("read", &link)(error)),
+    }
+}
+
+fn take_name(root: &Root, name: &str, id: &Id) -> Result<(), StoreError> {
+    let mut characters = name.chars();
+    let good = characters.next().is_some_and(|first| first.is_ascii_alphanumeric())
+        && name.len() >= 2
+        && name.len() <= 250
+        && characters.all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-'));
+    if !good {
+        return Err(StoreError::InvalidName(name.to_owned()));
+    }
+    let directory = names(root);
+    make_directory(&directory)?;
+    let link = directory.join(name);
+    loop {
+        match std::os::unix::fs::symlink(id.as_str(), &link) {
+            Ok(()) => return Ok(()),
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(failed("make", &link)(error)),
+            Err(_) => {}
+        }
+        let Some(owner) = owner(root, name)? else { continue };
+        let bundle = root.container(&owner);
+        let aside = root.containers().join(format!(".{owner}"));
+        if bundle.exists() || aside.exists() {
+            let project = load(root, &owner)?.map(|container| container.config.project);
+            return Err(StoreError::NameInUse { name: name.to_owned(), id: owner.short().to_owned(), project });
+        }
+        // Its owner died between taking the name and making its bundle.
+        absent(fs::remove_file(&link), &link)?;
+    }
+}
+
+fn release_name(root: &Root, name: &str) -> Result<(), StoreError> {
+    let link = names(root).join(name);
+    absent(fs::remove_file(&link), &link)
+}
+
+fn make_directory(path: &Path) -> Result<(), StoreError> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed("make", path))
+}
+
+fn encode<T: serde::Serialize>(value: &T) -> Vec<u8> {
+    serde_json::to_vec(value).expect("our own types have string keys only and always serialise")
+}
+
+/// Reads a JSON document; `None` if the file is not there.
+pub fn read<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Option<T>, StoreError> {
+    match fs::read(path) {
+        Ok(bytes) => serde_json::from_slice(&bytes)
+            .map(Some)
+            .map_err(|source| StoreError::Damaged { path: path.to_owned(), source }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(failed("read", path)(error)),
+    }
+}
+
+/// Replaces a file in one step, so that a reader and a crash see the old content or the new.
+///
+/// It is not forced to the disk: after a power cut no container runs, and a bundle that is damaged then is
+/// reported by name; `create` renames a whole directory in, which the file system orders after its content.
+pub fn write(path: &Path, content: &[u8]) -> Result<(), StoreError> {
+    let aside = path.with_extension("new");
+    let written = fs::File::create(&aside).and_then(|mut file| file.write_all(content));
+    written.and_then(|()| fs::rename(&aside, path)).map_err(|error| {
+        let _ = fs::remove_file(&aside);
+        failed("write", path)(error)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::container::config::{LogConfig, NetworkMode};
+
+    fn config(name: &str, project: &str) -> ContainerConfig {
+        let empty = serde_json::json!({
+            "id": Id::random(), "name": name, "project": project, "image": "busybox", "image_id": "sha256:0",
+            "created": "2026-01-01T00:00:00Z", "labels": {}, "annotations": {}, "environment": {}, "group_add": [],
+            "tty": false, "stdin_open": false, "init": false, "privileged": false, "read_only": false, "cap_add": [],
+            "cap_drop": [], "security_opt": [], "sysctls": {}, "ulimits": [], "devices": [],
+            "device_cgroup_rules": [], "pid": "private", "ipc": "private", "uts": "private", "cgroup": "private",
+            "userns": "private", "resources": { "blkio": { "weight_device": [], "read_bps": [], "write_bps": [],
+            "read_iops": [], "write_iops": [] } }, "oom_kill_disable": false, "mounts": [], "network": "none",
+            "ports": [], "expose": [], "extra_hosts": [], "dns": [], "dns_search": [], "dns_opt": [],
+            "restart": { "name": "no" }, "log": { "driver": "none" },
+        });
+        let config: ContainerConfig = serde_json::from_value(empty).unwrap();
+        assert_eq!((&config.network, &config.log), (&NetworkMode::None, &LogConfig::None));
+        config
+    }
+
+    fn state(status: Status) -> ContainerState {
+        ContainerState {
+            status,
+            pid: None,
+            pid_started: None,
+            exit_code: 0,
+            oom_killed: false,
+            error: None,
+            started_at: None,
+            finished_at: None,
+            restart_count: 0,
+            stopped: false,
+            health: None,
+            endpoints: Vec::new(),
+            ports: Vec::new(),
+        }
+    }
+
+    fn every_file(root: &Root) -> Vec<PathBuf> {
+        let mut files = Vec::new();
+        let mut directories = vec![root.data().to_owned()];
+        while let Some(directory) = directories.pop() {
+            for entry in fs::read_dir(directory).unwrap() {
+                let entry = entry.unwrap();
+                if entry.file_type().unwrap().is_dir() { directories.push(entry.path()) } else { files.push(entry.path()) }
+            }
+        }
+        files
+    }
+
+    #[test]
+    fn a_container_is_found_by_project_and_name_and_leaves_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = Root::below(directory.path());
+        let (one, two) = (config("shop-db-1", "shop"), config("other-db-1", "other"));
+        create(&root, &two, &state(Status::Created), &[]).unwrap();
+        create(&root, &one, &state(Status::Created), &[("config.json", b"{}".to_vec())]).unwrap();
+        assert_eq!(fs::read(root.container(&one.id).join("config.json")).unwrap(), b"{}");
+        let names = |project| -> Vec<String> {
+            list(&root, project).unwrap().into_iter().map(|container| container.config.name).collect()
+        };
+        assert_eq!(names(Some("shop")), ["shop-db-1"]);
+        assert_eq!(names(None), ["other-db-1", "shop-db-1"]);
+        assert_eq!(projects(&root).unwrap(), ["other", "shop"]);
+        assert_eq!(find(&root, "shop-db-1").unwrap().unwrap().config, one);
+        assert_eq!(find(&root, "shop-db-2").unwrap(), None);
+        remove(&root, &one).unwrap();
+        remove(&root, &one).unwrap();
+        remove(&root, &two).unwrap();
+        assert_eq!(every_file(&root), Vec::<PathBuf>::new());
+    }
+
+    #[test]
+    fn a_name_is_taken_once_on_a_host() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = Root::below(directory.path());
+        create(&root, &config("db", "shop"), &state(Status::Created), &[]).unwrap();
+        let error = create(&root, &config("db", "other"), &state(Status::Created), &[]).unwrap_err();
+        assert!(error.to_string().contains("\"db\" is already in use by container"), "{error}");
+        assert!(error.to_string().ends_with("of project shop"), "{error}");
+        assert_eq!(list(&root, Some("other")).unwrap().len(), 0);
+    }
+
+    #[test]
+    fn a_name_whose_owner_died_half_made_can_be_taken() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = Root::below(directory.path());
+        take_name(&root, "db", &Id::random()).unwrap();
+        create(&root, &config("db", "shop"), &state(Status::Created), &[]).unwrap();
+    }
+
+    #[test]
+    fn renaming_moves_the_name() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = Root::below(directory.path());
+        let (one, two) = (config("one", "shop"), config("two", "shop"));
+        create(&root, &one, &state(Status::Created), &[]).unwrap();
+        create(&root, &two, &state(Status::Created), &[]).unwrap();
+        assert!(matches!(rename(&root, &one, "two"), Err(StoreError::NameInUse { .. })));
+        let renamed = rename(&root, &one, "three").unwrap();
+        assert_eq!(find(&root, "three").unwrap().unwrap().config, renamed);
+        assert_eq!(find(&root, "one").unwrap(), None);
+    }
+
+    #[test]
+    fn a_state_that_outlived_its_process_is_corrected() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = Root::below(directory.path());
+        let one = config("one", "shop");
+        let me = i32::try_from(std::process::id()).unwrap();
+        let running =
+            ContainerState { pid: Some(me), pid_started: process_started(me), ..state(Status::Running) };
+        create(&root, &one, &running, &[]).unwrap();
+        assert_eq!(load(&root, &one.id).unwrap().unwrap().state.status, Status::Running);
+        let other = ContainerState { pid_started: Some(1), ..running };
+        save(&root, &one.id, &other).unwrap();
+        let seen = load(&root, &one.id).unwrap().unwrap().state;
+        assert_eq!((seen.status, seen.exit_code, seen.pid), (Status::Exited, 255, None));
+    }
+
+    #[test]
+    fn names_cannot_be_paths() {
+        for name in ["..", "a/b", "/a", "", "a", ".ab", "a b", "ä1"] {
+            let directory = tempfile::tempdir().unwrap();
+            let root = Root::below(directory.path());
+            assert!(matches!(take_name(&root, name, &Id::random()), Err(StoreError::InvalidName(_))), "{name}");
+        }
+    }
+}

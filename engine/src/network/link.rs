@@ -1,0 +1,523 @@
+//! Links, addresses and routes: bridges on the host, and the interfaces of containers.
+//!
+//! A veth pair is born with its far end already inside the container's namespace, which is thirty times cheaper than
+//! moving it there, and is never deleted: it goes with the namespace.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::PathBuf;
+
+use futures_util::{Stream, TryStreamExt};
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
+use netlink_packet_route::AddressFamily;
+use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope};
+use netlink_packet_route::link::{
+    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoIpVlan, InfoKind, InfoMacVlan, InfoVeth, IpVlanMode,
+    LinkAttribute, LinkFlags, LinkInfo, LinkMessage, MacVlanMode,
+};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+};
+use nix::errno::Errno;
+use rtnetlink::LinkBridge;
+
+use super::netlink::{Refusal, Request};
+use super::pool::Cidr;
+use super::sandbox::{Sandbox, request, set_link};
+
+/// Why a link, an address or a route is not as it should be.
+#[derive(Debug, thiserror::Error)]
+pub enum LinkError {
+    #[error("cannot speak to the kernel about links")]
+    Open(#[source] std::io::Error),
+    #[error("cannot list the host's {what}")]
+    List {
+        what: &'static str,
+        #[source]
+        source: Refusal,
+    },
+    #[error("cannot make bridge {bridge}")]
+    Bridge {
+        bridge: String,
+        #[source]
+        source: Refusal,
+    },
+    /// A link of that name is there and is something else.
+    #[error("link {0} exists and is not a bridge")]
+    NotBridge(String),
+    #[error("cannot give address {address} to link {link}")]
+    Address {
+        link: String,
+        address: IpAddr,
+        #[source]
+        source: Refusal,
+    },
+    #[error("cannot delete link {link}")]
+    Delete {
+        link: String,
+        #[source]
+        source: Refusal,
+    },
+    #[error("cannot set {} to {value}", path.display())]
+    Sysctl {
+        path: PathBuf,
+        value: &'static str,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("cannot make interface {interface} on {parent}")]
+    Interface {
+        interface: String,
+        parent: String,
+        #[source]
+        source: Refusal,
+    },
+    #[error("cannot configure interface {interface}: {what}")]
+    Configure {
+        interface: String,
+        what: String,
+        #[source]
+        source: Refusal,
+    },
+    #[error("there is no link {0} on this host")]
+    NoLink(String),
+}
+
+/// A link of the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Link {
+    pub(crate) index: u32,
+    pub(crate) name: String,
+    pub(crate) bridge: bool,
+}
+
+/// An address range that the host uses, and what for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Used {
+    pub(crate) range: Cidr,
+    /// Index of the link; 0 where the kernel names none.
+    pub(crate) link: u32,
+    /// Whether it is an address of the link, and not merely a route.
+    pub(crate) address: bool,
+}
+
+/// What a container's end of a link is to be.
+#[derive(Debug, Clone)]
+pub(crate) struct Interface {
+    pub(crate) name: String,
+    pub(crate) mac: [u8; 6],
+    pub(crate) mtu: Option<u32>,
+    pub(crate) ipv4: Option<(Ipv4Addr, u8)>,
+    pub(crate) ipv6: Option<(Ipv6Addr, u8)>,
+    pub(crate) link_local: Vec<IpAddr>,
+    /// Where everything else is reached; `None`: not through this interface.
+    pub(crate) gateway4: Option<Ipv4Addr>,
+    pub(crate) gateway6: Option<Ipv6Addr>,
+}
+
+/// What an interface hangs on.
+#[derive(Debug, Clone)]
+pub(crate) enum Parent {
+    /// One end of a veth pair, the other a port of this bridge.
+    Bridge {
+        bridge: u32,
+        name: String,
+        host_end: String,
+    },
+    Macvlan {
+        parent: u32,
+        name: String,
+        mode: MacVlanMode,
+    },
+    Ipvlan {
+        parent: u32,
+        name: String,
+        mode: IpVlanMode,
+    },
+}
+
+impl Parent {
+    fn name(&self) -> &str {
+        match self {
+            Self::Bridge { name, .. } | Self::Macvlan { name, .. } | Self::Ipvlan { name, .. } => name,
+        }
+    }
+}
+
+/// rtnetlink of the host's namespace, driven from one thread.
+pub(crate) struct Links {
+    runtime: tokio::runtime::Runtime,
+    handle: rtnetlink::Handle,
+    socket: super::netlink::Socket,
+}
+
+impl std::fmt::Debug for Links {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Links").finish_non_exhaustive()
+    }
+}
+
+async fn collect<T>(stream: impl Stream<Item = Result<T, rtnetlink::Error>>) -> Result<Vec<T>, Refusal> {
+    stream.try_collect().await.map_err(refusal)
+}
+
+/// What the kernel said, in the same words as our own sockets have.
+fn refusal(error: rtnetlink::Error) -> Refusal {
+    match error {
+        rtnetlink::Error::NetlinkError(message) => Errno::from_raw(message.raw_code().wrapping_abs()).into(),
+        other => Refusal { errno: Errno::EIO, message: Some(other.to_string()), index: 0 },
+    }
+}
+
+impl Links {
+    /// Opens rtnetlink in the calling thread's network namespace.
+    pub(crate) fn open() -> Result<Self, LinkError> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(LinkError::Open)?;
+        let (connection, handle, _) = {
+            let _inside = runtime.enter();
+            rtnetlink::new_connection().map_err(LinkError::Open)?
+        };
+        runtime.spawn(connection);
+        let socket = super::netlink::Socket::route().map_err(LinkError::Open)?;
+        Ok(Self { runtime, handle, socket })
+    }
+
+    fn run(&self, request: impl Future<Output = Result<(), rtnetlink::Error>>) -> Result<(), Refusal> {
+        self.runtime.block_on(request).map_err(refusal)
+    }
+
+    /// Lists every link of the host.
+    pub(crate) fn links(&self) -> Result<Vec<Link>, LinkError> {
+        let list = self.runtime.block_on(collect(self.handle.link().get().execute()));
+        let list = list.map_err(|source| LinkError::List { what: "links", source })?;
+        Ok(list.iter().map(link).collect())
+    }
+
+    /// Returns the link of this name.
+    pub(crate) fn find(&self, name: &str) -> Result<Option<Link>, LinkError> {
+        let found = self.runtime.block_on(collect(self.handle.link().get().match_name(name).execute()));
+        match found {
+            Ok(list) => Ok(list.first().map(link)),
+            Err(error) if error.errno == Errno::ENODEV => Ok(None),
+            Err(source) => Err(LinkError::List { what: "links", source }),
+        }
+    }
+
+    /// Lists the address ranges that the host reaches by a route of any table or has an address in, but for default
+    /// routes.
+    pub(crate) fn used(&self) -> Result<Vec<Used>, LinkError> {
+        let mut used = Vec::new();
+        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            let mut message = RouteMessage::default();
+            message.header.address_family = family;
+            let routes = self.runtime.block_on(collect(self.handle.route().get(message).execute()));
+            for route in routes.map_err(|source| LinkError::List { what: "routes", source })? {
+                used.extend(range_of(&route));
+            }
+        }
+        let addresses = self.runtime.block_on(collect(self.handle.address().get().execute()));
+        for message in addresses.map_err(|source| LinkError::List { what: "addresses", source })? {
+            for attribute in &message.attributes {
+                if let AddressAttribute::Address(address) = attribute {
+                    let range = super::pool::network((*address, message.header.prefix_len));
+                    used.push(Used { range, link: message.header.index, address: true });
+                }
+            }
+        }
+        Ok(used)
+    }
+
+    /// Makes a bridge, or takes the one of this name that is there, and brings it up. Returns it and whether it is new.
+    pub(crate) fn bridge(&self, name: &str, mac: [u8; 6], mtu: Option<u32>) -> Result<(Link, bool), LinkError> {
+        if let Some(link) = self.find(name)? {
+            if !link.bridge {
+                return Err(LinkError::NotBridge(name.to_owned()));
+            }
+            let mut up = LinkMessage::default();
+            up.header.index = link.index;
+            up.header.flags = LinkFlags::Up;
+            up.header.change_mask = LinkFlags::Up;
+            let set = self.run(self.handle.link().set(up).execute());
+            set.map_err(|source| LinkError::Bridge { bridge: name.to_owned(), source })?;
+            return Ok((link, false));
+        }
+        // A bridge without an address of its own takes that of its lowest port, and changes it as ports come and go.
+        let mut message = LinkBridge::new(name).build();
+        message.attributes.push(LinkAttribute::Address(mac.to_vec()));
+        message.attributes.extend(mtu.map(LinkAttribute::Mtu));
+        let made = self.run(self.handle.link().add(message).execute());
+        let new = match made {
+            Ok(()) => true,
+            // Somebody else made it just now.
+            Err(error) if error.errno == Errno::EEXIST => false,
+            Err(source) => return Err(LinkError::Bridge { bridge: name.to_owned(), source }),
+        };
+        let link = self.find(name)?.ok_or_else(|| LinkError::NoLink(name.to_owned()))?;
+        Ok((link, new))
+    }
+
+    /// Gives a link of the host an address, unless it has it.
+    pub(crate) fn add_address(&self, link: &Link, address: IpAddr, prefix: u8) -> Result<(), LinkError> {
+        let mut add = self.handle.address().add(link.index, address, prefix);
+        if address.is_ipv6() {
+            // Nobody else is on a bridge that was just made; without this the address is useless for a second.
+            add.message_mut().header.flags |= AddressHeaderFlags::Nodad;
+        }
+        match self.run(add.execute()) {
+            Err(error) if error.errno == Errno::EEXIST => Ok(()),
+            other => other.map_err(|source| LinkError::Address { link: link.name.clone(), address, source }),
+        }
+    }
+
+    /// Makes a link a port of a bridge; one that is gone is left alone.
+    pub(crate) fn enslave(&self, name: &str, bridge: &Link) -> Result<(), LinkError> {
+        let Some(link) = self.find(name)? else { return Ok(()) };
+        let mut message = LinkMessage::default();
+        message.header.index = link.index;
+        message.attributes.push(LinkAttribute::Controller(bridge.index));
+        match self.run(self.handle.link().set(message).execute()) {
+            Err(error) if error.errno == Errno::ENODEV => Ok(()),
+            other => other.map_err(|source| LinkError::Bridge { bridge: bridge.name.clone(), source }),
+        }
+    }
+
+    /// Deletes a link; one that is gone already is fine.
+    pub(crate) fn delete(&self, name: &str) -> Result<(), LinkError> {
+        let Some(link) = self.find(name)? else { return Ok(()) };
+        match self.run(self.handle.link().del(link.index).execute()) {
+            Err(error) if error.errno == Errno::ENODEV => Ok(()),
+            other => other.map_err(|source| LinkError::Delete { link: name.to_owned(), source }),
+        }
+    }
+
+    /// Makes an interface in a sandbox and configures it. Whatever fails, nothing of it is left.
+    pub(crate) fn attach(
+        &mut self,
+        sandbox: &Sandbox,
+        parent: &Parent,
+        interface: &Interface,
+    ) -> Result<(), LinkError> {
+        let message = birth(sandbox.netns(), parent, interface);
+        let add = request(16, NLM_F_CREATE | NLM_F_EXCL, &message);
+        self.socket.execute(&[add]).map_err(|source| LinkError::Interface {
+            interface: interface.name.clone(),
+            parent: parent.name().to_owned(),
+            source,
+        })?;
+        let configured = sandbox.configure(|socket| {
+            let index = index_of(socket, &interface.name)?;
+            let (requests, whats): (Vec<Request>, Vec<String>) = setup(index, interface).into_iter().unzip();
+            socket.execute(&requests).map_err(|source| LinkError::Configure {
+                interface: interface.name.clone(),
+                what: whats.get(source.index).cloned().unwrap_or_default(),
+                source,
+            })
+        });
+        if let (Ok(()), Parent::Bridge { host_end, .. }) = (&configured, parent) {
+            // The bridge lets frames through when the kernel's own worker gets to telling it that the far end is up. A
+            // query of the link's state makes that happen now (since Linux 6.8); else the first packet of a container
+            // in a hurry is lost, and TCP repeats it only after a second.
+            self.socket.get(&by_name(18, host_end)).map_err(|source| LinkError::Configure {
+                interface: host_end.clone(),
+                what: "wait until it carries frames".into(),
+                source,
+            })?;
+        }
+        if configured.is_err() {
+            // The first error is the one to tell; the namespace takes with it what cannot be deleted.
+            let _ = detach(sandbox, &interface.name);
+        }
+        configured
+    }
+}
+
+/// Deletes an interface of a sandbox.
+pub(crate) fn detach(sandbox: &Sandbox, interface: &str) -> Result<(), LinkError> {
+    sandbox.configure(|socket| match socket.execute(&[by_name(17, interface)]) {
+        Err(refusal) if refusal.errno == Errno::ENODEV => Ok(()),
+        other => other.map_err(|source| LinkError::Configure {
+            interface: interface.to_owned(),
+            what: "delete it".into(),
+            source,
+        }),
+    })
+}
+
+fn link(message: &LinkMessage) -> Link {
+    let mut link = Link { index: message.header.index, name: String::new(), bridge: false };
+    for attribute in &message.attributes {
+        match attribute {
+            LinkAttribute::IfName(name) => link.name.clone_from(name),
+            LinkAttribute::LinkInfo(infos) => {
+                link.bridge = infos.iter().any(|info| matches!(info, LinkInfo::Kind(InfoKind::Bridge)));
+            }
+            _ => {}
+        }
+    }
+    link
+}
+
+fn range_of(route: &RouteMessage) -> Option<Used> {
+    let mut destination = None;
+    let mut link = 0;
+    for attribute in &route.attributes {
+        match attribute {
+            RouteAttribute::Destination(RouteAddress::Inet(v4)) => destination = Some(IpAddr::V4(*v4)),
+            RouteAttribute::Destination(RouteAddress::Inet6(v6)) => destination = Some(IpAddr::V6(*v6)),
+            RouteAttribute::Oif(index) => link = *index,
+            _ => {}
+        }
+    }
+    let unicast = matches!(
+        route.header.kind,
+        RouteType::Unicast | RouteType::Local | RouteType::BlackHole | RouteType::Unreachable | RouteType::Prohibit
+    );
+    let prefix = route.header.destination_prefix_length;
+    let range = (destination?, prefix);
+    (unicast && prefix > 0).then_some(Used { range, link, address: false })
+}
+
+/// The message that makes a link with the container's end already in its namespace.
+fn birth(netns: &OwnedFd, parent: &Parent, interface: &Interface) -> LinkMessage {
+    let inside = LinkAttribute::NetNsFd(netns.as_raw_fd());
+    let mut message = LinkMessage::default();
+    let own = |message: &mut LinkMessage| {
+        message.attributes.push(LinkAttribute::IfName(interface.name.clone()));
+        message.attributes.extend(interface.mtu.map(LinkAttribute::Mtu));
+    };
+    match parent {
+        Parent::Bridge { bridge, host_end, .. } => {
+            let mut peer = LinkMessage::default();
+            own(&mut peer);
+            peer.attributes.push(LinkAttribute::Address(interface.mac.to_vec()));
+            peer.attributes.push(inside);
+            message.header.flags = LinkFlags::Up;
+            message.header.change_mask = LinkFlags::Up;
+            message.attributes.push(LinkAttribute::IfName(host_end.clone()));
+            message.attributes.push(LinkAttribute::Controller(*bridge));
+            message.attributes.extend(interface.mtu.map(LinkAttribute::Mtu));
+            message.attributes.push(LinkAttribute::LinkInfo(vec![
+                LinkInfo::Kind(InfoKind::Veth),
+                LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer))),
+            ]));
+        }
+        Parent::Macvlan { parent, mode, .. } => {
+            own(&mut message);
+            message.attributes.push(LinkAttribute::Link(*parent));
+            message.attributes.push(LinkAttribute::Address(interface.mac.to_vec()));
+            message.attributes.push(inside);
+            message.attributes.push(LinkAttribute::LinkInfo(vec![
+                LinkInfo::Kind(InfoKind::MacVlan),
+                LinkInfo::Data(InfoData::MacVlan(vec![InfoMacVlan::Mode(*mode)])),
+            ]));
+        }
+        // It has the hardware address of its parent.
+        Parent::Ipvlan { parent, mode, .. } => {
+            own(&mut message);
+            message.attributes.push(LinkAttribute::Link(*parent));
+            message.attributes.push(inside);
+            message.attributes.push(LinkAttribute::LinkInfo(vec![
+                LinkInfo::Kind(InfoKind::IpVlan),
+                LinkInfo::Data(InfoData::IpVlan(vec![InfoIpVlan::Mode(*mode)])),
+            ]));
+        }
+    }
+    message
+}
+
+/// A request about one link: `RTM_GETLINK` (18) or `RTM_DELLINK` (17).
+fn by_name(kind: u16, name: &str) -> Request {
+    let mut message = LinkMessage::default();
+    message.attributes.push(LinkAttribute::IfName(name.to_owned()));
+    request(kind, 0, &message)
+}
+
+fn index_of(socket: &mut super::netlink::Socket, name: &str) -> Result<u32, LinkError> {
+    let configure = |source| LinkError::Configure { interface: name.to_owned(), what: "find it".into(), source };
+    let replies = socket.get(&by_name(18, name)).map_err(configure)?;
+    // `struct ifinfomsg`: the index is at offset 4.
+    let index = replies.iter().find_map(|reply| reply.payload.get(4..8)?.try_into().ok().map(u32::from_ne_bytes));
+    index.ok_or_else(|| configure(Errno::ENODEV.into()))
+}
+
+/// The requests that configure a container's interface, each with what it is for.
+fn setup(index: u32, interface: &Interface) -> Vec<(Request, String)> {
+    let mut requests = Vec::new();
+    if interface.ipv6.is_none() && interface.link_local.iter().all(IpAddr::is_ipv4) {
+        // Without an IPv6 subnet the interface has no IPv6 at all, not even a link-local address.
+        let mut quiet = LinkMessage::default();
+        quiet.header.index = index;
+        let none = AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)]);
+        quiet.attributes.push(LinkAttribute::AfSpecUnspec(vec![none]));
+        requests.push((set_link(&quiet), "switch off IPv6".into()));
+    }
+    let mut up = LinkMessage::default();
+    up.header.index = index;
+    up.header.flags = LinkFlags::Up;
+    up.header.change_mask = LinkFlags::Up;
+    requests.push((set_link(&up), "bring it up".into()));
+    let own4 = interface.ipv4.map(|(a, p)| (IpAddr::V4(a), p));
+    let own6 = interface.ipv6.map(|(a, p)| (IpAddr::V6(a), p));
+    let link_local = interface.link_local.iter().map(|a| (*a, if a.is_ipv4() { 16 } else { 64 }));
+    for (address, prefix) in own4.into_iter().chain(own6).chain(link_local) {
+        requests.push((new_address(index, address, prefix), format!("add address {address}/{prefix}")));
+    }
+    let gateways = [interface.gateway4.map(IpAddr::V4), interface.gateway6.map(IpAddr::V6)];
+    for gateway in gateways.into_iter().flatten() {
+        requests.push((default_route(index, gateway), format!("add a default route by {gateway}")));
+    }
+    requests
+}
+
+fn new_address(index: u32, address: IpAddr, prefix: u8) -> Request {
+    let mut message = AddressMessage::default();
+    message.header.index = index;
+    message.header.prefix_len = prefix;
+    message.header.scope = AddressScope::Universe;
+    match address {
+        IpAddr::V4(v4) => {
+            message.header.family = AddressFamily::Inet;
+            let host_bits = if prefix >= 32 { 0 } else { u32::MAX >> prefix };
+            if prefix < 31 {
+                let broadcast = Ipv4Addr::from_bits(v4.to_bits() | host_bits);
+                message.attributes.push(AddressAttribute::Broadcast(broadcast));
+            }
+        }
+        IpAddr::V6(_) => {
+            message.header.family = AddressFamily::Inet6;
+            // The registry makes addresses unique; duplicate address detection would only make it wait a second.
+            message.header.flags = AddressHeaderFlags::Nodad;
+        }
+    }
+    message.attributes.push(AddressAttribute::Address(address));
+    message.attributes.push(AddressAttribute::Local(address));
+    request(20, NLM_F_CREATE | NLM_F_EXCL, &message)
+}
+
+fn default_route(index: u32, gateway: IpAddr) -> Request {
+    let mut message = RouteMessage::default();
+    message.header = RouteHeader {
+        address_family: if gateway.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 },
+        table: RouteHeader::RT_TABLE_MAIN,
+        protocol: RouteProtocol::Boot,
+        scope: RouteScope::Universe,
+        kind: RouteType::Unicast,
+        ..RouteHeader::default()
+    };
+    let address = match gateway {
+        IpAddr::V4(v4) => RouteAddress::Inet(v4),
+        IpAddr::V6(v6) => RouteAddress::Inet6(v6),
+    };
+    message.attributes.push(RouteAttribute::Gateway(address));
+    message.attributes.push(RouteAttribute::Oif(index));
+    request(24, NLM_F_CREATE, &message)
+}
+
+/// Writes a setting below `/proc/sys/net`, unless it has the value already: the file may be read-only then.
+pub(crate) fn sysctl(path: &str, value: &'static str) -> Result<(), LinkError> {
+    let path = PathBuf::from("/proc/sys/net").join(path);
+    if std::fs::read_to_string(&path).is_ok_and(|now| now.trim() == value) {
+        return Ok(());
+    }
+    std::fs::write(&path, value).map_err(|source| LinkError::Sysctl { path, value, source })
+}

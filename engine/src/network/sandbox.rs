@@ -1,0 +1,251 @@
+//! Sandboxes: the network namespaces of containers, made ahead of them.
+//!
+//! A sandbox is a namespace with its loopback device up and the sockets of the resolver at 127.0.0.11 in it. The
+//! container's first process joins it; nothing of the container's own code is needed to make it. It lives as long as
+//! somebody holds its descriptor or is in it: there is nothing to clean up.
+
+use std::fs::File;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, UdpSocket};
+use std::os::fd::OwnedFd;
+use std::sync::mpsc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+
+use netlink_packet_core::Emitable;
+use netlink_packet_route::link::{LinkFlags, LinkMessage};
+use nix::sched::{CloneFlags, setns, unshare};
+use tokio::sync::oneshot;
+
+use super::netlink::{Refusal, Request, Socket};
+use super::nft;
+
+/// Where a container's resolver is.
+pub const RESOLVER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 11);
+
+/// Why a sandbox could not be made or taken over.
+#[derive(Debug, thiserror::Error)]
+pub enum SandboxError {
+    #[error("cannot start a thread for network namespaces")]
+    Thread(#[source] io::Error),
+    #[error("cannot make a network namespace")]
+    Unshare(#[source] io::Error),
+    #[error("cannot enter a network namespace")]
+    Enter(#[source] io::Error),
+    #[error("cannot bring up the loopback device of a network namespace")]
+    Loopback(#[source] Refusal),
+    #[error("cannot bind the resolver's sockets in a network namespace")]
+    Resolver(#[source] io::Error),
+    #[error("cannot set {path} in a network namespace")]
+    Sysctl {
+        path: &'static str,
+        #[source]
+        source: io::Error,
+    },
+    #[error("the thread for network namespaces has ended")]
+    Gone,
+}
+
+/// A container's network namespace. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Sandbox(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    netns: OwnedFd,
+    resolver: Option<(UdpSocket, TcpListener)>,
+    route: Mutex<Socket>,
+}
+
+impl Sandbox {
+    /// Returns the namespace's descriptor.
+    pub fn netns(&self) -> &OwnedFd {
+        &self.0.netns
+    }
+
+    /// Returns copies of the descriptors that must outlive the supervisor: the namespace, and the resolver's UDP and TCP
+    /// sockets where it has them.
+    pub fn descriptors(&self) -> io::Result<Vec<(&'static str, OwnedFd)>> {
+        let mut all = vec![("netns", self.0.netns.try_clone()?)];
+        if let Some((udp, tcp)) = &self.0.resolver {
+            all.push(("dns-udp", udp.try_clone()?.into()));
+            all.push(("dns-tcp", tcp.try_clone()?.into()));
+        }
+        Ok(all)
+    }
+
+    /// Returns copies of the resolver's sockets.
+    pub(crate) fn resolver(&self) -> io::Result<Option<(UdpSocket, TcpListener)>> {
+        let Some((udp, tcp)) = &self.0.resolver else { return Ok(None) };
+        Ok(Some((udp.try_clone()?, tcp.try_clone()?)))
+    }
+
+    /// Runs `work` with a netlink socket of the namespace.
+    pub(crate) fn configure<T>(&self, work: impl FnOnce(&mut Socket) -> T) -> T {
+        work(&mut self.0.route.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+type Reply = oneshot::Sender<Result<Sandbox, SandboxError>>;
+type Pending = oneshot::Receiver<Result<Sandbox, SandboxError>>;
+
+#[derive(Debug)]
+enum Job {
+    Create(Reply),
+    Adopt { netns: OwnedFd, udp: Option<OwnedFd>, tcp: Option<OwnedFd>, reply: Reply },
+}
+
+/// The threads that enter network namespaces, so that no other thread of the process ever does.
+#[derive(Debug, Clone)]
+pub(crate) struct Sandboxes {
+    jobs: mpsc::Sender<Job>,
+    ready: Arc<Mutex<Vec<Pending>>>,
+}
+
+/// Making a namespace is pure computation in the kernel, half of it outside any global lock, so two threads make them
+/// almost twice as fast.
+const THREADS: usize = 2;
+
+impl Sandboxes {
+    /// Starts the threads in the calling thread's network namespace.
+    pub(crate) fn start() -> Result<Self, SandboxError> {
+        let (jobs, queue) = mpsc::channel::<Job>();
+        let queue = Arc::new(Mutex::new(queue));
+        for _ in 0..THREADS {
+            let queue = Arc::clone(&queue);
+            let home = File::open("/proc/thread-self/ns/net").map_err(SandboxError::Enter)?;
+            let work = move || {
+                loop {
+                    let job = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
+                    let Ok(job) = job else { return };
+                    let (result, reply) = match job {
+                        Job::Create(reply) => (create(), reply),
+                        Job::Adopt { netns, udp, tcp, reply } => (adopt(netns, udp, tcp), reply),
+                    };
+                    // A thread that stayed inside would keep the namespace alive.
+                    if let Err(error) = setns(&home, CloneFlags::CLONE_NEWNET) {
+                        tracing::error!(%error, "cannot return from a network namespace");
+                        return;
+                    }
+                    // Whoever asked may have given up; the sandbox then goes with the message.
+                    let _ = reply.send(result);
+                }
+            };
+            thread::Builder::new().name("sandbox".into()).spawn(work).map_err(SandboxError::Thread)?;
+        }
+        Ok(Self { jobs, ready: Arc::default() })
+    }
+
+    /// Begins to make `count` sandboxes that will be asked for soon.
+    pub(crate) fn prepare(&self, count: usize) {
+        let mut ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner);
+        while ready.len() < count {
+            let (reply, result) = oneshot::channel();
+            if self.jobs.send(Job::Create(reply)).is_err() {
+                return;
+            }
+            ready.push(result);
+        }
+    }
+
+    /// Returns how many sandboxes were made ahead and not taken yet.
+    pub(crate) fn prepared(&self) -> usize {
+        self.ready.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    /// Drops what was made ahead.
+    pub(crate) fn discard(&self) {
+        self.ready.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    pub(crate) async fn create(&self) -> Result<Sandbox, SandboxError> {
+        let ready = {
+            let mut ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner);
+            // The oldest is the likeliest to be ready.
+            if ready.is_empty() { None } else { Some(ready.remove(0)) }
+        };
+        let result = if let Some(result) = ready {
+            result
+        } else {
+            let (reply, result) = oneshot::channel();
+            self.jobs.send(Job::Create(reply)).map_err(|_| SandboxError::Gone)?;
+            result
+        };
+        result.await.map_err(|_| SandboxError::Gone)?
+    }
+
+    pub(crate) async fn adopt(
+        &self,
+        netns: OwnedFd,
+        udp: Option<OwnedFd>,
+        tcp: Option<OwnedFd>,
+    ) -> Result<Sandbox, SandboxError> {
+        let (reply, result) = oneshot::channel();
+        self.jobs.send(Job::Adopt { netns, udp, tcp, reply }).map_err(|_| SandboxError::Gone)?;
+        result.await.map_err(|_| SandboxError::Gone)?
+    }
+}
+
+/// What Docker sets in every namespace: ports below 1024 and `ping` need no capability.
+const SYSCTLS: [(&str, &str); 2] =
+    [("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0"), ("/proc/sys/net/ipv4/ping_group_range", "0 2147483647")];
+
+fn create() -> Result<Sandbox, SandboxError> {
+    unshare(CloneFlags::CLONE_NEWNET).map_err(|errno| SandboxError::Unshare(errno.into()))?;
+    let netns = File::open("/proc/thread-self/ns/net").map_err(SandboxError::Unshare)?.into();
+    let mut route = Socket::route().map_err(|error| SandboxError::Loopback(error.into()))?;
+    let mut up = LinkMessage::default();
+    up.header.index = 1;
+    up.header.flags = LinkFlags::Up;
+    up.header.change_mask = LinkFlags::Up;
+    route.execute(&[set_link(&up)]).map_err(SandboxError::Loopback)?;
+    for (path, value) in SYSCTLS {
+        match std::fs::write(path, value) {
+            // A user namespace with few group ids cannot have the range; then ping needs its capability as before.
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
+            other => other.map_err(|source| SandboxError::Sysctl { path, source })?,
+        }
+    }
+    let resolver = bind_resolver().map_err(SandboxError::Resolver)?;
+    Ok(Sandbox(Arc::new(Inner { netns, resolver: Some(resolver), route: Mutex::new(route) })))
+}
+
+/// `RTM_SETLINK`.
+pub(crate) fn set_link(message: &LinkMessage) -> Request {
+    request(19, 0, message)
+}
+
+pub(crate) fn request(kind: u16, flags: u16, message: &impl Emitable) -> Request {
+    let mut payload = vec![0; message.buffer_len()];
+    message.emit(&mut payload);
+    Request { kind, flags, payload }
+}
+
+/// Binds the resolver to a port of its own and leads port 53 there, or binds port 53 where the kernel cannot.
+fn bind_resolver() -> io::Result<(UdpSocket, TcpListener)> {
+    let bind = |port| {
+        let udp = UdpSocket::bind(SocketAddrV4::new(RESOLVER, port))?;
+        let tcp = TcpListener::bind(SocketAddrV4::new(RESOLVER, udp.local_addr()?.port()))?;
+        udp.set_nonblocking(true)?;
+        tcp.set_nonblocking(true)?;
+        Ok::<_, io::Error>((udp, tcp))
+    };
+    let (udp, tcp) = bind(0)?;
+    match nft::redirect_dns(RESOLVER, udp.local_addr()?.port()) {
+        Ok(()) => Ok((udp, tcp)),
+        Err(error) => {
+            tracing::warn!(error = &error as &dyn std::error::Error, "the resolver takes port 53 itself");
+            bind(53)
+        }
+    }
+}
+
+fn adopt(netns: OwnedFd, udp: Option<OwnedFd>, tcp: Option<OwnedFd>) -> Result<Sandbox, SandboxError> {
+    setns(&netns, CloneFlags::CLONE_NEWNET).map_err(|errno| SandboxError::Enter(errno.into()))?;
+    let route = Socket::route().map_err(SandboxError::Enter)?;
+    let resolver = match (udp, tcp) {
+        (Some(udp), Some(tcp)) => Some((udp.into(), tcp.into())),
+        _ => None,
+    };
+    Ok(Sandbox(Arc::new(Inner { netns, resolver, route: Mutex::new(route) })))
+}

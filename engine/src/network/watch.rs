@@ -1,0 +1,146 @@
+//! Notices what others change: registries of endpoints by other supervisors, the packet filter and the links by anybody.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::Path;
+use std::time::Duration;
+
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use nix::sys::socket::{AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, socket};
+use tokio::io::unix::AsyncFd;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::config::BRIDGE_PREFIX;
+use super::netlink::{attributes, messages};
+use super::{NetworkError, nft, worker};
+use crate::id::Id;
+use crate::sys::net::netlink_subscribe;
+use crate::sys::readiness;
+
+/// A reload of a firewall is many transactions; it is looked at when it has been quiet for this long.
+const QUIET: Duration = Duration::from_millis(100);
+
+/// Starts the tasks, on the current runtime.
+pub(super) fn start(
+    worker: &worker::Handle,
+    registries: &Path,
+    tasks: &TaskTracker,
+    stop: &CancellationToken,
+) -> Result<(), NetworkError> {
+    let failed = |what| move |source| NetworkError::Watch { what, source };
+    let inotify = inotify(registries).map_err(failed("the registries of endpoints"))?;
+    let filter = subscribe(SockProtocol::NetlinkNetFilter, 7).map_err(failed("the packet filter"))?;
+    let links = subscribe(SockProtocol::NetlinkRoute, 1).map_err(failed("links"))?;
+    let token = stop.clone();
+    let handle = worker.clone();
+    tasks.spawn(async move { token.run_until_cancelled(watch_registries(inotify, handle)).await });
+    let token = stop.clone();
+    let handle = worker.clone();
+    tasks.spawn(async move { token.run_until_cancelled(watch_kernel(filter, links, handle)).await });
+    Ok(())
+}
+
+fn inotify(directory: &Path) -> io::Result<(Inotify, AsyncFd<OwnedFd>)> {
+    std::fs::create_dir_all(directory)?;
+    let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
+    inotify.add_watch(directory, AddWatchFlags::IN_MOVED_TO)?;
+    let readable = readiness::watch(inotify.as_fd().try_clone_to_owned()?)?;
+    Ok((inotify, readable))
+}
+
+fn subscribe(protocol: SockProtocol, group: i32) -> io::Result<AsyncFd<OwnedFd>> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let fd = socket(AddressFamily::Netlink, SockType::Raw, flags, protocol)?;
+    bind(fd.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
+    netlink_subscribe(&fd, group)?;
+    readiness::watch(fd)
+}
+
+async fn watch_registries((inotify, readable): (Inotify, AsyncFd<OwnedFd>), worker: worker::Handle) {
+    while let Ok(mut ready) = readable.readable().await {
+        let Ok(events) = ready.try_io(|_| inotify.read_events().map_err(io::Error::from)) else { continue };
+        for event in events.into_iter().flatten() {
+            let name = event.name.as_deref().map(Path::new);
+            let Some(id) = name.filter(|name| name.extension().is_some_and(|e| e == "json")) else { continue };
+            let Some(id) = id.file_stem().and_then(|s| s.to_str()).and_then(|s| s.parse::<Id>().ok()) else { continue };
+            let refresh = move |worker: &mut worker::Worker| {
+                if let Err(error) = worker.refresh(&id) {
+                    tracing::warn!(error = &error as &dyn std::error::Error, "cannot read who is on a network");
+                }
+            };
+            if worker.send(refresh).is_err() {
+                return;
+            }
+        }
+    }
+}
+
+async fn watch_kernel(filter: AsyncFd<OwnedFd>, links: AsyncFd<OwnedFd>, worker: worker::Handle) {
+    loop {
+        let broken = tokio::select! {
+            seen = news(&filter, foreign_change) => seen,
+            seen = news(&links, lost_bridge) => seen,
+        };
+        if !broken {
+            continue;
+        }
+        // More of it may be on the way, and all of it is looked at once: wait until nothing came for a while.
+        loop {
+            let more = async {
+                tokio::select! {
+                    _ = news(&filter, |_| true) => {}
+                    _ = news(&links, |_| true) => {}
+                }
+            };
+            if timeout(QUIET, more).await.is_err() {
+                break;
+            }
+        }
+        if let Err(error) = worker.run(worker::Worker::repair).await {
+            if matches!(error, NetworkError::Gone) {
+                return;
+            }
+            tracing::warn!(error = &error as &dyn std::error::Error, "cannot repair networks");
+        }
+    }
+}
+
+/// Reads one datagram and says whether it is of interest. One that was lost may have been.
+async fn news(fd: &AsyncFd<OwnedFd>, interesting: impl Fn(&[u8]) -> bool) -> bool {
+    let Ok(mut ready) = fd.readable().await else { return false };
+    let mut buffer = vec![0; 32 << 10];
+    let received = ready.try_io(|fd| {
+        let length = recv(fd.get_ref().as_raw_fd(), &mut buffer, MsgFlags::empty())?;
+        Ok(length)
+    });
+    match received {
+        Ok(Ok(length)) => interesting(&buffer[..length]),
+        // ENOBUFS: more came than the socket could hold.
+        Ok(Err(_)) => true,
+        Err(_would_block) => false,
+    }
+}
+
+/// Returns whether a datagram announces rules that none of our supervisors made: `NFTA_GEN_PROC_NAME` is the name of the
+/// thread that did.
+fn foreign_change(datagram: &[u8]) -> bool {
+    const MAKER: u16 = 3;
+    messages(datagram).filter(|(kind, ..)| *kind == nft::SUBSYSTEM_GENERATION).any(|(_, _, _, payload)| {
+        let maker = attributes(payload.get(4..).unwrap_or_default()).find(|(kind, _)| *kind == MAKER);
+        maker.is_none_or(|(_, name)| name.strip_suffix(b"\0").unwrap_or(name) != worker::THREAD.as_bytes())
+    })
+}
+
+/// Returns whether a datagram announces the end of a bridge of ours.
+fn lost_bridge(datagram: &[u8]) -> bool {
+    const DELETE_LINK: u16 = 17;
+    const NAME: u16 = 3;
+    messages(datagram).filter(|(kind, ..)| *kind == DELETE_LINK).any(|(_, _, _, payload)| {
+        attributes(payload.get(16..).unwrap_or_default()).any(|(kind, name)| {
+            // Ports of bridges (`rcv…`) come and go with containers.
+            kind == NAME && name.starts_with(BRIDGE_PREFIX.as_bytes()) && !name[BRIDGE_PREFIX.len()..].starts_with(b"v")
+        })
+    })
+}

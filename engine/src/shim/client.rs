@@ -1,0 +1,105 @@
+//! A client of a container's shim: `exec`, health checks, and knowing when the container is gone.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::stat::Mode;
+
+use super::protocol::{self, Exec, Failure, FromShim, ToShim};
+use crate::sys::socket;
+
+/// A connection to a shim. Its descriptor is readable when [`Client::receive`] has something, or the shim is gone.
+///
+/// Blocking; for use with tokio set [`Client::set_nonblocking`], wrap it in `AsyncFd` and treat `WouldBlock` as usual.
+#[derive(Debug)]
+pub struct Client {
+    socket: OwnedFd,
+    next: u32,
+}
+
+/// How a further process ended, or why it never ran.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    #[error("the container is not running")]
+    NotRunning(#[source] io::Error),
+    #[error("cannot talk to the container's shim")]
+    Talk(#[source] io::Error),
+    #[error("the container's shim is gone")]
+    Gone,
+    #[error("{0}")]
+    Failed(Failure),
+}
+
+impl Client {
+    /// Connects to the shim of the container with this run directory (`Root::container_run`).
+    pub fn connect(run: &Path) -> Result<Self, ClientError> {
+        let not_running = |errno: nix::Error| ClientError::NotRunning(errno.into());
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let directory = nix::fcntl::open(run, flags, Mode::empty()).map_err(not_running)?;
+        let socket = socket::connect_in(&directory, protocol::SOCKET).map_err(not_running)?;
+        Ok(Self { socket, next: 0 })
+    }
+
+    /// Takes a socket that is connected already, such as the supervisor's end of [`super::launcher::Launcher::spawn`].
+    pub fn from_socket(socket: OwnedFd) -> Self {
+        Self { socket, next: 0 }
+    }
+
+    /// Makes sending and receiving fail with `WouldBlock` instead of waiting.
+    pub fn set_nonblocking(&self) -> io::Result<()> {
+        fcntl(&self.socket, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map(drop).map_err(Into::into)
+    }
+
+    /// Sends one message.
+    pub fn send(&self, message: &ToShim, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+        protocol::send(&self.socket, message, fds).map_err(Into::into)
+    }
+
+    /// Receives one message and its descriptors; `None`: the shim is gone.
+    pub fn receive(&self) -> io::Result<Option<(FromShim, Vec<OwnedFd>)>> {
+        protocol::receive(&self.socket).map_err(Into::into)
+    }
+
+    /// Starts a further process and waits until it runs. Returns the number that its end will be told with, its process
+    /// id, and with a terminal its master. `stdio` is input, output and error; empty with a terminal.
+    pub fn exec(
+        &mut self,
+        mut request: Exec,
+        stdio: &[BorrowedFd<'_>],
+    ) -> Result<(u32, i32, Option<OwnedFd>), ClientError> {
+        self.next += 1;
+        request.exec = self.next;
+        self.send(&ToShim::Exec(Box::new(request)), stdio).map_err(ClientError::Talk)?;
+        loop {
+            match self.receive().map_err(ClientError::Talk)? {
+                Some((FromShim::ExecStarted { exec, pid }, mut fds)) if exec == self.next => {
+                    return Ok((exec, pid, fds.pop()));
+                }
+                Some((FromShim::ExecFailed { exec, failure }, _)) if exec == self.next => {
+                    return Err(ClientError::Failed(failure));
+                }
+                Some(_) => {}
+                None => return Err(ClientError::Gone),
+            }
+        }
+    }
+
+    /// Waits for the end of a process and returns its exit code; 137 where the end of the container killed it.
+    pub fn wait(&self, exec: u32) -> Result<i32, ClientError> {
+        loop {
+            match self.receive().map_err(ClientError::Talk)? {
+                Some((FromShim::ExecExited { exec: ended, code }, _)) if ended == exec => return Ok(code),
+                Some(_) => {}
+                None => return Err(ClientError::Gone),
+            }
+        }
+    }
+}
+
+impl AsFd for Client {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}

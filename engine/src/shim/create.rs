@@ -1,0 +1,192 @@
+//! Creating a container: cgroups, streams, the clone into new namespaces, and waiting until it has executed its program.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sched::{CloneFlags, setns};
+use nix::sys::stat::Mode;
+use nix::unistd::Pid;
+
+use super::channel::{self, Message};
+use super::config::{Namespace, Namespaces, Network};
+use super::init::Init;
+use super::protocol::{self, Failure, ToShim};
+use super::running::{Kept, Place, Running};
+use super::stdio::{self, Output};
+use super::{Shim, died};
+use crate::container::cgroup::Version;
+use crate::container::step::{Context, Step, fault};
+use crate::sys::clone::{self, Cloned};
+use crate::sys::{pidfd, socket};
+
+/// Creates and starts the container. Where a step fails, nothing of it is left.
+pub(super) fn create(shim: Shim, supervisor: &OwnedFd) -> Step<Running> {
+    match std::fs::remove_file(shim.bundle.join(stdio::EXIT)) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(error).step(|| "remove the record of the last exit".into());
+        }
+        _ => {}
+    }
+    shim.config.cgroup.create()?;
+    let cgroup = shim.config.cgroup.clone();
+    start(shim, supervisor).inspect_err(|_| {
+        // The failure that came first is the one to tell.
+        cgroup.remove().ok();
+    })
+}
+
+fn start(shim: Shim, supervisor: &OwnedFd) -> Step<Running> {
+    let stdio = stdio::create(&shim)?;
+    let mut output = Output::open(&shim)?;
+    let place = Place::prepare(&shim)?;
+    // Told to the supervisor where the container shares it.
+    let host_network = nix::fcntl::open("/proc/self/ns/net", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
+        .step(|| "open the host's network namespace".into())?;
+    let (ours, theirs) = socket::pair().step(|| "make a socket pair for init".into())?;
+    let (pid, pidfd) = clone_init(&shim, stdio, &ours, theirs)?;
+    let mut started = Starting::default();
+    let result = started.watch(&shim, supervisor, &ours, pid, &pidfd);
+    if let Err(failure) = result {
+        pidfd::kill_and_reap(pidfd.as_fd());
+        return Err(failure);
+    }
+    if let Some(master) = started.master {
+        output = Output::terminal(master);
+    }
+    let network = started.network.unwrap_or(host_network);
+    Ok(Running::new(shim, place, pid, pidfd, network, started.kept, output))
+}
+
+fn clone_init(shim: &Shim, stdio: [Option<OwnedFd>; 3], ours: &OwnedFd, theirs: OwnedFd) -> Step<(Pid, OwnedFd)> {
+    let describe = || "clone the container's init".to_owned();
+    let Namespaces { pid, ipc, uts, cgroup } = &shim.config.namespaces;
+    let mut flags = clone::NEWNS;
+    for (namespace, flag) in [(pid, clone::NEWPID), (ipc, clone::NEWIPC), (uts, clone::NEWUTS)] {
+        if *namespace == Namespace::New {
+            flags |= flag;
+        }
+    }
+    let group = shim.config.cgroup.open()?;
+    // The new cgroup namespace begins at the group that the process is in: on version 1 init makes it later.
+    if group.is_some() && *cgroup == Namespace::New {
+        flags |= clone::NEWCGROUP;
+    }
+    let open = |path: &str| nix::fcntl::open(path, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty());
+    // A PID namespace is entered by children only: join for the one clone, then turn back.
+    let own = match pid {
+        Namespace::Path(path) => {
+            let own = open("/proc/self/ns/pid").step(describe)?;
+            let describe = || format!("join namespace {}", path.display());
+            let other = nix::fcntl::open(path, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()).step(describe)?;
+            setns(other, CloneFlags::CLONE_NEWPID).step(describe)?;
+            Some(own)
+        }
+        _ => None,
+    };
+    let cloned = clone::clone3(flags, group.as_ref().map(AsFd::as_fd));
+    if let (Some(own), false) = (own, matches!(cloned, Ok(Cloned::Child))) {
+        setns(own, CloneFlags::CLONE_NEWPID).step(|| "return to the host's PID namespace".into())?;
+    }
+    match cloned.step(describe)? {
+        Cloned::Parent { pid, pidfd } => Ok((pid, pidfd)),
+        Cloned::Child => {
+            // The shim's end must close here, or its death would not be noticed.
+            close_copy(ours);
+            Init { bundle: &shim.bundle, run: &shim.run, config: &shim.config, channel: theirs, stdio }
+                .become_container()
+        }
+    }
+}
+
+/// Closes this process's copy of a descriptor that its parent owns.
+fn close_copy(fd: &OwnedFd) {
+    use std::os::fd::AsRawFd;
+    nix::unistd::close(fd.as_raw_fd()).ok();
+}
+
+/// A container on its way to its program.
+#[derive(Debug, Default)]
+struct Starting {
+    network: Option<OwnedFd>,
+    kept: Kept,
+    master: Option<OwnedFd>,
+    executing: bool,
+    failure: Option<Failure>,
+}
+
+impl Starting {
+    /// Serves init and the supervisor until init has executed the program.
+    fn watch(&mut self, shim: &Shim, supervisor: &OwnedFd, init: &OwnedFd, pid: Pid, pidfd: &OwnedFd) -> Step<()> {
+        if shim.config.cgroup.version == Version::V1 {
+            // Meanwhile init makes its mounts: the first of these may wait for milliseconds.
+            match shim.config.cgroup.attach(pid) {
+                // An init that has ended meanwhile has said why.
+                Err(failure) if pidfd::has_ended(pidfd.as_fd()) != Ok(true) => return Err(failure),
+                _ => {}
+            }
+            Self::tell_init(channel::send_attached(init), "tell init of its cgroups")?;
+        }
+        let mut supervised = true;
+        loop {
+            let mut fds = vec![PollFd::new(init.as_fd(), PollFlags::POLLIN)];
+            if supervised {
+                fds.push(PollFd::new(supervisor.as_fd(), PollFlags::POLLIN));
+            }
+            match poll(&mut fds, PollTimeout::NONE) {
+                Err(Errno::EINTR) => continue,
+                result => result.step(|| "wait for init".into())?,
+            };
+            let ready: Vec<bool> = fds.iter().map(|fd| fd.any().unwrap_or(true)).collect();
+            if ready.get(1) == Some(&true) {
+                supervised = self.hear_supervisor(shim, supervisor, init)?;
+            }
+            if ready[0] && self.hear_init(init)? {
+                return match self.failure.take() {
+                    Some(failure) => Err(failure),
+                    None if self.executing => Ok(()),
+                    None => Err(died("the container's init")),
+                };
+            }
+        }
+    }
+
+    /// An init that cannot be told anything any more has ended, and has said why.
+    fn tell_init(sent: nix::Result<()>, what: &str) -> Step<()> {
+        match sent {
+            Err(Errno::EPIPE | Errno::ECONNRESET | Errno::ENOTCONN) => Ok(()),
+            result => result.step(|| what.to_owned()),
+        }
+    }
+
+    /// Returns whether the supervisor is still there.
+    fn hear_supervisor(&mut self, shim: &Shim, supervisor: &OwnedFd, init: &OwnedFd) -> Step<bool> {
+        match protocol::receive::<ToShim>(supervisor).step(|| "hear the supervisor".into())? {
+            Some((ToShim::Network, mut fds)) if !fds.is_empty() => {
+                let namespace = fds.remove(0);
+                Self::tell_init(channel::send_network(init, namespace.as_fd()), "hand the network to init")?;
+                self.network = Some(namespace);
+            }
+            Some((ToShim::Keep { names }, fds)) => self.kept.add(names, fds),
+            Some(_) => {}
+            None if shim.config.network == Network::Sent && self.network.is_none() => {
+                return Err(fault("the supervisor is gone, and with it the network".into()));
+            }
+            None => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    /// Returns whether init has said its last word.
+    fn hear_init(&mut self, init: &OwnedFd) -> Step<bool> {
+        match channel::receive(init).step(|| "hear init".into())? {
+            Some(Message::Failed(failure)) => self.failure = Some(failure),
+            Some(Message::Terminal(master)) => self.master = Some(master),
+            Some(Message::Executing) => self.executing = true,
+            Some(_) => {}
+            None => return Ok(true),
+        }
+        Ok(false)
+    }
+}

@@ -1,0 +1,268 @@
+//! Further processes in a running container (`exec`).
+//!
+//! Two clones: a helper that enters the container's cgroups and namespaces, and the process itself, which the helper clones
+//! inside (a PID namespace is entered by children only) as the shim's child, and which then executes the program.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::sched::{CloneFlags, setns};
+use nix::sys::stat::Mode;
+use nix::sys::statfs::{DEVPTS_SUPER_MAGIC, FsType};
+use nix::unistd::Pid;
+use oci_spec::runtime::{Process as OciProcess, UserBuilder};
+
+use super::channel::{self, Message};
+use super::config::{Network, Seccomp};
+use super::init::{filter, read_spec};
+use super::protocol::{Exec, Failure};
+use super::running::open_path;
+use super::{Shim, died};
+use crate::container::cgroup::Version;
+use crate::container::mounts::device::Terminal;
+use crate::container::step::{Context, Step, fault};
+use crate::container::{beneath, capabilities, process as program, user};
+use crate::sys::clone::{self, Cloned};
+use crate::sys::{mount, pidfd, process, socket};
+
+/// A further process of the container.
+#[derive(Debug)]
+pub(super) struct Process {
+    /// The connection that asked for it.
+    pub(super) connection: u64,
+    /// The number that the asker gave it.
+    pub(super) exec: u32,
+    /// Until it has executed its program.
+    channel: Option<OwnedFd>,
+    helper: Option<OwnedFd>,
+    child: Option<(i32, OwnedFd)>,
+    master: Option<OwnedFd>,
+    executing: bool,
+    failure: Option<Failure>,
+    killed: bool,
+}
+
+impl Process {
+    /// Begins to start a process. `stdio` is its standard input, output and error; empty with a terminal.
+    pub(super) fn start(
+        shim: &Shim,
+        container: BorrowedFd<'_>,
+        connection: u64,
+        request: &Exec,
+        stdio: &[OwnedFd],
+    ) -> Step<Self> {
+        if !request.tty && stdio.len() != 3 {
+            return Err(fault(format!("exec: {} standard streams were sent instead of 3", stdio.len())));
+        }
+        let group = shim.config.cgroup.open()?;
+        let (ours, theirs) = socket::pair().step(|| "make a socket pair for the process".into())?;
+        match clone::clone3(0, group.as_ref().map(AsFd::as_fd)).step(|| "clone the exec helper".into())? {
+            Cloned::Child => {
+                nix::unistd::close(ours.as_raw_fd()).ok();
+                let Err(failure) = enter(shim, container, request, &theirs, stdio);
+                channel::send_failure(&theirs, &failure);
+                clone::exit(failure.code)
+            }
+            Cloned::Parent { pidfd, .. } => Ok(Self {
+                connection,
+                exec: request.exec,
+                channel: Some(ours),
+                helper: Some(pidfd),
+                child: None,
+                master: None,
+                executing: false,
+                failure: None,
+                killed: false,
+            }),
+        }
+    }
+
+    /// Returns the channel while the program is not executed yet.
+    pub(super) fn channel(&self) -> Option<BorrowedFd<'_>> {
+        self.channel.as_ref().map(AsFd::as_fd)
+    }
+
+    pub(super) fn pidfd(&self) -> Option<BorrowedFd<'_>> {
+        self.child.as_ref().map(|(_, pidfd)| pidfd.as_fd())
+    }
+
+    pub(super) fn take_terminal(&mut self) -> Option<OwnedFd> {
+        self.master.take()
+    }
+
+    /// Hears one message of the channel; returns the outcome once the program runs, or will not.
+    pub(super) fn hear(&mut self) -> Option<Result<i32, Failure>> {
+        let channel = self.channel.as_ref()?;
+        match channel::receive(channel) {
+            Ok(Some(Message::Failed(failure))) => self.failure = Some(failure),
+            Ok(Some(Message::Process(pid, pidfd))) => {
+                self.child = Some((pid, pidfd));
+                if self.killed {
+                    self.kill();
+                }
+            }
+            Ok(Some(Message::Terminal(master))) => self.master = Some(master),
+            Ok(Some(Message::Executing)) => self.executing = true,
+            Ok(Some(_)) | Err(Errno::EBADMSG | Errno::EMSGSIZE | Errno::EAGAIN) => {}
+            Ok(None) | Err(_) => return Some(self.decide()),
+        }
+        None
+    }
+
+    /// Both the helper and the process have closed the channel.
+    fn decide(&mut self) -> Result<i32, Failure> {
+        self.channel = None;
+        if let Some(helper) = self.helper.take() {
+            // It has ended, or does so now.
+            pidfd::kill_and_reap(helper.as_fd());
+        }
+        let failure = match (self.failure.take(), &self.child) {
+            (None, Some((pid, _))) if self.executing => return Ok(*pid),
+            (Some(failure), _) => failure,
+            (None, _) => died("the process"),
+        };
+        if let Some((_, pidfd)) = self.child.take() {
+            pidfd::kill_and_reap(pidfd.as_fd());
+        }
+        Err(failure)
+    }
+
+    /// Kills the process and its group; if it does not exist yet, as soon as it does.
+    pub(super) fn kill(&mut self) {
+        self.killed = true;
+        let Some((pid, pidfd)) = &self.child else { return };
+        // It leads its group. While the pidfd is not reaped the number cannot be another's.
+        nix::sys::signal::killpg(Pid::from_raw(*pid), nix::sys::signal::Signal::SIGKILL).ok();
+        pidfd::send_signal(pidfd.as_fd(), libc::SIGKILL).ok();
+    }
+}
+
+/// The helper: enters the container and clones the process there. Ends when that is done; returns only a failure.
+fn enter(
+    shim: &Shim,
+    container: BorrowedFd<'_>,
+    request: &Exec,
+    theirs: &OwnedFd,
+    stdio: &[OwnedFd],
+) -> Step<std::convert::Infallible> {
+    let spec = read_spec(&shim.bundle)?;
+    let mut wanted = spec.process().clone().ok_or_else(|| fault("config.json has no process".into()))?;
+    let linux = spec.linux().clone().unwrap_or_default();
+    let score = wanted.oom_score_adj().unwrap_or(0);
+    std::fs::write("/proc/self/oom_score_adj", score.to_string())
+        .step(|| format!("set the OOM score adjustment to {score}"))?;
+    if shim.config.cgroup.version == Version::V1 {
+        shim.config.cgroup.attach(nix::unistd::getpid())?;
+    }
+    let mut namespaces = CloneFlags::CLONE_NEWNS
+        | CloneFlags::CLONE_NEWUTS
+        | CloneFlags::CLONE_NEWIPC
+        | CloneFlags::CLONE_NEWPID
+        | CloneFlags::CLONE_NEWCGROUP;
+    if shim.config.network == Network::Sent {
+        namespaces |= CloneFlags::CLONE_NEWNET;
+    }
+    setns(container, namespaces).step(|| "join the container's namespaces".into())?;
+    adjust(&mut wanted, request)?;
+    let terminal = if request.tty { Some(open_terminal(theirs, &wanted, request.size)?) } else { None };
+    let kind = if request.privileged { Seccomp::Unconfined } else { shim.config.seccomp };
+    let filter = filter(kind, &linux, spec.process().as_ref().unwrap_or(&wanted))?;
+    match clone::clone3(clone::PARENT, None).step(|| "clone the process".into())? {
+        Cloned::Parent { pid, pidfd } => {
+            channel::send_process(theirs, pid.as_raw(), pidfd.as_fd()).step(|| "tell the shim".into())?;
+            clone::exit(0)
+        }
+        Cloned::Child => {
+            let prepared =
+                connect(terminal.as_ref(), stdio).and_then(|()| program::prepare(&wanted, filter.as_deref()));
+            match prepared {
+                Ok(program) => channel::execute(theirs, &program),
+                Err(failure) => Err(failure),
+            }
+        }
+    }
+}
+
+/// Turns the container's own process into the one that is asked for.
+fn adjust(wanted: &mut OciProcess, request: &Exec) -> Step<()> {
+    let root = open_path("/").step(|| "open the container's root".into())?;
+    wanted.set_args(Some(request.args.clone()));
+    let mut env = wanted.env().clone().unwrap_or_default();
+    if let Some(name) = &request.user {
+        let (passwd, group) = (user::database(root.as_fd(), "passwd"), user::database(root.as_fd(), "group"));
+        let resolved = user::resolve(name, &[], &passwd, &group).map_err(|error| fault(error.to_string()))?;
+        set_variable(&mut env, &format!("HOME={}", resolved.home));
+        let user = UserBuilder::default()
+            .uid(resolved.uid)
+            .gid(resolved.gid)
+            .additional_gids(resolved.additional_gids)
+            .build()
+            .map_err(|error| fault(format!("describe the user: {error}")))?;
+        wanted.set_user(user);
+    }
+    if request.tty && !env.iter().any(|variable| variable.starts_with("TERM=")) {
+        env.push("TERM=xterm".into());
+    }
+    for variable in &request.env {
+        set_variable(&mut env, variable);
+    }
+    wanted.set_env(Some(env));
+    if let Some(cwd) = &request.cwd {
+        wanted.set_cwd(cwd.into());
+    }
+    if request.privileged {
+        let all = Some(capabilities::to_oci(capabilities::available()));
+        let mut sets = wanted.capabilities().clone().unwrap_or_default();
+        sets.set_bounding(all.clone()).set_permitted(all.clone()).set_effective(all);
+        wanted.set_capabilities(Some(sets));
+    }
+    Ok(())
+}
+
+/// Sets `NAME=value` in an environment.
+fn set_variable(env: &mut Vec<String>, variable: &str) {
+    let name = variable.split_once('=').map_or(variable, |(name, _)| name);
+    env.retain(|known| known.split_once('=').is_none_or(|(known, _)| known != name));
+    env.push(variable.to_owned());
+}
+
+/// Allocates a terminal in the container's own `devpts` and sends its master to the shim.
+fn open_terminal(theirs: &OwnedFd, wanted: &OciProcess, size: Option<(u16, u16)>) -> Step<Terminal> {
+    let describe = || "allocate a terminal".to_owned();
+    let root = open_path("/").step(describe)?;
+    let devpts = beneath::open(&root, "/dev/pts", OFlag::O_PATH | OFlag::O_DIRECTORY).step(describe)?;
+    if !mount::is_filesystem(&devpts, devpts_magic()).step(describe)? {
+        return Err(fault("allocate a terminal: /dev/pts of the container is no devpts".into()));
+    }
+    let terminal = Terminal::allocate(devpts.as_fd(), wanted.user().uid())?;
+    if let Some((rows, columns)) = size {
+        process::set_terminal_size(terminal.master.as_fd(), rows, columns)
+            .step(|| "set the size of the terminal".into())?;
+    }
+    channel::send_terminal(theirs, terminal.master.as_fd()).step(|| "hand over the terminal".into())?;
+    Ok(terminal)
+}
+
+fn devpts_magic() -> FsType {
+    DEVPTS_SUPER_MAGIC
+}
+
+/// Begins a session with these standard streams.
+fn connect(terminal: Option<&Terminal>, stdio: &[OwnedFd]) -> Step<()> {
+    let describe = || "connect the standard input, output and error".to_owned();
+    nix::unistd::setsid().step(|| "begin a session".into())?;
+    for number in 0..3 {
+        let own = usize::try_from(number).ok().and_then(|index| stdio.get(index));
+        let fd = terminal.map(|terminal| &terminal.peer).or(own);
+        if let Some(fd) = fd {
+            process::dup_to_stdio(fd.as_fd(), number).step(describe)?;
+        }
+    }
+    if let Some(terminal) = terminal {
+        process::set_controlling_terminal(terminal.peer.as_fd())
+            .step(|| "make the terminal the controlling one".into())?;
+    }
+    nix::sys::stat::umask(Mode::from_bits_truncate(0o022));
+    Ok(())
+}

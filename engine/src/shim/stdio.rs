@@ -1,0 +1,119 @@
+//! The standard streams of a container: named FIFOs in its run directory.
+//!
+//! The container has them open for reading and writing, so that it neither waits for ever nor gets SIGPIPE while no shim
+//! reads. They belong to its user, since programs open `/dev/stdout` anew.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl, openat};
+use nix::sys::stat::Mode;
+use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, mkfifoat, unlinkat};
+
+use super::Shim;
+use crate::container::config::LogConfig;
+use crate::container::log::{Stream, writer::Writer};
+use crate::container::step::{Context, Step};
+
+/// The name of standard input's FIFO in the run directory: whoever attaches writes to it.
+pub(super) const STDIN: &str = "stdin";
+
+/// The size that the kernel is asked to give each FIFO, in bytes, so that a container that writes much rarely waits.
+const PIPE: i32 = 256 << 10;
+
+/// Makes the FIFOs anew and returns the container's ends: standard input, output, error. None with a terminal.
+pub(super) fn create(shim: &Shim) -> Step<[Option<OwnedFd>; 3]> {
+    // Leftovers of a start before this one.
+    for name in [STDIN, "stdout", "stderr", STATE, super::protocol::SOCKET, EXIT] {
+        match unlinkat(&shim.directory, name, UnlinkatFlags::NoRemoveDir) {
+            Ok(()) | Err(Errno::ENOENT) => {}
+            Err(errno) => return Err(errno).step(|| format!("remove {}", shim.run.join(name).display())),
+        }
+    }
+    if shim.config.tty {
+        return Ok([None, None, None]);
+    }
+    let null = |flags: OFlag| {
+        nix::fcntl::open("/dev/null", flags | OFlag::O_CLOEXEC, Mode::empty()).step(|| "open /dev/null".into())
+    };
+    let input = if shim.config.stdin_open { fifo(shim, STDIN)? } else { null(OFlag::O_RDONLY)? };
+    let [output, error] = if shim.config.log == LogConfig::None {
+        [null(OFlag::O_WRONLY)?, null(OFlag::O_WRONLY)?]
+    } else {
+        [fifo(shim, Stream::Stdout.as_str())?, fifo(shim, Stream::Stderr.as_str())?]
+    };
+    Ok([Some(input), Some(output), Some(error)])
+}
+
+fn fifo(shim: &Shim, name: &str) -> Step<OwnedFd> {
+    let describe = || format!("create FIFO {}", shim.run.join(name).display());
+    mkfifoat(&shim.directory, name, Mode::from_bits_truncate(0o600)).step(describe)?;
+    let fd = openat(&shim.directory, name, OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty()).step(describe)?;
+    fchown(&fd, Some(Uid::from_raw(shim.config.uid)), Some(Gid::from_raw(shim.config.gid))).step(describe)?;
+    // Refused where the user has too many pipes; the default size will do then.
+    fcntl(&fd, FcntlArg::F_SETPIPE_SZ(PIPE)).ok();
+    Ok(fd)
+}
+
+/// The reading ends of a container's output.
+#[derive(Debug)]
+pub(super) enum Output {
+    /// No log is kept.
+    None,
+    Fifos {
+        output: OwnedFd,
+        error: OwnedFd,
+    },
+    Terminal {
+        master: OwnedFd,
+        _peer: Option<OwnedFd>,
+    },
+}
+
+impl Output {
+    /// Opens the FIFOs' reading ends.
+    pub(super) fn open(shim: &Shim) -> Step<Self> {
+        if shim.config.log == LogConfig::None || shim.config.tty {
+            return Ok(Self::None);
+        }
+        let open = |name: &str| {
+            // For writing too: without a writer the descriptor would be readable for ever.
+            let flags = OFlag::O_RDWR | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+            openat(&shim.directory, name, flags, Mode::empty())
+                .step(|| format!("open {}", shim.run.join(name).display()))
+        };
+        Ok(Self::Fifos { output: open(Stream::Stdout.as_str())?, error: open(Stream::Stderr.as_str())? })
+    }
+
+    /// Takes the master of a terminal. The other end stays open here too, so that the master never tells of an end while
+    /// the container lives, whatever its processes do.
+    pub(super) fn terminal(master: OwnedFd) -> Self {
+        let peer = crate::sys::process::terminal_peer(master.as_fd()).ok();
+        Self::Terminal { master, _peer: peer }
+    }
+
+    /// Returns what there is to read.
+    pub(super) fn sources(&self) -> Vec<(Stream, &OwnedFd)> {
+        match self {
+            Self::None => Vec::new(),
+            Self::Fifos { output, error } => vec![(Stream::Stdout, output), (Stream::Stderr, error)],
+            Self::Terminal { master, .. } => vec![(Stream::Stdout, master)],
+        }
+    }
+}
+
+/// The name of the log writer's state in the run directory.
+const STATE: &str = "log.state";
+
+/// The name of the record of how PID 1 ended, in the bundle; also removed from the run directory.
+pub(super) const EXIT: &str = "exit.json";
+
+/// Opens the log.
+pub(super) fn log(shim: &Shim) -> Step<Option<Writer>> {
+    let LogConfig::JsonFile { max_size, max_file } = shim.config.log else { return Ok(None) };
+    let path = crate::container::log::path(&shim.bundle, &shim.id);
+    let describe = || format!("open the log {}", path.display());
+    let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let state = openat(&shim.directory, STATE, flags, Mode::from_bits_truncate(0o600)).step(describe)?;
+    Writer::open(&path, state, max_size, max_file, shim.config.tty).map(Some).step(describe)
+}

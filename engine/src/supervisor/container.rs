@@ -1,0 +1,542 @@
+//! One container under supervision: an actor that alone changes the container's state, and the handle to it.
+//!
+//! The actor never waits for a container while it could hear a command: what takes long (a stop, a restart's pause, a
+//! health check) is a state of the actor, not a place in its code.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::unistd::Pid;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+
+use super::health::{Monitor, Plan};
+use super::project::{Project, other};
+use super::restart::{self, Backoff};
+use super::run::Run;
+use crate::container::config::ContainerConfig;
+use crate::container::signal;
+use crate::container::state::{ContainerState, HealthStatus, Status};
+use crate::container::store;
+use crate::protocol::{Condition, EventKind, Failure, FailureKind, Stopped};
+use crate::shim::protocol::Exit;
+use crate::volume;
+
+/// How long a container has between its stop signal and `SIGKILL` where nobody said.
+const GRACE: Duration = Duration::from_secs(10);
+/// Commands that may wait for an actor before their senders wait too.
+const COMMANDS: usize = 64;
+const KILL: i32 = nix::sys::signal::Signal::SIGKILL as i32;
+
+type Answer<T> = oneshot::Sender<Result<T, Failure>>;
+
+enum Command {
+    Start(Answer<()>),
+    Stop(Option<Duration>, Answer<Stopped>),
+    Restart(Option<Duration>, Answer<()>),
+    Kill(String, Answer<()>),
+    Remove { force: bool, volumes: bool, answer: Answer<()> },
+    Rename(String, Answer<()>),
+    Wait(Condition, Answer<Box<ContainerState>>),
+    Inspect(Answer<Box<ContainerState>>),
+}
+
+/// A handle to a supervised container; cheap to clone.
+#[derive(Debug, Clone)]
+pub(super) struct Container {
+    commands: mpsc::Sender<Command>,
+}
+
+impl Container {
+    /// Begins to supervise a container; with `running`, one whose process is there already.
+    pub(super) fn supervise(project: Arc<Project>, container: store::Container, running: Option<Run>) -> Self {
+        let (commands, receiver) = mpsc::channel(COMMANDS);
+        let mut actor = Actor {
+            project,
+            config: container.config,
+            state: container.state,
+            run: None,
+            health: None,
+            stopping: None,
+            restart_at: None,
+            restarting: None,
+            removing: None,
+            backoff: Backoff::default(),
+            waiting: Vec::new(),
+        };
+        let tasks = actor.project.tasks.clone();
+        tasks.spawn(async move {
+            if let Some(run) = running {
+                actor.adopt(run);
+            } else if actor.state.status == Status::Restarting {
+                // The supervisor before this one ended during the pause.
+                actor.restart_at = Some(Instant::now());
+            }
+            actor.act(receiver).await;
+        });
+        Self { commands }
+    }
+
+    async fn ask<T>(&self, command: impl FnOnce(Answer<T>) -> Command) -> Result<T, Failure> {
+        let gone = || Failure {
+            kind: FailureKind::NoSuchContainer,
+            message: "the container has been removed meanwhile".to_owned(),
+            hint: None,
+        };
+        let (sender, receiver) = oneshot::channel();
+        self.commands.send(command(sender)).await.map_err(|_| gone())?;
+        receiver.await.map_err(|_| gone())?
+    }
+
+    pub(super) async fn start(&self) -> Result<(), Failure> {
+        self.ask(Command::Start).await
+    }
+
+    pub(super) async fn stop(&self, timeout: Option<Duration>) -> Result<Stopped, Failure> {
+        self.ask(|answer| Command::Stop(timeout, answer)).await
+    }
+
+    pub(super) async fn restart(&self, timeout: Option<Duration>) -> Result<(), Failure> {
+        self.ask(|answer| Command::Restart(timeout, answer)).await
+    }
+
+    pub(super) async fn kill(&self, signal: String) -> Result<(), Failure> {
+        self.ask(|answer| Command::Kill(signal, answer)).await
+    }
+
+    pub(super) async fn remove(&self, force: bool, volumes: bool) -> Result<(), Failure> {
+        self.ask(|answer| Command::Remove { force, volumes, answer }).await
+    }
+
+    pub(super) async fn rename(&self, name: String) -> Result<(), Failure> {
+        self.ask(|answer| Command::Rename(name, answer)).await
+    }
+
+    pub(super) async fn wait(&self, condition: Condition) -> Result<Box<ContainerState>, Failure> {
+        self.ask(|answer| Command::Wait(condition, answer)).await
+    }
+
+    pub(super) async fn inspect(&self) -> Result<Box<ContainerState>, Failure> {
+        self.ask(Command::Inspect).await
+    }
+}
+
+/// A stop under way.
+struct Stopping {
+    /// When `SIGKILL` is sent; `None` once it was.
+    deadline: Option<Instant>,
+    how: Stopped,
+    answers: Vec<Answer<Stopped>>,
+}
+
+/// A removal that waits for the container's end.
+struct Removing {
+    volumes: bool,
+    answers: Vec<Answer<()>>,
+}
+
+struct Actor {
+    project: Arc<Project>,
+    config: ContainerConfig,
+    state: ContainerState,
+    run: Option<Run>,
+    health: Option<Monitor>,
+    stopping: Option<Stopping>,
+    /// When the restart policy starts it again.
+    restart_at: Option<Instant>,
+    /// Those who asked for a restart and wait for the stop it begins with.
+    restarting: Option<Vec<Answer<()>>>,
+    removing: Option<Removing>,
+    backoff: Backoff,
+    waiting: Vec<(Condition, Answer<Box<ContainerState>>)>,
+}
+
+/// What an actor wakes up for.
+enum Wake {
+    Command(Option<Command>),
+    Ended(Exit),
+    Deadline,
+    Restart,
+    Health(HealthStatus),
+}
+
+impl Actor {
+    async fn act(mut self, mut commands: mpsc::Receiver<Command>) {
+        loop {
+            let deadline = self.stopping.as_ref().and_then(|stopping| stopping.deadline);
+            let wake = tokio::select! {
+                command = commands.recv() => Wake::Command(command),
+                exit = ended(&mut self.run) => Wake::Ended(exit),
+                () = at(deadline) => Wake::Deadline,
+                () = at(self.restart_at) => Wake::Restart,
+                before = checked(&mut self.health) => Wake::Health(before),
+            };
+            match wake {
+                Wake::Command(Some(command)) => self.obey(command).await,
+                Wake::Command(None) => return,
+                Wake::Ended(exit) => self.ended(exit).await,
+                Wake::Deadline => self.stop_by_force(),
+                Wake::Restart => self.restart_by_policy().await,
+                Wake::Health(before) => self.health_changed(before),
+            }
+            if let Some(removing) = self.removing.take_if(|_| self.run.is_none()) {
+                let result = self.destroy(removing.volumes).await;
+                for answer in removing.answers {
+                    reply(answer, result.clone());
+                }
+                if result.is_ok() {
+                    self.answer_waiting(true);
+                    return;
+                }
+            }
+            self.answer_waiting(false);
+            self.project.settle();
+        }
+    }
+
+    async fn obey(&mut self, command: Command) {
+        match command {
+            Command::Start(answer) => {
+                let result = self.start_by_hand().await;
+                reply(answer, result);
+            }
+            Command::Stop(timeout, answer) => self.stop(timeout, answer),
+            Command::Restart(timeout, answer) => {
+                if self.run.is_none() {
+                    let result = self.start_by_hand().await;
+                    reply(answer, result);
+                } else {
+                    // The stop's own outcome is nobody's business: the restart goes on when the container has ended.
+                    self.stop(timeout, oneshot::channel().0);
+                    self.restarting.get_or_insert_default().push(answer);
+                }
+            }
+            Command::Kill(signal, answer) => {
+                let result = self.kill(&signal);
+                reply(answer, result);
+            }
+            Command::Remove { force, volumes, answer } => self.remove(force, volumes, answer),
+            Command::Rename(name, answer) => {
+                let renamed = store::rename(&self.project.root, &self.config, &name);
+                let result = renamed.map_err(name_failure).map(|config| {
+                    self.config = config;
+                    self.event(EventKind::Rename, []);
+                });
+                reply(answer, result);
+            }
+            Command::Wait(condition, answer) => self.waiting.push((condition, answer)),
+            Command::Inspect(answer) => reply(answer, Ok(Box::new(self.state.clone()))),
+        }
+    }
+
+    async fn start_by_hand(&mut self) -> Result<(), Failure> {
+        if self.removing.is_some() {
+            return Err(conflict(&self.config, "is being removed"));
+        }
+        if self.run.is_some() {
+            return if self.stopping.is_some() { Err(conflict(&self.config, "is being stopped")) } else { Ok(()) };
+        }
+        self.state.restart_count = 0;
+        self.state.stopped = false;
+        self.backoff = Backoff::default();
+        self.start().await
+    }
+
+    /// Starts it, whatever it did before.
+    async fn start(&mut self) -> Result<(), Failure> {
+        self.restart_at = None;
+        match Run::start(&self.project, &self.config).await {
+            Ok(run) => {
+                self.state.error = None;
+                self.adopt(run);
+                self.event(EventKind::Start, []);
+                Ok(())
+            }
+            Err(failure) => {
+                self.state.status = if self.state.started_at.is_some() { Status::Exited } else { Status::Created };
+                self.state.error = Some(failure.message.clone());
+                if let FailureKind::Start { code } = failure.kind {
+                    self.state.exit_code = code;
+                }
+                self.save();
+                Err(failure)
+            }
+        }
+    }
+
+    /// Takes a running container, new or known, under supervision.
+    fn adopt(&mut self, run: Run) {
+        let known = self.state.status.is_running().then(|| self.state.health.take()).flatten();
+        if !self.state.status.is_running() {
+            self.state.started_at = Some(jiff::Timestamp::now());
+        }
+        self.state.status = Status::Running;
+        self.state.pid = Some(run.pid);
+        self.state.pid_started = store::process_started(run.pid);
+        self.state.exit_code = 0;
+        self.state.oom_killed = false;
+        self.state.finished_at = None;
+        self.state.endpoints.clone_from(&run.endpoints);
+        self.state.ports.clone_from(&run.ports);
+        let plan = self.config.healthcheck.as_ref().and_then(Plan::new);
+        self.health = plan.map(|plan| Monitor::new(plan, self.project.root.container_run(&self.config.id), known));
+        self.state.health = self.health.as_ref().map(|monitor| monitor.health().clone());
+        self.run = Some(run);
+        self.save();
+    }
+
+    fn stop(&mut self, timeout: Option<Duration>, answer: Answer<Stopped>) {
+        self.restart_at = None;
+        if !self.state.stopped {
+            self.state.stopped = true;
+            if self.state.status == Status::Restarting {
+                self.state.status = Status::Exited;
+            }
+            self.save();
+        }
+        let Some(run) = &self.run else { return reply(answer, Ok(Stopped::NotRunning)) };
+        let grace = timeout.or(self.config.stop_grace_period).unwrap_or(GRACE);
+        if let Some(stopping) = &mut self.stopping {
+            // A second, more impatient request shortens the first.
+            stopping.deadline = stopping.deadline.map(|deadline| deadline.min(Instant::now() + grace));
+            stopping.answers.push(answer);
+            return;
+        }
+        let signal = run.stop_signal;
+        let reachable = signal::can_receive(Pid::from_raw(run.pid), signal);
+        let now = Instant::now();
+        let (how, deadline) = if reachable {
+            (Stopped::Signal, now + grace)
+        } else {
+            (Stopped::Unreachable { signal: signal::name(signal) }, now)
+        };
+        self.stopping = Some(Stopping { deadline: Some(deadline), how, answers: vec![answer] });
+        if reachable && !grace.is_zero() {
+            self.signal(signal);
+        }
+        if grace.is_zero() || !reachable {
+            self.stop_by_force();
+        }
+    }
+
+    fn stop_by_force(&mut self) {
+        let Some(stopping) = &mut self.stopping else { return };
+        stopping.deadline = None;
+        if stopping.how == Stopped::Signal {
+            stopping.how = Stopped::Killed;
+        }
+        self.signal(KILL);
+    }
+
+    fn kill(&mut self, name: &str) -> Result<(), Failure> {
+        let signal = signal::parse(name).ok_or_else(|| Failure {
+            kind: FailureKind::Other,
+            message: format!("`{name}` is not a signal"),
+            hint: Some("use a name such as SIGTERM or a number".to_owned()),
+        })?;
+        if self.run.is_none() {
+            return Err(conflict(&self.config, "is not running"));
+        }
+        // As Docker: who sends the container its end by hand does not want it back.
+        if signal == KILL || self.run.as_ref().is_some_and(|run| signal == run.stop_signal) {
+            self.state.stopped = true;
+            self.save();
+        }
+        self.signal(signal);
+        Ok(())
+    }
+
+    fn signal(&self, signal: i32) {
+        if let Some(run) = &self.run {
+            // A process that has just ended cannot be sent anything, and its end is on its way to this actor.
+            if let Err(error) = run.signal(signal) {
+                tracing::debug!(container = %self.config.name, %error, "cannot send {}", signal::name(signal));
+            }
+            self.event(EventKind::Kill, [("signal", signal.to_string())]);
+        }
+    }
+
+    fn remove(&mut self, force: bool, volumes: bool, answer: Answer<()>) {
+        if self.run.is_some() && !force {
+            let failure = conflict(&self.config, "is running");
+            return reply(answer, Err(Failure { hint: Some("stop it first, or remove it with force".to_owned()), ..failure }));
+        }
+        match &mut self.removing {
+            Some(removing) => removing.answers.push(answer),
+            None => {
+                self.removing = Some(Removing { volumes, answers: vec![answer] });
+                self.restart_at = None;
+                self.state.stopped = true;
+                if self.run.is_some() {
+                    self.signal(KILL);
+                }
+            }
+        }
+    }
+
+    /// PID 1 has ended.
+    async fn ended(&mut self, exit: Exit) {
+        let Some(run) = self.run.take() else { return };
+        self.health = None;
+        let ran = run.started.elapsed();
+        run.clean_up(&self.config).await;
+        self.state.pid = None;
+        self.state.pid_started = None;
+        self.state.exit_code = exit.code;
+        self.state.oom_killed = exit.oom_killed;
+        self.state.finished_at = Some(exit.finished_at);
+        self.state.endpoints.clear();
+        self.state.ports.clear();
+        if let Some(health) = &mut self.state.health {
+            health.failing_streak = 0;
+        }
+        let wanted = !self.state.stopped && self.restarting.is_none() && self.removing.is_none();
+        let again = wanted && restart::again(self.config.restart, exit.code, self.state.restart_count);
+        self.state.status = if again { Status::Restarting } else { Status::Exited };
+        if again {
+            self.restart_at = Some(Instant::now() + self.backoff.next(ran));
+        }
+        self.save();
+        if exit.oom_killed {
+            self.event(EventKind::Oom, []);
+        }
+        self.event(EventKind::Die, [("exitCode", exit.code.to_string())]);
+        if let Some(stopping) = self.stopping.take() {
+            self.event(EventKind::Stop, []);
+            for answer in stopping.answers {
+                reply(answer, Ok(stopping.how.clone()));
+            }
+        }
+        if let Some(answers) = self.restarting.take() {
+            let result = self.start_by_hand().await;
+            if result.is_ok() {
+                self.event(EventKind::Restart, []);
+            }
+            for answer in answers {
+                reply(answer, result.clone());
+            }
+        }
+    }
+
+    async fn restart_by_policy(&mut self) {
+        self.state.restart_count += 1;
+        if let Err(failure) = self.start().await {
+            tracing::warn!(container = %self.config.name, error = %failure, "cannot start it again");
+            let code = self.state.exit_code;
+            if restart::again(self.config.restart, code, self.state.restart_count) {
+                self.state.status = Status::Restarting;
+                self.save();
+                self.restart_at = Some(Instant::now() + self.backoff.next(Duration::ZERO));
+            }
+        }
+    }
+
+    fn health_changed(&mut self, before: HealthStatus) {
+        let Some(monitor) = &self.health else { return };
+        let health = monitor.health().clone();
+        let status = health.status;
+        self.state.health = Some(health);
+        self.save();
+        if status != before {
+            self.event(EventKind::Health(status), []);
+        }
+    }
+
+    /// Removes everything of a container that does not run.
+    async fn destroy(&mut self, volumes: bool) -> Result<(), Failure> {
+        use crate::container::config::MountSource;
+        let root = self.project.root.clone();
+        let config = self.config.clone();
+        // The writable layer may be large.
+        let removed = tokio::task::spawn_blocking(move || -> Result<(), Failure> {
+            store::remove(&root, &config).map_err(other)?;
+            for mount in &config.mounts {
+                if let MountSource::Volume { name, anonymous: true, .. } = &mount.source
+                    && volumes
+                {
+                    volume::remove(&root, name).map_err(other)?;
+                }
+            }
+            Ok(())
+        });
+        removed.await.map_err(other)??;
+        self.project.networks.forget(&self.config.id).await.map_err(other)?;
+        self.project.forget(&self.config.id);
+        self.event(EventKind::Destroy, []);
+        Ok(())
+    }
+
+    /// Answers those whose condition holds, or can no longer come to hold.
+    fn answer_waiting(&mut self, removed: bool) {
+        let running = self.state.status.is_running() || self.state.status == Status::Restarting;
+        let healthy = self.state.health.as_ref().is_none_or(|health| health.status != HealthStatus::Starting);
+        let state = &self.state;
+        let over = |condition: Condition| match condition {
+            Condition::NotRunning => !running,
+            Condition::Healthy => !running || (healthy && state.status.is_running()),
+            Condition::Removed => false,
+        };
+        let waiting = std::mem::take(&mut self.waiting);
+        let (answered, waiting): (Vec<_>, Vec<_>) =
+            waiting.into_iter().partition(|(condition, _)| removed || over(*condition));
+        self.waiting = waiting;
+        for (_, answer) in answered {
+            reply(answer, Ok(Box::new(self.state.clone())));
+        }
+    }
+
+    fn event<const N: usize>(&self, kind: EventKind, more: [(&str, String); N]) {
+        self.project.events.container(&self.config, kind, more);
+    }
+
+    fn save(&self) {
+        // The state in memory is the one that counts while this supervisor lives; a disk that is full must not take
+        // a running container down.
+        if let Err(error) = store::save(&self.project.root, &self.config.id, &self.state) {
+            tracing::error!(container = %self.config.name, %error, "cannot save the state");
+        }
+        self.project.note(&self.config.id, self.state.status);
+    }
+}
+
+async fn ended(run: &mut Option<Run>) -> Exit {
+    match run {
+        Some(run) => run.ended().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn checked(monitor: &mut Option<Monitor>) -> HealthStatus {
+    match monitor {
+        Some(monitor) => monitor.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn reply<T>(answer: Answer<T>, result: Result<T, Failure>) {
+    // Whoever asked may be gone.
+    let _ = answer.send(result);
+}
+
+fn conflict(config: &ContainerConfig, what: &str) -> Failure {
+    Failure { kind: FailureKind::Conflict, message: format!("container {} {what}", config.name), hint: None }
+}
+
+/// Says what is wrong with a name.
+pub(super) fn name_failure(error: store::StoreError) -> Failure {
+    match error {
+        store::StoreError::NameInUse { .. } => Failure {
+            kind: FailureKind::NameInUse,
+            message: error.to_string(),
+            hint: Some("remove or rename that container, or choose another `container_name`".to_owned()),
+        },
+        error => other(error),
+    }
+}

@@ -1,0 +1,214 @@
+//! Making a container: what was asked and what the image says become an OCI bundle on disk.
+
+use std::time::Duration;
+
+use oci_spec::runtime::Spec;
+
+use super::container::name_failure;
+use super::project::other;
+use crate::container::config::{ContainerConfig, HealthTest, Healthcheck};
+use crate::container::state::{ContainerState, Health, HealthStatus, Status};
+use crate::container::{spec, store, user};
+use crate::host::Host;
+use crate::image::{self, Image, Reference, Store};
+use crate::protocol::{Failure, FailureKind};
+use crate::root::Root;
+use crate::shim;
+use crate::shim::protocol::Failure as ShimFailure;
+
+/// Files of the bundle that the container has in `/etc`.
+const ETC: [&str; 3] = ["hostname", "hosts", "resolv.conf"];
+
+/// Makes the bundle of a container.
+pub(super) fn create(
+    root: &Root,
+    host: &Host,
+    images: &Store,
+    mut config: ContainerConfig,
+) -> Result<store::Container, Failure> {
+    let image = find_image(images, &config)?;
+    config.healthcheck = healthcheck(config.healthcheck, image.docker.healthcheck.as_ref());
+    if config.stop_signal.is_none() {
+        config.stop_signal = image.config.config().as_ref().and_then(|config| config.stop_signal().clone());
+    }
+    let (spec, shim) = generate(root, host, images, &config, &image)?;
+    let state = ContainerState {
+        status: Status::Created,
+        pid: None,
+        pid_started: None,
+        exit_code: 0,
+        oom_killed: false,
+        error: None,
+        started_at: None,
+        finished_at: None,
+        restart_count: 0,
+        stopped: false,
+        health: config.healthcheck.as_ref().and_then(super::health::Plan::new).map(|_| Health {
+            status: HealthStatus::Starting,
+            failing_streak: 0,
+            log: Vec::new(),
+        }),
+        endpoints: Vec::new(),
+        ports: Vec::new(),
+    };
+    let encode = |value: Result<Vec<u8>, serde_json::Error>| value.map_err(other);
+    let files = [
+        ("config.json", encode(serde_json::to_vec(&spec))?),
+        (shim::config::FILE, encode(serde_json::to_vec(&shim))?),
+    ];
+    // Bound into the container, so they exist before they are known; the network fills them in.
+    let files = files.into_iter().chain(ETC.map(|name| (name, Vec::new()))).collect::<Vec<_>>();
+    store::create(root, &config, &state, &files).map_err(name_failure)?;
+    Ok(store::Container { config, state })
+}
+
+/// Makes `config.json` and `shim.json`.
+fn generate(
+    root: &Root,
+    host: &Host,
+    images: &Store,
+    config: &ContainerConfig,
+    image: &Image,
+) -> Result<(Spec, shim::config::ShimConfig), Failure> {
+    let layers = images.layer_paths(image);
+    let asked = config.user.clone().or_else(|| image.config.config().as_ref().and_then(|config| config.user().clone()));
+    // What the container itself has changed of its user database counts as well.
+    let mut directories = vec![root.container(&config.id).join("upper")];
+    directories.extend_from_slice(&layers);
+    let user = user::resolve_in_layers(&directories, &asked.unwrap_or_default(), &config.group_add).map_err(other)?;
+    let mut command = vec!["rcompose".to_owned()];
+    command.extend(super::spawn::arguments(root, &config.project));
+    spec::generate(&spec::Inputs {
+        config,
+        image: &image.config,
+        user: &user,
+        host,
+        root,
+        layers: &layers,
+        volatile: false,
+        etc: &ETC,
+        pid_of: &|id| {
+            let container = store::load(root, id).ok().flatten()?;
+            container.state.pid.filter(|_| container.state.status.is_running())
+        },
+        layers_of: &|id| images.find(id).ok().flatten().map(|image| images.layer_paths(&image)),
+        supervisor_command: &command,
+    })
+    .map_err(|error| other(format!("cannot make container {}: {error}", config.name)))
+}
+
+/// Returns the image that was asked for: by its name if that still has it, else by its id.
+fn find_image(images: &Store, config: &ContainerConfig) -> Result<Image, Failure> {
+    let by_name = match config.image.parse::<Reference>() {
+        Ok(reference) => images.get(&reference).map_err(other)?,
+        Err(_) => None,
+    };
+    let image = match by_name.filter(|image| image.id.to_string() == config.image_id) {
+        Some(image) => Some(image),
+        None => images.find(&config.image_id).map_err(other)?,
+    };
+    image.ok_or_else(|| Failure {
+        kind: FailureKind::NoSuchImage,
+        message: format!("no such image: {}", config.image),
+        hint: Some("pull it first".to_owned()),
+    })
+}
+
+/// Fills what the container does not say of its health check from what the image says.
+fn healthcheck(asked: Option<Healthcheck>, image: Option<&image::Healthcheck>) -> Option<Healthcheck> {
+    let image = image.and_then(of_image);
+    let (Some(asked), Some(image)) = (&asked, &image) else {
+        return asked.or(image).filter(|check| check.test != HealthTest::Inherit);
+    };
+    // Field by field, as Docker does, even where the test is another.
+    Some(Healthcheck {
+        test: if asked.test == HealthTest::Inherit { image.test.clone() } else { asked.test.clone() },
+        interval: asked.interval.or(image.interval),
+        timeout: asked.timeout.or(image.timeout),
+        retries: asked.retries.or(image.retries),
+        start_period: asked.start_period.or(image.start_period),
+        start_interval: asked.start_interval.or(image.start_interval),
+    })
+}
+
+fn of_image(check: &image::Healthcheck) -> Option<Healthcheck> {
+    let mut words = check.test.clone().unwrap_or_default().into_iter();
+    let test = match words.next()?.as_str() {
+        "CMD" => HealthTest::Command(words.collect()),
+        "CMD-SHELL" => HealthTest::Shell(words.next()?),
+        _ => HealthTest::None,
+    };
+    let duration = |nanoseconds: i64| u64::try_from(nanoseconds).ok().filter(|n| *n > 0).map(Duration::from_nanos);
+    Some(Healthcheck {
+        test,
+        interval: duration(check.interval),
+        timeout: duration(check.timeout),
+        retries: u32::try_from(check.retries).ok().filter(|n| *n > 0),
+        start_period: duration(check.start_period),
+        start_interval: duration(check.start_interval),
+    })
+}
+
+/// Says why a container could not be started.
+pub(super) fn start_failure(config: &ContainerConfig, failure: &ShimFailure) -> Failure {
+    let hint = match failure.code {
+        127 => Some("check `command` and `entrypoint`, and that the image has this program".to_owned()),
+        126 => Some("check that the file is a program for this machine, and is executable".to_owned()),
+        _ => None,
+    };
+    Failure {
+        kind: FailureKind::Start { code: failure.code },
+        message: format!("cannot start container {}: {failure}", config.name),
+        hint,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seconds(n: u64) -> Option<Duration> {
+        Some(Duration::from_secs(n))
+    }
+
+    fn image() -> image::Healthcheck {
+        image::Healthcheck {
+            test: Some(vec!["CMD-SHELL".into(), "pg_isready".into()]),
+            interval: 5_000_000_000,
+            retries: 7,
+            ..image::Healthcheck::default()
+        }
+    }
+
+    fn asked(test: HealthTest) -> Healthcheck {
+        Healthcheck {
+            test,
+            interval: seconds(1),
+            timeout: None,
+            retries: None,
+            start_period: None,
+            start_interval: None,
+        }
+    }
+
+    #[test]
+    fn what_is_not_said_is_as_the_image_says() {
+        let resolved = healthcheck(None, Some(&image())).unwrap();
+        assert_eq!(resolved.test, HealthTest::Shell("pg_isready".into()));
+        assert_eq!((resolved.interval, resolved.retries, resolved.timeout), (seconds(5), Some(7), None));
+        let resolved = healthcheck(Some(asked(HealthTest::Inherit)), Some(&image())).unwrap();
+        assert_eq!(resolved.test, HealthTest::Shell("pg_isready".into()));
+        assert_eq!((resolved.interval, resolved.retries), (seconds(1), Some(7)));
+    }
+
+    #[test]
+    fn a_check_of_its_own_replaces_the_image_s() {
+        let own = asked(HealthTest::Command(vec!["true".into()]));
+        let resolved = healthcheck(Some(own.clone()), Some(&image())).unwrap();
+        assert_eq!((resolved.test, resolved.retries), (own.test, Some(7)));
+        let none = asked(HealthTest::None);
+        assert_eq!(healthcheck(Some(none.clone()), Some(&image())).unwrap().test, none.test);
+        assert_eq!(healthcheck(Some(none.clone()), None), Some(none));
+        assert_eq!(healthcheck(Some(asked(HealthTest::Inherit)), None), None);
+    }
+}

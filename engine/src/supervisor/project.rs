@@ -1,0 +1,280 @@
+//! Everything a supervisor has: its containers, its networks, and what they need of it.
+
+use std::collections::{HashMap, VecDeque};
+use std::fmt::Display;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use tokio::sync::Notify;
+use tokio_util::task::TaskTracker;
+
+use super::container::{Container, name_failure};
+use super::create;
+use super::events::Events;
+use super::run::Run;
+use crate::container::cgroup;
+use crate::container::config::{ContainerConfig, NetworkMode};
+use crate::container::state::Status;
+use crate::container::store;
+use crate::host::Host;
+use crate::id::Id;
+use crate::image::Store;
+use crate::network::Networks;
+use crate::network::config::NetworkConfig;
+use crate::protocol::{EventKind, Failure, FailureKind, Reply};
+use crate::root::Root;
+use crate::shim::launcher::Launcher;
+
+/// Exit statuses that may wait to be asked for.
+const STATUSES: usize = 1024;
+/// Network namespaces that are made ahead of the containers that will want them.
+const PREPARED: usize = 16;
+
+/// A project under supervision. One per process.
+#[derive(Debug)]
+pub(super) struct Project {
+    pub(super) name: String,
+    pub(super) root: Root,
+    pub(super) host: Host,
+    pub(super) events: Events,
+    pub(super) tasks: TaskTracker,
+    /// Removed networks of which the kernel still has something.
+    removals: TaskTracker,
+    pub(super) launcher: Launcher,
+    pub(super) networks: Networks,
+    images: Store,
+    /// Told when the supervisor may have nothing left to do.
+    pub(super) idle: Notify,
+    registry: Mutex<Registry>,
+    /// Exit codes of children that were reaped, oldest first.
+    statuses: Mutex<VecDeque<(i32, i32)>>,
+}
+
+#[derive(Debug, Default)]
+struct Registry {
+    containers: HashMap<Id, Container>,
+    statuses: HashMap<Id, Status>,
+    connections: usize,
+    retired: bool,
+}
+
+impl Registry {
+    fn busy(&self) -> bool {
+        self.statuses.values().any(|status| status.is_running() || *status == Status::Restarting)
+    }
+}
+
+/// Says of a step that failed no more than it says itself.
+pub(super) fn other(error: impl Display) -> Failure {
+    Failure { kind: FailureKind::Other, message: error.to_string(), hint: None }
+}
+
+impl Project {
+    pub(super) fn new(name: String, root: Root, host: Host, launcher: Launcher, networks: Networks, images: Store) -> Arc<Self> {
+        Arc::new(Self {
+            name,
+            root,
+            host,
+            events: Events::new(),
+            tasks: TaskTracker::new(),
+            removals: TaskTracker::new(),
+            launcher,
+            networks,
+            images,
+            idle: Notify::new(),
+            registry: Mutex::default(),
+            statuses: Mutex::default(),
+        })
+    }
+
+    fn registry(&self) -> MutexGuard<'_, Registry> {
+        self.registry.lock().expect("no holder of this lock panics")
+    }
+
+    /// Takes over every container of the project that is on disk.
+    pub(super) async fn adopt_all(self: &Arc<Self>) -> Result<(), Failure> {
+        for container in store::list_as_written(&self.root, &self.name).map_err(other)? {
+            self.adopt(container).await?;
+        }
+        Ok(())
+    }
+
+    async fn adopt(self: &Arc<Self>, mut container: store::Container) -> Result<(), Failure> {
+        let mut run = None;
+        if container.state.status.is_running() {
+            run = Run::adopt(self, &container.config, &container.state).await?;
+            if run.is_none() {
+                // It ended while nobody looked: what it left on the host goes, and what became of it is on disk.
+                super::run::forget(self, &container.config, &container.state).await;
+                container.state = store::seen(&self.root, &container.config.id, container.state).map_err(other)?;
+                store::save(&self.root, &container.config.id, &container.state).map_err(other)?;
+            }
+        }
+        self.supervise(container, run);
+        Ok(())
+    }
+
+    fn supervise(self: &Arc<Self>, container: store::Container, run: Option<Run>) {
+        let (id, status) = (container.config.id.clone(), container.state.status);
+        let handle = Container::supervise(Arc::clone(self), container, run);
+        let mut registry = self.registry();
+        registry.statuses.insert(id.clone(), status);
+        registry.containers.insert(id, handle);
+    }
+
+    /// Returns the handle of a container.
+    pub(super) fn container(&self, id: &Id) -> Result<Container, Failure> {
+        self.registry().containers.get(id).cloned().ok_or_else(|| Failure {
+            kind: FailureKind::NoSuchContainer,
+            message: format!("no container {} in project {}", id.short(), self.name),
+            hint: None,
+        })
+    }
+
+    pub(super) async fn create(self: &Arc<Self>, config: ContainerConfig) -> Result<(), Failure> {
+        // Asked again after the supervisor before this one was killed.
+        if self.registry().containers.contains_key(&config.id) {
+            return Ok(());
+        }
+        self.expect_start(&config);
+        let project = Arc::clone(self);
+        let made = tokio::task::spawn_blocking(move || create::create(&project.root, &project.host, &project.images, config));
+        let container = made.await.map_err(other)??;
+        let config = container.config.clone();
+        self.supervise(container, None);
+        self.events.container(&config, EventKind::Create, []);
+        Ok(())
+    }
+
+    /// Has ready what a container that is being created will want when it is started, which is as a rule at once.
+    fn expect_start(self: &Arc<Self>, config: &ContainerConfig) {
+        if matches!(config.network, NetworkMode::Networks(_) | NetworkMode::None) {
+            self.networks.prepare((self.networks.prepared() + 1).min(PREPARED));
+        }
+        let project = Arc::clone(self);
+        tokio::task::spawn_blocking(move || cgroup::warm_up(&project.host));
+    }
+
+    pub(super) async fn ensure_network(&self, config: NetworkConfig) -> Result<Reply, Failure> {
+        let name = config.name.clone();
+        let (network, created) = self.networks.ensure(&config).await.map_err(other)?;
+        if created {
+            self.events.network(&network.id, &name, EventKind::NetworkCreate, None);
+        }
+        Ok(Reply::Network { id: network.id, created })
+    }
+
+    pub(super) async fn remove_network(&self, name: &str) -> Result<(), Failure> {
+        let Some(network) = self.networks.get(name).await.map_err(other)? else {
+            return Err(Failure {
+                kind: FailureKind::NoSuchNetwork,
+                message: format!("network {name} not found"),
+                hint: None,
+            });
+        };
+        let removal = self.networks.remove(name).await.map_err(other)?;
+        let name = name.to_owned();
+        self.events.network(&network.id, &name, EventKind::NetworkDestroy, None);
+        // The kernel takes its time with a bridge, and nobody needs to wait but who wants to see nothing left.
+        self.removals.spawn(async move {
+            if let Err(error) = removal.finished().await {
+                tracing::warn!(network = %name, error = &error as &dyn std::error::Error, "cannot remove all of it");
+            }
+        });
+        Ok(())
+    }
+
+    /// Waits until nothing of the networks is left that were removed.
+    pub(super) async fn settled(&self) {
+        self.removals.close();
+        self.removals.wait().await;
+    }
+
+    /// Notes what a container is now.
+    pub(super) fn note(&self, id: &Id, status: Status) {
+        self.registry().statuses.insert(id.clone(), status);
+    }
+
+    /// A container is gone.
+    pub(super) fn forget(&self, id: &Id) {
+        let mut registry = self.registry();
+        registry.containers.remove(id);
+        registry.statuses.remove(id);
+    }
+
+    /// Counts a connection; `false` where the supervisor has retired.
+    pub(super) fn connected(&self) -> bool {
+        let mut registry = self.registry();
+        registry.connections += 1;
+        !registry.retired
+    }
+
+    pub(super) fn disconnected(&self) {
+        self.registry().connections -= 1;
+        self.settle();
+    }
+
+    /// Wakes the supervisor's main task if nothing is left to do.
+    pub(super) fn settle(&self) {
+        let registry = self.registry();
+        if registry.connections == 0 && !registry.busy() {
+            self.idle.notify_one();
+        }
+    }
+
+    /// Retires if there is nothing to do for anybody, as when the main task was woken.
+    pub(super) fn retire_if_idle(&self) -> bool {
+        let mut registry = self.registry();
+        registry.retired |= registry.connections == 0 && !registry.busy();
+        registry.retired
+    }
+
+    /// Retires although somebody is connected; the main task is to be woken when they have been told.
+    pub(super) async fn retire(&self) -> Result<(), Failure> {
+        {
+            let mut registry = self.registry();
+            if registry.busy() {
+                return Err(Failure {
+                    kind: FailureKind::Conflict,
+                    message: format!("containers of project {} are running", self.name),
+                    hint: None,
+                });
+            }
+            registry.retired = true;
+        }
+        self.settled().await;
+        Ok(())
+    }
+
+    /// Collects the exit statuses of children that have ended: shims, and containers whose shim died.
+    pub(super) fn reap(&self) {
+        use nix::errno::Errno;
+        use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+        let mut statuses = self.statuses.lock().expect("no holder of this lock panics");
+        loop {
+            let (pid, code) = match waitpid(None, Some(WaitPidFlag::WNOHANG | WaitPidFlag::__WALL)) {
+                Ok(WaitStatus::Exited(pid, code)) => (pid, code),
+                Ok(WaitStatus::Signaled(pid, signal, _)) => (pid, 128 + signal as i32),
+                Err(Errno::EINTR) => continue,
+                Ok(WaitStatus::StillAlive) | Err(_) => return,
+                Ok(_) => continue,
+            };
+            if statuses.len() == STATUSES {
+                statuses.pop_front();
+            }
+            statuses.push_back((pid.as_raw(), code));
+        }
+    }
+
+    /// Returns the exit code of a child that was reaped; it is told once.
+    pub(super) fn status_of(&self, pid: i32) -> Option<i32> {
+        let mut statuses = self.statuses.lock().expect("no holder of this lock panics");
+        let index = statuses.iter().rposition(|(reaped, _)| *reaped == pid)?;
+        statuses.remove(index).map(|(_, code)| code)
+    }
+}
+
+impl From<store::StoreError> for Failure {
+    fn from(error: store::StoreError) -> Self {
+        name_failure(error)
+    }
+}

@@ -1,0 +1,356 @@
+//! One run of a container: from the shim's creation, or its adoption, to the end of PID 1.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use tokio::io::unix::AsyncFd;
+use tokio::time::Instant;
+
+use super::attach::{self, Attached};
+use super::create::start_failure;
+use super::project::{Project, other};
+use super::shims::Connection;
+use crate::container::config::{ContainerConfig, NetworkMode};
+use crate::container::signal;
+use crate::container::state::{BoundPort, ContainerState, EndpointState};
+use crate::container::store;
+use crate::protocol::Failure;
+use crate::shim;
+use crate::shim::protocol::{Exit, FromShim, Spawn, Task, ToShim};
+use crate::sys::{pidfd, readiness};
+
+/// What Docker says of a process whose end nobody saw.
+const UNKNOWN: i32 = 137;
+
+/// A container whose PID 1 runs.
+#[derive(Debug)]
+pub(super) struct Run {
+    pub(super) pid: i32,
+    /// When this run began, as far as this supervisor knows.
+    pub(super) started: Instant,
+    pub(super) stop_signal: i32,
+    pub(super) endpoints: Vec<EndpointState>,
+    pub(super) ports: Vec<BoundPort>,
+    spawn: Spawn,
+    project: std::sync::Arc<Project>,
+    shim: Connection,
+    pidfd: AsyncFd<OwnedFd>,
+    /// The container's network namespace, and with a terminal its master: what a new shim needs besides the pidfd.
+    handed: Vec<OwnedFd>,
+    network: Option<Attached>,
+    /// Whether PID 1 is no child of a shim any more, so that its status comes to this process.
+    orphaned: bool,
+}
+
+/// What a shim says first.
+struct Started {
+    pid: i32,
+    fds: Vec<OwnedFd>,
+}
+
+impl Run {
+    /// Starts a container that has been created.
+    pub(super) async fn start(
+        project: &std::sync::Arc<Project>,
+        config: &ContainerConfig,
+    ) -> Result<Self, Failure> {
+        let bundle = project.root.container(&config.id);
+        let run = project.root.container_run(&config.id);
+        make_run_directory(&run).map_err(|error| other(format!("cannot make {}: {error}", run.display())))?;
+        // What the run before this one left: its end must not be taken for the end of this one.
+        match std::fs::remove_file(bundle.join("exit.json")) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(other(format!("cannot remove the last exit status of {}: {error}", config.name)));
+            }
+            _ => {}
+        }
+        let spawn = Spawn { id: config.id.clone(), bundle, run, task: Task::Create };
+        // The shim makes namespaces and mounts while the network is made.
+        let mut shim = spawn_shim(project, &spawn, &[])?;
+        let network = match attach::attach(project, config).await {
+            Ok(network) => network,
+            Err(failure) => {
+                // Its end of the socket closes, at which it takes everything back.
+                drop(shim);
+                clean_up(project, config, None).await;
+                return Err(failure);
+            }
+        };
+        match begin(&mut shim, config, network.as_ref()).await {
+            Ok(started) => Self::new(project, config, spawn, shim, started, network),
+            Err(failure) => {
+                drop(shim);
+                clean_up(project, config, network).await;
+                Err(failure)
+            }
+        }
+    }
+
+    /// Takes over a container that was started under an earlier supervisor.
+    ///
+    /// `Ok(None)`: it has ended meanwhile and nobody watches it any more.
+    pub(super) async fn adopt(
+        project: &std::sync::Arc<Project>,
+        config: &ContainerConfig,
+        state: &ContainerState,
+    ) -> Result<Option<Self>, Failure> {
+        let bundle = project.root.container(&config.id);
+        let run = project.root.container_run(&config.id);
+        let mut spawn = Spawn { id: config.id.clone(), bundle, run, task: Task::Create };
+        let from_shim = match Connection::connect(&spawn.run) {
+            Ok(mut shim) => match adopt(&mut shim).await {
+                Ok((started, kept)) => Some((shim, started, kept)),
+                // It ended while it was asked, having written what there is to know.
+                Err(_) => None,
+            },
+            Err(_) => None,
+        };
+        let (shim, started, kept, orphaned) = match from_shim {
+            Some((shim, started, kept)) => (shim, started, kept, false),
+            None => {
+                // The shim is gone as well. A process that lives is found by its number and start time.
+                let (Some(pid), Some(since)) = (state.pid, state.pid_started) else { return Ok(None) };
+                let Ok(process) = pidfd::open(nix::unistd::Pid::from_raw(pid)) else { return Ok(None) };
+                if store::process_started(pid) != Some(since) {
+                    return Ok(None);
+                }
+                let netns = std::fs::File::open(format!("/proc/{pid}/ns/net"))
+                    .map_err(|error| other(format!("cannot open the network namespace of {}: {error}", config.name)))?;
+                let fds = vec![process, OwnedFd::from(netns)];
+                spawn.task = Task::Adopt { pid };
+                let borrowed: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+                let shim = spawn_shim(project, &spawn, &borrowed)?;
+                (shim, Started { pid, fds }, Vec::new(), true)
+            }
+        };
+        let network = attach::adopt(project, config, state, started.fds.get(1), kept).await?;
+        let mut run = Self::new(project, config, spawn, shim, started, network)?;
+        run.orphaned = orphaned;
+        if orphaned {
+            run.keep().await?;
+        }
+        Ok(Some(run))
+    }
+
+    fn new(
+        project: &std::sync::Arc<Project>,
+        config: &ContainerConfig,
+        spawn: Spawn,
+        shim: Connection,
+        Started { pid, mut fds }: Started,
+        network: Option<Attached>,
+    ) -> Result<Self, Failure> {
+        let lacking = || other(format!("the shim of {} did not hand over its descriptors", config.name));
+        if fds.is_empty() {
+            return Err(lacking());
+        }
+        let process = fds.remove(0);
+        let stop_signal = match &config.stop_signal {
+            Some(name) => signal::parse(name).ok_or_else(|| other(format!("`{name}` is not a signal")))?,
+            None => nix::sys::signal::Signal::SIGTERM as i32,
+        };
+        let (endpoints, ports) = network.as_ref().map(Attached::state).unwrap_or_default();
+        Ok(Self {
+            pid,
+            started: Instant::now(),
+            stop_signal,
+            endpoints,
+            ports,
+            spawn,
+            project: std::sync::Arc::clone(project),
+            shim,
+            pidfd: readiness::watch_reading(process).map_err(other)?,
+            handed: fds,
+            network,
+            orphaned: false,
+        })
+    }
+
+    /// Sends PID 1 a signal.
+    pub(super) fn signal(&self, signal: i32) -> nix::Result<()> {
+        pidfd::send_signal(self.pidfd.get_ref().as_fd(), signal)
+    }
+
+    /// Waits for the end of PID 1. Cancel-safe.
+    pub(super) async fn ended(&mut self) -> Exit {
+        loop {
+            let message = if self.orphaned {
+                tokio::select! {
+                    message = self.shim.receive() => message,
+                    ready = self.pidfd.readable() => {
+                        drop(ready);
+                        // This process is its parent, or nobody is; either way the shim only learns of the end by
+                        // the status being collected.
+                        self.orphaned = false;
+                        self.project.reap();
+                        continue;
+                    }
+                }
+            } else {
+                self.shim.receive().await
+            };
+            match message {
+                Ok(Some((FromShim::Exited(exit), _))) => {
+                    // A shim that is gone by now needs no leave to go.
+                    let _ = self.shim.send(&ToShim::Release, &[]).await;
+                    return self.known(exit);
+                }
+                Ok(Some(_)) => {}
+                Ok(None) | Err(_) => {
+                    if let Some(exit) = self.shim_died().await {
+                        return exit;
+                    }
+                }
+            }
+        }
+    }
+
+    /// The shim is gone: the container gets another, which also writes what an ended container has left to say.
+    async fn shim_died(&mut self) -> Option<Exit> {
+        if let Ok(Some(exit)) = store::read::<Exit>(&self.spawn.bundle.join(shim::EXIT)) {
+            return Some(self.known(exit));
+        }
+        self.spawn.task = Task::Adopt { pid: self.pid };
+        let mut fds = vec![self.pidfd.get_ref().as_fd()];
+        fds.extend(self.handed.iter().map(AsFd::as_fd));
+        match spawn_shim(&self.project, &self.spawn, &fds) {
+            Ok(shim) => {
+                self.shim = shim;
+                self.orphaned = true;
+                if let Err(failure) = self.keep().await {
+                    tracing::warn!(id = self.spawn.id.short(), error = %failure, "the new shim is gone again");
+                }
+                None
+            }
+            Err(failure) => {
+                tracing::error!(id = self.spawn.id.short(), error = %failure, "cannot start another shim");
+                // Without a shim nobody writes the log, but the container's end is seen all the same.
+                let _ = self.pidfd.readable().await;
+                self.project.reap();
+                Some(self.known(Exit { code: UNKNOWN, oom_killed: false, finished_at: jiff::Timestamp::now() }))
+            }
+        }
+    }
+
+    /// Corrects an exit by what this process knows as the parent of PID 1, which it is where the shim had died.
+    fn known(&self, exit: Exit) -> Exit {
+        self.project.reap();
+        Exit { code: self.project.status_of(self.pid).unwrap_or(exit.code), ..exit }
+    }
+
+    /// Gives the shim what must outlive this supervisor.
+    async fn keep(&self) -> Result<(), Failure> {
+        match &self.network {
+            Some(network) => keep(&self.shim, network).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Takes back what a run that has ended leaves on the host.
+    pub(super) async fn clean_up(self, config: &ContainerConfig) {
+        let Self { project, network, shim, .. } = self;
+        drop(shim);
+        clean_up(&project, config, network).await;
+    }
+}
+
+/// Waits for the shim to start PID 1, giving it the network when that is asked for.
+async fn begin(shim: &mut Connection, config: &ContainerConfig, network: Option<&Attached>) -> Result<Started, Failure> {
+    if let Some(network) = network
+        && config.network != NetworkMode::Host
+    {
+        shim.send(&ToShim::Network, &[network.netns()]).await.map_err(other)?;
+    }
+    loop {
+        match shim.receive().await.map_err(other)? {
+            Some((FromShim::Started { pid }, fds)) => {
+                if let Some(network) = network {
+                    keep(shim, network).await?;
+                }
+                return Ok(Started { pid, fds });
+            }
+            Some((FromShim::Failed(failure), _)) => return Err(start_failure(config, &failure)),
+            Some(_) => {}
+            None => return Err(other(format!("the shim of {} was killed while it made the container", config.name))),
+        }
+    }
+}
+
+async fn keep(shim: &Connection, network: &Attached) -> Result<(), Failure> {
+    let (names, fds) = network.kept();
+    if names.is_empty() {
+        return Ok(());
+    }
+    shim.send(&ToShim::Keep { names }, &fds).await.map_err(other)
+}
+
+/// Asks a running shim for what it holds.
+async fn adopt(shim: &mut Connection) -> io::Result<(Started, Vec<(String, OwnedFd)>)> {
+    shim.send(&ToShim::Adopt, &[]).await?;
+    let gone = || io::Error::from(io::ErrorKind::UnexpectedEof);
+    let mut started = None;
+    loop {
+        match shim.receive().await?.ok_or_else(gone)? {
+            (FromShim::Started { pid }, fds) => started = Some(Started { pid, fds }),
+            (FromShim::Kept { names }, fds) => {
+                let started = started.ok_or_else(gone)?;
+                return Ok((started, names.into_iter().zip(fds).collect()));
+            }
+            _ => {}
+        }
+    }
+}
+
+fn spawn_shim(
+    project: &Project,
+    spawn: &Spawn,
+    fds: &[std::os::fd::BorrowedFd<'_>],
+) -> Result<Connection, Failure> {
+    let socket = project.launcher.spawn(spawn, fds).map_err(|error| other(format!("cannot start a shim: {error}")))?;
+    Connection::new(socket).map_err(other)
+}
+
+async fn clean_up(project: &Project, config: &ContainerConfig, network: Option<Attached>) {
+    if let Some(network) = network {
+        attach::detach(project, config, network).await;
+    }
+    remove_cgroups(project, config).await;
+    remove_run_directory(project, config);
+}
+
+fn remove_run_directory(project: &Project, config: &ContainerConfig) {
+    let run = project.root.container_run(&config.id);
+    match std::fs::remove_dir_all(&run) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            tracing::warn!(container = %config.name, %error, "cannot remove {}", run.display());
+        }
+        _ => {}
+    }
+}
+
+/// Takes back what a container leaves on the host that ended while nobody looked.
+pub(super) async fn forget(project: &Project, config: &ContainerConfig, state: &ContainerState) {
+    attach::leave(project, config, &state.endpoints).await;
+    remove_cgroups(project, config).await;
+    remove_run_directory(project, config);
+}
+
+/// Removes a container's cgroups, which its last process may have left only just now.
+async fn remove_cgroups(project: &Project, config: &ContainerConfig) {
+    let path = project.root.container(&config.id).join(shim::config::FILE);
+    let removed = tokio::task::spawn_blocking(move || -> Result<(), Failure> {
+        match store::read::<shim::config::ShimConfig>(&path)? {
+            Some(shim) => shim.cgroup.remove().map_err(other),
+            None => Ok(()),
+        }
+    });
+    if let Err(error) = removed.await.map_err(other).flatten() {
+        tracing::warn!(container = %config.name, %error, "cannot remove its cgroups");
+    }
+}
+
+fn make_run_directory(path: &Path) -> io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+}

@@ -1,0 +1,62 @@
+//! Starting a supervisor.
+
+use std::fs::File;
+use std::io::{self, PipeReader, PipeWriter};
+use std::os::fd::OwnedFd;
+use std::process::{Command, Stdio};
+
+use tokio::io::AsyncReadExt as _;
+use tokio::net::unix::pipe;
+
+use crate::root::Root;
+
+/// The first argument that makes this program a supervisor; see [`arguments`].
+pub const FRONT_DOOR: &str = "__supervisor";
+
+/// What a supervisor that is ready writes to its standard output before it closes it.
+pub const READY: &str = "ready\n";
+
+/// Returns the arguments (without the program) of a project's supervisor.
+pub fn arguments(root: &Root, project: &str) -> Vec<String> {
+    [FRONT_DOOR.to_owned(), root.data().display().to_string(), root.run().display().to_string(), project.to_owned()]
+        .into()
+}
+
+/// Starts a supervisor and waits until it accepts connections, or until it ended because another holds the lock.
+///
+/// The error is what it said of its failure.
+pub async fn start(root: &Root, project: &str) -> Result<(), String> {
+    let (reader, writer) = io::pipe().map_err(|error| format!("cannot make a pipe: {error}"))?;
+    let log = root.project_run(project).join("supervisor.log");
+    let log = File::options()
+        .create(true)
+        .append(true)
+        .open(&log)
+        .map_err(|error| format!("cannot open {}: {error}", log.display()))?;
+    spawn(root, project, writer, log).map_err(|error| format!("cannot execute it: {error}"))?;
+    let said = read(reader).await.map_err(|error| format!("cannot hear from it: {error}"))?;
+    match said.as_str() {
+        READY => Ok(()),
+        "" => Err("it ended without a word".to_owned()),
+        reason => Err(reason.trim_end().to_owned()),
+    }
+}
+
+fn spawn(root: &Root, project: &str, ready: PipeWriter, log: File) -> io::Result<()> {
+    // Its own session, umask and directory are its own business (`supervisor::run`): without anything to do between
+    // fork and exec the standard library uses posix_spawn, which costs the same however large this process is.
+    Command::new("/proc/self/exe")
+        .args(arguments(root, project))
+        .stdin(Stdio::null())
+        .stdout(OwnedFd::from(ready))
+        .stderr(log)
+        .spawn()
+        .map(drop)
+}
+
+async fn read(reader: PipeReader) -> io::Result<String> {
+    let mut said = String::new();
+    let mut reader = pipe::Receiver::from_owned_fd(OwnedFd::from(reader))?;
+    reader.read_to_string(&mut said).await?;
+    Ok(said)
+}

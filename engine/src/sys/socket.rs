@@ -1,0 +1,106 @@
+//! Packets with descriptors over Unix sockets of type `SOCK_SEQPACKET`.
+
+use std::io::{IoSlice, IoSliceMut};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::path::Path;
+
+use nix::Result;
+use nix::errno::Errno;
+use nix::sys::socket::{
+    AddressFamily, Backlog, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr, accept4, bind,
+    connect, listen, recvmsg, sendmsg, socket, socketpair,
+};
+
+/// The longest packet that is received. The kernel's default limit on sending (`net.core.wmem_default`) is below it.
+pub const PACKET: usize = 256 << 10;
+
+/// The most descriptors in a packet (`SCM_MAX_FD` of the kernel).
+pub const DESCRIPTORS: usize = 253;
+
+/// Returns two connected sockets.
+pub fn pair() -> Result<(OwnedFd, OwnedFd)> {
+    socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
+}
+
+/// Sends one packet. Fails with `EAGAIN` instead of waiting where the receiver's queue is full and the socket does not
+/// block.
+pub fn send(socket: impl AsFd, data: &[u8], fds: &[BorrowedFd<'_>]) -> Result<()> {
+    let fds: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
+    let rights = [ControlMessage::ScmRights(&fds)];
+    let control = if fds.is_empty() { &[][..] } else { &rights[..] };
+    loop {
+        let sent =
+            sendmsg::<()>(socket.as_fd().as_raw_fd(), &[IoSlice::new(data)], control, MsgFlags::MSG_NOSIGNAL, None);
+        match sent {
+            Err(Errno::EINTR) => {}
+            Err(error) => return Err(error),
+            Ok(_) => return Ok(()),
+        }
+    }
+}
+
+/// Receives one packet into `buffer`, or `None` where the other side is gone.
+///
+/// Fails with `EMSGSIZE` where the packet, or its descriptors, did not fit.
+pub fn receive(socket: impl AsFd, buffer: &mut [u8]) -> Result<Option<(usize, Vec<OwnedFd>)>> {
+    let mut space = nix::cmsg_space!([RawFd; 253]);
+    let mut slices = [IoSliceMut::new(buffer)];
+    let message = loop {
+        let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+        match recvmsg::<()>(socket.as_fd().as_raw_fd(), &mut slices, Some(&mut space), flags) {
+            // ECONNRESET: the peer is gone and had not read everything. It is told once, and before what the peer said
+            // last, which is still there to be read.
+            Err(Errno::EINTR | Errno::ECONNRESET) => {}
+            Err(error) => return Err(error),
+            Ok(message) => break message,
+        }
+    };
+    let mut fds = Vec::new();
+    for control in message.cmsgs()? {
+        if let ControlMessageOwned::ScmRights(raw) = control {
+            // SAFETY: the kernel has just put these descriptors into this process, and only this list knows them.
+            fds.extend(raw.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
+        }
+    }
+    if message.flags.intersects(MsgFlags::MSG_TRUNC | MsgFlags::MSG_CTRUNC) {
+        return Err(Errno::EMSGSIZE);
+    }
+    // No message of ours is empty, so nothing at all means the end.
+    if message.bytes == 0 && fds.is_empty() { Ok(None) } else { Ok(Some((message.bytes, fds))) }
+}
+
+/// Listens at `name` in a directory, whose path may be longer than a socket's address allows (108 bytes).
+/// A socket file that is there already is replaced.
+pub fn listen_in(directory: impl AsFd, name: &str) -> Result<OwnedFd> {
+    let fd = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None)?;
+    match nix::unistd::unlinkat(directory.as_fd(), name, nix::unistd::UnlinkatFlags::NoRemoveDir) {
+        Ok(()) | Err(Errno::ENOENT) => {}
+        Err(error) => return Err(error),
+    }
+    // The mode of the socket file follows that of the descriptor (unix(7): fchmod before bind).
+    nix::sys::stat::fchmod(&fd, nix::sys::stat::Mode::from_bits_truncate(0o600))?;
+    bind(fd.as_raw_fd(), &address(directory.as_fd(), name)?)?;
+    listen(&fd, Backlog::new(64)?)?;
+    Ok(fd)
+}
+
+/// Connects to the socket `name` in a directory, whose path may be longer than a socket's address allows.
+pub fn connect_in(directory: impl AsFd, name: &str) -> Result<OwnedFd> {
+    let fd = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None)?;
+    connect(fd.as_raw_fd(), &address(directory.as_fd(), name)?)?;
+    Ok(fd)
+}
+
+/// Accepts a connection, or `None` where it is gone again.
+pub fn accept(listener: BorrowedFd<'_>) -> Result<Option<OwnedFd>> {
+    match accept4(listener.as_raw_fd(), SockFlag::SOCK_CLOEXEC) {
+        // SAFETY: the kernel has just returned this descriptor and nobody else knows it.
+        Ok(fd) => Ok(Some(unsafe { OwnedFd::from_raw_fd(fd) })),
+        Err(Errno::EINTR | Errno::EAGAIN | Errno::ECONNABORTED) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn address(directory: BorrowedFd<'_>, name: &str) -> Result<UnixAddr> {
+    UnixAddr::new(&Path::new("/proc/self/fd").join(directory.as_raw_fd().to_string()).join(name))
+}

@@ -1,0 +1,182 @@
+//! What every command begins with: the project, the engine, the runtime.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rcompose_engine::container::store::Container;
+use rcompose_engine::root::Root;
+
+use super::error::Error;
+use super::{GlobalArgs, signals};
+use crate::compose::{self, Disk, LoadOptions, Project};
+use crate::project::apply::{self, Options};
+use crate::project::engine::Engine;
+use crate::project::labels::{Labelled as _, ProjectLabels};
+use crate::project::plan::Plan;
+use crate::ui::Ui;
+use crate::ui::progress::Progress;
+
+/// The command line's first half, and what follows from it.
+#[derive(Debug)]
+pub struct Context {
+    pub global: GlobalArgs,
+    pub ui: Ui,
+    /// Whether we answer in Docker Compose's name.
+    pub compatible: bool,
+}
+
+/// The project that a command is about: its files where they are read, and else its name only.
+#[derive(Debug)]
+pub struct Scope {
+    pub name: String,
+    pub project: Option<Project>,
+}
+
+impl Context {
+    pub fn new(global: GlobalArgs, ui: Ui, compatible: bool) -> Self {
+        Self { global, ui, compatible }
+    }
+
+    /// Loads the project with these services and what they depend on; no services: all.
+    pub fn project(&self, services: &[String]) -> Result<Project, Error> {
+        let options = LoadOptions { services: services.to_vec(), ..self.global.load_options() };
+        let loaded = compose::load(&options, &Disk).map_err(Error::Faults)?;
+        self.ui.diagnostics(&loaded.warnings);
+        Ok(loaded.project)
+    }
+
+    /// Returns the project that a command on what is there is about. Its files are not looked for where its name is given.
+    pub fn scope(&self) -> Result<Scope, Error> {
+        if let (Some(name), true) = (&self.global.project_name, self.global.file.is_empty()) {
+            return Ok(Scope { name: name.clone(), project: None });
+        }
+        match self.project(&[]) {
+            Ok(project) => Ok(Scope { name: project.name.clone(), project: Some(project) }),
+            Err(error) => match std::env::var("COMPOSE_PROJECT_NAME") {
+                Ok(name) if !name.is_empty() => Ok(Scope { name, project: None }),
+                _ => Err(error),
+            },
+        }
+    }
+
+    /// Returns the directories that everything is kept in.
+    pub fn root(&self) -> Result<Root, Error> {
+        if !nix::unistd::geteuid().is_root() {
+            return Err(Error::with_hint("this needs root", "run it with sudo"));
+        }
+        Ok(match &self.global.root {
+            Some(directory) => Root::below(&std::path::absolute(directory)?),
+            None => Root::system(),
+        })
+    }
+
+    /// Returns the engine for a project.
+    pub fn engine(&self, project: &str) -> Result<Engine, Error> {
+        Ok(Engine::new(self.root()?, project.to_owned()))
+    }
+
+    /// Returns what is written on everything that the project makes.
+    pub fn labels(&self, project: &Project) -> ProjectLabels {
+        let text = |path: &Path| path.display().to_string();
+        let directory = &project.working_dir;
+        let environment_files = match self.global.env_file.as_slice() {
+            [] => Some(directory.join(".env")).filter(|path| path.is_file()).into_iter().collect::<Vec<PathBuf>>(),
+            given => given.iter().map(|path| std::path::absolute(path).unwrap_or_else(|_| path.clone())).collect(),
+        };
+        ProjectLabels {
+            name: project.name.clone(),
+            working_dir: text(directory),
+            config_files: project.compose_files.iter().map(|path| text(path)).collect(),
+            environment_files: environment_files.iter().map(|path| text(path)).collect(),
+        }
+    }
+
+    /// Carries out a plan and shows its steps. The first interrupt ends it.
+    pub async fn apply(
+        &self,
+        engine: &Arc<Engine>,
+        plan: Plan,
+        title: &'static str,
+        keep_going: bool,
+    ) -> Result<(), Error> {
+        self.apply_on(engine, plan, &self.ui.progress(title), keep_going).await
+    }
+
+    /// Carries out a plan and shows its steps in this place.
+    pub async fn apply_on(
+        &self,
+        engine: &Arc<Engine>,
+        plan: Plan,
+        progress: &Progress,
+        keep_going: bool,
+    ) -> Result<(), Error> {
+        for warning in &plan.warnings {
+            self.ui.warn(warning);
+        }
+        let options = Options { parallel: self.parallel(), keep_going, interrupt: signals::interrupt()? };
+        let applied = apply::apply(engine, plan, progress, options).await;
+        progress.finish();
+        Ok(applied?)
+    }
+
+    /// Returns whether a variable of the environment says yes.
+    pub fn is_set(&self, variable: &str) -> bool {
+        std::env::var(variable).is_ok_and(|value| super::is_yes(&value))
+    }
+
+    pub fn parallel(&self) -> Option<usize> {
+        usize::try_from(self.global.parallel).ok().filter(|limit| *limit > 0)
+    }
+
+    /// Runs a future to its end on this thread.
+    pub fn block_on<T>(&self, future: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+        tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(future)
+    }
+}
+
+impl Scope {
+    /// Returns those of the containers that belong to these services (none: all), one-off ones left out.
+    ///
+    /// A service that neither the project nor any container knows is an error.
+    pub fn select<'a>(&self, containers: &'a [Container], services: &[String]) -> Result<Vec<&'a Container>, Error> {
+        let containers = || containers.iter().filter(|container| !container.is_oneoff());
+        let known = containers().map(Container::service).collect::<BTreeSet<_>>();
+        for service in services {
+            let declared = self.project.as_ref().is_some_and(|project| {
+                project.services.contains_key(service) || project.disabled_services.contains_key(service)
+            });
+            if !declared && !known.contains(service.as_str()) {
+                return Err(Error::new(format!("no such service: {service}")));
+            }
+        }
+        let chosen =
+            |container: &&Container| services.is_empty() || services.iter().any(|name| name == container.service());
+        Ok(containers().filter(chosen).collect())
+    }
+
+    /// Returns the container with this number of a service, or its first one.
+    pub fn one<'a>(
+        &self,
+        containers: &'a [Container],
+        service: &str,
+        index: Option<u32>,
+    ) -> Result<&'a Container, Error> {
+        let mut own = self.select(containers, &[service.to_owned()])?;
+        own.sort_by_key(|container| container.number());
+        let found = own.into_iter().find(|container| index.is_none_or(|index| container.number() == index));
+        found.ok_or_else(|| match index {
+            Some(index) => Error::new(format!("service \"{service}\" has no container #{index}")),
+            None => Error::new(format!("service \"{service}\" is not running")),
+        })
+    }
+}
+
+/// As good as for ever: a century.
+const UNLIMITED: Duration = Duration::from_hours(100 * 365 * 24);
+
+/// Reads a number of seconds, as `--timeout` has it; less than none is no limit, as Docker has it.
+pub fn timeout(seconds: Option<i64>) -> Option<Duration> {
+    seconds.map(|seconds| u64::try_from(seconds).map_or(UNLIMITED, Duration::from_secs))
+}

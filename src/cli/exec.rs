@@ -1,0 +1,129 @@
+//! `exec`: a further process in a running container, on this terminal.
+
+use std::io::{self, IsTerminal as _};
+use std::os::fd::AsFd as _;
+
+use clap::Args;
+use rcompose_engine::shim::client::{Client, ClientError};
+use rcompose_engine::shim::protocol::Exec;
+
+use super::context::Context;
+use super::error::Error;
+use crate::ui::terminal::{self, Ended, Session};
+
+#[derive(Debug, Args)]
+pub struct ExecArgs {
+    /// Detached mode: Run command in the background
+    #[arg(short, long)]
+    detach: bool,
+    /// Set environment variables
+    #[arg(short, long, value_name = "NAME[=VALUE]")]
+    env: Vec<String>,
+    /// Index of the container if service has multiple replicas
+    #[arg(long, value_name = "N")]
+    index: Option<u32>,
+    /// Keep standard input open, which it always is
+    #[arg(short, long, hide = true)]
+    interactive: bool,
+    /// Disable pseudo-TTY allocation
+    #[arg(short = 'T', long = "no-tty", alias = "no-TTY")]
+    no_tty: bool,
+    /// Give extended privileges to the process
+    #[arg(long)]
+    privileged: bool,
+    /// Allocate a pseudo-TTY, which is done where there is a terminal
+    #[arg(short, long, hide = true)]
+    tty: bool,
+    /// Run the command as this user
+    #[arg(short, long)]
+    user: Option<String>,
+    /// Path to workdir directory for this command
+    #[arg(short, long, value_name = "PATH")]
+    workdir: Option<String>,
+    service: String,
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    command: Vec<String>,
+}
+
+pub fn run(context: &Context, args: &ExecArgs) -> Result<(), Error> {
+    let scope = context.scope()?;
+    let engine = context.engine(&scope.name)?;
+    let containers = engine.containers()?;
+    let running = containers.into_iter().filter(|container| container.state.status.is_running()).collect::<Vec<_>>();
+    let container = scope.one(&running, &args.service, args.index)?;
+    let tty = !args.no_tty && !args.detach && io::stdin().is_terminal() && io::stdout().is_terminal();
+    let request = Exec {
+        exec: 0,
+        args: args.command.clone(),
+        env: environment(&args.env, tty),
+        user: args.user.clone(),
+        cwd: args.workdir.clone(),
+        tty,
+        privileged: args.privileged,
+    };
+    let mut client = Client::connect(&engine.root.container_run(&container.config.id))?;
+    let code = if tty {
+        with_terminal(&mut client, request)?
+    } else if args.detach {
+        let null = std::fs::File::options().read(true).write(true).open("/dev/null")?;
+        client.exec(request, &[null.as_fd(), null.as_fd(), null.as_fd()]).map_err(|error| failed(context, error))?;
+        return Ok(());
+    } else {
+        let (stdin, stdout, stderr) = (io::stdin(), io::stdout(), io::stderr());
+        let stdio = [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()];
+        let (number, ..) = client.exec(request, &stdio).map_err(|error| failed(context, error))?;
+        terminal::wait(&client, number)?
+    };
+    match code {
+        Ended::With(0) => Ok(()),
+        Ended::With(code) => Err(Error::Exit(u8::try_from(code).unwrap_or(1))),
+        Ended::Interrupted(signal) => Err(Error::Exit(u8::try_from(128 + signal).unwrap_or(1))),
+        Ended::NeverBegan(error) => Err(failed(context, error)),
+    }
+}
+
+fn with_terminal(client: &mut Client, request: Exec) -> Result<Ended, Error> {
+    // Signals are taken over first: from here on the terminal is always restored.
+    let session = Session::begin()?;
+    Ok(session.run(client, request)?)
+}
+
+/// Says why the process could not be run, and returns Docker's exit code for that.
+fn failed(context: &Context, error: ClientError) -> Error {
+    match error {
+        ClientError::Failed(failure) => {
+            context.ui.error(&format!("cannot run the command: {failure}"), None);
+            Error::Exit(u8::try_from(failure.code).unwrap_or(1))
+        }
+        error => error.into(),
+    }
+}
+
+/// Returns the variables for the process: those that were given, whose value may be ours, and the kind of terminal.
+fn environment(given: &[String], tty: bool) -> Vec<String> {
+    let mut environment = Vec::new();
+    if tty {
+        environment.push("TERM=xterm".to_owned());
+    }
+    for variable in given {
+        if variable.contains('=') {
+            environment.push(variable.clone());
+        } else if let Ok(value) = std::env::var(variable) {
+            environment.push(format!("{variable}={value}"));
+        }
+    }
+    environment
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_variable_without_a_value_is_ours() {
+        let path = std::env::var("PATH").unwrap();
+        let made = environment(&["A=b=c".into(), "PATH".into(), "RCOMPOSE_SURELY_UNSET".into()], false);
+        assert_eq!(made, ["A=b=c".to_owned(), format!("PATH={path}")]);
+        assert_eq!(environment(&[], true), ["TERM=xterm"]);
+    }
+}

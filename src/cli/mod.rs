@@ -1,0 +1,277 @@
+//! The command line: one file per command, with its arguments and a short call into the project.
+
+pub mod attach;
+pub mod config;
+pub mod context;
+pub mod create;
+pub mod down;
+pub mod error;
+pub mod exec;
+pub mod follow;
+pub mod images;
+pub mod kill;
+pub mod logs;
+pub mod ls;
+pub mod port;
+pub mod ps;
+pub mod pull;
+pub mod restart;
+pub mod rm;
+pub mod scale;
+pub mod signals;
+pub mod start;
+pub mod stop;
+pub mod up;
+pub mod version;
+pub mod volumes;
+pub mod wait;
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+
+use crate::compose::{Diagnostic, LoadOptions};
+use crate::ui::Ui;
+use crate::ui::colour::Ansi;
+use crate::ui::progress::Form;
+use context::Context;
+use error::Error;
+
+/// Run multi-container applications from compose files, without Docker
+#[derive(Debug, Parser)]
+#[command(name = "rcompose", disable_version_flag = true, subcommand_required = true, arg_required_else_help = true)]
+struct Cli {
+    #[command(flatten)]
+    global: GlobalArgs,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What stands before the command.
+#[derive(Debug, Clone, Default, Args)]
+pub struct GlobalArgs {
+    /// Compose configuration files
+    #[arg(short, long, value_name = "FILE")]
+    pub file: Vec<String>,
+    /// Project name
+    #[arg(short, long, value_name = "NAME")]
+    pub project_name: Option<String>,
+    /// Specify an alternate working directory (default: the path of the first compose file)
+    #[arg(long, value_name = "DIR")]
+    pub project_directory: Option<PathBuf>,
+    /// Specify an alternate environment file
+    #[arg(long, value_name = "FILE")]
+    pub env_file: Vec<PathBuf>,
+    /// Specify a profile to enable
+    #[arg(long, value_name = "NAME")]
+    pub profile: Vec<String>,
+    /// Control max parallelism, -1 for unlimited
+    #[arg(long, value_name = "N", env = "COMPOSE_PARALLEL_LIMIT", default_value_t = -1, allow_negative_numbers = true)]
+    pub parallel: i64,
+    /// Set type of progress output
+    #[arg(long, value_enum, env = "COMPOSE_PROGRESS", default_value_t)]
+    pub progress: Form,
+    /// Control when to print ANSI control characters
+    #[arg(long, value_enum, env = "COMPOSE_ANSI", default_value_t)]
+    pub ansi: Ansi,
+    /// Include all resources, even those not used by services
+    #[arg(long)]
+    pub all_resources: bool,
+    /// Run in backward compatibility mode
+    #[arg(long)]
+    pub compatibility: bool,
+    /// Keep everything below this directory instead of in /var/lib/rcompose and /run/rcompose
+    #[arg(long, value_name = "DIR", env = "RCOMPOSE_ROOT", hide = true)]
+    pub root: Option<PathBuf>,
+}
+
+impl GlobalArgs {
+    /// Returns what the loader is asked for, with the process environment and the working directory.
+    pub fn load_options(&self) -> LoadOptions {
+        let lossy = |text: OsString| text.to_string_lossy().into_owned();
+        let environment =
+            std::env::vars_os().map(|(name, value)| (lossy(name), lossy(value))).collect::<BTreeMap<_, _>>();
+        let compatible = environment.get("COMPOSE_COMPATIBILITY").is_some_and(|value| is_yes(value));
+        LoadOptions {
+            files: self.file.clone(),
+            project_directory: self.project_directory.clone(),
+            project_name: self.project_name.clone(),
+            profiles: self.profile.clone(),
+            env_files: self.env_file.clone(),
+            environment,
+            working_dir: std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/")),
+            all_resources: self.all_resources,
+            no_normalize: self.compatibility || compatible,
+            ..LoadOptions::default()
+        }
+    }
+
+    /// Returns whether errors are drawn with colours.
+    pub fn colours(&self) -> bool {
+        self.ansi.on(&std::io::stderr())
+    }
+}
+
+/// Returns whether the value of a variable of the environment means yes.
+fn is_yes(value: &str) -> bool {
+    matches!(value.to_ascii_lowercase().as_str(), "1" | "t" | "true" | "y" | "yes")
+}
+
+/// Shows faults of compose files, or remarks about them; with `json` one object a line.
+pub fn show(found: &[Diagnostic], colours: bool, json: bool) {
+    let ansi = if colours { Ansi::Always } else { Ansi::Never };
+    let ui = Ui { ansi, form: if json { Form::Json } else { Form::Plain } };
+    ui.diagnostics(found);
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Parse, resolve and render compose file in canonical format
+    #[command(visible_alias = "convert")]
+    Config(config::ConfigArgs),
+    /// Creates containers for a service
+    Create(create::CreateArgs),
+    /// Stop and remove containers, networks
+    Down(down::DownArgs),
+    /// Execute a command in a running container
+    Exec(exec::ExecArgs),
+    /// List images used by the created containers
+    Images(images::ImagesArgs),
+    /// Force stop service containers
+    Kill(kill::KillArgs),
+    /// View output from containers
+    Logs(logs::LogsArgs),
+    /// List running compose projects
+    Ls(ls::LsArgs),
+    /// Print the public port for a port binding
+    Port(port::PortArgs),
+    /// List containers
+    Ps(ps::PsArgs),
+    /// Pull service images
+    Pull(pull::PullArgs),
+    /// Restart service containers
+    Restart(restart::RestartArgs),
+    /// Removes stopped service containers
+    Rm(rm::RmArgs),
+    /// Scale services
+    Scale(scale::ScaleArgs),
+    /// Start services
+    Start(start::StartArgs),
+    /// Stop services
+    Stop(stop::StopArgs),
+    /// Create and start containers
+    Up(up::UpArgs),
+    /// Show the version information
+    Version(version::VersionArgs),
+    /// List volumes
+    Volumes(volumes::VolumesArgs),
+    /// Block until containers of all (or specified) services stop
+    Wait(wait::WaitArgs),
+}
+
+/// Runs the command line of this process.
+pub fn main() -> ExitCode {
+    let (arguments, compatible) = arguments(std::env::args_os().collect());
+    let mut command = Cli::command();
+    if compatible {
+        command = command.bin_name("docker-compose");
+    }
+    let parsed = command.try_get_matches_from(arguments).and_then(|matches| Cli::from_arg_matches(&matches));
+    let cli = match parsed {
+        Ok(cli) => cli,
+        Err(error) => {
+            // The terminal may be gone; the exit code is not.
+            let _ = error.print();
+            // 16 is what Docker Compose returns for a flag it does not know.
+            return ExitCode::from(if error.use_stderr() { 16 } else { 0 });
+        }
+    };
+    let ui = Ui { ansi: cli.global.ansi, form: cli.global.progress };
+    let context = Context::new(cli.global, ui, compatible);
+    let done = match cli.command {
+        Command::Config(args) => return config::run(&context.global, &args),
+        Command::Create(args) => create::run(&context, &args),
+        Command::Down(args) => down::run(&context, &args),
+        Command::Exec(args) => exec::run(&context, &args),
+        Command::Images(args) => images::run(&context, &args),
+        Command::Kill(args) => kill::run(&context, &args),
+        Command::Logs(args) => logs::run(&context, &args),
+        Command::Ls(args) => ls::run(&context, &args),
+        Command::Port(args) => port::run(&context, &args),
+        Command::Ps(args) => ps::run(&context, &args),
+        Command::Pull(args) => pull::run(&context, &args),
+        Command::Restart(args) => restart::run(&context, &args),
+        Command::Rm(args) => rm::run(&context, &args),
+        Command::Scale(args) => scale::run(&context, &args),
+        Command::Start(args) => start::run(&context, &args),
+        Command::Stop(args) => stop::run(&context, &args),
+        Command::Up(args) => up::run(&context, &args),
+        Command::Version(args) => version::run(&context, &args),
+        Command::Volumes(args) => volumes::run(&context, &args),
+        Command::Wait(args) => wait::run(&context, &args),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => ExitCode::from(report(ui, &error)),
+    }
+}
+
+/// Says what went wrong and returns the exit code for it.
+fn report(ui: Ui, error: &Error) -> u8 {
+    match error {
+        Error::Failed(messages) => {
+            for message in messages {
+                ui.error(&message.text, message.hint.as_deref());
+            }
+            1
+        }
+        Error::Faults(faults) => {
+            ui.diagnostics(faults);
+            1
+        }
+        Error::Exit(code) => *code,
+    }
+}
+
+/// Returns the arguments without a `compose` in front, which is how Docker's command has them, and whether this
+/// program stands in for Docker's.
+fn arguments(mut arguments: Vec<OsString>) -> (Vec<OsString>, bool) {
+    let name = arguments.first().map(PathBuf::from).and_then(|path| path.file_name().map(OsString::from));
+    let mut compatible = name.is_some_and(|name| name == "docker-compose");
+    if arguments.get(1).is_some_and(|argument| argument == "compose") {
+        arguments.remove(1);
+        compatible = true;
+    }
+    (arguments, compatible)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn it_answers_to_dockers_names() {
+        let given = |words: &[&str]| arguments(words.iter().map(OsString::from).collect());
+        assert_eq!(given(&["rcompose", "up"]), (vec!["rcompose".into(), "up".into()], false));
+        assert_eq!(given(&["rcompose", "compose", "up"]), (vec!["rcompose".into(), "up".into()], true));
+        assert_eq!(
+            given(&["/usr/bin/docker-compose", "up"]),
+            (vec!["/usr/bin/docker-compose".into(), "up".into()], true)
+        );
+    }
+
+    #[test]
+    fn a_flag_belongs_to_where_it_stands() {
+        let cli = Cli::try_parse_from(["rcompose", "-f", "a.yaml", "-f", "b.yaml", "logs", "-f", "web"]).unwrap();
+        assert_eq!(cli.global.file, ["a.yaml", "b.yaml"]);
+        assert!(matches!(cli.command, Command::Logs(args) if args.follow && args.services == ["web"]));
+    }
+}

@@ -1,0 +1,25 @@
+//! `stop`: the containers end and stay.
+
+use std::sync::Arc;
+
+use clap::Args;
+
+use super::context::{Context, timeout};
+use super::error::Error;
+use crate::project::plan::lifecycle;
+
+#[derive(Debug, Args)]
+pub struct StopArgs {
+    /// Specify a shutdown timeout in seconds
+    #[arg(short, long, value_name = "SECONDS", allow_negative_numbers = true)]
+    timeout: Option<i64>,
+    services: Vec<String>,
+}
+
+pub fn run(context: &Context, args: &StopArgs) -> Result<(), Error> {
+    let scope = context.scope()?;
+    let engine = Arc::new(context.engine(&scope.name)?);
+    let containers = engine.containers()?;
+    let plan = lifecycle::stop(&scope.select(&containers, &args.services)?, timeout(args.timeout));
+    context.block_on(context.apply(&engine, plan, "Stopping", true))
+}

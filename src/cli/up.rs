@@ -1,0 +1,227 @@
+//! `up`: the project becomes what its files say.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+
+use super::attach::{self, OnExit};
+use super::context::{Context, timeout};
+use super::error::Error;
+use super::pull::{self, Policy};
+use crate::compose::Project;
+use crate::compose::model::NetworkMode;
+use crate::project::container::unhonoured;
+use crate::project::engine::Engine;
+use crate::project::images::Images;
+use crate::project::plan::Plan;
+use crate::project::plan::up::{self, Options, Recreate, Wanted};
+
+#[derive(Debug, Clone, Default, Args)]
+pub struct UpArgs {
+    /// Stops all containers if any container was stopped. Incompatible with -d
+    #[arg(long, conflicts_with_all = ["detach", "abort_on_container_failure"])]
+    pub abort_on_container_exit: bool,
+    /// Stops all containers if any container exited with failure. Incompatible with -d
+    #[arg(long, conflicts_with = "detach")]
+    pub abort_on_container_failure: bool,
+    /// Recreate dependent containers. Incompatible with --no-recreate
+    #[arg(long, conflicts_with = "no_recreate")]
+    pub always_recreate_deps: bool,
+    /// Restrict attaching to the specified services
+    #[arg(long, value_name = "SERVICE", conflicts_with = "detach")]
+    pub attach: Vec<String>,
+    /// Automatically attach to log output of dependent services
+    #[arg(long, conflicts_with = "detach")]
+    pub attach_dependencies: bool,
+    /// Detached mode: Run containers in the background
+    #[arg(short, long)]
+    pub detach: bool,
+    /// Return the exit code of the selected service container. Implies --abort-on-container-exit
+    #[arg(long, value_name = "SERVICE", conflicts_with = "detach")]
+    pub exit_code_from: Option<String>,
+    /// Recreate containers even if their configuration and image haven't changed
+    #[arg(long, conflicts_with = "no_recreate")]
+    pub force_recreate: bool,
+    /// Do not attach (stream logs) to the specified services
+    #[arg(long, value_name = "SERVICE")]
+    pub no_attach: Vec<String>,
+    /// Produce monochrome output
+    #[arg(long)]
+    pub no_color: bool,
+    /// Don't start linked services
+    #[arg(long)]
+    pub no_deps: bool,
+    /// Don't print prefix in logs
+    #[arg(long)]
+    pub no_log_prefix: bool,
+    /// If containers already exist, don't recreate them. Incompatible with --force-recreate
+    #[arg(long)]
+    pub no_recreate: bool,
+    /// Don't start the services after creating them
+    #[arg(long)]
+    pub no_start: bool,
+    /// Pull image before running
+    #[arg(long, value_enum)]
+    pub pull: Option<Policy>,
+    /// Pull without printing progress information
+    #[arg(long)]
+    pub quiet_pull: bool,
+    /// Remove containers for services not defined in the compose file
+    #[arg(long, env = "COMPOSE_REMOVE_ORPHANS", hide_env = true)]
+    pub remove_orphans: bool,
+    /// Recreate anonymous volumes instead of retrieving data from the previous containers
+    #[arg(short = 'V', long)]
+    pub renew_anon_volumes: bool,
+    /// Scale SERVICE to NUM instances. Overrides the scale setting in the compose file if present
+    #[arg(long, value_name = "SERVICE=NUM")]
+    pub scale: Vec<String>,
+    /// Use this timeout in seconds for container shutdown when attached or when containers are already running
+    #[arg(short, long, value_name = "SECONDS", allow_negative_numbers = true)]
+    pub timeout: Option<i64>,
+    /// Show timestamps
+    #[arg(long)]
+    pub timestamps: bool,
+    /// Wait for services to be running|healthy. Implies detached mode
+    #[arg(long, conflicts_with_all = ["abort_on_container_exit", "abort_on_container_failure", "attach", "exit_code_from"])]
+    pub wait: bool,
+    /// Maximum duration in seconds to wait for the project to be running|healthy
+    #[arg(long, value_name = "SECONDS")]
+    pub wait_timeout: Option<u64>,
+    /// Assume "yes" as answer to all prompts and run non-interactively
+    #[arg(short, long)]
+    pub yes: bool,
+    /// Keep going with the images that are there
+    #[arg(long, hide = true)]
+    pub no_build: bool,
+    pub services: Vec<String>,
+}
+
+impl UpArgs {
+    /// Returns what an exit of a container leads to.
+    pub fn on_exit(&self) -> OnExit {
+        match (&self.exit_code_from, self.abort_on_container_exit, self.abort_on_container_failure) {
+            (_, _, true) => OnExit::StopOnFailure,
+            (Some(_), _, _) | (_, true, _) => OnExit::Stop,
+            _ => OnExit::GoOn,
+        }
+    }
+}
+
+pub fn run(context: &Context, args: &UpArgs) -> Result<(), Error> {
+    let project = project(context, args)?;
+    let engine = Arc::new(context.engine(&project.name)?);
+    for service in project.services.values() {
+        for sentence in unhonoured(&project, service) {
+            context.ui.warn(&sentence);
+        }
+    }
+    let limit = args.wait_timeout.map(Duration::from_secs);
+    context.block_on(async {
+        let images = pull::ensure(context, &engine, &project, args.pull, args.quiet_pull).await?;
+        let options = options(context, args);
+        if args.detach || args.wait || args.no_start {
+            let plan = plan(context, &engine, &project, &images, &options)?;
+            return within(limit, context.apply(&engine, plan, "Running", false)).await;
+        }
+        let attached = attach::services(args, &project)?;
+        let made = plan(context, &engine, &project, &images, &Options { no_start: true, ..options.clone() })?;
+        context.apply(&engine, made, "Running", false).await?;
+        // Everything is as it should be now, and what is left to do is to start it.
+        let rest = Options {
+            recreate: Recreate::Never,
+            recreate_dependencies: Recreate::Never,
+            ignore_orphans: true,
+            ..options
+        };
+        let mut rest = plan(context, &engine, &project, &images, &rest)?;
+        rest.warnings.clear();
+        attach::run(context, args, &engine, &project, &attached, rest).await
+    })
+}
+
+/// Gives up after this long.
+pub async fn within(limit: Option<Duration>, work: impl Future<Output = Result<(), Error>>) -> Result<(), Error> {
+    let Some(limit) = limit else { return work.await };
+    let timed = tokio::time::timeout(limit, work).await;
+    timed.unwrap_or_else(|_| Err(Error::new("timeout waiting for dependencies")))
+}
+
+/// Returns the project with the services that take part, at the scale that was asked for.
+fn project(context: &Context, args: &UpArgs) -> Result<Project, Error> {
+    let mut project = context.project(&args.services)?;
+    if args.no_deps && !args.services.is_empty() {
+        let (chosen, others) =
+            std::mem::take(&mut project.services).into_iter().partition(|(name, _)| args.services.contains(name));
+        project.services = chosen;
+        project.disabled_services.extend(others);
+    }
+    for scale in &args.scale {
+        let parsed = scale.split_once('=').and_then(|(name, number)| Some((name, number.parse::<u32>().ok()?)));
+        let Some((name, number)) = parsed else {
+            return Err(Error::new(format!("invalid --scale option \"{scale}\": should be SERVICE=NUM")));
+        };
+        let Some(service) = project.services.get_mut(name) else {
+            return Err(Error::new(format!("no such service: {name}")));
+        };
+        service.scale = Some(i64::from(number));
+    }
+    if project.services.is_empty() {
+        return Err(Error::new("no service selected"));
+    }
+    Ok(project)
+}
+
+fn options(context: &Context, args: &UpArgs) -> Options {
+    let recreate = match (args.no_recreate, args.force_recreate || args.renew_anon_volumes) {
+        (true, _) => Recreate::Never,
+        (false, true) => Recreate::Force,
+        (false, false) => Recreate::Diverged,
+    };
+    let recreate_dependencies = match (args.no_recreate, args.always_recreate_deps) {
+        (true, _) => Recreate::Never,
+        (false, true) => Recreate::Force,
+        (false, false) => Recreate::Diverged,
+    };
+    Options {
+        services: args.services.clone(),
+        recreate,
+        recreate_dependencies,
+        renew_anonymous_volumes: args.renew_anon_volumes,
+        remove_orphans: args.remove_orphans,
+        ignore_orphans: context.is_set("COMPOSE_IGNORE_ORPHANS"),
+        no_start: args.no_start,
+        wait: args.wait,
+        timeout: timeout(args.timeout),
+    }
+}
+
+fn plan(
+    context: &Context,
+    engine: &Engine,
+    project: &Project,
+    images: &Images,
+    options: &Options,
+) -> Result<Plan, Error> {
+    let labels = context.labels(project);
+    let wanted = Wanted { project, labels: &labels, images: &images.services, mounted_images: &images.mounted };
+    let observed = engine.observe(&others(project))?;
+    Ok(up::up(wanted, &observed, options)?)
+}
+
+/// Returns the containers, by name or id, that services refer to besides those of the project.
+fn others(project: &Project) -> BTreeSet<String> {
+    let mut others = BTreeSet::new();
+    for service in project.services.values() {
+        let modes =
+            [&service.pid, &service.ipc].into_iter().flatten().filter_map(|mode| mode.strip_prefix("container:"));
+        others.extend(modes.map(str::to_owned));
+        if let Some(NetworkMode::Container(name)) = &service.network_mode {
+            others.insert(name.clone());
+        }
+        let volumes = service.volumes_from.iter().filter_map(|from| from.strip_prefix("container:"));
+        others.extend(volumes.map(|from| from.split(':').next().unwrap_or(from).to_owned()));
+    }
+    others
+}

@@ -1,0 +1,181 @@
+//! Which files make the project, where its directory is, and which variables it sees.
+
+use super::environment::Environment;
+use super::files::Files;
+use super::source::Span;
+use super::{Diagnostic, Faults, LoadOptions, gopath};
+
+/// Names of compose files, the best first.
+pub(super) const NAMES: [&str; 4] = ["compose.yaml", "compose.yml", "docker-compose.yml", "docker-compose.yaml"];
+/// Names of files that are laid over a compose file that was found.
+pub(super) const OVERRIDES: [&str; 4] =
+    ["compose.override.yml", "compose.override.yaml", "docker-compose.override.yml", "docker-compose.override.yaml"];
+
+/// What to load.
+#[derive(Debug, Default)]
+pub(super) struct Discovered {
+    /// Absolute paths, or `-`.
+    pub files: Vec<String>,
+    /// The project directory, absolute.
+    pub directory: String,
+    /// All variables.
+    pub environment: Environment,
+    /// The active profiles.
+    pub profiles: Vec<String>,
+}
+
+/// Finds everything that comes before the first compose file is read.
+pub(super) fn discover(options: &LoadOptions, files: &dyn Files, faults: &mut Faults) -> Option<Discovered> {
+    let here = options.working_dir.to_string_lossy().into_owned();
+    let absolute = |path: &str| if path.starts_with('/') { gopath::clean(path) } else { gopath::join(&here, path) };
+    let mut environment = Environment::of_process(&options.environment);
+    environment.set("PWD", &here, "set by Compose");
+
+    let mut paths: Vec<String> = options
+        .files
+        .iter()
+        .map(|path| if path == "-" || is_remote(path) { path.clone() } else { absolute(path) })
+        .collect();
+    for path in paths.iter().filter(|path| is_remote(path)) {
+        faults.push(
+            Diagnostic::error("remote-file", format!("{path}: remote compose files are not supported"))
+                .help("fetch it first, then give its path"),
+        );
+    }
+    let directory = |paths: &[String]| match &options.project_directory {
+        Some(directory) if !directory.as_os_str().is_empty() => absolute(&directory.to_string_lossy()),
+        _ => paths.iter().find(|path| *path != "-").map_or_else(|| here.clone(), |path| gopath::parent(path)),
+    };
+
+    let env_files: Vec<String> = if options.env_files.is_empty() {
+        let listed = options.environment.get("COMPOSE_ENV_FILES").filter(|list| !list.is_empty());
+        listed.map(|list| list.split(',').map(&absolute).collect()).unwrap_or_default()
+    } else {
+        options.env_files.iter().map(|path| absolute(&path.to_string_lossy())).collect()
+    };
+    let disabled = match options.environment.get("COMPOSE_DISABLE_ENV_FILE").map(String::as_str) {
+        Some("1" | "t" | "T" | "true" | "TRUE" | "True") => true,
+        None | Some("0" | "f" | "F" | "false" | "FALSE" | "False") => false,
+        Some(other) => {
+            faults.push(Diagnostic::error(
+                "invalid-value",
+                format!("COMPOSE_DISABLE_ENV_FILE must be true or false, not {other:?}"),
+            ));
+            false
+        }
+    };
+    let dotenv = |directory: &str, environment: &mut Environment, faults: &mut Faults| {
+        if !env_files.is_empty() || disabled {
+            return;
+        }
+        let path = gopath::join(directory, ".env");
+        if files.is_directory(path.as_ref()).is_ok_and(|is_directory| !is_directory) {
+            environment.add_files(&[path], Span::NONE, files, faults);
+        }
+    };
+    environment.add_files(&env_files, Span::NONE, files, faults);
+    let first = directory(&paths);
+    dotenv(&first, &mut environment, faults);
+
+    if paths.is_empty() {
+        paths = listed(&environment, &absolute, files, faults);
+    }
+    if paths.is_empty() {
+        paths = find(&directory(&[]), files, faults);
+    }
+    let directory = directory(&paths);
+    if directory != first {
+        dotenv(&directory, &mut environment, faults);
+    }
+    if paths.is_empty() {
+        faults.push(
+            Diagnostic::error("no-file", "no configuration file provided: not found")
+                .help(format!("looked for {} in {here} and its parents", NAMES.join(", ")))
+                .help("name a file with -f"),
+        );
+        return None;
+    }
+    let profiles = if options.profiles.is_empty() {
+        environment.get("COMPOSE_PROFILES").unwrap_or("").split(',').map(|profile| profile.trim().to_owned()).collect()
+    } else {
+        options.profiles.clone()
+    };
+    Some(Discovered { files: paths, directory, environment, profiles })
+}
+
+/// Whether a path names something that would have to be fetched.
+pub(super) fn is_remote(path: &str) -> bool {
+    ["oci://", "git@", "git://", "ssh://", "http://", "https://", "github.com/"]
+        .iter()
+        .any(|prefix| path.starts_with(prefix))
+}
+
+/// The files of `COMPOSE_FILE`.
+fn listed(
+    environment: &Environment,
+    absolute: &dyn Fn(&str) -> String,
+    files: &dyn Files,
+    faults: &mut Faults,
+) -> Vec<String> {
+    let Some(list) = environment.get("COMPOSE_FILE") else { return Vec::new() };
+    let separator = environment.get("COMPOSE_PATH_SEPARATOR").filter(|separator| !separator.is_empty()).unwrap_or(":");
+    list.split(separator)
+        .map(|path| {
+            if path == "-" {
+                return path.to_owned();
+            }
+            let path = absolute(path);
+            if let Err(error) = files.is_directory(path.as_ref()) {
+                faults.push(
+                    Diagnostic::error("unreadable-file", format!("cannot read {path}: {error}"))
+                        .help("it is named by COMPOSE_FILE"),
+                );
+            }
+            path
+        })
+        .collect()
+}
+
+/// Looks for a compose file here and in the directories above.
+fn find(start: &str, files: &dyn Files, faults: &mut Faults) -> Vec<String> {
+    let mut directory = start.to_owned();
+    loop {
+        let mut present = |names: &[&str], kind: &str| -> Option<String> {
+            let found: Vec<String> = names
+                .iter()
+                .map(|name| gopath::join(&directory, name))
+                .filter(|path| files.is_directory(path.as_ref()).is_ok())
+                .collect();
+            if found.len() > 1 {
+                faults.push(Diagnostic::warning(
+                    "several-files",
+                    format!(
+                        "Found multiple {kind} files with supported names: {}; using {}",
+                        found.join(", "),
+                        found[0]
+                    ),
+                ));
+            }
+            found.into_iter().next()
+        };
+        if let Some(file) = present(&NAMES, "config") {
+            return std::iter::once(file).chain(present(&OVERRIDES, "override")).collect();
+        }
+        let parent = gopath::parent(&directory);
+        let parent = if parent.len() > 1 { parent.trim_end_matches('/').to_owned() } else { parent };
+        if parent == directory {
+            return Vec::new();
+        }
+        directory = parent;
+    }
+}
+
+/// Leaves the characters that a project's name may have.
+pub(super) fn normalize_name(name: &str) -> String {
+    let kept: String = name
+        .to_lowercase()
+        .chars()
+        .filter(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '_' | '-'))
+        .collect();
+    kept.trim_start_matches(['_', '-']).to_owned()
+}

@@ -1,0 +1,65 @@
+//! The one door to the file system.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+/// The largest file that is read, in bytes.
+const LARGEST: u64 = 64 << 20;
+
+/// Reads files for the loader.
+pub trait Files: Sync {
+    /// The content of a regular file.
+    fn read(&self, path: &Path) -> io::Result<Vec<u8>>;
+    /// Everything on standard input.
+    fn read_stdin(&self) -> io::Result<Vec<u8>>;
+    /// Whether something is there (symbolic links followed), and whether it is a directory.
+    fn is_directory(&self, path: &Path) -> io::Result<bool>;
+    /// The path without symbolic links.
+    fn canonicalize(&self, path: &Path) -> io::Result<PathBuf>;
+    /// Whether the path itself is a symbolic link.
+    fn is_symlink(&self, path: &Path) -> bool;
+}
+
+/// The real file system.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Disk;
+
+impl Files for Disk {
+    fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+        // A FIFO would block in open(2), a device could be endless: look before opening.
+        let metadata = fs::metadata(path)?;
+        if metadata.is_dir() {
+            return Err(io::Error::new(io::ErrorKind::IsADirectory, "is a directory"));
+        }
+        if !metadata.is_file() && path != Path::new("/dev/null") {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "is not a regular file"));
+        }
+        read_bounded(File::open(path)?)
+    }
+
+    fn read_stdin(&self) -> io::Result<Vec<u8>> {
+        read_bounded(io::stdin().lock())
+    }
+
+    fn is_directory(&self, path: &Path) -> io::Result<bool> {
+        Ok(fs::metadata(path)?.is_dir())
+    }
+
+    fn canonicalize(&self, path: &Path) -> io::Result<PathBuf> {
+        fs::canonicalize(path)
+    }
+
+    fn is_symlink(&self, path: &Path) -> bool {
+        path.is_symlink()
+    }
+}
+
+fn read_bounded(source: impl Read) -> io::Result<Vec<u8>> {
+    let mut content = Vec::new();
+    source.take(LARGEST + 1).read_to_end(&mut content)?;
+    if content.len() as u64 > LARGEST {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("is larger than {} MiB", LARGEST >> 20)));
+    }
+    Ok(content)
+}

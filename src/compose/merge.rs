@@ -1,0 +1,221 @@
+//! Laying one file over another.
+//!
+//! Mappings merge, lists are appended, anything else is replaced; null changes nothing. Some attributes have rules of
+//! their own: what is a command replaces, what may be written as a list or a mapping becomes a list of `KEY=value`, of which
+//! `unique` keeps the last of each key.
+
+use super::Faults;
+use super::node::{Map, Node, Value};
+use super::path::Path;
+
+/// Merges `over` onto `base`.
+pub(super) fn merge(base: Node, over: Node, path: &Path<'_>, faults: &mut Faults) -> Node {
+    match path.parts().as_slice() {
+        ["networks", _, "ipam", "config"] => return merge_ipam(base, over, path, faults),
+        ["networks" | "volumes", _, "labels"]
+        | [
+            "services",
+            _,
+            "annotations" | "dns" | "dns_opt" | "dns_search" | "env_file" | "label_file" | "environment" | "labels"
+            | "sysctls" | "tmpfs",
+        ]
+        | ["services", _, "build", "args" | "additional_contexts" | "labels"]
+        | ["services", _, "deploy", "labels"]
+        | ["services", _, "volumes", _, "volume", "labels"] => return append(base, over, false),
+        ["services", _, "extra_hosts"] | ["services", _, "build", "extra_hosts"] => return append(base, over, true),
+        ["services", _, "command" | "entrypoint"]
+        | ["services", _, "healthcheck", "test"]
+        | ["services", _, "ulimits", _] => return over,
+        ["services", _, "build"] => return merge_as_maps(base, over, path, faults, build_map),
+        ["services", _, "depends_on"] => return merge_as_maps(base, over, path, faults, dependency_map),
+        ["services", _, "models" | "networks"] => return merge_as_maps(base, over, path, faults, key_map),
+        ["services", _, "logging"] => return merge_logging(base, over, path, faults),
+        _ => {}
+    }
+    let (place, key) = (base.span, base.key);
+    match (base.value, over.value) {
+        (value, Value::Null) => Node { value, span: place, key },
+        (Value::Map(base), Value::Map(other)) => {
+            Node { value: Value::Map(merge_maps(base, other, path, faults)), span: place, key }
+        }
+        (Value::List(mut list), Value::List(other)) => {
+            list.extend(other);
+            Node { value: Value::List(list), span: place, key }
+        }
+        (value @ (Value::Map(_) | Value::List(_)), other) => {
+            let diagnostic = super::Diagnostic::error(
+                "cannot-override",
+                format!("cannot override {path}: it is {} there and {} here", value.kind(), other.kind()),
+            )
+            .at_path(path.to_string())
+            .label(&faults.sources, over.span, other.kind())
+            .label(&faults.sources, key.or(place), value.kind())
+            .help("write both in the same form, or put !override before the value to replace it");
+            faults.push(diagnostic);
+            Node { value, span: place, key }
+        }
+        (_, other) => Node { value: other, span: over.span, key: over.key.or(key) },
+    }
+}
+
+/// Merges the members of two mappings.
+pub(super) fn merge_maps(mut base: Map, over: Map, path: &Path<'_>, faults: &mut Faults) -> Map {
+    for (key, node) in over {
+        match base.entry(key) {
+            indexmap::map::Entry::Vacant(entry) => {
+                entry.insert(node);
+            }
+            indexmap::map::Entry::Occupied(mut entry) => {
+                let before = std::mem::replace(entry.get_mut(), Node::new(Value::Null, node.span));
+                let merged = merge(before, node, &path.key(entry.key()), faults);
+                entry.insert(merged);
+            }
+        }
+    }
+    base
+}
+
+/// Appends two values that may be mappings, lists or single strings, as lists; with `distinct`, what is there already is not
+/// added again.
+fn append(base: Node, over: Node, distinct: bool) -> Node {
+    let (span, key) = (base.span.or(over.span), base.key.or(over.key));
+    let mut list = sequence(base);
+    for node in sequence(over) {
+        if !distinct || !list.iter().any(|other| super::node::same(other, &node)) {
+            list.push(node);
+        }
+    }
+    Node { value: Value::List(list), span, key }
+}
+
+/// A mapping as a sorted list of `KEY=value`; a list or a string as a list.
+fn sequence(node: Node) -> Vec<Node> {
+    match node.value {
+        Value::List(list) => list,
+        Value::String(_) => vec![node],
+        Value::Map(map) => {
+            let mut list: Vec<Node> = Vec::with_capacity(map.len());
+            for (key, value) in map {
+                let entry = |text: String, of: &Node| Node {
+                    value: Value::String(text),
+                    span: of.key.or(of.span),
+                    key: of.key,
+                };
+                match &value.value {
+                    Value::Null => list.push(entry(key, &value)),
+                    Value::List(items) => list.extend(items.iter().map(|item| {
+                        let mut node = entry(format!("{key}={}", item.value.print().unwrap_or_default()), item);
+                        node.key = value.key;
+                        node
+                    })),
+                    // A mapping is no value here; leave it for validation to find.
+                    Value::Map(_) => list.push(value),
+                    scalar => list.push(entry(format!("{key}={}", scalar.print().unwrap_or_default()), &value)),
+                }
+            }
+            list.sort_by(|a, b| a.as_str().cmp(&b.as_str()));
+            list
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// Merges values that may be written short, after `long` has made mappings of them.
+fn merge_as_maps(
+    base: Node,
+    over: Node,
+    path: &Path<'_>,
+    faults: &mut Faults,
+    long: fn(Node) -> Result<Map, Node>,
+) -> Node {
+    let (span, key) = (base.span, base.key);
+    if over.is_null() {
+        return base;
+    }
+    let (over_span, over_key) = (over.span, over.key);
+    match (long(base), long(over)) {
+        (Ok(base), Ok(over)) => Node { value: Value::Map(merge_maps(base, over, path, faults)), span, key },
+        // A form that is wrong: keep it, so that validation says so.
+        (_, Err(wrong)) => wrong,
+        (Err(wrong), Ok(_)) if !wrong.is_null() => wrong,
+        (Err(_), Ok(over)) => Node { value: Value::Map(over), span: over_span, key: over_key },
+    }
+}
+
+fn build_map(node: Node) -> Result<Map, Node> {
+    match node.value {
+        Value::Map(map) => Ok(map),
+        Value::String(_) => Ok(Map::from([("context".to_owned(), Node { key: node.span, ..node })])),
+        _ => Err(node),
+    }
+}
+
+fn dependency_map(node: Node) -> Result<Map, Node> {
+    listed(node, |span| {
+        Value::Map(Map::from([
+            ("condition".to_owned(), Node::string("service_started", span)),
+            ("required".to_owned(), Node::new(Value::Bool(true), span)),
+        ]))
+    })
+}
+
+fn key_map(node: Node) -> Result<Map, Node> {
+    listed(node, |_| Value::Null)
+}
+
+/// A list of names as a mapping.
+fn listed(node: Node, value: fn(super::source::Span) -> Value) -> Result<Map, Node> {
+    match node.value {
+        Value::Map(map) => Ok(map),
+        Value::List(ref items) if items.iter().all(|item| item.as_str().is_some()) => Ok(items
+            .iter()
+            .filter_map(|item| {
+                Some((item.as_str()?.to_owned(), Node { value: value(item.span), span: item.span, key: item.span }))
+            })
+            .collect()),
+        _ => Err(node),
+    }
+}
+
+/// Options of the logging driver belong to it: with another driver they are replaced.
+fn merge_logging(base: Node, over: Node, path: &Path<'_>, faults: &mut Faults) -> Node {
+    let differs = match (base.get("driver"), over.get("driver")) {
+        (Some(a), Some(b)) => !super::node::same(a, b),
+        _ => false,
+    };
+    if differs {
+        return over;
+    }
+    merge_as_maps(base, over, path, faults, |node| match node.value {
+        Value::Map(map) => Ok(map),
+        _ => Err(node),
+    })
+}
+
+/// Address pools merge by subnet.
+fn merge_ipam(base: Node, over: Node, path: &Path<'_>, faults: &mut Faults) -> Node {
+    if over.is_null() {
+        return base;
+    }
+    let subnet = |node: &Node| node.get("subnet").and_then(Node::as_str).map(ToOwned::to_owned);
+    let (span, key) = (base.span, base.key);
+    let (Value::List(base), Value::List(over)) = (base.value, over.value.clone()) else { return over };
+    let mut merged: Vec<Node> = Vec::new();
+    for mut original in base {
+        for addition in &over {
+            if subnet(addition) != subnet(&original) && !merged.iter().any(|pool| subnet(pool) == subnet(addition)) {
+                merged.push(addition.clone());
+                continue;
+            }
+            let (Value::Map(left), Value::Map(right)) = (original.value.clone(), addition.value.clone()) else {
+                continue;
+            };
+            original.value = Value::Map(merge_maps(left, right, path, faults));
+            match merged.iter_mut().find(|pool| subnet(pool) == subnet(&original)) {
+                Some(pool) => *pool = original.clone(),
+                None => merged.push(original.clone()),
+            }
+        }
+    }
+    Node { value: Value::List(merged), span, key }
+}

@@ -1,0 +1,202 @@
+//! Compose files → [`Project`].
+//!
+//! Implements the Compose Specification with the results of Docker Compose 2.40. Pure: no engine, no async, no
+//! terminal, no process environment; files are read through [`Files`] only.
+//!
+//! The way of a value: `yaml` (events → tree with places, scalars as Go's YAML library reads them) → `interpolate` (per file) →
+//! `extends`, `include` → `merge` onto the files before → `unique` → `schema` → `canonical` (short forms to long
+//! ones) → `defaults`, `paths` → `normalize` → `shape` (every attribute to its type) → `consistency` → `model`.
+//!
+//! Faults are collected, not thrown: a stage that finds one reports it, removes what is wrong and goes on with the rest, so that
+//! one run shows every independent fault.
+
+mod canonical;
+mod cast;
+mod checks;
+pub mod deep;
+pub mod diagnostic;
+mod discover;
+pub mod dotenv;
+pub mod environment;
+mod faults;
+pub mod files;
+mod gopath;
+pub mod interpolate;
+mod loader;
+mod merge;
+pub mod model;
+pub mod node;
+mod normalize;
+mod path;
+mod paths;
+pub mod print;
+mod resolve;
+mod schema;
+mod select;
+pub mod shape;
+mod shell;
+pub mod short;
+pub mod source;
+mod suggest;
+mod typed;
+mod unique;
+pub mod units;
+pub mod yaml;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+pub use diagnostic::{Diagnostic, Label, Severity};
+pub use environment::Environment;
+use faults::Faults;
+pub use files::{Disk, Files};
+use loader::Outcome;
+pub use model::{Project, Service};
+use node::{Map, Node, Value};
+pub use select::SelectError;
+use source::Sources;
+
+/// What to load, and how.
+#[derive(Debug, Clone, Default)]
+pub struct LoadOptions {
+    /// The compose files (`-f`); `-` is standard input. Empty: `COMPOSE_FILE` of the environment, else the default
+    /// names are looked for in the working directory and its parents.
+    pub files: Vec<String>,
+    /// `--project-directory`.
+    pub project_directory: Option<PathBuf>,
+    /// `--project-name`.
+    pub project_name: Option<String>,
+    /// `--profile`. Empty: `COMPOSE_PROFILES` of the environment or of `.env`.
+    pub profiles: Vec<String>,
+    /// `--env-file`. Empty: `COMPOSE_ENV_FILES`, else `.env` where there is one.
+    pub env_files: Vec<PathBuf>,
+    /// The process environment.
+    pub environment: BTreeMap<String, String>,
+    /// The directory that the command runs in, absolute.
+    pub working_dir: PathBuf,
+    /// Only these services and what they depend on, with their profiles active. Empty: all.
+    pub services: Vec<String>,
+    /// Keep networks, volumes, configs and secrets that no active service uses.
+    pub all_resources: bool,
+    /// Leave variables alone (`config --no-interpolate`).
+    pub no_interpolate: bool,
+    /// Do not fill in names and defaults (`config --no-normalize`).
+    pub no_normalize: bool,
+    /// Leave relative paths alone (`config --no-path-resolution`).
+    pub no_path_resolution: bool,
+    /// Do not check references (`config --no-consistency`).
+    pub no_consistency: bool,
+}
+
+/// A loaded project and what else is known about it.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The project.
+    pub project: Project,
+    /// What is odd but no fault.
+    pub warnings: Vec<Diagnostic>,
+    /// The tree that the project was made of: every value with its place.
+    pub tree: deep::Tree,
+    /// How deep the tree is nested; above [`deep::SHALLOW`] walk it with [`deep::run`].
+    pub depth: usize,
+    /// The variables and where they come from.
+    pub environment: Environment,
+    /// The files that places refer to.
+    pub sources: Sources,
+}
+
+/// A project before types are given to it, as `config --no-interpolate` and `--variables` show it.
+#[derive(Debug)]
+pub struct Untyped {
+    /// The tree.
+    pub tree: deep::Tree,
+    /// How deep the tree is nested; above [`deep::SHALLOW`] walk it with [`deep::run`].
+    pub depth: usize,
+    /// What is odd but no fault.
+    pub warnings: Vec<Diagnostic>,
+}
+
+/// Loads a project: finds, reads, merges, checks and resolves its compose files.
+///
+/// # Errors
+/// All faults that were found; warnings come with them, before the errors.
+pub fn load(options: &LoadOptions, files: &dyn Files) -> Result<Loaded, Vec<Diagnostic>> {
+    with_stack(|deep_stack| {
+        let mut faults = Faults::default();
+        match loader::load(options, files, &mut faults, deep_stack, true) {
+            Outcome::NeedsStack => None,
+            Outcome::Failed => Some(Err(faults.take())),
+            Outcome::Model(model) => Some(finish(*model, options, files, faults)),
+        }
+    })
+}
+
+/// Loads a project as a tree in its long form, whose values have not got their types.
+///
+/// # Errors
+/// All faults that were found; warnings come with them, before the errors.
+pub fn load_untyped(options: &LoadOptions, files: &dyn Files) -> Result<Untyped, Vec<Diagnostic>> {
+    with_stack(|deep_stack| {
+        let mut faults = Faults::default();
+        // Nothing is taken from the environment here, not even by variables without a value.
+        match loader::load(options, files, &mut faults, deep_stack, false) {
+            Outcome::NeedsStack => None,
+            Outcome::Model(model) if faults.errors() == 0 => {
+                Some(Ok(Untyped { tree: deep::Tree(model.root), depth: model.depth, warnings: faults.take() }))
+            }
+            Outcome::Model(_) | Outcome::Failed => Some(Err(faults.take())),
+        }
+    })
+}
+
+/// Runs a function on this thread, and again on one with a large stack if it says that it needs that.
+fn with_stack<T: Send>(
+    function: impl Fn(bool) -> Option<Result<T, Vec<Diagnostic>>> + Sync,
+) -> Result<T, Vec<Diagnostic>> {
+    function(false).unwrap_or_else(|| deep::run(|| function(true)).unwrap_or_else(|| Err(Vec::new())))
+}
+
+/// Gives a loaded tree its types, checks it, and makes the project of it.
+fn finish(
+    model: loader::Model,
+    options: &LoadOptions,
+    files: &dyn Files,
+    mut faults: Faults,
+) -> Result<Loaded, Vec<Diagnostic>> {
+    let loader::Model { mut root, name, discovered, depth } = model;
+    if options.no_normalize
+        && let Some(map) = root.as_map_mut()
+    {
+        map.insert("name".to_owned(), Node::string(name.clone(), source::Span::NONE));
+    }
+    shape::decode(&mut root, &mut faults);
+    let mut selection = select::Selection::new(&mut root, discovered.profiles.clone());
+    if !options.no_consistency {
+        checks::consistency(&mut root, &selection.disabled, &mut faults);
+    }
+    selection.select(&mut root, &options.services, &mut faults);
+    for service in root.get_mut("services").and_then(Node::as_map_mut).into_iter().flat_map(Map::values_mut) {
+        resolve::env_files(service, &discovered.environment, files, &mut faults);
+        resolve::label_files(service, files, &mut faults);
+    }
+    if !options.all_resources {
+        select::drop_unused(&mut root);
+    }
+    if faults.errors() > 0 {
+        return Err(faults.take());
+    }
+    let project =
+        typed::project(&root, &selection.disabled, &name, &discovered, selection.profiles, depth, &mut faults);
+    if faults.errors() > 0 {
+        return Err(faults.take());
+    }
+    let warnings = faults.take();
+    Ok(Loaded {
+        project,
+        warnings,
+        tree: deep::Tree(root),
+        depth,
+        environment: discovered.environment,
+        sources: faults.sources,
+    })
+}

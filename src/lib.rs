@@ -1,0 +1,7 @@
+//! Docker Compose without Docker: the program as a library, so that tests and fuzz targets can reach its parts.
+
+pub mod cli;
+pub mod compose;
+pub mod project;
+pub mod ui;
+pub mod whoami;

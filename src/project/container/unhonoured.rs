@@ -1,0 +1,82 @@
+//! What a service asks for that is not done yet: said, and not dropped in silence.
+
+use crate::compose::model::{Project, Service};
+
+/// Returns a sentence for each attribute of the service that has no effect.
+pub fn unhonoured(project: &Project, service: &Service) -> Vec<String> {
+    let given = [
+        ("cpu_count", service.cpu_count != 0),
+        ("cpu_percent", service.cpu_percent > 0.0),
+        ("credential_spec", service.credential_spec.is_some()),
+        ("external_links", !service.external_links.is_empty()),
+        ("gpus", !service.gpus.is_empty()),
+        ("isolation", service.isolation.as_deref().is_some_and(|isolation| !matches!(isolation, "" | "default"))),
+        ("models", !service.models.is_empty()),
+        ("post_start", !service.post_start.is_empty()),
+        ("pre_stop", !service.pre_stop.is_empty()),
+        ("provider", service.provider.is_some()),
+        ("runtime", service.runtime.as_deref().is_some_and(|runtime| !matches!(runtime, "" | "runc"))),
+        ("storage_opt", !service.storage_opt.is_empty()),
+        ("use_api_socket", service.use_api_socket),
+    ];
+    let mut attributes =
+        given.iter().filter(|(_, given)| *given).map(|(name, _)| (*name).to_owned()).collect::<Vec<_>>();
+    let reserved = service.deploy.as_ref().and_then(|deploy| deploy.resources.reservations.as_ref());
+    if reserved.is_some_and(|reservations| !reservations.devices.is_empty()) {
+        attributes.push("deploy.resources.reservations.devices".to_owned());
+    }
+    let named = service.devices.iter().filter(|device| !device.source.starts_with('/'));
+    attributes.extend(named.map(|device| format!("devices ({})", device.source)));
+    let content = |source: &str| {
+        project.configs.get(source).is_some_and(|config| config.file.is_none())
+            || project.secrets.get(source).is_some_and(|secret| secret.file.is_none())
+    };
+    for (kind, files) in [("configs", &service.configs), ("secrets", &service.secrets)] {
+        for file in files {
+            if content(&file.source) {
+                attributes.push(format!("{kind} ({}), which is not a file,", file.source));
+            } else if file.uid.is_some() || file.gid.is_some() || file.mode.is_some() {
+                attributes.push(format!("{kind} ({}): uid, gid and mode", file.source));
+            }
+        }
+    }
+    if let Some(logging) = &service.logging {
+        if let Some(driver) = logging.driver.as_deref().filter(|d| !matches!(*d, "" | "json-file" | "local" | "none")) {
+            attributes.push(format!("logging.driver ({driver}; the log is kept as by json-file)"));
+        }
+        let options = logging.options.keys().filter(|name| !matches!(name.as_str(), "max-size" | "max-file"));
+        attributes.extend(options.map(|name| format!("logging.options.{name}")));
+    }
+    let says = |attribute| format!("service \"{}\": {attribute} has no effect yet", service.name);
+    attributes.into_iter().map(says).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::compose::model::{Hook, Logging};
+
+    #[test]
+    fn a_plain_service_has_nothing_to_say() {
+        let logging = Logging { driver: Some("local".into()), options: [("max-size".into(), "1m".into())].into() };
+        let service = Service { runtime: Some("runc".into()), logging: Some(logging), ..Service::default() };
+        assert!(unhonoured(&Project::default(), &service).is_empty());
+    }
+
+    #[test]
+    fn each_attribute_is_named() {
+        let service = Service {
+            name: "web".into(),
+            post_start: vec![Hook::default()],
+            logging: Some(Logging { driver: Some("syslog".into()), options: [("tag".into(), "x".into())].into() }),
+            ..Service::default()
+        };
+        let said = unhonoured(&Project::default(), &service).join("\n");
+        assert_eq!(
+            said,
+            "service \"web\": post_start has no effect yet\n\
+             service \"web\": logging.driver (syslog; the log is kept as by json-file) has no effect yet\n\
+             service \"web\": logging.options.tag has no effect yet"
+        );
+    }
+}

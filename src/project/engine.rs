@@ -1,0 +1,141 @@
+//! The engine as one project sees it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+
+use rcompose_engine::container::store::{self, Container};
+use rcompose_engine::id::Id;
+use rcompose_engine::network::config::NetworkConfig;
+use rcompose_engine::root::Root;
+use rcompose_engine::supervisor::client::{Client, ClientError};
+use rcompose_engine::volume::{self, VolumeError};
+use serde::Deserialize;
+use tokio::sync::OnceCell;
+
+use super::labels;
+use super::observe::{Observed, Volume};
+
+/// What is on disk, and, from the first need on, a connection to the project's supervisor.
+#[derive(Debug)]
+pub struct Engine {
+    pub root: Root,
+    pub project: String,
+    client: OnceCell<Client>,
+}
+
+/// What is there could not be seen.
+#[derive(Debug, thiserror::Error)]
+pub enum ObserveError {
+    #[error(transparent)]
+    Containers(#[from] store::StoreError),
+    #[error(transparent)]
+    Volumes(#[from] VolumeError),
+    #[error("cannot read {}", path.display())]
+    Networks {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// As much of `networks/<id>.json` as is looked at here.
+#[derive(Deserialize)]
+struct Network {
+    config: NetworkConfig,
+}
+
+impl Engine {
+    pub fn new(root: Root, project: String) -> Self {
+        Self { root, project, client: OnceCell::new() }
+    }
+
+    /// Returns the connection to the project's supervisor, which is started where none runs.
+    pub async fn client(&self) -> Result<&Client, ClientError> {
+        self.client.get_or_try_init(|| Client::connect_or_start(&self.root, &self.project)).await
+    }
+
+    /// Asks the supervisor to end, if one runs, now that nothing is left for it to look after.
+    pub async fn shutdown(self) -> Result<(), ClientError> {
+        let client = match self.client.into_inner() {
+            Some(client) => Some(client),
+            None => Client::connect(&self.root, &self.project).await?,
+        };
+        match client {
+            Some(client) => client.shutdown().await,
+            None => Ok(()),
+        }
+    }
+
+    /// Returns the project's containers, by name.
+    pub fn containers(&self) -> Result<Vec<Container>, ObserveError> {
+        Ok(store::list(&self.root, Some(&self.project))?)
+    }
+
+    /// Returns everything that a plan looks at; `others` are the names or ids of containers of other projects.
+    pub fn observe(&self, others: &BTreeSet<String>) -> Result<Observed, ObserveError> {
+        let volumes = volume::list(&self.root, None)?.into_iter().map(|volume| volume.config);
+        let volumes = volumes.map(|config| (config.name, Volume { project: config.project, labels: config.labels }));
+        Ok(Observed {
+            containers: self.containers()?,
+            networks: self.networks()?,
+            volumes: volumes.collect(),
+            others: self.others(others)?,
+        })
+    }
+
+    /// Returns the networks of the host, by name.
+    pub fn networks(&self) -> Result<BTreeMap<String, NetworkConfig>, ObserveError> {
+        let directory = self.root.networks();
+        let failed = |source| ObserveError::Networks { path: directory.clone(), source };
+        let entries = match fs::read_dir(&directory) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
+            Err(error) => return Err(failed(error)),
+        };
+        let mut networks = BTreeMap::new();
+        for entry in entries {
+            let path = entry.map_err(failed)?.path();
+            if path.extension().is_some_and(|extension| extension == "json")
+                && let Some(Network { config }) = store::read(&path)?
+            {
+                networks.insert(config.name.clone(), config);
+            }
+        }
+        Ok(networks)
+    }
+
+    /// Returns the names of the networks that the project made.
+    pub fn own_networks(&self) -> Result<Vec<String>, ObserveError> {
+        let own =
+            |(name, config): (String, NetworkConfig)| (config.project.as_ref() == Some(&self.project)).then_some(name);
+        Ok(self.networks()?.into_iter().filter_map(own).collect())
+    }
+
+    /// Returns the names of the volumes that the project's containers got without asking for one by name.
+    pub fn anonymous_volumes(&self) -> Result<Vec<String>, ObserveError> {
+        let volumes = volume::list(&self.root, Some(&self.project))?.into_iter().map(|volume| volume.config);
+        let anonymous = volumes.filter(|config| config.labels.contains_key(labels::ANONYMOUS));
+        Ok(anonymous.map(|config| config.name).collect())
+    }
+
+    /// Returns the names of the named volumes that the project made.
+    pub fn own_volumes(&self) -> Result<Vec<String>, ObserveError> {
+        let volumes = volume::list(&self.root, Some(&self.project))?.into_iter().map(|volume| volume.config);
+        let own = volumes.filter(|config| config.labels.get(labels::PROJECT) == Some(&self.project));
+        Ok(own.map(|config| config.name).collect())
+    }
+
+    fn others(&self, names: &BTreeSet<String>) -> Result<BTreeMap<String, Container>, ObserveError> {
+        let mut others = BTreeMap::new();
+        for name in names {
+            let found = match Id::try_from(name.clone()) {
+                Ok(id) => store::load(&self.root, &id)?,
+                Err(_) => store::find(&self.root, name)?,
+            };
+            others.extend(found.map(|container| (name.clone(), container)));
+        }
+        Ok(others)
+    }
+}

@@ -1,0 +1,113 @@
+//! The images that a project's services need.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use rcompose_engine::image::{Image as Stored, Reference, ReferenceError, Store, StoreError};
+
+use super::image::Image;
+use super::names;
+use crate::compose::model::{MountKind, Project, Service};
+
+/// The images of a project that are in the store, and those that are not.
+#[derive(Debug, Default)]
+pub struct Images {
+    /// By service.
+    pub services: BTreeMap<String, Image>,
+    /// Those that are mounted, by reference.
+    pub mounted: BTreeMap<String, Image>,
+    pub missing: Vec<Missing>,
+}
+
+/// An image that a service needs and that is not in the store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Missing {
+    pub service: String,
+    pub reference: String,
+}
+
+/// Why it could not be seen which images there are.
+#[derive(Debug, thiserror::Error)]
+pub enum ImagesError {
+    #[error("service \"{service}\": invalid image name \"{reference}\"")]
+    Reference {
+        service: String,
+        reference: String,
+        #[source]
+        source: ReferenceError,
+    },
+    #[error("cannot look up image {reference}")]
+    Store {
+        reference: String,
+        #[source]
+        source: Box<StoreError>,
+    },
+    #[error("service \"{0}\" has neither an image nor a build context specified")]
+    Neither(String),
+}
+
+/// Returns whether an image is made of this program itself, and has to be looked at whenever the program may be new.
+pub fn is_builtin(reference: &str) -> bool {
+    reference.starts_with("rcompose.local/")
+}
+
+/// Looks up every image that the project's services need. With `fresh`, one made of this program counts as missing.
+pub fn look_up(store: &Store, project: &Project, fresh: bool) -> Result<Images, ImagesError> {
+    let mut images = Images::default();
+    for service in project.services.values() {
+        if service.image.is_none() && service.build.is_none() {
+            return Err(ImagesError::Neither(service.name.clone()));
+        }
+        let reference = names::image(&project.name, service);
+        match stored(store, &service.name, &reference)? {
+            Some(stored) if !(fresh && is_builtin(&reference)) => {
+                images.services.insert(service.name.clone(), facts(&reference, &stored));
+            }
+            _ => images.missing.push(Missing { service: service.name.clone(), reference }),
+        }
+        for reference in mounted(service) {
+            match stored(store, &service.name, reference)? {
+                Some(stored) => drop(images.mounted.insert(reference.to_owned(), facts(reference, &stored))),
+                None => {
+                    images.missing.push(Missing { service: service.name.clone(), reference: reference.to_owned() });
+                }
+            }
+        }
+    }
+    Ok(images)
+}
+
+/// Returns the images that a service mounts.
+pub fn mounted(service: &Service) -> BTreeSet<&str> {
+    let mounts = service.volumes.iter().filter(|mount| mount.kind == MountKind::Image);
+    mounts.map(|mount| mount.source.as_str()).collect()
+}
+
+/// Reads an image's name.
+pub fn reference(service: &str, reference: &str) -> Result<Reference, ImagesError> {
+    reference.parse().map_err(|source| ImagesError::Reference {
+        service: service.to_owned(),
+        reference: reference.to_owned(),
+        source,
+    })
+}
+
+fn stored(store: &Store, service: &str, name: &str) -> Result<Option<Stored>, ImagesError> {
+    let failed = |source| ImagesError::Store { reference: name.to_owned(), source: Box::new(source) };
+    // An image may also be given by its id.
+    if let Some(id) = name.strip_prefix("sha256:") {
+        return store.find(id).map_err(failed);
+    }
+    store.get(&reference(service, name)?).map_err(failed)
+}
+
+fn facts(reference: &str, stored: &Stored) -> Image {
+    let config = stored.config.config().as_ref();
+    Image {
+        reference: reference.to_owned(),
+        id: stored.id.to_string(),
+        entrypoint: config.and_then(|config| config.entrypoint().clone()).unwrap_or_default(),
+        command: config.and_then(|config| config.cmd().clone()).unwrap_or_default(),
+        volumes: config.and_then(|config| config.volumes().clone()).unwrap_or_default(),
+        expose: config.and_then(|config| config.exposed_ports().clone()).unwrap_or_default(),
+    }
+}

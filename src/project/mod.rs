@@ -1,0 +1,14 @@
+//! From a project as it is written to one that runs: observe → plan → apply.
+
+pub mod apply;
+pub mod container;
+pub mod engine;
+pub mod graph;
+pub mod image;
+pub mod images;
+pub mod labels;
+pub mod names;
+pub mod network;
+pub mod observe;
+pub mod plan;
+pub mod pull;

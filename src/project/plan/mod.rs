@@ -1,0 +1,331 @@
+//! What has to be done, in which order, and why: a graph of steps that [`super::apply`] carries out.
+//!
+//! Planning is pure: it looks at what is wanted and what is there, and does nothing.
+
+pub mod down;
+pub mod lifecycle;
+pub mod start;
+pub mod up;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use petgraph::graph::{DiGraph, NodeIndex};
+use rcompose_engine::container::config::ContainerConfig;
+use rcompose_engine::container::store::Container;
+use rcompose_engine::id::Id;
+use rcompose_engine::network::config::NetworkConfig;
+
+use super::container::AnonymousVolume;
+use super::labels::Labels;
+
+/// Steps, and an edge from each to those that come after it.
+#[derive(Debug, Clone, Default)]
+pub struct Plan {
+    pub steps: DiGraph<Step, ()>,
+    /// What the user should know before anything is done.
+    pub warnings: Vec<String>,
+}
+
+/// One thing to do.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Step {
+    pub action: Action,
+    pub cause: Cause,
+}
+
+/// A container by the two names it goes by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Named {
+    pub id: Id,
+    pub name: String,
+}
+
+impl From<&Container> for Named {
+    fn from(container: &Container) -> Self {
+        Self { id: container.config.id.clone(), name: container.config.name.clone() }
+    }
+}
+
+impl From<&ContainerConfig> for Named {
+    fn from(config: &ContainerConfig) -> Self {
+        Self { id: config.id.clone(), name: config.name.clone() }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum Action {
+    CreateNetwork(Box<NetworkConfig>),
+    RemoveNetwork {
+        name: String,
+    },
+    CreateVolume(Volume),
+    RemoveVolume {
+        name: String,
+        /// Nobody knows it by its name, so that there is nothing to say about it.
+        anonymous: bool,
+    },
+    Rename {
+        container: Named,
+        name: String,
+    },
+    RemoveImage {
+        reference: String,
+    },
+    Create(Box<New>),
+    /// Makes a container in another one's place, which is stopped and removed.
+    Recreate {
+        old: Named,
+        running: bool,
+        new: Box<New>,
+        timeout: Option<Duration>,
+    },
+    Start(Named),
+    Stop {
+        container: Named,
+        timeout: Option<Duration>,
+    },
+    Restart {
+        container: Named,
+        timeout: Option<Duration>,
+    },
+    Kill {
+        container: Named,
+        signal: String,
+    },
+    Remove {
+        container: Named,
+        /// Also the volumes that were made for it alone.
+        volumes: bool,
+        /// Also while it runs.
+        force: bool,
+    },
+    /// The container is as it should be.
+    Keep {
+        container: Named,
+        running: bool,
+    },
+    Wait(Wait),
+    /// Nothing itself: what comes after it comes after all before it.
+    Barrier,
+}
+
+/// A container to be made.
+#[derive(Debug, Clone, PartialEq)]
+pub struct New {
+    pub config: ContainerConfig,
+    /// The volumes that are made for it and nobody else.
+    pub volumes: Vec<AnonymousVolume>,
+}
+
+/// A named volume to be made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Volume {
+    pub name: String,
+    pub driver: String,
+    pub driver_opts: BTreeMap<String, String>,
+    pub labels: Labels,
+}
+
+/// A service to be waited for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wait {
+    pub service: String,
+    pub containers: Vec<Named>,
+    pub until: Until,
+    /// Whether it is an error if it does not come to that.
+    pub required: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Until {
+    /// The health check passed.
+    Healthy,
+    /// The health check passed; where there is none, the container runs.
+    RunningOrHealthy,
+    /// The containers ended with status 0.
+    Completed,
+}
+
+/// Why a step is there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Cause {
+    /// It is in the project and was not there.
+    Missing,
+    /// It is there as it should be.
+    UpToDate,
+    /// It does not run.
+    NotRunning,
+    /// The service's definition has another hash.
+    ConfigChanged,
+    /// The image's name leads to another image.
+    ImageChanged,
+    /// The network is not the one it is connected to.
+    NetworkChanged(String),
+    /// The volume is not the one that is mounted.
+    VolumeChanged(String),
+    /// It shares something with a container of this service, which is replaced.
+    Joined(String),
+    /// A service that it is to be restarted with.
+    RestartedWith(String),
+    /// A service depends on it.
+    NeededBy(String),
+    /// It has another name than its service gives it, as after a replacement that was cut short.
+    Misnamed,
+    /// There are more containers than the service has.
+    ScaledDown,
+    /// No service of the project has it.
+    Orphan,
+    /// The user asked for it.
+    Asked,
+}
+
+impl Plan {
+    /// Adds a step that comes after these.
+    pub fn add(&mut self, action: Action, cause: Cause, after: &[NodeIndex]) -> NodeIndex {
+        let step = self.steps.add_node(Step { action, cause });
+        for earlier in after {
+            self.steps.update_edge(*earlier, step, ());
+        }
+        step
+    }
+
+    /// Returns whether nothing but looking has to be done.
+    pub fn is_empty(&self) -> bool {
+        self.steps.node_weights().all(|step| matches!(step.action, Action::Keep { .. } | Action::Barrier))
+    }
+}
+
+#[cfg(test)]
+mod testing {
+    use rcompose_engine::container::config::{LogConfig, NamespaceMode, NetworkMode, Resources, RestartPolicy};
+    use rcompose_engine::container::state::{ContainerState, Status};
+
+    use super::*;
+    use crate::project::labels;
+
+    /// Returns a container as `up` would have made it for a service whose hash is `hash of <service>`.
+    pub(super) fn container(name: &str, service: &str, number: u32, depends_on: &str, status: Status) -> Container {
+        let labels = [
+            (labels::PROJECT, "shop"),
+            (labels::SERVICE, service),
+            (labels::NUMBER, &number.to_string()),
+            (labels::CONFIG_HASH, &format!("hash of {service}")),
+            (labels::ONEOFF, "False"),
+            (labels::DEPENDS_ON, depends_on),
+        ];
+        let endpoint = rcompose_engine::container::config::Endpoint {
+            network: "shop_default".into(),
+            aliases: vec![service.into()],
+            ipv4_address: None,
+            ipv6_address: None,
+            link_local_ips: Vec::new(),
+            mac_address: None,
+            interface_name: None,
+            gw_priority: 0,
+            driver_opts: BTreeMap::new(),
+        };
+        let config = ContainerConfig {
+            id: Id::random(),
+            name: name.into(),
+            project: "shop".into(),
+            image: "busybox".into(),
+            image_id: "sha256:1".into(),
+            created: jiff::Timestamp::UNIX_EPOCH,
+            labels: labels.map(|(key, value)| (key.to_owned(), value.to_owned())).into(),
+            annotations: BTreeMap::new(),
+            entrypoint: None,
+            command: None,
+            environment: BTreeMap::new(),
+            working_dir: None,
+            user: None,
+            group_add: Vec::new(),
+            tty: false,
+            stdin_open: false,
+            init: false,
+            stop_signal: None,
+            stop_grace_period: None,
+            hostname: None,
+            domainname: None,
+            privileged: false,
+            read_only: false,
+            cap_add: Vec::new(),
+            cap_drop: Vec::new(),
+            security_opt: Vec::new(),
+            sysctls: BTreeMap::new(),
+            ulimits: Vec::new(),
+            devices: Vec::new(),
+            device_cgroup_rules: Vec::new(),
+            pid: NamespaceMode::Private,
+            ipc: NamespaceMode::Private,
+            uts: NamespaceMode::Private,
+            cgroup: NamespaceMode::Private,
+            userns: NamespaceMode::Private,
+            cgroup_parent: None,
+            resources: Resources::default(),
+            shm_size: None,
+            oom_score_adj: None,
+            oom_kill_disable: false,
+            mounts: Vec::new(),
+            network: NetworkMode::Networks(vec![endpoint]),
+            ports: Vec::new(),
+            expose: Vec::new(),
+            extra_hosts: Vec::new(),
+            dns: Vec::new(),
+            dns_search: Vec::new(),
+            dns_opt: Vec::new(),
+            healthcheck: None,
+            restart: RestartPolicy::No,
+            log: LogConfig::default(),
+        };
+        let state = ContainerState {
+            status,
+            pid: None,
+            pid_started: None,
+            exit_code: 0,
+            oom_killed: false,
+            error: None,
+            started_at: None,
+            finished_at: None,
+            restart_count: 0,
+            stopped: false,
+            health: None,
+            endpoints: Vec::new(),
+            ports: Vec::new(),
+        };
+        Container { config, state }
+    }
+
+    fn describe(action: &Action) -> String {
+        match action {
+            Action::CreateNetwork(config) => format!("create network {}", config.name),
+            Action::RemoveNetwork { name } => format!("remove network {name}"),
+            Action::CreateVolume(volume) => format!("create volume {}", volume.name),
+            Action::RemoveVolume { name, .. } => format!("remove volume {name}"),
+            Action::Rename { container, name } => format!("rename {} to {name}", container.name),
+            Action::RemoveImage { reference } => format!("remove image {reference}"),
+            Action::Create(new) => format!("create {}", new.config.name),
+            Action::Recreate { new, .. } => format!("recreate {}", new.config.name),
+            Action::Start(container) => format!("start {}", container.name),
+            Action::Stop { container, .. } => format!("stop {}", container.name),
+            Action::Restart { container, .. } => format!("restart {}", container.name),
+            Action::Kill { container, .. } => format!("kill {}", container.name),
+            Action::Remove { container, .. } => format!("remove {}", container.name),
+            Action::Keep { container, .. } => format!("keep {}", container.name),
+            Action::Wait(wait) => format!("wait for {}", wait.service),
+            Action::Barrier => "barrier".to_owned(),
+        }
+    }
+
+    pub(super) fn steps(plan: &Plan) -> Vec<String> {
+        plan.steps.node_weights().map(|step| format!("{} ({:?})", describe(&step.action), step.cause)).collect()
+    }
+
+    pub(super) fn edges(plan: &Plan) -> Vec<String> {
+        let edge = |edge: petgraph::graph::EdgeIndex| {
+            let (from, to) = plan.steps.edge_endpoints(edge).unwrap();
+            format!("{} → {}", describe(&plan.steps[from].action), describe(&plan.steps[to].action))
+        };
+        plan.steps.edge_indices().map(edge).collect()
+    }
+}

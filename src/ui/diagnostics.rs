@@ -1,0 +1,68 @@
+//! Draws the loader's diagnostics: the message, the line with the place marked, what to do.
+
+use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
+
+use crate::compose::diagnostic::{Diagnostic, Severity};
+
+/// Draws one diagnostic, with colours or without; ends without a newline.
+pub fn render(diagnostic: &Diagnostic, colours: bool) -> String {
+    let level = match diagnostic.severity {
+        Severity::Error => Level::ERROR,
+        Severity::Warning => Level::WARNING,
+    };
+    let message = match &diagnostic.path {
+        Some(path) if !diagnostic.message.contains(path.as_str()) => {
+            format!("{path}: {}", diagnostic.message)
+        }
+        _ => diagnostic.message.clone(),
+    };
+    let paths: Vec<String> = diagnostic.labels.iter().map(|label| label.file.path.display().to_string()).collect();
+    let mut group: Group<'_> =
+        level.primary_title(&message).elements(Vec::<Snippet<'_, annotate_snippets::Annotation<'_>>>::new());
+    // One snippet for each file, in the order in which the files appear; the first label is the fault itself.
+    let mut done = vec![false; diagnostic.labels.len()];
+    for first in 0..diagnostic.labels.len() {
+        if done[first] {
+            continue;
+        }
+        let mut snippet = Snippet::source(&diagnostic.labels[first].file.text).path(&paths[first]);
+        for (index, label) in diagnostic.labels.iter().enumerate().skip(first) {
+            if done[index] || !std::sync::Arc::ptr_eq(&label.file, &diagnostic.labels[first].file) {
+                continue;
+            }
+            done[index] = true;
+            let kind = if index == 0 { AnnotationKind::Primary } else { AnnotationKind::Context };
+            snippet = snippet.annotation(kind.span(label.range.clone()).label(&label.text));
+        }
+        group = group.element(snippet);
+    }
+    for link in &diagnostic.chain {
+        group = group.element(Level::NOTE.message(link));
+    }
+    for help in &diagnostic.help {
+        group = group.element(Level::HELP.message(help));
+    }
+    let renderer = if colours { Renderer::styled() } else { Renderer::plain() };
+    renderer.render(&[group])
+}
+
+/// One diagnostic as a JSON object on one line, for editors and CI.
+pub fn json(diagnostic: &Diagnostic) -> String {
+    let place = |label: &crate::compose::Label| {
+        let (line, column) = label.file.position(label.range.start);
+        let (end_line, end_column) = label.file.position(label.range.end);
+        serde_json::json!({
+            "file": label.file.path, "line": line, "column": column, "end_line": end_line, "end_column": end_column, "text": label.text,
+        })
+    };
+    serde_json::json!({
+        "severity": match diagnostic.severity { Severity::Error => "error", Severity::Warning => "warning" },
+        "code": diagnostic.code,
+        "message": diagnostic.message,
+        "path": diagnostic.path,
+        "places": diagnostic.labels.iter().map(place).collect::<Vec<_>>(),
+        "chain": diagnostic.chain,
+        "help": diagnostic.help,
+    })
+    .to_string()
+}

@@ -1,0 +1,105 @@
+//! The only place that writes to the terminal.
+
+pub mod colour;
+pub mod diagnostics;
+pub mod human;
+pub mod logs;
+pub mod ports;
+pub mod progress;
+pub mod table;
+pub mod terminal;
+mod tty;
+
+use std::io::{self, Write as _};
+
+use crate::compose::{Diagnostic, Severity};
+use colour::{Ansi, BOLD, GREEN, RED, YELLOW};
+use progress::{Form, Progress};
+
+/// Returns the items as text, one on each line.
+pub fn lines(items: impl IntoIterator<Item: std::fmt::Display>) -> String {
+    let mut text = String::new();
+    for item in items {
+        text.push_str(&item.to_string());
+        text.push('\n');
+    }
+    text
+}
+
+/// How this command speaks.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Ui {
+    pub ansi: Ansi,
+    pub form: Form,
+}
+
+impl Ui {
+    /// Returns whether data on standard output gets colours.
+    pub fn colours_out(self) -> bool {
+        self.ansi.on(&io::stdout())
+    }
+
+    /// Returns whether what we say on standard error gets colours.
+    pub fn colours_err(self) -> bool {
+        self.ansi.on(&io::stderr())
+    }
+
+    /// Prints data.
+    pub fn out(self, text: &str) -> io::Result<()> {
+        let mut out = io::stdout().lock();
+        out.write_all(text.as_bytes())?;
+        out.flush()
+    }
+
+    /// Prints a line for people beside the data.
+    pub fn say(self, text: &str) {
+        // Nobody may be there to read it, which is no reason to stop the work.
+        let _ = writeln!(io::stderr().lock(), "{text}");
+    }
+
+    pub fn warn(self, text: &str) {
+        let word = if self.colours_err() { YELLOW.paint("warning") } else { "warning".to_owned() };
+        self.say(&format!("{word}: {text}"));
+    }
+
+    /// Prints what went wrong, and below it what to do about it.
+    pub fn error(self, message: &str, hint: Option<&str>) {
+        let colours = self.colours_err();
+        let word = if colours { RED.paint("error") } else { "error".to_owned() };
+        self.say(&format!("{word}: {message}"));
+        if let Some(hint) = hint {
+            let word = if colours { GREEN.paint("help") } else { "help".to_owned() };
+            self.say(&format!("  {word}: {hint}"));
+        }
+    }
+
+    /// Shows faults of compose files, or remarks about them.
+    pub fn diagnostics(self, found: &[Diagnostic]) {
+        let colours = self.colours_err();
+        for diagnostic in found {
+            match self.form {
+                Form::Json => self.say(&diagnostics::json(diagnostic)),
+                _ => self.say(&diagnostics::render(diagnostic, colours)),
+            }
+        }
+        let errors = found.iter().filter(|diagnostic| diagnostic.severity == Severity::Error).count();
+        if errors > 1 && self.form != Form::Json {
+            self.say(&format!("{errors} errors"));
+        }
+    }
+
+    /// Asks a question on the terminal; anything but yes is no, and so is nobody there.
+    pub fn confirm(self, question: &str) -> bool {
+        let question = if self.colours_err() { BOLD.paint(question) } else { question.to_owned() };
+        let asked = write!(io::stderr().lock(), "{question} [yN] ");
+        let mut answer = String::new();
+        asked.is_ok()
+            && io::stdin().read_line(&mut answer).is_ok()
+            && matches!(answer.trim(), "y" | "Y" | "yes" | "Yes" | "YES")
+    }
+
+    /// Returns the place to show the steps of an operation, whose verb is `title`.
+    pub fn progress(self, title: &'static str) -> Progress {
+        Progress::new(self.form, self.colours_err(), title)
+    }
+}

@@ -1,0 +1,201 @@
+//! This process's terminal lent to a process in a container: raw, with its size, and given back as it was.
+
+use std::fs::File;
+use std::io::{self, Read as _, Write as _};
+use std::os::fd::AsFd as _;
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
+use rcompose_engine::shim::client::{Client, ClientError};
+use rcompose_engine::shim::protocol::{Exec, FromShim, ToShim};
+use rcompose_engine::sys::terminal::{set_window_size, window_size};
+
+/// How a process in a container came to its end.
+#[derive(Debug)]
+pub enum Ended {
+    /// With this exit code.
+    With(i32),
+    /// It was killed because this signal came.
+    Interrupted(i32),
+    NeverBegan(ClientError),
+}
+
+/// The terminal of standard input, in raw mode once the process runs.
+#[derive(Debug)]
+pub struct Session {
+    signals: SignalFd,
+    before: Termios,
+}
+
+impl Session {
+    /// Takes over the signals that concern a terminal. Must be called while this process has one thread.
+    pub fn begin() -> io::Result<Self> {
+        let signals = signals(&[Signal::SIGWINCH, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT])?;
+        Ok(Self { signals, before: tcgetattr(io::stdin())? })
+    }
+
+    /// Runs a process with a terminal of its own and connects the two, until it ends.
+    pub fn run(self, client: &mut Client, request: Exec) -> io::Result<Ended> {
+        let (number, master) = match client.exec(request, &[]) {
+            Ok((number, _, Some(master))) => (number, File::from(master)),
+            Ok((_, _, None)) => return Err(io::Error::other("the container gave no terminal")),
+            Err(error) => return Ok(Ended::NeverBegan(error)),
+        };
+        nonblocking(&master)?;
+        resize(&master);
+        let mut raw = self.before.clone();
+        cfmakeraw(&mut raw);
+        tcsetattr(io::stdin(), SetArg::TCSADRAIN, &raw)?;
+        self.connect(client, number, &master)
+    }
+
+    fn connect(&self, client: &Client, number: u32, mut master: &File) -> io::Result<Ended> {
+        let mut pending = Vec::new();
+        let (mut stdin_open, mut hung_up) = (true, false);
+        let mut buffer = [0; 1 << 14];
+        loop {
+            let stdin = io::stdin();
+            let mut fds = vec![
+                PollFd::new(client.as_fd(), PollFlags::POLLIN),
+                PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
+            ];
+            // A descriptor that has come to its end would be ready for ever.
+            if !hung_up {
+                let writing = if pending.is_empty() { PollFlags::empty() } else { PollFlags::POLLOUT };
+                fds.push(PollFd::new(master.as_fd(), PollFlags::POLLIN | writing));
+            }
+            // What was typed waits here while nobody reads it, and the rest of it where it is.
+            let typing = stdin_open && pending.is_empty();
+            if typing {
+                fds.push(PollFd::new(stdin.as_fd(), PollFlags::POLLIN));
+            }
+            match poll(&mut fds, PollTimeout::NONE) {
+                Err(Errno::EINTR) => continue,
+                result => result?,
+            };
+            let ready = |at: usize| fds.get(at).is_some_and(|fd| fd.any().unwrap_or(true));
+            let (told, signalled, typed) = (ready(0), ready(1), typing && ready(fds.len() - 1));
+            hung_up |= copy(master, &mut buffer)?;
+            if !pending.is_empty() {
+                match master.write(&pending) {
+                    Ok(count) => drop(pending.drain(..count)),
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    // The process is gone; its end will be told.
+                    Err(_) => pending.clear(),
+                }
+            }
+            if told && let Some(ended) = ended(client, number)? {
+                // What it wrote last is still on its way.
+                copy(master, &mut buffer)?;
+                return Ok(ended);
+            }
+            if signalled && let Some(signal) = self.signal(master)? {
+                kill(client, number);
+                return Ok(Ended::Interrupted(signal));
+            }
+            if typed {
+                let count = nix::unistd::read(&stdin, &mut buffer)?;
+                stdin_open = count > 0;
+                pending.extend_from_slice(&buffer[..count]);
+            }
+        }
+    }
+
+    /// Takes the signals that came; returns one that ends us.
+    fn signal(&self, master: &File) -> io::Result<Option<i32>> {
+        while let Some(signal) = self.signals.read_signal()? {
+            match i32::try_from(signal.ssi_signo).map(Signal::try_from) {
+                Ok(Ok(Signal::SIGWINCH)) => resize(master),
+                Ok(Ok(signal)) => return Ok(Some(signal as i32)),
+                _ => {}
+            }
+        }
+        Ok(None)
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        // The terminal may be gone, and then there is nothing to restore.
+        let _ = tcsetattr(io::stdin(), SetArg::TCSADRAIN, &self.before);
+    }
+}
+
+/// Waits for the end of a process that has our standard streams; a signal to end us ends it too.
+pub fn wait(client: &Client, number: u32) -> io::Result<Ended> {
+    let signals = signals(&[Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP])?;
+    loop {
+        let mut fds = [PollFd::new(client.as_fd(), PollFlags::POLLIN), PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut fds, PollTimeout::NONE) {
+            Err(Errno::EINTR) => continue,
+            result => result?,
+        };
+        let [told, signalled] = fds.map(|fd| fd.any().unwrap_or(true));
+        if told && let Some(ended) = ended(client, number)? {
+            return Ok(ended);
+        }
+        if signalled && let Some(signal) = signals.read_signal()? {
+            kill(client, number);
+            return Ok(Ended::Interrupted(i32::try_from(signal.ssi_signo).unwrap_or(0)));
+        }
+    }
+}
+
+/// Takes the next message of the shim, which has one; returns how the process ended, if that is what it says.
+fn ended(client: &Client, number: u32) -> io::Result<Option<Ended>> {
+    Ok(match client.receive()? {
+        Some((FromShim::ExecExited { exec, code }, _)) if exec == number => Some(Ended::With(code)),
+        Some(_) => None,
+        // The container ended, and with it everything in it was killed.
+        None => Some(Ended::With(128 + Signal::SIGKILL as i32)),
+    })
+}
+
+fn kill(client: &Client, number: u32) {
+    // A shim that is gone has taken the process along.
+    let _ = client.send(&ToShim::KillExec { exec: number }, &[]);
+}
+
+/// Copies everything that the process has written so far to standard output; returns whether nothing more can come.
+fn copy(mut master: &File, buffer: &mut [u8]) -> io::Result<bool> {
+    let mut out = io::stdout().lock();
+    loop {
+        match master.read(buffer) {
+            Ok(0) => break,
+            Ok(count) => out.write_all(&buffer[..count])?,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                out.flush()?;
+                return Ok(false);
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            // EIO: nobody has the other end open any more (ioctl_tty(2)).
+            Err(_) => break,
+        }
+    }
+    out.flush()?;
+    Ok(true)
+}
+
+fn resize(master: &File) {
+    // A terminal without a size, or one that is gone, is none that the process could be told of.
+    if let Ok(size) = window_size(io::stdin()) {
+        let _ = set_window_size(master, size);
+    }
+}
+
+/// Makes these signals readable instead of deadly.
+fn signals(signals: &[Signal]) -> io::Result<SignalFd> {
+    let set = signals.iter().copied().collect::<SigSet>();
+    set.thread_block()?;
+    Ok(SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?)
+}
+
+fn nonblocking(file: &File) -> io::Result<()> {
+    let flags = OFlag::from_bits_truncate(fcntl(file, FcntlArg::F_GETFL)?);
+    fcntl(file, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+    Ok(())
+}

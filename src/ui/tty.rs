@@ -1,0 +1,280 @@
+//! Progress as a block that changes in place: a header with a count, and a line for each thing.
+
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use super::colour::{BLUE, Colour, GREEN, RED, YELLOW};
+use super::human;
+use super::progress::{Event, State};
+
+/// How often a spinner turns and times are counted on.
+const TICK: Duration = Duration::from_millis(100);
+
+const SPINNER: [&str; 10] = ["⠋", "⠙", "⠹", "⠸", "⠼", "⠴", "⠦", "⠧", "⠇", "⠏"];
+
+/// The block of one operation.
+#[derive(Debug)]
+pub(super) struct Block {
+    shared: Arc<Shared>,
+    ticker: Mutex<Option<JoinHandle<()>>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    inner: Mutex<Inner>,
+    over: Condvar,
+}
+
+#[derive(Debug)]
+struct Inner {
+    title: &'static str,
+    colours: bool,
+    bars: MultiProgress,
+    header: ProgressBar,
+    lines: Vec<Line>,
+    frame: usize,
+    finished: bool,
+}
+
+#[derive(Debug)]
+struct Line {
+    id: String,
+    parent: Option<String>,
+    text: String,
+    status: String,
+    state: State,
+    amount: Option<(u64, Option<u64>)>,
+    started: Instant,
+    /// How long it took; `None` while it goes on.
+    took: Option<Duration>,
+    bar: ProgressBar,
+}
+
+impl Block {
+    pub(super) fn new(title: &'static str, colours: bool) -> Self {
+        let bars = MultiProgress::with_draw_target(ProgressDrawTarget::stderr());
+        let header = ProgressBar::new_spinner().with_style(style());
+        let inner = Inner { title, colours, bars, header, lines: Vec::new(), frame: 0, finished: false };
+        Self { shared: Arc::new(Shared { inner: Mutex::new(inner), over: Condvar::new() }), ticker: Mutex::new(None) }
+    }
+
+    pub(super) fn event(&self, event: &Event<'_>) {
+        let mut inner = self.shared.lock();
+        if inner.finished {
+            return;
+        }
+        if inner.lines.is_empty() {
+            let header = inner.header.clone();
+            inner.header = inner.bars.add(header);
+            let shared = Arc::clone(&self.shared);
+            let mut ticker = self.ticker.lock().expect("no holder of this lock panics");
+            ticker.get_or_insert_with(|| thread::spawn(move || shared.tick()));
+        }
+        inner.update(event);
+        inner.draw();
+    }
+
+    pub(super) fn line(&self, text: &str) {
+        // The terminal may be gone, which is no reason to stop the work.
+        let _ = self.shared.lock().bars.println(text);
+    }
+
+    pub(super) fn finish(&self) {
+        self.shared.lock().finish();
+        self.shared.over.notify_all();
+        let ticker = self.ticker.lock().expect("no holder of this lock panics").take();
+        if let Some(ticker) = ticker {
+            ticker.join().expect("drawing does not panic");
+        }
+    }
+}
+
+impl Drop for Block {
+    fn drop(&mut self) {
+        self.finish();
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().expect("no holder of this lock panics")
+    }
+
+    /// Draws again and again until the operation is over.
+    fn tick(&self) {
+        let mut inner = self.lock();
+        while !inner.finished {
+            inner = self.over.wait_timeout(inner, TICK).expect("no holder of this lock panics").0;
+            inner.frame += 1;
+            inner.draw();
+        }
+    }
+}
+
+impl Inner {
+    fn update(&mut self, event: &Event<'_>) {
+        let line = if let Some(known) = self.lines.iter_mut().position(|line| line.id == event.id) {
+            &mut self.lines[known]
+        } else {
+            // Parts stand below what they belong to.
+            let place = event
+                .parent
+                .and_then(|parent| {
+                    self.lines.iter().rposition(|line| line.id == parent || line.parent.as_deref() == Some(parent))
+                })
+                .map_or(self.lines.len(), |above| above + 1);
+            let bar = self.bars.insert(place + 1, ProgressBar::new_spinner().with_style(style()));
+            let line = Line {
+                id: event.id.to_owned(),
+                parent: event.parent.map(str::to_owned),
+                text: String::new(),
+                status: String::new(),
+                state: State::Working,
+                amount: None,
+                started: Instant::now(),
+                took: None,
+                bar,
+            };
+            self.lines.insert(place, line);
+            &mut self.lines[place]
+        };
+        event.text.clone_into(&mut line.text);
+        event.status.clone_into(&mut line.status);
+        line.state = event.state;
+        line.amount = event.amount;
+        if event.state == State::Working {
+            line.took = None;
+        } else {
+            line.took.get_or_insert_with(|| line.started.elapsed());
+        }
+    }
+
+    fn draw(&mut self) {
+        if self.finished || self.lines.is_empty() {
+            return;
+        }
+        let width = console::Term::stderr().size_checked().map_or(80, |(_, columns)| usize::from(columns));
+        let column = self.lines.iter().map(Line::label_width).max().unwrap_or(0);
+        for line in &self.lines {
+            line.bar.set_message(line.render(column, width, SPINNER[self.frame % SPINNER.len()], self.colours));
+        }
+        self.header.set_message(self.head());
+    }
+
+    fn head(&self) -> String {
+        // Parts are not counted for themselves.
+        let whole = || self.lines.iter().filter(|line| line.parent.is_none());
+        let done = whole().filter(|line| line.state != State::Working).count();
+        let all = whole().count();
+        let text = format!("[+] {} {done}/{all}", self.title);
+        if self.colours && done == all { BLUE.paint(&text) } else { text }
+    }
+
+    fn finish(&mut self) {
+        if self.finished {
+            return;
+        }
+        self.draw();
+        self.finished = true;
+        if self.lines.is_empty() {
+            return;
+        }
+        self.header.abandon();
+        for line in &self.lines {
+            line.bar.abandon();
+        }
+    }
+}
+
+impl Line {
+    fn indent(&self) -> usize {
+        if self.parent.is_some() { 3 } else { 1 }
+    }
+
+    /// Returns the characters up to the status.
+    fn label_width(&self) -> usize {
+        let text = self.text.chars().count();
+        self.indent() + 2 + self.id.chars().count() + if text > 0 { text + 1 } else { 0 }
+    }
+
+    /// Returns the line for a terminal of `width` columns, with the status at `column` and the time at the right.
+    fn render(&self, column: usize, width: usize, spinner: &str, colours: bool) -> String {
+        let (icon, colour): (&str, Option<Colour>) = match self.state {
+            State::Working => (spinner, Some(BLUE)),
+            State::Done => ("✔", Some(GREEN)),
+            State::Warning => ("!", Some(YELLOW)),
+            State::Error => ("✘", Some(RED)),
+        };
+        let paint = |colour: Option<Colour>, text: &str| match colour {
+            Some(colour) if colours => colour.paint(text),
+            _ => text.to_owned(),
+        };
+        let took = self.took.unwrap_or_else(|| self.started.elapsed());
+        let time = format!("{:.1}s ", took.as_secs_f64());
+        let label = if self.text.is_empty() { self.id.clone() } else { format!("{} {}", self.id, self.text) };
+        let gap = column - self.label_width() + 2;
+        let mut status = self.status.clone();
+        if let Some((current, total)) = self.amount {
+            let total = total.map(|total| format!("/{}", human::size(total))).unwrap_or_default();
+            status = format!("{status} {}{total}", human::size(current));
+        }
+        // What does not fit is cut, so that a line is one line.
+        let room = width.saturating_sub(column + 2 + time.len() + 1);
+        if status.chars().count() > room {
+            status = status.chars().take(room).collect();
+        }
+        let filling = room - status.chars().count() + 1;
+        let status = paint(colour.filter(|_| self.state != State::Working), &status);
+        format!(
+            "{:indent$}{} {label}{:gap$}{status}{:filling$}{}",
+            "",
+            paint(colour, icon),
+            "",
+            "",
+            paint(Some(BLUE), &time),
+            indent = self.indent(),
+        )
+    }
+}
+
+fn style() -> ProgressStyle {
+    ProgressStyle::with_template("{msg}").expect("the template is a constant and valid")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(id: &str, status: &str, state: State) -> Line {
+        Line {
+            id: id.to_owned(),
+            parent: None,
+            text: String::new(),
+            status: status.to_owned(),
+            state,
+            amount: None,
+            started: Instant::now(),
+            took: Some(Duration::from_millis(340)),
+            bar: ProgressBar::hidden(),
+        }
+    }
+
+    #[test]
+    fn statuses_and_times_stand_below_each_other() {
+        let (a, b) =
+            (line("Network p_default", "Created", State::Done), line("Container p-web-1", "Starting", State::Working));
+        let column = a.label_width().max(b.label_width());
+        assert_eq!(a.render(column, 50, "⠋", false), " ✔ Network p_default  Created                0.3s ");
+        assert_eq!(b.render(column, 50, "⠋", false), " ⠋ Container p-web-1  Starting               0.3s ");
+    }
+
+    #[test]
+    fn a_narrow_terminal_gets_a_cut_status() {
+        let a = line("Container p-web-1", "Skipped: something long", State::Warning);
+        assert_eq!(a.render(a.label_width(), 36, "⠋", false).chars().count(), 36);
+        assert!(a.render(a.label_width(), 5, "⠋", false).ends_with("0.3s "));
+    }
+}
