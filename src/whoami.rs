@@ -117,6 +117,8 @@ fn converse(stream: &TcpStream) -> io::Result<()> {
     stream.set_write_timeout(Some(PATIENCE))?;
     stream.set_nodelay(true)?;
     let remote = stream.peer_addr()?;
+    // One socket serves both families; IPv4 callers should see themselves as such.
+    let remote = SocketAddr::new(remote.ip().to_canonical(), remote.port());
     let mut reader = BufReader::new(stream);
     let mut writer = stream;
     loop {

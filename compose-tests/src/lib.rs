@@ -1,1 +1,13 @@
-//! Black-box test harness.
+//! Black-box tests of rcompose: the image factory, the harness that drives the built binary, and the benches.
+//!
+//! Nothing in here links rcompose: everything goes through its command line, as a user would.
+
+pub mod case;
+pub mod census;
+pub mod expect;
+pub mod factory;
+pub mod http;
+pub mod output;
+pub mod process;
+pub mod stack;
+pub mod wait;

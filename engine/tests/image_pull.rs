@@ -1,4 +1,13 @@
 //! Pulls from a real registry: Debian's `docker-registry`.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::large_stack_arrays,
+    clippy::needless_pass_by_value,
+    clippy::format_push_string,
+    reason = "helpers of tests fail by panicking, and say on the terminal what they skip"
+)]
 
 mod image_support;
 
@@ -10,8 +19,8 @@ use std::sync::{Arc, Mutex};
 use base64::Engine as _;
 use image_support::{Layer, Registry, Setup, TestImage, is_root, put_manifest, runtime};
 use rcompose_engine::image::{
-    ClientOptions, Descriptor, PullError, PullEvent, PullPhase, Reference, RegistryConfig, RegistrySettings, Store, media,
-    no_progress, prepare, pull, resolve_user, save_credentials,
+    ClientOptions, Descriptor, PullError, PullEvent, PullPhase, Reference, RegistryConfig, RegistrySettings, Store,
+    media, no_progress, prepare, pull, resolve_user, save_credentials,
 };
 use serde_json::json;
 
@@ -51,7 +60,12 @@ fn an_image_is_pulled_unpacked_and_read() {
     let sink = Arc::clone(&events);
     let reference = registry.reference("team/app:1");
     let pulled = runtime()
-        .block_on(pull(&setup.store, &reference, &setup.options, &(Arc::new(move |event: PullEvent| sink.lock().unwrap().push(event)) as _)))
+        .block_on(pull(
+            &setup.store,
+            &reference,
+            &setup.options,
+            &(Arc::new(move |event: PullEvent| sink.lock().unwrap().push(event)) as _),
+        ))
         .unwrap();
     assert_eq!(pulled.digest, image.digest());
     assert_eq!(pulled.docker.healthcheck.as_ref().unwrap().retries, 2);
@@ -168,8 +182,11 @@ fn many_pulls_at_once_fetch_each_layer_once() {
     let references: Vec<Reference> = (0..6)
         .map(|number| {
             let own = Layer::new().file("own", format!("{number}").as_bytes()).tar();
-            TestImage::new(&[(shared.clone(), "gzip"), (own, "gzip"), (shared.clone(), "gzip")])
-                .push(&registry.server, &format!("image{number}"), "latest");
+            TestImage::new(&[(shared.clone(), "gzip"), (own, "gzip"), (shared.clone(), "gzip")]).push(
+                &registry.server,
+                &format!("image{number}"),
+                "latest",
+            );
             registry.reference(&format!("image{number}"))
         })
         .collect();
@@ -178,7 +195,8 @@ fn many_pulls_at_once_fetch_each_layer_once() {
         let mut tasks = tokio::task::JoinSet::new();
         // Half of them through a store of its own, as another process would.
         for (number, reference) in references.iter().enumerate() {
-            let store = if number % 2 == 0 { Arc::clone(&setup.store) } else { Arc::new(Store::open(&setup.data()).unwrap()) };
+            let store =
+                if number % 2 == 0 { Arc::clone(&setup.store) } else { Arc::new(Store::open(&setup.data()).unwrap()) };
             let (reference, options, sink) = (reference.clone(), setup.options.clone(), Arc::clone(&downloads));
             tasks.spawn(async move {
                 let progress = Arc::new(move |event: PullEvent| {
@@ -245,7 +263,12 @@ fn a_registry_with_tls_is_believed_only_with_its_authority() {
         let (key, certificate) = (directory.join("key.pem"), directory.join("cert.pem"));
         let made = Command::new("openssl")
             .args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"])
-            .args(["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-addext", "basicConstraints=critical,CA:FALSE"])
+            .args([
+                "-addext",
+                "subjectAltName=DNS:localhost,IP:127.0.0.1",
+                "-addext",
+                "basicConstraints=critical,CA:FALSE",
+            ])
             .arg("-keyout")
             .arg(&key)
             .arg("-out")

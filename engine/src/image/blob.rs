@@ -76,6 +76,15 @@ pub(crate) fn write_file(temporary: &Path, destination: &Path, content: &[u8]) -
     pending.finish(destination)
 }
 
+/// Writes a whole file so that it is there whole or not at all, except that after a power cut it may be empty.
+pub(crate) fn write_volatile(temporary: &Path, destination: &Path, content: &[u8]) -> io::Result<()> {
+    let mut pending = PendingFile::create(temporary)?;
+    pending.file_mut().write_all(content)?;
+    fs::rename(&pending.temporary, destination)?;
+    pending.finished = true;
+    Ok(())
+}
+
 /// Makes renames in a directory durable.
 pub(crate) fn sync_directory(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()

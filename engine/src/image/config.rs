@@ -32,6 +32,8 @@ pub struct Image {
     pub size: u64,
     /// When it was built (RFC 3339).
     pub created: Option<String>,
+    /// Another image has taken its name; `reference` is the name by digest.
+    pub dangling: bool,
 }
 
 impl Image {

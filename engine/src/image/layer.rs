@@ -3,10 +3,10 @@
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::AsFd;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
-use super::blob::{PendingFile, sync_directory, write_file};
+use super::blob::{PendingFile, sync_directory, write_volatile};
 use super::decompress::Decompressor;
 use super::digest::{Digest, Hasher};
 use super::lock::Lock;
@@ -63,7 +63,7 @@ impl Store {
         job: &LayerJob,
         source: impl Read,
         blob: Option<(PendingFile, u64)>,
-        keep_partial: impl Fn() -> bool,
+        keep_partial: impl FnOnce() -> bool,
     ) -> Result<(), StoreError> {
         let layer = job.descriptor.digest;
         let mut input = match blob {
@@ -128,30 +128,42 @@ impl Store {
     }
 
     /// Makes an unpacked layer visible. It is complete, but durable only after [`Store::settle`].
+    #[expect(clippy::needless_pass_by_value, reason = "what is left of it is removed when it is committed")]
     fn commit_layer(&self, id: &Digest, aside: Aside) -> Result<(), StoreError> {
         let destination = self.layer_path(id);
         let meta = self.meta_path(id);
         let size = format!("{} {}\n", aside.unpacked.bytes, aside.unpacked.entries);
-        write_file(&self.temporary(), &meta, size.as_bytes()).map_err(io_error("write", &meta))?;
-        // The mark is durable before the directory can be seen.
-        let mark = self.unsynced_path(id);
-        write_file(&self.temporary(), &mark, self.boot().as_bytes()).map_err(io_error("write", &mark))?;
+        // Only for listings: not worth waiting for a disk.
+        write_volatile(&self.temporary(), &meta, size.as_bytes()).map_err(io_error("write", &meta))?;
         if destination.exists() {
             // It is from before a power cut and was not believed; no container of this boot can have it mounted.
             remove_path(&destination).map_err(io_error("remove", &destination))?;
+        }
+        // A link's target is part of its inode, so that journals keep it in order with the rename below: whoever sees the
+        // layer after a power cut sees the mark.
+        let mark = self.unsynced_path(id);
+        match symlink(self.boot(), &mark) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                fs::remove_file(&mark).map_err(io_error("remove", &mark))?;
+                symlink(self.boot(), &mark).map_err(io_error("create", &mark))?;
+            }
+            result => result.map_err(io_error("create", &mark))?,
         }
         let root = aside.root();
         fs::rename(&root, &destination).map_err(io_error("rename", &root))
     }
 
-    /// Makes all layers of this boot durable and takes their marks away. Slow (`syncfs(2)`), and never urgent.
+    /// Makes all layers of this boot durable and takes their marks away.
+    ///
+    /// It is never urgent, and may take the disk seconds (`syncfs(2)`), in which a process cannot even exit: it is for a
+    /// thread of a process that stays, and not for a command that somebody waits for.
     pub fn settle(&self) -> Result<(), StoreError> {
         let _lease = self.lease()?;
         let directory = self.layers().join(".unsynced");
         let mut marks: Vec<PathBuf> = Vec::new();
         for entry in fs::read_dir(&directory).map_err(io_error("list", &directory))? {
             let path = entry.map_err(io_error("list", &directory))?.path();
-            if fs::read_to_string(&path).is_ok_and(|boot| boot == self.boot()) {
+            if fs::read_link(&path).is_ok_and(|boot| boot == Path::new(self.boot())) {
                 marks.push(path);
             }
         }

@@ -36,21 +36,6 @@ impl Lock {
         }
     }
 
-    /// Takes the lock if nobody has it.
-    pub(crate) fn try_exclusive(path: &Path) -> io::Result<Option<Self>> {
-        loop {
-            let file = open(path)?;
-            match file.try_lock() {
-                Ok(()) if is_current(&file, path)? => {
-                    return Ok(Some(Self { file, path: path.to_owned(), temporary: true }));
-                }
-                Ok(()) => {}
-                Err(TryLockError::WouldBlock) => return Ok(None),
-                Err(TryLockError::Error(error)) => return Err(error),
-            }
-        }
-    }
-
     /// Waits until nobody holds the lock exclusively, and keeps it so. The file stays.
     pub(crate) fn shared(path: &Path) -> io::Result<Self> {
         let file = open(path)?;
@@ -108,7 +93,7 @@ mod tests {
                     for _ in 0..50 {
                         let lock = Lock::exclusive(&path, || ()).unwrap();
                         assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0);
-                        assert!(Lock::try_exclusive(&path).unwrap().is_none());
+                        assert!(File::open(&path).unwrap().try_lock().is_err());
                         inside.fetch_sub(1, Ordering::SeqCst);
                         drop(lock);
                     }

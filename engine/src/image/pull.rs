@@ -132,7 +132,7 @@ pub enum PullError {
         image: String,
         /// What went wrong.
         #[source]
-        source: RegistryError,
+        source: Box<RegistryError>,
     },
     /// No registry has the image.
     #[error("manifest for {image} not found: {source}")]
@@ -141,7 +141,7 @@ pub enum PullError {
         image: String,
         /// What the registry said.
         #[source]
-        source: RegistryError,
+        source: Box<RegistryError>,
     },
     /// The registry does not show the image to us, or does not have it.
     #[error("pull access denied for {image}, repository does not exist or may require 'rcompose login': {source}")]
@@ -150,7 +150,7 @@ pub enum PullError {
         image: String,
         /// What the registry said.
         #[source]
-        source: RegistryError,
+        source: Box<RegistryError>,
     },
     /// The image is none that can be used here.
     #[error("cannot pull {image}: {source}")]
@@ -177,7 +177,7 @@ pub enum PullError {
         image: String,
         /// What was being written.
         #[source]
-        source: StoreError,
+        source: Box<StoreError>,
     },
     /// The store cannot take it: what came is wrong, or the disk is.
     #[error("cannot pull {image}: {source}")]
@@ -186,7 +186,7 @@ pub enum PullError {
         image: String,
         /// What went wrong.
         #[source]
-        source: StoreError,
+        source: Box<StoreError>,
     },
     /// The built-in image cannot be made.
     #[error("cannot make {image}: {source}")]
@@ -195,7 +195,7 @@ pub enum PullError {
         image: String,
         /// What went wrong.
         #[source]
-        source: BuiltinError,
+        source: Box<BuiltinError>,
     },
     /// It took too long.
     #[error("cannot pull {image}: not done within {} s", limit.as_secs())]
@@ -221,7 +221,8 @@ impl PullError {
 
     fn registry(image: &Reference, source: RegistryError) -> Self {
         let image = image.familiar();
-        match source {
+        let source = Box::new(source);
+        match *source {
             RegistryError::NotFound { .. } => Self::NotFound { image, source },
             RegistryError::Denied { .. } => Self::Denied { image, source },
             _ => Self::Registry { image, source },
@@ -230,6 +231,7 @@ impl PullError {
 
     fn store(image: &Reference, source: StoreError) -> Self {
         let image = image.familiar();
+        let source = Box::new(source);
         if source.is_disk_full() { Self::DiskFull { image, source } } else { Self::Store { image, source } }
     }
 }
@@ -270,7 +272,7 @@ pub async fn prepare(
     if builtin::is_builtin(reference) && options.builtin.is_some() {
         return make_builtin(store, reference, options).await.map(Some);
     }
-    let Some(Some(image)) = store.load_by_name(reference).map_err(failed)? else {
+    let Some(image) = store.load_by_name(reference).map_err(failed)? else {
         return Ok(None);
     };
     let missing: Vec<usize> = (0..image.diff_ids.len()).filter(|at| !store.has_layer(&image.diff_ids[*at])).collect();
@@ -287,7 +289,7 @@ pub async fn prepare(
 }
 
 async fn make_builtin(store: &Arc<Store>, reference: &Reference, options: &PullOptions) -> Result<Image, PullError> {
-    let failed = |source| PullError::Builtin { image: reference.familiar(), source };
+    let failed = |source| PullError::Builtin { image: reference.familiar(), source: Box::new(source) };
     let binary = options.builtin.clone().ok_or_else(|| failed(BuiltinError::NoBinary))?;
     let (store, name) = (Arc::clone(store), reference.clone());
     tokio::task::spawn_blocking(move || builtin::ensure(&store, &name, &binary))
@@ -353,19 +355,6 @@ impl Pull<'_> {
         .await
         .map_err(|_| PullError::Worker { image: reference.familiar() })?
         .map_err(store_failed)?;
-        // Writing tens of thousands of files out takes the disk seconds that nobody has to wait for.
-        let store = Arc::clone(self.store);
-        std::thread::Builder::new()
-            .name("image-settle".to_owned())
-            .spawn(move || {
-                if let Err(error) = store.settle() {
-                    tracing::warn!(%error, "cannot make layers durable");
-                }
-            })
-            .map_err(|source| {
-                let path = self.store.layers().to_owned();
-                store_failed(StoreError::Io { action: "start a thread for", path, source })
-            })?;
         self.report(None, PullPhase::Done { updated, digest: source_digest }, total, total);
         Ok(Image { reference: reference.clone(), ..image })
     }
@@ -494,10 +483,26 @@ impl LayerTask {
 /// `working` is held by whatever makes files, for as long as it does.
 async fn fetch_layer(task: LayerTask, working: mpsc::Sender<()>) -> Result<(), PullError> {
     let task = Arc::new(task);
+    let mut is_resumed = false;
+    match try_fetch_layer(&task, working.clone(), &mut is_resumed).await {
+        // The machine may have gone down while the first part was written: what was thought to be there is not.
+        Err(PullError::Store { source, .. }) if is_resumed => {
+            task.report(PullPhase::Retrying { message: source.to_string() }, 0);
+            try_fetch_layer(&task, working, &mut is_resumed).await
+        }
+        result => result,
+    }
+}
+
+async fn try_fetch_layer(
+    task: &Arc<LayerTask>,
+    working: mpsc::Sender<()>,
+    is_resumed: &mut bool,
+) -> Result<(), PullError> {
     let size = task.job.descriptor.size;
     // The lock before the permit: who waits for another process must not keep others from working.
     let locks = {
-        let waiting = Arc::clone(&task);
+        let waiting = Arc::clone(task);
         on_thread("image-lock", move || {
             waiting.store.lock_layer(&waiting.job, || waiting.report(PullPhase::Waiting, 0))
         })
@@ -512,7 +517,7 @@ async fn fetch_layer(task: LayerTask, working: mpsc::Sender<()>) -> Result<(), P
     let permit = Arc::clone(&task.options.jobs).acquire_owned().await.expect("the semaphore is never closed");
     task.report(PullPhase::Downloading, 0);
     if task.store.has_blob(&task.job.descriptor.digest) {
-        let unpacking = Arc::clone(&task);
+        let unpacking = Arc::clone(task);
         let unpacked = on_thread("image-unpack", move || {
             let _held = (locks, permit, working);
             let path = unpacking.store.blob_path(&unpacking.job.descriptor.digest);
@@ -521,7 +526,7 @@ async fn fetch_layer(task: LayerTask, working: mpsc::Sender<()>) -> Result<(), P
         })
         .await
         .map_err(|_| task.worker())?;
-        return finish(&task, unpacked);
+        return finish(task, unpacked);
     }
     let Some(endpoint) = &task.endpoint else {
         let error = StoreError::MissingBlob { digest: task.job.descriptor.digest };
@@ -539,9 +544,10 @@ async fn fetch_layer(task: LayerTask, working: mpsc::Sender<()>) -> Result<(), P
         }
         Err(error) => return Err(PullError::store(&task.reference, error)),
     };
+    *is_resumed = resumed > 0;
     let (sender, receiver) = mpsc::channel(CHUNKS);
     let unpacking = {
-        let task = Arc::clone(&task);
+        let task = Arc::clone(task);
         on_thread("image-unpack", move || {
             let _held = (locks, permit, working);
             let mut source = ChannelReader { receiver, current: Bytes::new(), ended: false, abandoned: false };
@@ -575,7 +581,7 @@ async fn fetch_layer(task: LayerTask, working: mpsc::Sender<()>) -> Result<(), P
     let unpacked = unpacking.await.map_err(|_| task.worker())?;
     match downloaded {
         // The receiver went away, so it has something to say.
-        Err(RegistryError::Abandoned) | Ok(()) => finish(&task, unpacked),
+        Err(RegistryError::Abandoned) | Ok(()) => finish(task, unpacked),
         Err(error) => Err(PullError::registry(&task.reference, error)),
     }
 }

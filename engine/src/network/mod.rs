@@ -80,7 +80,7 @@ pub enum NetworkError {
         container: String,
         network: String,
         #[source]
-        source: LinkError,
+        source: Box<LinkError>,
     },
     #[error("cannot start the thread for networks")]
     Thread(#[source] io::Error),
@@ -199,6 +199,17 @@ struct Running {
     reservations: Vec<Reservation>,
     /// Ends the relays.
     stop: CancellationToken,
+    /// The relays, which hold copies of the ports' sockets.
+    relays: TaskTracker,
+}
+
+impl Running {
+    /// Ends everything, and returns when nothing of ours holds a socket of the container any more.
+    async fn end(self) {
+        self.stop.cancel();
+        self.relays.close();
+        self.relays.wait().await;
+    }
 }
 
 #[derive(Debug)]
@@ -208,7 +219,6 @@ struct Shared {
     tables: Arc<Tables>,
     forwarder: Arc<Forwarder>,
     running: Mutex<BTreeMap<Id, Running>>,
-    tasks: TaskTracker,
     stop: CancellationToken,
 }
 
@@ -240,7 +250,6 @@ impl Networks {
             tables,
             forwarder: Arc::new(Forwarder::new(options.resolv_conf)),
             running: Mutex::default(),
-            tasks,
             stop,
         };
         shared.worker.run(worker::Worker::load).await?;
@@ -440,7 +449,15 @@ impl Networks {
             None => None,
         };
         let stop = self.0.stop.child_token();
-        let running = Running { sandbox: sandbox.clone(), resolver, networks, reservations, stop: stop.clone() };
+        let relays = TaskTracker::new();
+        let running = Running {
+            sandbox: sandbox.clone(),
+            resolver,
+            networks,
+            reservations,
+            stop: stop.clone(),
+            relays: relays.clone(),
+        };
         // Whatever fails below, the container's entry is there for `leave` to clear.
         let old = self.running().insert(member.id.clone(), running);
         if let Some(old) = old {
@@ -448,22 +465,21 @@ impl Networks {
         }
         for (port, target, socket) in self.relays(&member.id, states).map_err(failed)? {
             let address = SocketAddr::new(port.host_ip, port.host_port);
-            relay::start(socket, port.protocol, target, &self.0.tasks, stop.clone())
+            relay::start(socket, port.protocol, target, &relays, stop.clone())
                 .map_err(|source| NetworkError::Relay { container: container(), port: address, source })?;
         }
         Ok(())
     }
 
-    /// The published IPv6 ports of a container with where they lead and copies of their sockets.
-    #[expect(clippy::type_complexity, reason = "it is unpacked by its only caller")]
+    /// The published ports of a container with where they lead and copies of their sockets.
     fn relays(&self, container: &Id, states: &[EndpointState]) -> io::Result<Vec<(BoundPort, SocketAddr, OwnedFd)>> {
         let Some((_, ipv4, ipv6)) = publish_target(states) else { return Ok(Vec::new()) };
-        let target = ipv6.map(IpAddr::V6).or(ipv4.map(IpAddr::V4));
+        let (ipv4, ipv6) = (ipv4.map(IpAddr::V4), ipv6.map(IpAddr::V6));
         let mut relays = Vec::new();
-        if let (Some(running), Some(target)) = (self.running().get(container), target) {
+        if let Some(running) = self.running().get(container) {
             for Reservation { port, socket } in &running.reservations {
-                // Also where the kernel leads IPv6 into the container: it cannot do so for `::1`.
-                if port.host_ip.is_ipv6() {
+                let target = if port.host_ip.is_ipv4() { ipv4.or(ipv6) } else { ipv6.or(ipv4) };
+                if let Some(target) = target {
                     let target = SocketAddr::new(target, port.container_port);
                     relays.push((port.clone(), target, socket.try_clone()?));
                 }
@@ -493,9 +509,10 @@ impl Networks {
         let sandbox = self.0.sandboxes.adopt(netns, udp, tcp).await?;
         let mut reservations = Vec::new();
         for port in ports {
-            match kept.remove(&port::name(port)) {
-                Some(socket) => reservations.push(Reservation { port: port.clone(), socket }),
-                None => tracing::warn!(container = member.name, ?port, "the socket of a published port was lost"),
+            if let Some(socket) = kept.remove(&port::name(port)) {
+                reservations.push(Reservation { port: port.clone(), socket });
+            } else {
+                tracing::warn!(container = member.name, ?port, "the socket of a published port was lost");
             }
         }
         let (who, what) = (member.clone(), states.to_vec());
@@ -547,7 +564,7 @@ impl Networks {
         let left = self.0.worker.run(move |worker| worker.leave(&id)).await;
         let running = self.running().remove(container);
         if let Some(running) = running {
-            running.stop.cancel();
+            running.end().await;
         }
         left
     }
@@ -558,7 +575,7 @@ impl Networks {
         let forgotten = self.0.worker.run(move |worker| worker.forget(&id)).await;
         let running = self.running().remove(container);
         if let Some(running) = running {
-            running.stop.cancel();
+            running.end().await;
         }
         forgotten
     }

@@ -1,15 +1,17 @@
 //! Published ports: which are free, who has those that are not, and how nobody else takes ours.
 //!
 //! The packet filter leads a port into its container without a socket, so any other program could bind the same port
-//! and never hear a thing. Each published port is therefore also bound, never listened on, by a socket that lives as
-//! long as the container: a conflict is an error on either side. On IPv6 addresses of a container without IPv6 the
-//! socket does listen, and `relay` carries the bytes.
+//! and never hear a thing. Each published port is therefore also bound by a socket that lives as long as the container:
+//! a conflict is an error on either side. What the kernel cannot lead (IPv6 to a container without it, a container's
+//! question to its own published port) arrives at that socket, and `relay` carries it.
 
 use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::socket::{
@@ -23,9 +25,9 @@ use crate::container::state::BoundPort;
 /// Why a port could not be published.
 #[derive(Debug, thiserror::Error)]
 pub enum PortError {
-    #[error("port {address}/{} is already in use{}{}", protocol.as_str(), by(holder), advice(next))]
+    #[error("port {address}/{} is already in use{}{}", protocol.as_str(), by(holder.as_deref()), advice(*next))]
     InUse { address: SocketAddr, protocol: Protocol, holder: Option<String>, next: Option<u16> },
-    #[error("none of the ports {}-{} of {address}/{} is free{}", range.0, range.1, protocol.as_str(), by(holder))]
+    #[error("none of the ports {}-{} of {address}/{} is free: the first is in use{}", range.0, range.1, protocol.as_str(), by(holder.as_deref()))]
     RangeInUse { address: IpAddr, protocol: Protocol, range: (u16, u16), holder: Option<String> },
     #[error("cannot publish a port at {0}, which is not an address of this host")]
     NotLocal(IpAddr),
@@ -40,11 +42,11 @@ pub enum PortError {
     NoneFree { address: IpAddr, protocol: Protocol },
 }
 
-fn by(holder: &Option<String>) -> String {
-    holder.as_ref().map(|holder| format!(" by {holder}")).unwrap_or_default()
+fn by(holder: Option<&str>) -> String {
+    holder.map(|holder| format!(" by {holder}")).unwrap_or_default()
 }
 
-fn advice(next: &Option<u16>) -> String {
+fn advice(next: Option<u16>) -> String {
     next.map(|port| format!("; the next free port is {port}")).unwrap_or_default()
 }
 
@@ -116,7 +118,13 @@ pub(crate) fn reserve(
         container_port: wanted.container_port,
         protocol: wanted.protocol,
     };
-    let holder = ours(&as_bound).or_else(|| process_holding(busy, wanted.protocol));
+    let holder = match ours(&as_bound) {
+        Some(holder) => Some(holder),
+        None => match after_a_shim_of_ours(wanted, &addresses, optional_v6, busy) {
+            Some(bound) => return bound,
+            None => process_holding(busy, wanted.protocol).map(|(_, holder)| holder),
+        },
+    };
     let (first, last) = wanted.host_port.unwrap_or((busy.port(), busy.port()));
     if last > first {
         let range = (first, last);
@@ -125,6 +133,33 @@ pub(crate) fn reserve(
     let next = (busy.port().saturating_add(1)..=busy.port().saturating_add(NEXT))
         .find(|port| matches!(attempt(wanted, &addresses, *port, optional_v6), Ok(Attempt::Bound(_))));
     Err(PortError::InUse { address: busy, protocol: wanted.protocol, holder, next })
+}
+
+/// A container that is started again may find its port still open in the process that kept it for the last run, which
+/// is about to end. Tries again while the holder is a process of this very program.
+fn after_a_shim_of_ours(
+    wanted: &PublishedPort,
+    addresses: &[IpAddr],
+    optional_v6: bool,
+    busy: SocketAddr,
+) -> Option<Result<Vec<Reservation>, PortError>> {
+    const WAIT: Duration = Duration::from_millis(5);
+    const TIMES: usize = 20;
+    wanted.host_port.filter(|(first, last)| first == last)?;
+    let program = |pid: &str| fs::metadata(format!("/proc/{pid}/exe")).map(|meta| (meta.dev(), meta.ino())).ok();
+    for _ in 0..TIMES {
+        match attempt(wanted, addresses, busy.port(), optional_v6) {
+            Ok(Attempt::Bound(bound)) => return Some(Ok(bound)),
+            Ok(Attempt::Busy(_)) => {}
+            Err(error) => return Some(Err(error)),
+        }
+        let (pid, _) = process_holding(busy, wanted.protocol)?;
+        if pid == std::process::id() || program(&pid.to_string()) != program("self") {
+            return None;
+        }
+        std::thread::sleep(WAIT);
+    }
+    None
 }
 
 fn attempt(wanted: &PublishedPort, addresses: &[IpAddr], port: u16, optional_v6: bool) -> Result<Attempt, PortError> {
@@ -171,52 +206,37 @@ fn bind_one(address: SocketAddr, protocol: Protocol) -> Result<(OwnedFd, u16), E
     if address.is_ipv6() {
         setsockopt(&fd, sockopt::Ipv6V6Only, &true)?;
     }
-    let mut result = bind_to(&fd, address);
-    if result == Err(Errno::EADDRINUSE) && protocol == Protocol::Tcp && only_time_wait(address) {
-        // Nobody has it; only connections of a former owner are being remembered. The flag is taken back at once, so
-        // that nobody else can come in beside us and listen.
+    if protocol == Protocol::Tcp {
+        // Connections that a former owner is still remembering (TIME_WAIT) are in nobody's way. It lets nobody in beside
+        // us, since we listen.
         setsockopt(&fd, sockopt::ReuseAddr, &true)?;
-        result = bind_to(&fd, address);
-        setsockopt(&fd, sockopt::ReuseAddr, &false)?;
     }
-    result?;
-    // Datagrams that are not led into the container have no reader; they need no memory either.
-    if protocol == Protocol::Udp && address.is_ipv4() {
-        setsockopt(&fd, sockopt::RcvBuf, &0)?;
+    match address {
+        SocketAddr::V4(v4) => bind(fd.as_raw_fd(), &SockaddrIn::from(v4))?,
+        SocketAddr::V6(v6) => bind(fd.as_raw_fd(), &SockaddrIn6::from(v6))?,
     }
     let port = if address.is_ipv4() {
         getsockname::<SockaddrIn>(fd.as_raw_fd())?.port()
     } else {
         getsockname::<SockaddrIn6>(fd.as_raw_fd())?.port()
     };
-    if protocol == Protocol::Tcp && address.is_ipv6() {
+    if protocol == Protocol::Tcp {
         listen(&fd, Backlog::MAXCONN)?;
     }
     Ok((fd, port))
-}
-
-fn bind_to(fd: &OwnedFd, address: SocketAddr) -> Result<(), Errno> {
-    match address {
-        SocketAddr::V4(v4) => bind(fd.as_raw_fd(), &SockaddrIn::from(v4)),
-        SocketAddr::V6(v6) => bind(fd.as_raw_fd(), &SockaddrIn6::from(v6)),
-    }
 }
 
 /// A line of `/proc/net/{tcp,udp}{,6}` (`proc_pid_net(5)`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Entry {
     local: SocketAddr,
-    state: u8,
     inode: u64,
 }
-
-const TIME_WAIT: u8 = 6;
 
 fn parse_entry(line: &str) -> Option<Entry> {
     let mut fields = line.split_whitespace();
     let local = fields.nth(1)?;
-    let state = u8::from_str_radix(fields.nth(1)?, 16).ok()?;
-    let inode = fields.nth(5)?.parse().ok()?;
+    let inode = fields.nth(7)?.parse().ok()?;
     let (address, port) = local.split_once(':')?;
     let port = u16::from_str_radix(port, 16).ok()?;
     // Each group of eight digits is a 32-bit word in the host's byte order.
@@ -228,7 +248,7 @@ fn parse_entry(line: &str) -> Option<Entry> {
         [_, _, _, _] => Ipv6Addr::from(<[u8; 16]>::try_from(words.concat()).ok()?).into(),
         _ => return None,
     };
-    Some(Entry { local: SocketAddr::new(address, port), state, inode })
+    Some(Entry { local: SocketAddr::new(address, port), inode })
 }
 
 /// Lists the sockets that keep `address` from being bound.
@@ -251,13 +271,8 @@ fn conflicts(address: SocketAddr, protocol: Protocol) -> Vec<Entry> {
     found
 }
 
-fn only_time_wait(address: SocketAddr) -> bool {
-    let found = conflicts(address, Protocol::Tcp);
-    !found.is_empty() && found.iter().all(|entry| entry.state == TIME_WAIT)
-}
-
 /// Returns pid and command line of the process that keeps a port from being bound.
-fn process_holding(address: SocketAddr, protocol: Protocol) -> Option<String> {
+fn process_holding(address: SocketAddr, protocol: Protocol) -> Option<(u32, String)> {
     let sockets: Vec<String> =
         conflicts(address, protocol).iter().filter(|e| e.inode != 0).map(|e| format!("socket:[{}]", e.inode)).collect();
     // A socket that is bound and does not listen is in no table; it may still be found by nobody.
@@ -266,21 +281,21 @@ fn process_holding(address: SocketAddr, protocol: Protocol) -> Option<String> {
     }
     for process in fs::read_dir("/proc").ok()?.flatten() {
         let name = process.file_name();
-        let Some(pid) = name.to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
+        let Some(pid) = name.to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
         let Ok(descriptors) = fs::read_dir(process.path().join("fd")) else { continue };
         let holds = descriptors.flatten().any(|descriptor| {
             fs::read_link(descriptor.path())
                 .is_ok_and(|target| target.to_str().is_some_and(|target| sockets.iter().any(|s| s == target)))
         });
         if holds {
-            return Some(format!("process {pid} ({})", command_line(pid)));
+            return Some((pid, format!("process {pid} ({})", command_line(pid))));
         }
     }
     None
 }
 
 /// Returns a process's command line, shortened for a message.
-fn command_line(pid: i32) -> String {
+fn command_line(pid: u32) -> String {
     let bytes = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     let words: Vec<String> =
         bytes.split(|b| *b == 0).filter(|w| !w.is_empty()).map(|w| String::from_utf8_lossy(w).into_owned()).collect();
@@ -297,11 +312,11 @@ mod tests {
         let four =
             "   0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 4711 1 0";
         let entry = parse_entry(four).unwrap();
-        assert_eq!((entry.local.to_string().as_str(), entry.state, entry.inode), ("127.0.0.1:8080", 10, 4711));
+        assert_eq!((entry.local.to_string().as_str(), entry.inode), ("127.0.0.1:8080", 4711));
         let six = "   1: 00000000000000000000000001000000:0050 00000000000000000000000000000000:0000 06 \
                    00000000:00000000 03:00000000 00000000     0        0 0 3 0";
         let entry = parse_entry(six).unwrap();
-        assert_eq!((entry.local.to_string().as_str(), entry.state), ("[::1]:80", TIME_WAIT));
+        assert_eq!((entry.local.to_string().as_str(), entry.inode), ("[::1]:80", 0));
         assert_eq!(parse_entry("sl local_address"), None);
     }
 

@@ -1,5 +1,6 @@
-//! Carries bytes from published IPv6 ports to containers, where the kernel's address translation cannot: it does not
-//! translate between IPv6 and IPv4, nor lead connections from `::1` away from the loopback device.
+//! Carries bytes from published ports to containers where the kernel's address translation cannot: it does not
+//! translate between IPv6 and IPv4, nor lead connections from `::1` away from the loopback device, nor a container's
+//! connection back to itself.
 //!
 //! It runs as tasks of the supervisor. While that is away, connections wait in the listening socket, which the shim
 //! keeps open.
@@ -22,7 +23,7 @@ use crate::container::config::Protocol;
 /// Bytes in flight in each direction of a connection.
 const BUFFER: usize = 64 << 10;
 /// How long a UDP peer is remembered after its last datagram, as connection tracking does for a stream.
-const UDP_IDLE: Duration = Duration::from_secs(120);
+const UDP_IDLE: Duration = Duration::from_mins(2);
 /// UDP peers at once; above it new ones are ignored.
 const UDP_PEERS: usize = 1024;
 

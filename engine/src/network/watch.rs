@@ -78,10 +78,9 @@ async fn watch_registries((inotify, readable): (Inotify, AsyncFd<OwnedFd>), work
 }
 
 async fn watch_kernel(filter: AsyncFd<OwnedFd>, links: AsyncFd<OwnedFd>, worker: worker::Handle) {
-    let own_pid = std::process::id();
     loop {
         let broken = tokio::select! {
-            seen = news(&filter, |datagram| foreign_change(datagram, own_pid)) => seen,
+            seen = news(&filter, foreign_change) => seen,
             seen = news(&links, lost_bridge) => seen,
         };
         if !broken {
@@ -124,11 +123,13 @@ async fn news(fd: &AsyncFd<OwnedFd>, interesting: impl Fn(&[u8]) -> bool) -> boo
     }
 }
 
-/// Returns whether a datagram announces rules that another process made.
-fn foreign_change(datagram: &[u8], own_pid: u32) -> bool {
+/// Returns whether a datagram announces rules that none of our supervisors made: `NFTA_GEN_PROC_NAME` is the name of the
+/// thread that did.
+fn foreign_change(datagram: &[u8]) -> bool {
+    const MAKER: u16 = 3;
     messages(datagram).filter(|(kind, ..)| *kind == nft::SUBSYSTEM_GENERATION).any(|(_, _, _, payload)| {
-        let maker = attributes(payload.get(4..).unwrap_or_default()).find(|(kind, _)| *kind == 2);
-        maker.and_then(|(_, pid)| pid.try_into().ok()).map(u32::from_be_bytes) != Some(own_pid)
+        let maker = attributes(payload.get(4..).unwrap_or_default()).find(|(kind, _)| *kind == MAKER);
+        maker.is_none_or(|(_, name)| name.strip_suffix(b"\0").unwrap_or(name) != worker::THREAD.as_bytes())
     })
 }
 

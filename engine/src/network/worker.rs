@@ -29,6 +29,9 @@ use crate::root::Root;
 
 type Job = Box<dyn FnOnce(&mut Worker) + Send>;
 
+/// The thread's name, by which supervisors know each other's changes of the packet filter.
+pub(crate) const THREAD: &str = "rcompose-net";
+
 /// The way to the thread. It ends when the last of these is gone.
 #[derive(Debug, Clone)]
 pub(crate) struct Handle(mpsc::Sender<Job>);
@@ -74,6 +77,8 @@ pub(crate) struct Worker {
     /// Records as they were last read.
     networks: BTreeMap<Id, Network>,
     leases: BTreeMap<Id, (Stamp, Leases)>,
+    /// Which registries the resolver's tables were made of.
+    shown: BTreeMap<Id, Option<Stamp>>,
     /// Networks that containers of ours are on, or that we were asked to ensure: those we repair.
     used: BTreeSet<Id>,
     /// Published ports, by container.
@@ -103,6 +108,7 @@ pub(crate) fn start(root: &Root, pools: Vec<Pool>, tables: Arc<Tables>) -> Resul
             filter,
             networks: BTreeMap::new(),
             leases: BTreeMap::new(),
+            shown: BTreeMap::new(),
             used: BTreeSet::new(),
             published: BTreeMap::new(),
             tables,
@@ -114,10 +120,13 @@ pub(crate) fn start(root: &Root, pools: Vec<Pool>, tables: Arc<Tables>) -> Resul
             job(&mut worker);
         }
     };
-    std::thread::Builder::new().name("network".into()).spawn(work).map_err(NetworkError::Thread)?;
+    std::thread::Builder::new().name(THREAD.into()).spawn(work).map_err(NetworkError::Thread)?;
     started.recv().map_err(|_| NetworkError::Gone)??;
     Ok(Handle(sender))
 }
+
+/// How often a subnet is chosen anew because somebody else was faster.
+const ATTEMPTS: usize = 16;
 
 /// What is written to disk: the network, and whether it is on its way out.
 #[derive(Debug, serde::Serialize, serde::Deserialize)]
@@ -173,16 +182,64 @@ impl Worker {
     }
 
     /// Makes a network if there is none of its name, and repairs what is broken of it. Returns whether it is new.
+    ///
+    /// If it cannot be made, nothing of it is left.
     pub(crate) fn ensure(&mut self, config: &NetworkConfig) -> Result<(Network, bool), NetworkError> {
-        let lock = store::lock(&self.records)?;
-        let (network, created) = match self.by_name(&config.name) {
-            Ok(network) => (network, false),
-            Err(NetworkError::Unknown(_)) => (self.allocate(config)?, true),
-            Err(error) => return Err(error),
-        };
-        drop(lock);
-        self.realise(&network)?;
-        Ok((network, created))
+        for _ in 0..ATTEMPTS {
+            // Held until the network is there or gone again: who else wants it must not find it half-made.
+            let _lock = store::lock(&self.records)?;
+            let (network, created) = match self.by_name(&config.name) {
+                Ok(network) => (network, false),
+                Err(NetworkError::Unknown(_)) => (self.allocate(config)?, true),
+                Err(error) => return Err(error),
+            };
+            let made = self.realise(&network);
+            if !created {
+                return made.map(|()| (network, false));
+            }
+            match made.and_then(|()| self.outrun(&network)) {
+                Ok(None) => return Ok((network, true)),
+                Ok(Some(conflict)) => {
+                    self.unmake(&network);
+                    if network.config.subnets.iter().any(|s| s.subnet == conflict.0) {
+                        let (subnet, with) = conflict;
+                        return Err(NetworkError::SubnetTaken { network: config.name.clone(), subnet, with });
+                    }
+                }
+                Err(error) => {
+                    self.unmake(&network);
+                    return Err(error);
+                }
+            }
+        }
+        Err(NetworkError::PoolExhausted { network: config.name.clone(), taken: ATTEMPTS })
+    }
+
+    /// Returns what took a subnet of a network that was just made, if somebody with another root, whose lock is not
+    /// ours, made one at the same moment. Of the two the one with the older bridge stays.
+    fn outrun(&self, network: &Network) -> Result<Option<(Cidr, String)>, NetworkError> {
+        if network.config.driver != Driver::Bridge {
+            return Ok(None);
+        }
+        let Some(own) = self.links.find(&network.bridge())? else { return Ok(None) };
+        for used in self.links.used()? {
+            let taken = network.subnets.iter().find(|s| pool::overlap(s.subnet, used.range));
+            if let Some(subnet) = taken.filter(|_| used.address && used.link != own.index && used.link < own.index) {
+                return Ok(Some((subnet.subnet, format!("{}/{} of another link", used.range.0, used.range.1))));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Removes what there is of a network that could not be made. What cannot be removed is finished by the next
+    /// [`Self::load`], and the error that led here is the one to tell.
+    fn unmake(&mut self, network: &Network) {
+        self.used.remove(&network.id);
+        self.networks.remove(&network.id);
+        let undone = self.write_record(network, true).and_then(|()| self.finish_removal(&Removed(network.clone())));
+        if let Err(error) = undone {
+            tracing::warn!(error = &error as &dyn std::error::Error, network = network.config.name, "left half-made");
+        }
     }
 
     /// Finds subnets for a network and records it. The caller holds the lock.
@@ -321,14 +378,14 @@ impl Worker {
 
     /// Repairs every network in use: after `ip link del`, `nft flush ruleset`, the reload of a firewall.
     pub(crate) fn repair(&mut self) -> Result<(), NetworkError> {
-        self.load()?;
         let ids: Vec<Id> = self.used.iter().cloned().collect();
         for id in ids {
             match self.networks.get(&id).cloned() {
-                Some(network) => self.realise(&network)?,
+                Some(network) if self.record(&id).exists() => self.realise(&network)?,
                 // Another process removed it.
-                None => {
+                _ => {
                     self.used.remove(&id);
+                    self.networks.remove(&id);
                 }
             }
         }
@@ -359,6 +416,7 @@ impl Worker {
         self.networks.remove(&network.id);
         self.used.remove(&network.id);
         self.leases.remove(&network.id);
+        self.shown.remove(&network.id);
         self.tables.remove(&network.id);
         Ok(Removed(network))
     }
@@ -408,8 +466,13 @@ impl Worker {
             return Ok(());
         }
         let leases = self.read_leases(id)?;
-        if let Some(network) = self.networks.get(id) {
+        let stamp = self.leases.get(id).map(|(stamp, _)| *stamp);
+        // We hear of our own changes too; and whose turn it is to be the first answer begins anew with each table.
+        if let Some(network) = self.networks.get(id)
+            && self.shown.get(id) != Some(&stamp)
+        {
             self.tables.set(id, NetworkNames::new(network, &leases));
+            self.shown.insert(id.clone(), stamp);
         }
         Ok(())
     }
@@ -490,7 +553,7 @@ impl Worker {
             return Err(NetworkError::Attach {
                 container: member.name.clone(),
                 network: network.config.name.clone(),
-                source: error,
+                source: Box::new(error),
             });
         }
         Ok(EndpointState {
@@ -512,12 +575,11 @@ impl Worker {
         let option = |name: &str| network.config.driver_opts.get(name).map(String::as_str);
         if network.config.driver == Driver::Bridge {
             let name = network.bridge();
-            let bridge = match self.links.find(&name)? {
-                Some(link) => link,
-                None => {
-                    self.realise(network)?;
-                    self.links.find(&name)?.ok_or_else(|| link::LinkError::NoLink(name.clone()))?
-                }
+            let bridge = if let Some(link) = self.links.find(&name)? {
+                link
+            } else {
+                self.realise(network)?;
+                self.links.find(&name)?.ok_or_else(|| link::LinkError::NoLink(name.clone()))?
             };
             let mut random = [0_u8; 6];
             crate::sys::random(&mut random);
@@ -676,10 +738,7 @@ impl Worker {
 
     /// Notes that a container has ended: its names and ports go, its addresses are kept for it.
     pub(crate) fn leave(&mut self, container: &Id) -> Result<(), NetworkError> {
-        let unpublished = match self.published.remove(container) {
-            Some(mappings) => self.filter.unpublish(&mappings).map_err(NetworkError::from),
-            None => Ok(()),
-        };
+        let unpublished = self.unpublish(container);
         for network in self.networks_of(container)? {
             self.change_lease(&network, container, |lease| {
                 lease.active = false;
@@ -690,9 +749,15 @@ impl Worker {
         unpublished
     }
 
+    fn unpublish(&mut self, container: &Id) -> Result<(), NetworkError> {
+        let Some(mappings) = self.published.remove(container) else { return Ok(()) };
+        self.filter.unpublish(&mappings)?;
+        Ok(self.filter.forget_flows(&mappings)?)
+    }
+
     /// Notes that a container was removed: nothing is kept for it.
     pub(crate) fn forget(&mut self, container: &Id) -> Result<(), NetworkError> {
-        let left = self.leave(container);
+        let unpublished = self.unpublish(container);
         for network in self.networks_of(container)? {
             let _lock = store::lock(&self.registries)?;
             let mut leases = self.read_leases(&network)?;
@@ -700,7 +765,7 @@ impl Worker {
                 self.write_leases(&network, leases)?;
             }
         }
-        left
+        unpublished
     }
 
     /// Puts a running container into, or takes it out of, the answers to its names.

@@ -126,12 +126,7 @@ impl TestImage {
             "layers": descriptors,
         });
         blobs.insert(digest, config);
-        Self {
-            blobs,
-            manifest: manifest.to_string().into_bytes(),
-            media_type: media_type.to_owned(),
-            layers: digests,
-        }
+        Self { blobs, manifest: manifest.to_string().into_bytes(), media_type: media_type.to_owned(), layers: digests }
     }
 
     pub(crate) fn digest(&self) -> Digest {
@@ -144,7 +139,8 @@ impl TestImage {
             let (status, headers, _) = server.call("POST", &format!("/v2/{repository}/blobs/uploads/"), &[], b"");
             assert_eq!(status, 202, "start of an upload");
             let location = &headers["location"];
-            let path = location.split_once("://").map_or(location.as_str(), |(_, rest)| &rest[rest.find('/').unwrap()..]);
+            let path =
+                location.split_once("://").map_or(location.as_str(), |(_, rest)| &rest[rest.find('/').unwrap()..]);
             let separator = if path.contains('?') { '&' } else { '?' };
             let path = format!("{path}{separator}digest={digest}");
             let (status, _, body) = server.call("PUT", &path, &[("Content-Type", "application/octet-stream")], content);
@@ -243,13 +239,8 @@ impl Registry {
             );
             fs::write(&config, text).unwrap();
             let log = fs::File::create(directory.path().join("log")).unwrap();
-            let mut child = Command::new(program)
-                .arg("serve")
-                .arg(&config)
-                .stdout(Stdio::null())
-                .stderr(log)
-                .spawn()
-                .unwrap();
+            let mut child =
+                Command::new(program).arg("serve").arg(&config).stdout(Stdio::null()).stderr(log).spawn().unwrap();
             let deadline = Instant::now() + Duration::from_secs(20);
             while Instant::now() < deadline {
                 if TcpStream::connect(address).is_ok() {
@@ -325,7 +316,8 @@ impl FakeServer {
         let seen = Arc::new(Mutex::new(Vec::new()));
         let (open, most_open) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
         let answer = Arc::new(answer);
-        let server = Self { address, seen: Arc::clone(&seen), open: Arc::clone(&open), most_open: Arc::clone(&most_open) };
+        let server =
+            Self { address, seen: Arc::clone(&seen), open: Arc::clone(&open), most_open: Arc::clone(&most_open) };
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 let (answer, seen) = (Arc::clone(&answer), Arc::clone(&seen));
@@ -362,7 +354,11 @@ pub(crate) fn honest(image: &TestImage, request: &Seen) -> Answer {
         return Answer::Send(200, head, image.manifest.clone());
     }
     match image.blobs.get(last) {
-        None => Answer::Send(404, String::new(), br#"{"errors":[{"code":"BLOB_UNKNOWN","message":"blob unknown"}]}"#.to_vec()),
+        None => Answer::Send(
+            404,
+            String::new(),
+            br#"{"errors":[{"code":"BLOB_UNKNOWN","message":"blob unknown"}]}"#.to_vec(),
+        ),
         Some(blob) => {
             let from = request.headers.get("range").map(|range| {
                 range.strip_prefix("bytes=").unwrap().strip_suffix('-').unwrap().parse::<usize>().unwrap()
@@ -452,8 +448,7 @@ impl Setup {
     pub(crate) fn with(change: impl FnOnce(&mut ClientOptions)) -> Self {
         let directory = tempfile::Builder::new().prefix("rcompose-image-").tempdir().unwrap();
         let store = Arc::new(Store::open(&directory.path().join("data")).unwrap());
-        let mut options = ClientOptions::default();
-        options.attempts = 4;
+        let mut options = ClientOptions { attempts: 4, ..ClientOptions::default() };
         change(&mut options);
         let options = PullOptions::new(Arc::new(Client::new(options)));
         Self { directory, store, options }

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
@@ -18,26 +18,26 @@ use rcompose_engine::root::Root;
 use rtnetlink::packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkInfo};
 
 /// How long a connection may take that should work.
-pub const SOON: Duration = Duration::from_secs(3);
+pub(crate) const SOON: Duration = Duration::from_secs(3);
 /// How long a connection is tried that should not.
-pub const NEVER: Duration = Duration::from_millis(400);
+pub(crate) const NEVER: Duration = Duration::from_millis(400);
 
 #[derive(Debug)]
-pub struct Host {
-    pub networks: Networks,
-    pub root: Root,
-    directory: tempfile::TempDir,
+pub(crate) struct Host {
+    pub(crate) networks: Networks,
+    pub(crate) root: Root,
+    _directory: tempfile::TempDir,
 }
 
 /// Runs `test` on a fresh host.
-pub fn on_host<F>(test: impl FnOnce(Host) -> F + Send + 'static)
+pub(crate) fn on_host<F>(test: impl FnOnce(Host) -> F + Send + 'static)
 where
     F: Future<Output = ()>,
 {
     with_options(Options::default(), test);
 }
 
-pub fn with_options<F>(options: Options, test: impl FnOnce(Host) -> F + Send + 'static)
+pub(crate) fn with_options<F>(options: Options, test: impl FnOnce(Host) -> F + Send + 'static)
 where
     F: Future<Output = ()>,
 {
@@ -53,13 +53,13 @@ where
             let directory = tempfile::tempdir().unwrap();
             let root = Root::below(directory.path());
             let networks = Networks::open(&root, options).await.unwrap();
-            test(Host { networks, root, directory }).await;
+            test(Host { networks, root, _directory: directory }).await;
         });
     };
     thread::spawn(run).join().unwrap();
 }
 
-pub fn rtnetlink() -> rtnetlink::Handle {
+pub(crate) fn rtnetlink() -> rtnetlink::Handle {
     let (connection, handle, _) = rtnetlink::new_connection().unwrap();
     tokio::spawn(connection);
     handle
@@ -71,7 +71,7 @@ async fn loopback_up() {
 }
 
 /// Runs `work` inside a network namespace.
-pub fn within<T: Send + 'static>(netns: impl AsFd, work: impl FnOnce() -> T + Send + 'static) -> T {
+pub(crate) fn within<T: Send + 'static>(netns: impl AsFd, work: impl FnOnce() -> T + Send + 'static) -> T {
     let netns = netns.as_fd().try_clone_to_owned().unwrap();
     let inside = move || {
         setns(netns, CloneFlags::CLONE_NEWNET).unwrap();
@@ -80,11 +80,11 @@ pub fn within<T: Send + 'static>(netns: impl AsFd, work: impl FnOnce() -> T + Se
     thread::spawn(inside).join().unwrap()
 }
 
-pub fn network(name: &str) -> NetworkConfig {
+pub(crate) fn network(name: &str) -> NetworkConfig {
     NetworkConfig { name: name.into(), project: Some("test".into()), enable_ipv4: true, ..NetworkConfig::default() }
 }
 
-pub fn on(network: &str, aliases: &[&str]) -> Endpoint {
+pub(crate) fn on(network: &str, aliases: &[&str]) -> Endpoint {
     Endpoint {
         network: network.into(),
         aliases: aliases.iter().map(|alias| (*alias).to_owned()).collect(),
@@ -92,7 +92,7 @@ pub fn on(network: &str, aliases: &[&str]) -> Endpoint {
     }
 }
 
-pub fn publish(host_ip: Option<&str>, host_port: Option<u16>, container_port: u16) -> PublishedPort {
+pub(crate) fn publish(host_ip: Option<&str>, host_port: Option<u16>, container_port: u16) -> PublishedPort {
     PublishedPort {
         host_ip: host_ip.map(|ip| ip.parse().unwrap()),
         host_port: host_port.map(|port| (port, port)),
@@ -103,56 +103,68 @@ pub fn publish(host_ip: Option<&str>, host_port: Option<u16>, container_port: u1
 
 /// A container without a process.
 #[derive(Debug)]
-pub struct Container {
-    pub member: Member,
-    pub sandbox: Sandbox,
-    pub joined: Joined,
+pub(crate) struct Container {
+    pub(crate) member: Member,
+    pub(crate) sandbox: Sandbox,
+    pub(crate) joined: Joined,
+    serving: Mutex<Vec<OwnedFd>>,
+}
+
+impl Drop for Container {
+    fn drop(&mut self) {
+        for socket in self.serving.lock().unwrap().iter() {
+            // Wakes the thread that serves, which then lets go of the namespace.
+            let _ = nix::sys::socket::shutdown(socket.as_raw_fd(), nix::sys::socket::Shutdown::Both);
+        }
+    }
 }
 
 impl Container {
-    pub fn ip(&self) -> Ipv4Addr {
+    pub(crate) fn ip(&self) -> Ipv4Addr {
         self.joined.endpoints[0].ipv4.unwrap().0
     }
 
-    pub fn address(&self, port: u16) -> SocketAddr {
+    pub(crate) fn address(&self, port: u16) -> SocketAddr {
         (self.ip(), port).into()
     }
 
-    pub fn gateway(&self) -> IpAddr {
+    pub(crate) fn gateway(&self) -> IpAddr {
         self.joined.endpoints[0].ipv4_gateway.unwrap().into()
     }
 
-    pub fn endpoint(&self) -> &EndpointState {
+    pub(crate) fn endpoint(&self) -> &EndpointState {
         &self.joined.endpoints[0]
     }
 
-    /// Serves a word, and who asked, on a port of every address of the container.
-    pub fn serve(&self, port: u16, word: &'static str) {
+    /// Serves a word, and who asked, on a port of every address of the container, as long as this lives.
+    pub(crate) fn serve(&self, port: u16, word: &'static str) {
         let listener = within(self.sandbox.netns(), move || TcpListener::bind(("::", port))).unwrap();
+        self.serving.lock().unwrap().push(listener.try_clone().unwrap().into());
         serve(listener, word);
     }
 
-    pub fn serve_udp(&self, port: u16, word: &'static str) {
+    pub(crate) fn serve_udp(&self, port: u16, word: &'static str) {
         let socket = within(self.sandbox.netns(), move || UdpSocket::bind(("0.0.0.0", port))).unwrap();
+        self.serving.lock().unwrap().push(socket.try_clone().unwrap().into());
         thread::spawn(move || {
             let mut buffer = [0; 64];
-            while let Ok((_, from)) = socket.recv_from(&mut buffer) {
+            while let Ok((1.., from)) = socket.recv_from(&mut buffer) {
                 let _ = socket.send_to(format!("{word} {from}").as_bytes(), from);
             }
         });
     }
 
-    pub fn ask(&self, address: SocketAddr, patience: Duration) -> io::Result<String> {
+    pub(crate) fn ask(&self, address: SocketAddr, patience: Duration) -> io::Result<String> {
         within(self.sandbox.netns(), move || ask(address, patience))
     }
 }
 
 /// Answers each connection with `word` and the peer's address, until the process ends.
-pub fn serve(listener: TcpListener, word: &'static str) {
+pub(crate) fn serve(listener: TcpListener, word: &'static str) {
     thread::spawn(move || {
         for stream in listener.incoming() {
             let Ok(mut stream) = stream else { return };
-            let mut peer = stream.peer_addr().map(|peer| peer.ip()).unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+            let mut peer = stream.peer_addr().map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.ip());
             if let IpAddr::V6(v6) = peer
                 && let Some(v4) = v6.to_ipv4_mapped()
             {
@@ -164,7 +176,7 @@ pub fn serve(listener: TcpListener, word: &'static str) {
 }
 
 /// Connects and reads what is said.
-pub fn ask(address: SocketAddr, patience: Duration) -> io::Result<String> {
+pub(crate) fn ask(address: SocketAddr, patience: Duration) -> io::Result<String> {
     let mut stream = TcpStream::connect_timeout(&address, patience)?;
     stream.set_read_timeout(Some(patience))?;
     let mut said = String::new();
@@ -172,7 +184,7 @@ pub fn ask(address: SocketAddr, patience: Duration) -> io::Result<String> {
     Ok(said)
 }
 
-pub fn ask_udp(address: SocketAddr, patience: Duration) -> io::Result<String> {
+pub(crate) fn ask_udp(address: SocketAddr, patience: Duration) -> io::Result<String> {
     let any: SocketAddr = if address.is_ipv4() { "0.0.0.0:0".parse().unwrap() } else { "[::]:0".parse().unwrap() };
     let socket = UdpSocket::bind(any)?;
     socket.set_read_timeout(Some(patience))?;
@@ -184,7 +196,7 @@ pub fn ask_udp(address: SocketAddr, patience: Duration) -> io::Result<String> {
 }
 
 impl Host {
-    pub async fn container(
+    pub(crate) async fn container(
         &self,
         name: &str,
         endpoints: &[Endpoint],
@@ -193,20 +205,16 @@ impl Host {
         let member = Member { id: Id::random(), name: name.into(), project: "test".into() };
         let sandbox = self.networks.sandbox().await?;
         let joined = self.networks.join(&sandbox, &member, endpoints, ports, &[]).await?;
-        Ok(Container { member, sandbox, joined })
+        Ok(Container { member, sandbox, joined, serving: Mutex::default() })
     }
 
     /// A second supervisor of the same root.
-    pub async fn another(&self) -> Networks {
+    pub(crate) async fn another(&self) -> Networks {
         Networks::open(&self.root, Options::default()).await.unwrap()
     }
 
-    pub fn directory(&self) -> &std::path::Path {
-        self.directory.path()
-    }
-
     /// Adds a neighbour that reaches this host at 192.0.2.1 and has the address 192.0.2.2 itself.
-    pub async fn lan(&self) -> Lan {
+    pub(crate) async fn lan(&self) -> Lan {
         let netns: OwnedFd = thread::spawn(|| {
             unshare(CloneFlags::CLONE_NEWNET).unwrap();
             File::open("/proc/thread-self/ns/net").unwrap().into()
@@ -256,30 +264,30 @@ async fn add_address(handle: &rtnetlink::Handle, link: &str, address: IpAddr, pr
     add.execute().await.unwrap();
 }
 
-pub async fn index(handle: &rtnetlink::Handle, link: &str) -> Option<u32> {
+pub(crate) async fn index(handle: &rtnetlink::Handle, link: &str) -> Option<u32> {
     use futures_util::TryStreamExt;
     let mut found = std::pin::pin!(handle.link().get().match_name(link).execute());
     found.try_next().await.ok().flatten().map(|message| message.header.index)
 }
 
 #[derive(Debug, Clone)]
-pub struct Lan {
+pub(crate) struct Lan {
     netns: Arc<OwnedFd>,
 }
 
 impl Lan {
-    pub fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
+    pub(crate) fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
         within(self.netns.as_fd(), work)
     }
 
-    pub fn ask(&self, address: &str, patience: Duration) -> io::Result<String> {
+    pub(crate) fn ask(&self, address: &str, patience: Duration) -> io::Result<String> {
         let address = address.parse().unwrap();
         self.run(move || ask(address, patience))
     }
 }
 
 /// Runs nft for its output or its effect; `None` where it is not installed.
-pub fn nft(arguments: &[&str]) -> Option<String> {
+pub(crate) fn nft(arguments: &[&str]) -> Option<String> {
     let output = match std::process::Command::new("nft").args(arguments).output() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
         other => other.unwrap(),

@@ -4,6 +4,7 @@
 //! reads the generation that the kernel counts, decides, and has the transaction refused if somebody was faster.
 
 mod batch;
+mod conntrack;
 mod expression;
 mod foreign;
 mod ruleset;
@@ -15,7 +16,7 @@ use nix::errno::Errno;
 
 use self::batch::{Batch, DELETE_TABLE, Element, Family, GET_ELEMENT, GET_GENERATION, Hook, INET, IPV4, OUTPUT};
 use self::expression::{Attributes, Base, R0, equal, immediate, interface, meta, payload, rewrite};
-use self::ruleset::{ANY4, ANY6, AT4, AT6, BRIDGES, INTERNAL, MAPS, MASQUERADED, PAIRS, TABLE};
+use self::ruleset::{ANY4, ANY6, AT4, AT6, BRIDGES, INTERNAL, MASQUERADED, PAIRS, PORT_SETS, SELF4, SELF6, TABLE};
 use super::config::BRIDGE_PREFIX;
 use super::netlink::{Refusal, Socket, attributes};
 use crate::container::config::Protocol;
@@ -71,18 +72,23 @@ fn protocol_number(protocol: Protocol) -> u8 {
 }
 
 impl Mapping {
-    /// Returns the map that this belongs to and the element it is there; `None` where the families differ.
-    fn element(&self) -> Option<(&'static str, Element)> {
+    /// Returns the sets and maps that this has an element in, and those elements; none where the families differ.
+    fn elements(&self) -> Vec<(&'static str, Element)> {
         let service = [&[protocol_number(self.protocol), 0, 0, 0][..], &port(self.host.port())].concat();
-        let (map, address): (_, Vec<u8>) = match (self.host.ip(), self.container.ip()) {
-            (IpAddr::V4(host), IpAddr::V4(_)) if host.is_unspecified() => (ANY4.name, Vec::new()),
-            (IpAddr::V4(host), IpAddr::V4(_)) => (AT4.name, host.octets().to_vec()),
-            (IpAddr::V6(host), IpAddr::V6(_)) if host.is_unspecified() => (ANY6.name, Vec::new()),
-            (IpAddr::V6(host), IpAddr::V6(_)) => (AT6.name, host.octets().to_vec()),
-            _ => return None,
+        let (host, container) = (self.host.ip(), self.container.ip());
+        let (at, any, own) = match (host, container) {
+            (IpAddr::V4(_), IpAddr::V4(_)) => (AT4.name, ANY4.name, SELF4.name),
+            (IpAddr::V6(_), IpAddr::V6(_)) => (AT6.name, ANY6.name, SELF6.name),
+            _ => return Vec::new(),
         };
-        let data = [&octets(self.container.ip())[..], &port(self.container.port())].concat();
-        Some((map, Element { key: [address, service].concat(), data }))
+        let data = [&octets(container)[..], &port(self.container.port())].concat();
+        let itself = Element { key: [&octets(container)[..], &service].concat(), data: Vec::new() };
+        let lead = if host.is_unspecified() {
+            (any, Element { key: service, data })
+        } else {
+            (at, Element { key: [octets(host), service].concat(), data })
+        };
+        vec![lead, (own, itself)]
     }
 }
 
@@ -171,7 +177,7 @@ impl Filter {
         if !bridges.iter().all(|bridge| there.contains(&interface(&bridge.name)[..])) {
             return Ok(false);
         }
-        for map in MAPS {
+        for map in PORT_SETS {
             let wanted = elements_of(map.name, mappings);
             if !wanted.is_empty() {
                 let there = self.elements(map.name)?;
@@ -185,13 +191,31 @@ impl Filter {
 
     /// Leads published ports to their containers, replacing what was there for the same ports.
     pub(crate) fn publish(&mut self, mappings: &[Mapping]) -> Result<(), FilterError> {
+        // As a rule nobody has had these ports before, and there is nothing to look up.
+        let mut batch = Batch::new(None);
+        for map in PORT_SETS {
+            batch.add(INET, TABLE, map.name, &elements_of(map.name, mappings));
+        }
+        match batch.commit(&mut self.socket) {
+            Err(refusal) if matches!(refusal.errno, Errno::EEXIST | Errno::EBUSY) => {}
+            other => return other.map_err(|source| FilterError::Write { what: "publish ports", source }),
+        }
         self.retry("publish ports", |filter, batch| filter.replace(batch, mappings))
     }
 
     /// Removes published ports. One that was led elsewhere meanwhile, or that is gone, is left as it is.
     pub(crate) fn unpublish(&mut self, mappings: &[Mapping]) -> Result<(), FilterError> {
+        // As a rule they are there.
+        let mut batch = Batch::new(None);
+        for map in PORT_SETS {
+            batch.remove(INET, TABLE, map.name, &elements_of(map.name, mappings));
+        }
+        match batch.commit(&mut self.socket) {
+            Err(refusal) if refusal.errno == Errno::ENOENT => {}
+            other => return other.map_err(|source| FilterError::Write { what: "withdraw published ports", source }),
+        }
         self.retry("withdraw published ports", |filter, batch| {
-            for map in MAPS {
+            for map in PORT_SETS {
                 let mut gone = elements_of(map.name, mappings);
                 if !gone.is_empty() {
                     let there = filter.elements(map.name)?;
@@ -201,6 +225,16 @@ impl Filter {
             }
             Ok(())
         })
+    }
+
+    /// Makes connection tracking forget the UDP flows through these ports, which would go on to be led to a container
+    /// that is gone for as long as the client keeps sending.
+    pub(crate) fn forget_flows(&mut self, mappings: &[Mapping]) -> Result<(), FilterError> {
+        let mut containers: Vec<SocketAddr> =
+            mappings.iter().filter(|m| m.protocol == Protocol::Udp).map(|m| m.container).collect();
+        containers.sort_unstable();
+        containers.dedup();
+        if containers.is_empty() { Ok(()) } else { conntrack::forget(&mut self.socket, &containers) }
     }
 
     /// Removes these networks and every port that leads into one of `subnets`. The table, and our rules in the tables
@@ -217,7 +251,7 @@ impl Filter {
                 there.iter().map(|key| text(key)).filter(|name| bridges.contains(name) || !exists(name)).collect();
             if gone.len() == there.len() {
                 if !there.is_empty() || filter.has_table()? {
-                    batch.push(DELETE_TABLE, 0, INET, Attributes::default().text(1, TABLE));
+                    batch.push(DELETE_TABLE, 0, INET, &Attributes::default().text(1, TABLE));
                 }
                 return foreign::withdraw(&mut filter.socket, batch);
             }
@@ -230,12 +264,13 @@ impl Filter {
             let there: BTreeSet<Vec<u8>> = filter.keys(PAIRS.name)?.into_iter().collect();
             let stale: Vec<Element> = gone.iter().map(|name| pair(name)).filter(|e| there.contains(&e.key)).collect();
             batch.remove(INET, TABLE, PAIRS.name, &stale);
-            for map in MAPS {
+            for map in PORT_SETS {
                 let stale: Vec<Element> = filter
                     .elements(map.name)?
                     .into_iter()
                     .filter(|element| {
-                        target(&element.data).is_some_and(|ip| subnets.iter().any(|s| super::pool::contains(*s, ip)))
+                        target(if element.data.is_empty() { &element.key } else { &element.data })
+                            .is_some_and(|ip| subnets.iter().any(|s| super::pool::contains(*s, ip)))
                     })
                     .collect();
                 batch.remove(INET, TABLE, map.name, &stale);
@@ -251,7 +286,7 @@ impl Filter {
         }
         let bridges = self.keys(BRIDGES.name)?.iter().map(|key| text(key)).collect();
         let mut ports = 0;
-        for map in MAPS {
+        for map in PORT_SETS.iter().filter(|set| set.data.is_some()) {
             ports += self.elements(map.name)?.len();
         }
         Ok(Some((bridges, ports)))
@@ -263,7 +298,7 @@ impl Filter {
     }
 
     fn replace(&mut self, batch: &mut Batch, mappings: &[Mapping]) -> Result<(), FilterError> {
-        for map in MAPS {
+        for map in PORT_SETS {
             let mut wanted = elements_of(map.name, mappings);
             if wanted.is_empty() {
                 continue;
@@ -304,7 +339,7 @@ impl Filter {
     }
 
     fn generation(&mut self) -> Result<u32, FilterError> {
-        let request = batch::request(GET_GENERATION, batch::ANY, Attributes::default());
+        let request = batch::request(GET_GENERATION, batch::ANY, &Attributes::default());
         let replies = self.socket.get(&request).map_err(|source| FilterError::Read { what: "generation", source })?;
         let generation = replies.iter().flat_map(|reply| attributes(reply.payload.get(4..).unwrap_or_default()));
         let generation = generation.filter(|(kind, value)| *kind == 1 && value.len() == 4);
@@ -313,7 +348,7 @@ impl Filter {
 
     fn has_table(&mut self) -> Result<bool, FilterError> {
         const GET_TABLE: u16 = 1;
-        let request = batch::request(GET_TABLE, INET, Attributes::default().text(1, TABLE));
+        let request = batch::request(GET_TABLE, INET, &Attributes::default().text(1, TABLE));
         match self.socket.get(&request) {
             Ok(_) => Ok(true),
             Err(refusal) if refusal.errno == Errno::ENOENT => Ok(false),
@@ -327,7 +362,7 @@ impl Filter {
     }
 
     fn elements(&mut self, set: &str) -> Result<Vec<Element>, FilterError> {
-        let request = batch::request(GET_ELEMENT, INET, Attributes::default().text(1, TABLE).text(2, set));
+        let request = batch::request(GET_ELEMENT, INET, &Attributes::default().text(1, TABLE).text(2, set));
         let replies = match self.socket.dump(&request) {
             Ok(replies) => replies,
             Err(refusal) if refusal.errno == Errno::ENOENT => return Ok(Vec::new()),
@@ -355,15 +390,19 @@ impl Filter {
 }
 
 fn elements_of(map: &str, mappings: &[Mapping]) -> Vec<Element> {
-    let of_map = mappings.iter().filter_map(Mapping::element).filter(|(name, _)| *name == map);
-    of_map.map(|(_, element)| element).collect()
+    let all = mappings.iter().flat_map(Mapping::elements).filter(|(name, _)| *name == map);
+    let mut elements: Vec<Element> = all.map(|(_, element)| element).collect();
+    // A port that is published at several addresses is one of the container's own only once.
+    elements.sort();
+    elements.dedup();
+    elements
 }
 
-/// The container's address in a map's data.
+/// The container's address in a map's data, or in the key of a set of own ports.
 fn target(data: &[u8]) -> Option<IpAddr> {
     match data.len() {
-        8 => <[u8; 4]>::try_from(&data[..4]).ok().map(IpAddr::from),
-        20 => <[u8; 16]>::try_from(&data[..16]).ok().map(IpAddr::from),
+        8 | 12 => <[u8; 4]>::try_from(&data[..4]).ok().map(IpAddr::from),
+        20 | 24 => <[u8; 16]>::try_from(&data[..16]).ok().map(IpAddr::from),
         _ => None,
     }
 }

@@ -7,9 +7,9 @@
 
 use super::batch::{Batch, FORWARD, Family, Hook, INET, INPUT, OUTPUT, POSTROUTING, PREROUTING, SetKind};
 use super::expression::{
-    ACCEPT, Base, DROP, Expression, Meta, R0, R1, R2, R4, STATE_ESTABLISHED_RELATED, STATE_NEW, STATUS_DNAT, absent,
-    conntrack, contained, destination_type, dnat, equal, jump, mapped, mask, masquerade, meta, payload, unequal,
-    verdict,
+    ACCEPT, Base, DROP, Expression, Meta, R0, R1, R2, R4, R5, STATE_ESTABLISHED_RELATED, STATE_NEW, STATUS_DNAT,
+    absent, conntrack, contained, destination_type, dnat, equal, jump, mapped, mask, masquerade, meta, payload,
+    unequal, verdict,
 };
 
 /// The table's name; its family is `inet`.
@@ -20,7 +20,7 @@ const IPV4_ADDRESS: u32 = 7;
 const IPV6_ADDRESS: u32 = 8;
 const PROTOCOL: u32 = 12;
 const PORT: u32 = 13;
-const INTERFACE: u32 = 41;
+pub(super) const INTERFACE: u32 = 41;
 
 /// Every bridge of ours.
 pub(super) const BRIDGES: SetKind = SetKind { name: "bridges", key: (INTERFACE, 16), data: None };
@@ -47,7 +47,14 @@ pub(super) const AT6: SetKind = SetKind {
 pub(super) const ANY6: SetKind =
     SetKind { name: "published6", key: (PROTOCOL << 6 | PORT, 8), data: Some((IPV6_ADDRESS << 6 | PORT, 20)) };
 
-pub(super) const MAPS: [SetKind; 4] = [AT4, ANY4, AT6, ANY6];
+/// A container's own address with ports it publishes: what it must not be led back to by the bridge it came from.
+pub(super) const SELF4: SetKind =
+    SetKind { name: "self4", key: (IPV4_ADDRESS << 12 | PROTOCOL << 6 | PORT, 12), data: None };
+pub(super) const SELF6: SetKind =
+    SetKind { name: "self6", key: (IPV6_ADDRESS << 12 | PROTOCOL << 6 | PORT, 24), data: None };
+
+/// What has an element for each published port.
+pub(super) const PORT_SETS: [SetKind; 6] = [AT4, ANY4, AT6, ANY6, SELF4, SELF6];
 
 const DNAT: &str = "dnat";
 
@@ -104,7 +111,7 @@ fn to_host() -> [Expression; 2] {
 /// Writes the table, its sets, maps and chains, and every rule anew.
 pub(super) fn write(batch: &mut Batch) {
     batch.table(INET, TABLE);
-    for set in [BRIDGES, PAIRS, INTERNAL, MASQUERADED].into_iter().chain(MAPS) {
+    for set in [BRIDGES, PAIRS, INTERNAL, MASQUERADED].into_iter().chain(PORT_SETS) {
         batch.set(INET, TABLE, set);
     }
     for (chain, hook) in CHAINS {
@@ -132,13 +139,20 @@ pub(super) fn write(batch: &mut Batch) {
     // A packet for 127.0.0.0/8 that comes from outside is about to be thrown away as a martian, and must not be
     // saved from that by a port that is published there; from the host itself it comes through `output`.
     rule("prerouting", &[&loopback(16), &[verdict(ACCEPT)]]);
+    // A bridge does not send a frame back through the port it came from, and with `br_netfilter` (Docker loads it) it
+    // is the bridge that would have to: a container that asks for its own published port is served by the relay.
+    let service4 = [payload(Base::Network, 12, 4, R0), meta(Meta::L4Proto, R1), payload(Base::Transport, 2, 2, R2)];
+    let service6 = [payload(Base::Network, 8, 16, R0), meta(Meta::L4Proto, R4), payload(Base::Transport, 2, 2, R5)];
+    let itself = |set: SetKind| [contained(set.name, R0), verdict(ACCEPT)];
+    rule("prerouting", &[&protocol(V4), &service4, &itself(SELF4)]);
+    rule("prerouting", &[&protocol(V6), &service6, &itself(SELF6)]);
     rule("prerouting", &[&to_host(), &[jump(DNAT)]]);
     rule("output", &[&to_host(), &[jump(DNAT)]]);
 
     let key4 = [payload(Base::Network, 16, 4, R0), meta(Meta::L4Proto, R1), payload(Base::Transport, 2, 2, R2)];
     let any = [meta(Meta::L4Proto, R0), payload(Base::Transport, 2, 2, R1)];
     // An IPv6 address fills four registers.
-    let key6 = [payload(Base::Network, 24, 16, R0), meta(Meta::L4Proto, R4), payload(Base::Transport, 2, 2, R4 + 1)];
+    let key6 = [payload(Base::Network, 24, 16, R0), meta(Meta::L4Proto, R4), payload(Base::Transport, 2, 2, R5)];
     let to4 = dnat(u32::from(V4.0), R0, R1);
     let to6 = dnat(u32::from(V6.0), R0, R4);
     rule(DNAT, &[&protocol(V4), &key4, &[mapped(AT4.name, R0, R0), to4.clone()]]);
@@ -148,7 +162,10 @@ pub(super) fn write(batch: &mut Batch) {
 
     // A container that asks for a port of its own network at the host's address must get the answer from there.
     rule("postrouting", &[&same_bridge(), &translated(), &[masquerade()]]);
-    rule("postrouting", &[&oif_in(BRIDGES), &loopback(12), &[masquerade()]]);
+    // So must the host, which may have asked from 127.0.0.1. There is no interface the packet came from; nor is there
+    // one, here, for the packets of the rule above where `br_netfilter` lets the bridge itself carry them.
+    let nowhere = [meta(Meta::IifName, R0), equal(R0, &[0; 16])];
+    rule("postrouting", &[&nowhere, &oif_in(BRIDGES), &translated(), &[masquerade()]]);
     let abroad = [meta(Meta::OifName, R0), absent(BRIDGES.name, R0)];
     rule("postrouting", &[&iif_in(MASQUERADED), &abroad, &[masquerade()]]);
 }

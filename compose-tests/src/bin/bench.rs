@@ -1,0 +1,333 @@
+//! The same work on rcompose and, where it is there, Docker Compose, interleaved in one run; prints a table.
+
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line program")]
+
+use std::{
+    env, fs,
+    path::Path,
+    process::{Command, ExitCode, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, bail};
+use compose_tests::{process, stack::Stack};
+
+const USAGE: &str = "usage: bench [--only TEXT] [--iterations N] [--docker COMMAND | --no-docker]
+
+--only TEXT        only what has TEXT in its name
+--iterations N     how often each thing is measured (default 7; slow ones a third of it)
+--docker COMMAND   how to call Docker Compose (default: docker compose); its engine needs the image busybox
+--no-docker        rcompose alone";
+
+/// What the command line asked for.
+struct Options {
+    only: Option<String>,
+    iterations: usize,
+    docker: Option<Vec<String>>,
+}
+
+fn main() -> ExitCode {
+    let options = match parse(env::args().skip(1)) {
+        Ok(options) => options,
+        Err(error) => {
+            eprintln!("bench: {error:#}\n{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match run(&options) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn parse(mut arguments: impl Iterator<Item = String>) -> anyhow::Result<Options> {
+    let default = vec!["docker".to_owned(), "compose".to_owned()];
+    let mut options = Options { only: None, iterations: 7, docker: Some(default) };
+    while let Some(argument) = arguments.next() {
+        let mut value = || arguments.next().with_context(|| format!("{argument} needs a value"));
+        match argument.as_str() {
+            "--only" => options.only = Some(value()?),
+            "--iterations" => options.iterations = value()?.parse().context("--iterations needs a number")?,
+            "--docker" => options.docker = Some(value()?.split_whitespace().map(str::to_owned).collect()),
+            "--no-docker" => options.docker = None,
+            other => bail!("unknown argument {other}"),
+        }
+    }
+    Ok(options)
+}
+
+/// One of the two programs, with everything it needs to know before its arguments.
+struct Side<'a> {
+    name: &'static str,
+    stack: &'a Stack,
+    docker: Option<&'a [String]>,
+}
+
+impl Side<'_> {
+    /// Runs one command to its end and returns how long it took.
+    fn time(&self, arguments: &[&str]) -> anyhow::Result<Duration> {
+        let mut command = match self.docker {
+            None => self.stack.command(arguments),
+            Some(words) => {
+                let mut command = Command::new(&words[0]);
+                command.args(&words[1..]).args(arguments).current_dir(self.stack.project_folder());
+                command.env("COMPOSE_PROJECT_NAME", &self.stack.project);
+                command
+            }
+        };
+        let log = self.stack.project_folder().join("stderr");
+        let stderr = fs::File::create(&log)?;
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr);
+        let started = Instant::now();
+        let status = command.status().with_context(|| format!("cannot run {}", self.name))?;
+        let took = started.elapsed();
+        if !status.success() {
+            bail!("{} {} ended with {status}: {}", self.name, arguments.join(" "), fs::read_to_string(&log)?);
+        }
+        Ok(took)
+    }
+
+    /// Returns the proportional set size of everything of this program, in KiB.
+    fn memory(&self) -> u64 {
+        let pids: Vec<i32> = if self.docker.is_none() {
+            self.stack.own_processes().iter().map(|process| process.pid).collect()
+        } else {
+            const NAMES: [&str; 5] = ["dockerd", "containerd", "containerd-shim", "docker-proxy", "docker-init"];
+            let is_docker = |pid: &i32| {
+                let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+                NAMES.iter().any(|known| name.trim_end().starts_with(known))
+            };
+            process::pids().into_iter().filter(is_docker).collect()
+        };
+        pids.into_iter().filter_map(process::pss).sum()
+    }
+}
+
+/// Something to measure: gets things ready, does the measured part, clears up.
+struct Scenario {
+    name: String,
+    /// Whether one round takes seconds.
+    slow: bool,
+    setup: Vec<Vec<&'static str>>,
+    measured: Vec<&'static str>,
+    teardown: Vec<Vec<&'static str>>,
+}
+
+fn scenarios() -> Vec<Scenario> {
+    let mut all = Vec::new();
+    let down = |file| vec!["-f", file, "down", "-t", "0"];
+    for (count, file) in [(1, "s1.yaml"), (10, "s10.yaml"), (50, "s50.yaml")] {
+        all.push(Scenario {
+            name: format!("up -d, {count} services"),
+            slow: count == 50,
+            setup: vec![],
+            measured: vec!["-f", file, "up", "-d"],
+            teardown: vec![down(file)],
+        });
+        all.push(Scenario {
+            name: format!("down -t 0, {count} services"),
+            slow: count == 50,
+            setup: vec![vec!["-f", file, "up", "-d"]],
+            measured: down(file),
+            teardown: vec![],
+        });
+    }
+    all.push(Scenario {
+        name: "down, 10 services that cannot get the signal".to_owned(),
+        slow: true,
+        setup: vec![vec!["-f", "s10.yaml", "up", "-d"]],
+        measured: vec!["-f", "s10.yaml", "down"],
+        teardown: vec![],
+    });
+    all.push(Scenario {
+        name: "restart -t 0, 50 services".to_owned(),
+        slow: true,
+        setup: vec![vec!["-f", "s50.yaml", "up", "-d"]],
+        measured: vec!["-f", "s50.yaml", "restart", "-t", "0"],
+        teardown: vec![down("s50.yaml")],
+    });
+    all.push(Scenario {
+        name: "up -d, chain of 5 service_healthy".to_owned(),
+        slow: true,
+        setup: vec![],
+        measured: vec!["-f", "chain.yaml", "up", "-d"],
+        teardown: vec![down("chain.yaml")],
+    });
+    for (name, measured) in [
+        ("up -d with nothing to do, 10 services", vec!["-f", "s10.yaml", "up", "-d"]),
+        ("exec true", vec!["-f", "s10.yaml", "exec", "-T", "s0", "true"]),
+        ("ps, 10 services", vec!["-f", "s10.yaml", "ps"]),
+        ("logs --tail 10, 10 services", vec!["-f", "s10.yaml", "logs", "--tail", "10"]),
+    ] {
+        all.push(Scenario {
+            name: name.to_owned(),
+            slow: false,
+            setup: vec![vec!["-f", "s10.yaml", "up", "-d"]],
+            measured,
+            teardown: vec![],
+        });
+    }
+    for (count, file) in [(10, "s10.yaml"), (100, "s100.yaml")] {
+        all.push(Scenario {
+            name: format!("config, {count} services"),
+            slow: false,
+            setup: vec![],
+            measured: vec!["-f", file, "config"],
+            teardown: vec![],
+        });
+    }
+    all
+}
+
+fn run(options: &Options) -> anyhow::Result<()> {
+    let stack = Stack::on_host("bench");
+    for count in [1, 10, 50, 100] {
+        stack.write(&format!("s{count}.yaml"), &services(count));
+    }
+    stack.write("chain.yaml", &chain(5));
+    let docker = options.docker.as_deref().filter(|words| has_docker(words));
+    if options.docker.is_some() && docker.is_none() {
+        eprintln!("bench: no Docker Compose with an engine and the image busybox here; measuring rcompose alone");
+    }
+    let mut sides = vec![Side { name: "rcompose", stack: &stack, docker: None }];
+    sides.extend(docker.map(|words| Side { name: "Docker Compose", stack: &stack, docker: Some(words) }));
+    // The image, and everything that only the first run does.
+    for side in &sides {
+        side.time(&["-f", "s1.yaml", "up", "-d"])?;
+        side.time(&["-f", "s1.yaml", "down", "-t", "0"])?;
+    }
+
+    println!("| what | {} |", heading(&sides));
+    println!("|---|{}", "---|".repeat(if sides.len() > 1 { 3 } else { 1 }));
+    let wanted = |name: &str| options.only.as_ref().is_none_or(|only| name.contains(only.as_str()));
+    for scenario in scenarios().iter().filter(|scenario| wanted(&scenario.name)) {
+        let rounds = if scenario.slow { options.iterations.div_ceil(3) } else { options.iterations };
+        let mut times = vec![Vec::new(); sides.len()];
+        for _ in 0..rounds {
+            for (side, times) in sides.iter().zip(&mut times) {
+                for arguments in &scenario.setup {
+                    side.time(arguments)?;
+                }
+                times.push(side.time(&scenario.measured)?);
+                for arguments in &scenario.teardown {
+                    side.time(arguments)?;
+                }
+            }
+        }
+        row(&scenario.name, &mut times);
+        for side in &sides {
+            side.time(&["-f", "s10.yaml", "down", "-t", "0", "--remove-orphans"])?;
+        }
+    }
+    if wanted("memory") {
+        memory(&sides)?;
+    }
+    stack.finish();
+    Ok(())
+}
+
+fn heading(sides: &[Side<'_>]) -> String {
+    let names: Vec<String> = sides.iter().map(|side| format!("{}: median (p10–p90)", side.name)).collect();
+    let ratio = if sides.len() > 1 { " | ratio" } else { "" };
+    names.join(" | ") + ratio
+}
+
+/// Prints one line of the table.
+fn row(name: &str, times: &mut [Vec<Duration>]) {
+    let mut cells = Vec::new();
+    let mut medians = Vec::new();
+    for times in times {
+        times.sort();
+        let at = |percent: usize| times[(times.len() - 1) * percent / 100].as_secs_f64() * 1e3;
+        medians.push(at(50));
+        cells.push(format!("{} ms ({}–{})", short(at(50)), short(at(10)), short(at(90))));
+    }
+    if let [ours, theirs] = medians[..] {
+        cells.push(format!("1/{}", short(theirs / ours)));
+    }
+    println!("| {name} | {} |", cells.join(" | "));
+}
+
+/// Three digits that count.
+fn short(number: f64) -> String {
+    if number >= 100.0 {
+        format!("{number:.0}")
+    } else if number >= 10.0 {
+        format!("{number:.1}")
+    } else {
+        format!("{number:.2}")
+    }
+}
+
+/// Everything of either side while 50 containers run, and what one container adds.
+fn memory(sides: &[Side<'_>]) -> anyhow::Result<()> {
+    const CONTAINERS: u64 = 50;
+    let mut totals = Vec::new();
+    let mut each = Vec::new();
+    for side in sides {
+        side.time(&["-f", "s1.yaml", "up", "-d"])?;
+        let one = side.memory();
+        side.time(&["-f", "s50.yaml", "up", "-d"])?;
+        let all = side.memory();
+        side.time(&["-f", "s50.yaml", "down", "-t", "0"])?;
+        totals.push(all);
+        each.push(all.saturating_sub(one) / (CONTAINERS - 1));
+    }
+    let line = |name: &str, values: &[u64]| {
+        let mut cells: Vec<String> = values.iter().map(|kib| format!("{kib} KiB")).collect();
+        if let [ours, theirs] = values[..] {
+            #[expect(clippy::cast_precision_loss, reason = "a ratio is rounded anyway")]
+            cells.push(format!("1/{}", short(theirs as f64 / ours.max(1) as f64)));
+        }
+        println!("| {name} | {} |", cells.join(" | "));
+    };
+    line("memory (PSS) of all its processes, 50 containers", &totals);
+    line("of that, each further container", &each);
+    Ok(())
+}
+
+fn services(count: usize) -> String {
+    let service = |number| format!("  s{number}:\n    image: busybox\n    command: sleep 100000\n");
+    format!("services:\n{}", (0..count).map(service).collect::<Vec<_>>().concat())
+}
+
+fn chain(length: usize) -> String {
+    let service = |number: usize| {
+        let depends = match number.checked_sub(1) {
+            Some(before) => format!("    depends_on: {{h{before}: {{condition: service_healthy}}}}\n"),
+            None => String::new(),
+        };
+        format!(
+            "  h{number}:\n    image: busybox\n    command: sleep 100000\n    \
+             healthcheck: {{test: [CMD, \"true\"], interval: 1s, retries: 3}}\n{depends}"
+        )
+    };
+    format!("services:\n{}", (0..length).map(service).collect::<Vec<_>>().concat())
+}
+
+/// Whether these words call a Docker Compose whose engine answers and has the image.
+fn has_docker(words: &[String]) -> bool {
+    let folder = Path::new("/tmp");
+    let answers = |arguments: &[&str]| {
+        Command::new(&words[0])
+            .args(&words[1..])
+            .args(arguments)
+            .current_dir(folder)
+            .stdin(Stdio::null())
+            .output()
+            .is_ok_and(|output| output.status.success())
+    };
+    let probe = tempfile::Builder::new().suffix(".yaml").tempfile();
+    let Ok(probe) = probe else { return false };
+    if fs::write(probe.path(), services(1)).is_err() {
+        return false;
+    }
+    let file = probe.path().display().to_string();
+    let up = ["-p", "rcbenchprobe", "-f", &file, "up", "-d", "--pull", "never"];
+    let down = ["-p", "rcbenchprobe", "-f", &file, "down", "-t", "0"];
+    let works = answers(&up);
+    works & answers(&down)
+}

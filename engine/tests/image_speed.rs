@@ -1,0 +1,88 @@
+//! Measures a pull against what decompression alone costs. Run it by hand, of an optimised build:
+//! `CARGO_PROFILE_DEV_OPT_LEVEL=3 cargo test -p rcompose-engine --test image_speed -- --ignored --nocapture`
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::large_stack_arrays,
+    clippy::needless_pass_by_value,
+    clippy::format_push_string,
+    reason = "helpers of tests fail by panicking, and say on the terminal what they skip"
+)]
+
+mod image_support;
+
+use std::io::Read;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use flate2::bufread::MultiGzDecoder;
+use image_support::{Registry, Setup, TestImage, is_root, runtime};
+use rcompose_engine::image::{no_progress, pull};
+
+/// Packs this machine's own programs and libraries, which is what images are made of.
+fn layers(count: usize, bytes: u64) -> Vec<(Vec<u8>, &'static str)> {
+    let mut archives: Vec<tar::Builder<Vec<u8>>> = (0..count).map(|_| tar::Builder::new(Vec::new())).collect();
+    let mut sizes = vec![0; count];
+    let mut rest = vec![PathBuf::from("/usr/lib"), PathBuf::from("/usr/bin"), PathBuf::from("/usr/share")];
+    while let Some(path) = rest.pop() {
+        let Ok(metadata) = std::fs::symlink_metadata(&path) else { continue };
+        if metadata.is_dir() {
+            let Ok(entries) = std::fs::read_dir(&path) else { continue };
+            rest.extend(entries.filter_map(|entry| Some(entry.ok()?.path())));
+            continue;
+        }
+        let smallest = (0..count).min_by_key(|at| sizes[*at]).unwrap();
+        if !metadata.is_file() || metadata.len() > 20 << 20 || sizes[smallest] > bytes / count as u64 {
+            continue;
+        }
+        let name = path.strip_prefix("/").unwrap();
+        if archives[smallest].append_path_with_name(&path, name).is_ok() {
+            sizes[smallest] += metadata.len();
+        }
+    }
+    archives.into_iter().map(|archive| (archive.into_inner().unwrap(), "gzip")).collect()
+}
+
+fn cpu_time() -> Duration {
+    let usage = nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_SELF).unwrap();
+    let micros = |time: nix::sys::time::TimeVal| u64::try_from(time.tv_sec() * 1_000_000 + time.tv_usec()).unwrap();
+    Duration::from_micros(micros(usage.user_time()) + micros(usage.system_time()))
+}
+
+#[test]
+#[ignore = "a measurement, to be read by a person"]
+fn a_large_image_against_decompression_alone() {
+    let (true, Some(registry)) = (is_root(), Registry::start("")) else { return };
+    let image = TestImage::new(&layers(5, 520 << 20));
+    let compressed: usize = image.layers.iter().map(|layer| image.blobs[layer].len()).sum();
+    image.push(&registry.server, "big", "latest");
+    println!("{} MB in {} layers", compressed >> 20, image.layers.len());
+    let cores = std::thread::available_parallelism().unwrap().get();
+    let runtime = runtime();
+    for round in 0..4 {
+        let next = std::sync::atomic::AtomicUsize::new(0);
+        let start = Instant::now();
+        std::thread::scope(|scope| {
+            for _ in 0..cores {
+                scope.spawn(|| {
+                    while let Some(layer) = image.layers.get(next.fetch_add(1, std::sync::atomic::Ordering::SeqCst)) {
+                        let mut decoder = MultiGzDecoder::new(&image.blobs[layer][..]);
+                        let mut buffer = vec![0; 256 * 1024];
+                        while decoder.read(&mut buffer).unwrap() > 0 {}
+                    }
+                });
+            }
+        });
+        let decompression = start.elapsed();
+        let setup = Setup::new();
+        let (start, cpu) = (Instant::now(), cpu_time());
+        runtime.block_on(pull(&setup.store, &registry.reference("big"), &setup.options, &no_progress())).unwrap();
+        let pulled = start.elapsed();
+        let ratio = pulled.as_secs_f64() / decompression.as_secs_f64();
+        println!(
+            "round {round}: decompression alone {decompression:.0?}, pull {pulled:.0?} ({ratio:.2}x; {:.0?} of CPU in this process)",
+            cpu_time().saturating_sub(cpu)
+        );
+    }
+}

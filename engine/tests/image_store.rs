@@ -1,0 +1,322 @@
+//! The store's promises: names, garbage collection, verification, and survival of killed processes and power cuts.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::large_stack_arrays,
+    clippy::needless_pass_by_value,
+    clippy::format_push_string,
+    reason = "helpers of tests fail by panicking, and say on the terminal what they skip"
+)]
+
+mod image_support;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use image_support::{FakeServer, Layer, Setup, TestImage, is_root, runtime};
+use rcompose_engine::image::{
+    Client, ClientOptions, Damage, Digest, PullOptions, Reference, Store, no_progress, prepare, pull,
+};
+
+fn image(name: &str) -> TestImage {
+    let base = Layer::new().directory("etc").file("etc/base", &[b'b'; 100_000]).tar();
+    let own = Layer::new().file("name", name.as_bytes()).tar();
+    TestImage::new(&[(base, "gzip"), (own, "zstd")])
+}
+
+fn served(name: &str) -> FakeServer {
+    FakeServer::serving(image(name), |_| None)
+}
+
+fn pull_into(setup: &Setup, reference: &Reference) -> rcompose_engine::image::Image {
+    runtime().block_on(pull(&setup.store, reference, &setup.options, &no_progress())).unwrap()
+}
+
+fn files_in(path: &Path) -> BTreeSet<String> {
+    fs::read_dir(path)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| !name.starts_with('.'))
+        .collect()
+}
+
+#[test]
+fn names_move_and_garbage_goes() {
+    if !is_root() {
+        return;
+    }
+    let setup = Setup::new();
+    let (first, second) = (served("first"), served("second"));
+    let one = pull_into(&setup, &first.reference("app:1"));
+    let two = pull_into(&setup, &second.reference("app:1"));
+    let latest: Reference = "app:latest".parse().unwrap();
+    setup.store.tag(&one, &latest).unwrap();
+    assert_eq!(setup.store.get(&latest).unwrap().unwrap().id, one.id);
+    // The name goes over to the other image, and the first one keeps its other name.
+    setup.store.tag(&two, &latest).unwrap();
+    assert_eq!(setup.store.get(&latest).unwrap().unwrap().id, two.id);
+    assert_eq!(setup.store.list().unwrap().len(), 3);
+    assert!(setup.store.list().unwrap().iter().all(|image| !image.dangling));
+    // Without any name left it is listed as dangling, until it is removed.
+    setup.store.tag(&two, &one.reference).unwrap();
+    let dangling: Vec<_> = setup.store.list().unwrap().into_iter().filter(|image| image.dangling).collect();
+    assert_eq!(dangling.len(), 1);
+    assert_eq!((dangling[0].id, dangling[0].reference.tag()), (one.id, None));
+    assert_eq!(setup.store.find(&one.id.short()).unwrap().unwrap().id, one.id);
+
+    assert_eq!(setup.store.gc(Vec::new).unwrap().blobs, 0, "everything is referred to");
+    assert_eq!(setup.store.remove_image(&one.id).unwrap().len(), 1);
+    // A container still uses the layer that only the first image has.
+    let freed = setup.store.gc(|| one.diff_ids.clone()).unwrap();
+    assert_eq!((freed.blobs, freed.layers), (3, 0), "manifest, configuration and its own layer's blob");
+    let freed = setup.store.gc(Vec::new).unwrap();
+    assert_eq!((freed.blobs, freed.layers, freed.bytes), (0, 1, 5));
+    assert!(setup.store.get(&latest).unwrap().is_some());
+    assert_eq!(setup.store.remove_image(&two.id).unwrap().len(), 3);
+    let freed = setup.store.gc(Vec::new).unwrap();
+    assert_eq!((freed.blobs, freed.layers), (4, 2));
+    assert_eq!(setup.store.usage().unwrap(), rcompose_engine::image::Usage::default());
+    assert_eq!(files_in(&setup.data().join("images/blobs/sha256")).len(), 0);
+    assert_eq!(files_in(&setup.data().join("layers")).len(), 0);
+}
+
+#[test]
+fn removing_a_name_leaves_the_others() {
+    if !is_root() {
+        return;
+    }
+    let setup = Setup::new();
+    let server = served("app");
+    let image = pull_into(&setup, &server.reference("app"));
+    let other: Reference = "other:1".parse().unwrap();
+    setup.store.tag(&image, &other).unwrap();
+    assert!(setup.store.remove(&image.reference).unwrap());
+    assert!(!setup.store.remove(&image.reference).unwrap());
+    assert!(setup.store.get(&image.reference).unwrap().is_none());
+    assert_eq!(setup.store.get(&other).unwrap().unwrap().id, image.id);
+    assert_eq!(setup.store.gc(Vec::new).unwrap().blobs, 0);
+}
+
+#[test]
+fn damage_is_found_and_repaired() {
+    if !is_root() {
+        return;
+    }
+    let setup = Setup::new();
+    let server = served("app");
+    let image = pull_into(&setup, &server.reference("app"));
+    assert_eq!(setup.store.verify(&image).unwrap(), []);
+    let blob = setup.data().join("images/blobs/sha256").join(image.layers[0].digest.hex());
+    let mut content = fs::read(&blob).unwrap();
+    content[20] ^= 1;
+    fs::write(&blob, content).unwrap();
+    fs::remove_file(setup.data().join("images/blobs/sha256").join(image.layers[1].digest.hex())).unwrap();
+    fs::remove_dir_all(setup.data().join("layers").join(image.diff_ids[1].hex())).unwrap();
+    let damage = setup.store.verify(&image).unwrap();
+    assert_eq!(
+        damage,
+        [
+            Damage::Blob(image.layers[0].digest),
+            Damage::MissingBlob(image.layers[1].digest),
+            Damage::Layer(image.diff_ids[1])
+        ]
+    );
+    assert!(setup.store.get(&image.reference).unwrap().is_none(), "an image without its layers cannot be run");
+    setup.store.discard(&damage).unwrap();
+    let image = pull_into(&setup, &image.reference);
+    assert_eq!(setup.store.verify(&image).unwrap(), []);
+}
+
+#[test]
+fn a_layer_from_before_a_power_cut_is_unpacked_again() {
+    if !is_root() {
+        return;
+    }
+    let setup = Setup::new();
+    let server = served("app");
+    let image = pull_into(&setup, &server.reference("app"));
+    assert_eq!(files_in(&setup.data().join("layers/.unsynced")).len(), 2);
+    setup.store.settle().unwrap();
+    assert_eq!(files_in(&setup.data().join("layers/.unsynced")).len(), 0, "all is durable");
+    // As after a power cut: the mark is from another boot, and the file's content never reached the disk.
+    let layer = image.diff_ids[0].hex();
+    std::os::unix::fs::symlink("another-boot", setup.data().join("layers/.unsynced").join(&layer)).unwrap();
+    fs::write(setup.data().join("layers").join(&layer).join("etc/base"), "").unwrap();
+    let store = Arc::new(Store::open(&setup.data()).unwrap());
+    assert!(store.get(&image.reference).unwrap().is_none());
+    // The blob is believed, so nothing is fetched.
+    let before = server.count("/");
+    let again = runtime().block_on(prepare(&store, &image.reference, &setup.options, &no_progress())).unwrap().unwrap();
+    assert_eq!(server.count("/"), before);
+    assert_eq!(store.read_file(&again, "/etc/base").unwrap().unwrap().len(), 100_000);
+    assert!(store.get(&image.reference).unwrap().is_some());
+}
+
+#[test]
+fn finding_ten_images_is_quick() {
+    if !is_root() {
+        return;
+    }
+    let setup = Setup::new();
+    let server = served("app");
+    let image = pull_into(&setup, &server.reference("app"));
+    let names: Vec<Reference> = (0..10).map(|number| format!("name{number}").parse().unwrap()).collect();
+    for name in &names {
+        setup.store.tag(&image, name).unwrap();
+    }
+    let mut best = Duration::MAX;
+    for _ in 0..20 {
+        let start = Instant::now();
+        let store = Store::open(&setup.data()).unwrap();
+        for name in &names {
+            assert!(store.get(name).unwrap().is_some());
+        }
+        best = best.min(start.elapsed());
+    }
+    println!("opening the store and finding ten images: {best:?}");
+    // Two milliseconds are promised of an optimised build.
+    let bound = if cfg!(debug_assertions) { 20 } else { 2 };
+    assert!(best < Duration::from_millis(bound), "{best:?}");
+}
+
+#[test]
+fn collections_and_pulls_at_once_do_no_harm() {
+    if !is_root() {
+        return;
+    }
+    let setup = Setup::new();
+    let servers: Vec<FakeServer> = (0..4).map(|number| served(&format!("image{number}"))).collect();
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let collector = scope.spawn(|| {
+            let store = Store::open(&setup.data()).unwrap();
+            let mut rounds = 0;
+            while !stop.load(Ordering::Relaxed) {
+                store.gc(Vec::new).unwrap();
+                rounds += 1;
+            }
+            rounds
+        });
+        let pullers: Vec<_> = servers
+            .iter()
+            .map(|server| {
+                scope.spawn(|| {
+                    let store = Arc::new(Store::open(&setup.data()).unwrap());
+                    let runtime = runtime();
+                    let reference = server.reference("app");
+                    for _ in 0..15 {
+                        let image = runtime.block_on(pull(&store, &reference, &setup.options, &no_progress())).unwrap();
+                        // Nothing of an image with a name is ever collected.
+                        assert_eq!(store.verify(&image).unwrap(), []);
+                        assert_eq!(store.read_file(&image, "etc/base").unwrap().unwrap().len(), 100_000);
+                        assert!(store.remove(&reference).unwrap());
+                    }
+                })
+            })
+            .collect();
+        for puller in pullers {
+            puller.join().unwrap();
+        }
+        stop.store(true, Ordering::Relaxed);
+        assert!(collector.join().unwrap() > 0);
+    });
+    setup.store.gc(Vec::new).unwrap();
+    assert_eq!(setup.leftovers(), [""; 0]);
+    assert_eq!(files_in(&setup.data().join("layers")).len(), 0);
+}
+
+/// Is no test: the process that the next one kills.
+#[test]
+fn puller() {
+    let (Ok(root), Ok(reference)) = (std::env::var("IMAGE_TEST_ROOT"), std::env::var("IMAGE_TEST_REFERENCE")) else {
+        return;
+    };
+    let store = Arc::new(Store::open(Path::new(&root)).unwrap());
+    let options = PullOptions::new(Arc::new(Client::new(ClientOptions::default())));
+    let reference: Reference = reference.parse().unwrap();
+    runtime().block_on(pull(&store, &reference, &options, &no_progress())).unwrap();
+    store.remove(&reference).unwrap();
+    store.gc(Vec::new).unwrap();
+}
+
+#[test]
+fn a_process_killed_at_any_moment_leaves_a_good_store() {
+    if !is_root() {
+        return;
+    }
+    // Enough work that most kills hit it in the middle.
+    let mut layers = Vec::new();
+    for number in 0..4 {
+        let mut layer = Layer::new();
+        for file in 0..150 {
+            layer = layer.file(&format!("l{number}-f{file}"), &vec![number; 5000]);
+        }
+        layers.push((layer.tar(), if number % 2 == 0 { "gzip" } else { "zstd" }));
+    }
+    let image = TestImage::new(&layers);
+    let server = FakeServer::serving(image, |_| None);
+    let setup = Setup::new();
+    let reference = server.reference("app");
+    let run = |limit: Option<Duration>| {
+        let start = Instant::now();
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "puller", "--test-threads=1"])
+            .env("IMAGE_TEST_ROOT", setup.data())
+            .env("IMAGE_TEST_REFERENCE", reference.to_string())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        if let Some(limit) = limit {
+            std::thread::sleep(limit);
+            // It may be done already.
+            let _ = child.kill();
+        }
+        (child.wait().unwrap(), start.elapsed())
+    };
+    let (status, whole) = run(None);
+    assert!(status.success());
+    let rounds = 40_u32;
+    let mut killed = 0;
+    for round in 0..rounds {
+        let (status, _) = run(Some(whole * round / rounds));
+        killed += u32::from(status.signal() == Some(9));
+        check_invariants(&setup.data());
+    }
+    assert!(killed > rounds / 2, "{killed} of {rounds} were killed in time");
+    // What the last one left behind hinders nobody.
+    let image = pull_into(&setup, &reference);
+    assert_eq!(setup.store.verify(&image).unwrap(), []);
+    for number in 0..4_u8 {
+        let content = setup.store.read_file(&image, &format!("l{number}-f149")).unwrap().unwrap();
+        assert_eq!(content, vec![number; 5000]);
+    }
+    assert!(setup.store.remove(&reference).unwrap());
+    setup.store.gc(Vec::new).unwrap();
+    assert_eq!(setup.leftovers(), [""; 0]);
+}
+
+/// Every blob has its digest, the index is whole, and every layer that can be seen is complete.
+fn check_invariants(data: &Path) {
+    let blobs = data.join("images/blobs/sha256");
+    if !blobs.exists() {
+        return;
+    }
+    for name in files_in(&blobs) {
+        assert_eq!(Digest::of(&fs::read(blobs.join(&name)).unwrap()).hex(), name);
+    }
+    let index = data.join("images/index.json");
+    if index.exists() {
+        let _: serde_json::Value = serde_json::from_slice(&fs::read(index).unwrap()).unwrap();
+    }
+    for name in files_in(&data.join("layers")) {
+        assert_eq!(files_in(&data.join("layers").join(&name)).len(), 150, "layer {name} is complete");
+    }
+}
