@@ -2,6 +2,12 @@
 //!
 //! It runs in a network namespace of its own. Milliseconds unless it says otherwise.
 #![allow(clippy::print_stdout, reason = "its output is what it is for")]
+#![allow(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "counts and shares here are small and positive"
+)]
 
 use std::net::UdpSocket;
 use std::sync::Arc;
@@ -20,77 +26,89 @@ use rcompose_engine::root::Root;
 
 const CONTAINERS: usize = 50;
 
-fn main() -> anyhow_free::Result {
+fn main() -> outcome::Result {
     unshare(CloneFlags::CLONE_NEWNET)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(run())
 }
 
-mod anyhow_free {
+mod outcome {
     /// Whatever goes wrong ends the benchmark.
     pub(crate) type Result = std::result::Result<(), Box<dyn std::error::Error>>;
 }
 
-fn ms(since: Instant) -> f64 {
-    since.elapsed().as_secs_f64() * 1e3
+/// A moment: when it was, and how much CPU this process had used by then.
+#[derive(Clone, Copy)]
+struct Mark(Instant, f64);
+
+impl Mark {
+    fn now() -> Self {
+        Self(Instant::now(), cpu())
+    }
+
+    fn print(self, what: &str, count: usize) {
+        let wall = self.0.elapsed().as_secs_f64() * 1e3;
+        let spent = (cpu() - self.1) * 1e3;
+        let each = count as f64;
+        println!("{what:32} {wall:8.2}, {spent:7.1} of CPU; each {:6.2}, {:5.2}", wall / each, spent / each);
+    }
 }
 
-async fn run() -> anyhow_free::Result {
+async fn run() -> outcome::Result {
     let (connection, handle, _) = rtnetlink::new_connection()?;
     tokio::spawn(connection);
     handle.link().set(rtnetlink::LinkUnspec::new_with_index(1).up().build()).execute().await?;
     let directory = tempfile::tempdir()?;
     let networks = Networks::open(&Root::below(directory.path()), Options::default()).await?;
     let config = NetworkConfig { name: "bench".into(), enable_ipv4: true, ..NetworkConfig::default() };
-    let start = Instant::now();
+    let start = Mark::now();
     networks.ensure(&config).await?;
-    println!("ensure, new network            {:8.2}", ms(start));
-    let start = Instant::now();
+    start.print("ensure, new network", 1);
+    let start = Mark::now();
     networks.ensure(&config).await?;
-    println!("ensure, existing network       {:8.2}", ms(start));
+    start.print("ensure, existing network", 1);
 
-    let start = Instant::now();
+    let start = Mark::now();
     let mut sandboxes = Vec::new();
     for _ in 0..CONTAINERS {
         sandboxes.push(networks.sandbox().await?);
     }
-    println!("sandbox, one after another     {:8.2}", ms(start) / CONTAINERS as f64);
+    start.print("sandbox, one after another", CONTAINERS);
     drop(sandboxes);
     settle(&networks).await?;
 
-    let start = Instant::now();
+    let start = Mark::now();
     networks.prepare(CONTAINERS);
     let mut sandboxes = Vec::new();
     for _ in 0..CONTAINERS {
         sandboxes.push(networks.sandbox().await?);
     }
-    println!("sandbox, {CONTAINERS} at once           {:8.2}", ms(start) / CONTAINERS as f64);
-    let start = Instant::now();
+    start.print(&format!("sandbox, {CONTAINERS} at once"), CONTAINERS);
+    let start = Mark::now();
     let endpoint = Endpoint { network: "bench".into(), aliases: vec!["web".into()], ..Endpoint::default() };
-    let port =
-        PublishedPort { host_ip: None, host_port: None, container_port: 80, protocol: Protocol::Tcp };
+    let port = PublishedPort { host_ip: None, host_port: None, container_port: 80, protocol: Protocol::Tcp };
     let mut members = Vec::new();
     for (n, sandbox) in sandboxes.iter().enumerate() {
         let member = Member { id: Id::random(), name: format!("bench-{n}"), project: "bench".into() };
         networks.join(sandbox, &member, std::slice::from_ref(&endpoint), &[], &[]).await?;
         members.push(member);
     }
-    println!("join, each                     {:8.2}", ms(start) / CONTAINERS as f64);
+    start.print("join", CONTAINERS);
 
     dns(&networks, &sandboxes).await?;
 
-    let start = Instant::now();
+    let start = Mark::now();
     for member in &members {
         networks.forget(&member.id).await?;
     }
-    println!("forget, each                   {:8.2}", ms(start) / CONTAINERS as f64);
-    let start = Instant::now();
+    start.print("forget", CONTAINERS);
+    let start = Mark::now();
     drop(sandboxes);
-    println!("drop {CONTAINERS} sandboxes              {:8.2}", ms(start));
+    start.print(&format!("drop {CONTAINERS} sandboxes"), 1);
     settle(&networks).await?;
-    println!("… until their links are gone   {:8.2}", ms(start));
+    start.print("… until their links are gone", 1);
 
-    let start = Instant::now();
+    let start = Mark::now();
     networks.prepare(CONTAINERS);
     let mut running = Vec::new();
     for n in 0..CONTAINERS {
@@ -107,9 +125,9 @@ async fn run() -> anyhow_free::Result {
     for task in running {
         all.push(task.await??);
     }
-    println!("sandbox, join, publish: {CONTAINERS}      {:8.2} = {:.2} each", ms(start), ms(start) / CONTAINERS as f64);
+    start.print("sandbox, join, publish", CONTAINERS);
 
-    let start = Instant::now();
+    let start = Mark::now();
     for (_, member, _) in &all {
         networks.leave(&member.id).await?;
     }
@@ -118,16 +136,16 @@ async fn run() -> anyhow_free::Result {
     }
     drop(all);
     let removal = networks.remove("bench").await?;
-    println!("all of it gone for the user    {:8.2}", ms(start));
+    start.print("all of it gone for the user", 1);
     removal.finished().await?;
-    println!("… and the bridge               {:8.2}", ms(start));
+    start.print("… and the bridge", 1);
     settle(&networks).await?;
-    println!("… and the links                {:8.2}", ms(start));
+    start.print("… and the links", 1);
     Ok(())
 }
 
 /// Waits until no port of a bridge is left.
-async fn settle(networks: &Networks) -> anyhow_free::Result {
+async fn settle(networks: &Networks) -> outcome::Result {
     while networks.census().await?.links.iter().any(|link| link.starts_with("rcv")) {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
@@ -135,7 +153,7 @@ async fn settle(networks: &Networks) -> anyhow_free::Result {
 }
 
 /// Several clients, each in its own container, with 20 queries outstanding between them.
-async fn dns(networks: &Networks, sandboxes: &[Sandbox]) -> anyhow_free::Result {
+async fn dns(networks: &Networks, sandboxes: &[Sandbox]) -> outcome::Result {
     let mut message = Message::new(1, MessageType::Query, OpCode::Query);
     message.metadata.recursion_desired = true;
     message.add_query(Query::query(Name::from_ascii("bench-7.")?, RecordType::A));
@@ -194,12 +212,7 @@ fn ticks(path: &str) -> f64 {
     (number(11) + number(12)) / 100.0
 }
 
-fn client(
-    netns: std::os::fd::OwnedFd,
-    question: &[u8],
-    outstanding: usize,
-    stop: &AtomicBool,
-) -> (Vec<Duration>, f64) {
+fn client(netns: std::os::fd::OwnedFd, question: &[u8], outstanding: usize, stop: &AtomicBool) -> (Vec<Duration>, f64) {
     setns(netns, CloneFlags::CLONE_NEWNET).expect("a sandbox can be entered");
     let socket = UdpSocket::bind("0.0.0.0:0").expect("a socket can be bound");
     socket.connect("127.0.0.11:53").expect("the resolver's address is local");

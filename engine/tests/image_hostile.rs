@@ -1,5 +1,14 @@
 //! Unpacks a generated corpus of hostile layers and images. Each is refused or contained: a tree of sentinels around
 //! the store stays as it was, nothing is left behind, and memory stays bounded.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::large_stack_arrays,
+    clippy::needless_pass_by_value,
+    clippy::format_push_string,
+    reason = "helpers of tests fail by panicking, and say on the terminal what they skip"
+)]
 
 mod image_support;
 

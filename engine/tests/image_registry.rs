@@ -1,8 +1,18 @@
 //! Pulls from registries that misbehave, that want tokens, and that redirect.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::large_stack_arrays,
+    clippy::needless_pass_by_value,
+    clippy::format_push_string,
+    reason = "helpers of tests fail by panicking, and say on the terminal what they skip"
+)]
 
 mod image_support;
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -382,7 +392,6 @@ fn a_credential_helper_is_asked() {
         eprintln!("skipped: cannot write to /usr/local/bin");
         return;
     }
-    use std::os::unix::fs::PermissionsExt as _;
     fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
     let config = directory.path().join("config.json");
     let document = serde_json::json!({"credHelpers": {registry.address.to_string(): name}});

@@ -1,4 +1,13 @@
 //! The store's promises: names, garbage collection, verification, and survival of killed processes and power cuts.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::large_stack_arrays,
+    clippy::needless_pass_by_value,
+    clippy::format_push_string,
+    reason = "helpers of tests fail by panicking, and say on the terminal what they skip"
+)]
 
 mod image_support;
 

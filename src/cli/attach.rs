@@ -20,7 +20,7 @@ use super::up::UpArgs;
 use crate::compose::Project;
 use crate::project::apply::{self, ApplyError, Options};
 use crate::project::engine::Engine;
-use crate::project::labels::Labelled as _;
+use crate::project::labels::Labelled;
 use crate::project::names;
 use crate::project::plan::{Plan, lifecycle};
 use crate::ui::logs::{Printer, Style};
@@ -79,8 +79,7 @@ pub async fn run(
             result = &mut starting, if !started => {
                 started = true;
                 match result {
-                    Ok(()) => session.watch_running()?,
-                    Err(ApplyError::Interrupted) => session.watch_running()?,
+                    Ok(()) | Err(ApplyError::Interrupted) => session.watch_running()?,
                     Err(error) => {
                         failed = Some(Error::from(error));
                         break;
@@ -163,9 +162,10 @@ impl<'a> Session<'a> {
         let now = jiff::Timestamp::now();
         for container in shown {
             // What was written before is not the news.
-            let options = match lifecycle::is_active(container) {
-                true => log::Options { tail: Some(0), ..log::Options::default() },
-                false => log::Options { since: Some(now), ..log::Options::default() },
+            let options = if lifecycle::is_active(container) {
+                log::Options { tail: Some(0), ..log::Options::default() }
+            } else {
+                log::Options { since: Some(now), ..log::Options::default() }
             };
             feeds.add(&container.config.id, &name(container), &options)?;
         }
@@ -222,7 +222,7 @@ impl<'a> Session<'a> {
                 let again = if restarting { " (restarting)" } else { "" };
                 self.feeds.status(&event.id, &format!("exited with code {code}{again}")).await;
                 if !restarting {
-                    self.exited(there.as_ref().map(|container| container.service()).unwrap_or_default(), code)?;
+                    self.exited(there.as_ref().map(Labelled::service).unwrap_or_default(), code)?;
                 }
             }
             _ => {}

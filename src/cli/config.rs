@@ -11,7 +11,9 @@ use clap::Args;
 use super::GlobalArgs;
 use crate::compose::node::{Node, Value};
 use crate::compose::shape::{self, Flavour, Out};
-use crate::compose::{Diagnostic, Disk, LoadOptions, Loaded, Project, deep, interpolate, load, load_untyped, print, units};
+use crate::compose::{
+    Diagnostic, Disk, LoadOptions, Loaded, Project, deep, interpolate, load, load_untyped, print, units,
+};
 
 /// The flags of `config`.
 #[derive(Debug, Clone, Default, Args)]
@@ -72,7 +74,7 @@ pub struct ConfigArgs {
     /// Don't check model consistency
     #[arg(long)]
     pub no_consistency: bool,
-    /// Don't resolve service env files
+    /// Accepted for compatibility; env files are resolved all the same, as in Docker Compose
     #[arg(long)]
     pub no_env_resolution: bool,
     /// Pin image tags to digests
@@ -103,8 +105,14 @@ fn deliver(text: &str, arguments: &ConfigArgs) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let written = match &arguments.output {
-        Some(path) if !text.is_empty() => std::fs::write(path, text).map_err(|error| format!("cannot write {}: {error}", path.display())),
-        _ => std::io::stdout().lock().write_all(text.as_bytes()).or_else(ignore_closed).map_err(|error| format!("cannot write: {error}")),
+        Some(path) if !text.is_empty() => {
+            std::fs::write(path, text).map_err(|error| format!("cannot write {}: {error}", path.display()))
+        }
+        _ => std::io::stdout()
+            .lock()
+            .write_all(text.as_bytes())
+            .or_else(ignore_closed)
+            .map_err(|error| format!("cannot write: {error}")),
     };
     match written {
         Ok(()) => ExitCode::SUCCESS,
@@ -128,7 +136,6 @@ fn output(global: &GlobalArgs, arguments: &ConfigArgs) -> Output {
     options.no_normalize |= arguments.no_normalize;
     options.no_path_resolution = arguments.no_path_resolution;
     options.no_consistency = arguments.no_consistency;
-    options.no_env_resolution = arguments.no_env_resolution;
     if arguments.resolve_image_digests || arguments.lock_image_digests {
         return Err(vec![
             Diagnostic::error("unsupported", "image digests cannot be resolved yet")
@@ -139,7 +146,14 @@ fn output(global: &GlobalArgs, arguments: &ConfigArgs) -> Output {
     if arguments.list_services {
         if arguments.no_interpolate {
             let untyped = load_untyped(&options, &Disk)?;
-            let names = untyped.tree.0.get("services").and_then(Node::as_map).into_iter().flatten().map(|(name, _)| name.clone());
+            let names = untyped
+                .tree
+                .0
+                .get("services")
+                .and_then(Node::as_map)
+                .into_iter()
+                .flatten()
+                .map(|(name, _)| name.clone());
             return Ok((lines(names), untyped.warnings));
         }
         return list(&options, |project| project.services.keys().cloned().collect());
@@ -151,7 +165,9 @@ fn output(global: &GlobalArgs, arguments: &ConfigArgs) -> Output {
         return list(&options, |project| project.networks.keys().cloned().collect());
     }
     if arguments.models {
-        return list(&options, |project| project.models.values().map(|model| model.model.clone()).filter(|model| !model.is_empty()).collect());
+        return list(&options, |project| {
+            project.models.values().map(|model| model.model.clone()).filter(|model| !model.is_empty()).collect()
+        });
     }
     if let Some(names) = &arguments.hash {
         return hashes(&options, names);
@@ -170,7 +186,9 @@ fn output(global: &GlobalArgs, arguments: &ConfigArgs) -> Output {
         return variables(options, arguments);
     }
     if arguments.environment {
-        return list(&options, |project| project.environment.iter().map(|(name, value)| format!("{name}={value}")).collect());
+        return list(&options, |project| {
+            project.environment.iter().map(|(name, value)| format!("{name}={value}")).collect()
+        });
     }
     if !arguments.explain.is_empty() {
         let loaded = load(&options, &Disk)?;
@@ -209,7 +227,8 @@ fn image(project: &Project, service: &crate::compose::Service) -> String {
 fn hashes(options: &LoadOptions, names: &str) -> Output {
     let loaded = load(options, &Disk)?;
     let services = &loaded.project.services;
-    let names: Vec<&str> = if names == "*" { services.keys().map(String::as_str).collect() } else { names.split(',').collect() };
+    let names: Vec<&str> =
+        if names == "*" { services.keys().map(String::as_str).collect() } else { names.split(',').collect() };
     let mut text = String::new();
     for name in names.into_iter().collect::<BTreeSet<_>>() {
         let Some(service) = services.get(name) else {
@@ -233,10 +252,21 @@ fn project(options: &LoadOptions, arguments: &ConfigArgs) -> Output {
     };
     if arguments.no_interpolate {
         let untyped = load_untyped(options, &Disk)?;
-        let text = with_stack(untyped.depth, || write(&shape::emit_raw(&untyped.tree.0, flavour), flavour));
+        let text = with_stack(untyped.depth, || write(&shape::emit_untyped(&untyped.tree.0, flavour), flavour));
         return Ok((text, untyped.warnings));
     }
     let loaded = load(options, &Disk)?;
+    if flavour == Flavour::Json {
+        let with_path = |service: &&crate::compose::Service| {
+            service.build.iter().flat_map(|build| &build.ssh).any(|key| key.path.is_some())
+        };
+        if let Some(service) = loaded.project.services.values().find(with_path) {
+            return Err(vec![
+                Diagnostic::error("no-json", format!("services.{}.build.ssh has no form in JSON", service.name))
+                    .help("Docker Compose cannot print it either; use --format yaml"),
+            ]);
+        }
+    }
     let text = with_stack(loaded.depth, || write(&shape::emit_project(&loaded.tree.0, flavour), flavour));
     // The output can be loaded again: dollars in it stand for themselves.
     Ok((text.replace('$', "$$"), loaded.warnings))
@@ -259,24 +289,24 @@ fn variables(mut options: LoadOptions, arguments: &ConfigArgs) -> Output {
     for variable in found {
         variables.insert(variable.name.clone(), variable);
     }
-    let text = match arguments.format.as_deref() {
-        Some("json" | "yaml") => {
-            let entry = |variable: &interpolate::Variable| {
-                let text = |text: &str| Out::Text(text.to_owned());
-                Out::Map(vec![
-                    ("Name".to_owned(), text(&variable.name)),
-                    ("DefaultValue".to_owned(), text(&variable.default)),
-                    ("PresenceValue".to_owned(), text(&variable.alternate)),
-                    ("Required".to_owned(), Out::Bool(variable.required)),
-                ])
-            };
-            let out = Out::Map(variables.iter().map(|(name, variable)| (name.clone(), entry(variable))).collect());
-            write(&out, if arguments.format.as_deref() == Some("json") { Flavour::Json } else { Flavour::Yaml })
-        }
-        _ => {
-            let rows = variables.values().map(|variable| [variable.name.clone(), variable.required.to_string(), variable.default.clone(), variable.alternate.clone()]);
-            table(&["NAME", "REQUIRED", "DEFAULT VALUE", "ALTERNATE VALUE"].map(ToOwned::to_owned), rows.collect())
-        }
+    let text = if let Some(format @ ("json" | "yaml")) = arguments.format.as_deref() {
+        let entry = |variable: &interpolate::Variable| {
+            let text = |text: &str| Out::Text(text.to_owned());
+            Out::Map(vec![
+                ("Name".to_owned(), text(&variable.name)),
+                ("DefaultValue".to_owned(), text(&variable.default)),
+                ("PresenceValue".to_owned(), text(&variable.alternate)),
+                ("Required".to_owned(), Out::Bool(variable.required)),
+            ])
+        };
+        let out = Out::Map(variables.iter().map(|(name, variable)| (name.clone(), entry(variable))).collect());
+        write(&out, if format == "json" { Flavour::Json } else { Flavour::Yaml })
+    } else {
+        let head = ["NAME", "REQUIRED", "DEFAULT VALUE", "ALTERNATE VALUE"].map(ToOwned::to_owned);
+        let row = |variable: &interpolate::Variable| {
+            [variable.name.clone(), variable.required.to_string(), variable.default.clone(), variable.alternate.clone()]
+        };
+        table(&head, &variables.values().map(row).collect::<Vec<_>>())
     };
     Ok((text, untyped.warnings))
 }
@@ -290,13 +320,13 @@ fn collect(node: &Node, found: &mut Vec<interpolate::Variable>) {
     }
 }
 
-/// Columns that are as wide as their widest cell and three spaces more.
-fn table<const COLUMNS: usize>(head: &[String; COLUMNS], rows: Vec<[String; COLUMNS]>) -> String {
-    let all: Vec<&[String; COLUMNS]> = std::iter::once(head).chain(&rows).collect();
+/// Columns that are as wide as their widest cell and three spaces more, twenty at least: that of Docker Compose.
+fn table<const COLUMNS: usize>(head: &[String; COLUMNS], rows: &[[String; COLUMNS]]) -> String {
+    let all: Vec<&[String; COLUMNS]> = std::iter::once(head).chain(rows).collect();
     let mut widths = [0; COLUMNS];
     for row in &all {
         for (width, cell) in widths.iter_mut().zip(row.iter()) {
-            *width = (*width).max(cell.chars().count() + 3);
+            *width = (*width).max(cell.chars().count() + 3).max(20);
         }
     }
     let mut text = String::new();
@@ -339,7 +369,7 @@ fn explain(loaded: &Loaded, names: &[String]) -> String {
 fn provenance(loaded: &Loaded) -> String {
     let mut rows = Vec::new();
     trace(&loaded.tree.0, String::new(), loaded, &mut rows);
-    table(&["PATH", "VALUE", "FROM"].map(ToOwned::to_owned), rows)
+    table(&["PATH", "VALUE", "FROM"].map(ToOwned::to_owned), &rows)
 }
 
 fn trace(node: &Node, path: String, loaded: &Loaded, rows: &mut Vec<[String; 3]>) {
@@ -359,12 +389,29 @@ fn trace(node: &Node, path: String, loaded: &Loaded, rows: &mut Vec<[String; 3]>
                 Value::Map(_) => "{}".to_owned(),
                 Value::List(_) => "[]".to_owned(),
                 Value::Null => "null".to_owned(),
-                Value::Int(number) if ["interval", "timeout", "start_period", "start_interval", "stop_grace_period", "delay", "window", "monitor"].iter().any(|key| path.ends_with(&format!(".{key}"))) => {
+                Value::Int(number)
+                    if [
+                        "interval",
+                        "timeout",
+                        "start_period",
+                        "start_interval",
+                        "stop_grace_period",
+                        "delay",
+                        "window",
+                        "monitor",
+                    ]
+                    .iter()
+                    .any(|key| path.ends_with(&format!(".{key}"))) =>
+                {
                     units::format_duration(*number)
                 }
                 other => other.print().unwrap_or_default().replace('\n', "\\n"),
             };
-            let place = loaded.sources.describe(node.span).or_else(|| loaded.sources.describe(node.key)).unwrap_or_else(|| "(set by Compose)".to_owned());
+            let place = loaded
+                .sources
+                .describe(node.span)
+                .or_else(|| loaded.sources.describe(node.key))
+                .unwrap_or_else(|| "(set by Compose)".to_owned());
             rows.push([path, shown, place]);
         }
     }

@@ -174,7 +174,7 @@ impl Scope {
 }
 
 /// As good as for ever: a century.
-const UNLIMITED: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+const UNLIMITED: Duration = Duration::from_hours(100 * 365 * 24);
 
 /// Reads a number of seconds, as `--timeout` has it; less than none is no limit, as Docker has it.
 pub fn timeout(seconds: Option<i64>) -> Option<Duration> {

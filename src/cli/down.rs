@@ -72,6 +72,7 @@ fn plan(args: &DownArgs, scope: &Scope, engine: &Engine) -> Result<Plan, Error> 
     let resources = Resources {
         networks: if everything || chosen.len() == containers.len() { engine.own_networks()? } else { Vec::new() },
         volumes: if everything && args.volumes { engine.own_volumes()? } else { Vec::new() },
+        anonymous_volumes: if everything && args.volumes { engine.anonymous_volumes()? } else { Vec::new() },
         images: images(args.rmi, scope, &chosen),
     };
     Ok(down::down(&chosen, &resources, &Options { timeout: timeout(args.timeout), volumes: args.volumes }))

@@ -3,7 +3,7 @@
 use std::error::Error as StdError;
 use std::io;
 
-use rcompose_engine::protocol::Failure;
+use rcompose_engine::supervisor::client::ClientError;
 
 use crate::compose::Diagnostic;
 use crate::project::apply::ApplyError;
@@ -64,7 +64,7 @@ fn message(error: &(dyn StdError + 'static)) -> Message {
     let mut hint = None;
     let mut cause = Some(error);
     while let Some(error) = cause {
-        if let Some(failure) = error.downcast_ref::<Failure>() {
+        if let Some(ClientError::Failed(failure)) = error.downcast_ref::<ClientError>() {
             hint.clone_from(&failure.hint);
         }
         let said = error.to_string();
@@ -79,8 +79,7 @@ fn message(error: &(dyn StdError + 'static)) -> Message {
 
 #[cfg(test)]
 mod tests {
-    use rcompose_engine::protocol::FailureKind;
-    use rcompose_engine::supervisor::client::ClientError;
+    use rcompose_engine::protocol::{Failure, FailureKind};
 
     use super::*;
     use crate::project::apply::StepError;
@@ -95,7 +94,7 @@ mod tests {
         let source = ClientError::Failed(failure);
         let error = StepError::Engine { verb: "start", what: "container shop-web-1".into(), source };
         let Error::Failed(messages) = Error::from(ApplyError::from(error)) else { panic!("it failed") };
-        assert_eq!(messages[0].text, "port 8080 is in use by nginx (pid 7)");
+        assert_eq!(messages[0].text, "cannot start container shop-web-1: port 8080 is in use by nginx (pid 7)");
         assert_eq!(messages[0].hint.as_deref(), Some("publish another port"));
     }
 

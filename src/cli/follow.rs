@@ -27,7 +27,7 @@ pub struct Feeds {
     printer: Arc<Mutex<Printer>>,
     /// Whether a container's standard error goes to ours.
     split: bool,
-    feeds: HashMap<Id, mpsc::Sender<Told>>,
+    told: HashMap<Id, mpsc::Sender<Told>>,
     tasks: JoinSet<io::Result<()>>,
 }
 
@@ -42,11 +42,11 @@ enum Told {
 
 impl Feeds {
     pub fn new(root: Root, printer: Printer, split: bool) -> Self {
-        Self { root, printer: Arc::new(Mutex::new(printer)), split, feeds: HashMap::new(), tasks: JoinSet::new() }
+        Self { root, printer: Arc::new(Mutex::new(printer)), split, told: HashMap::new(), tasks: JoinSet::new() }
     }
 
     pub fn has(&self, id: &Id) -> bool {
-        self.feeds.contains_key(id)
+        self.told.contains_key(id)
     }
 
     /// Begins to show a container's log under a name.
@@ -57,13 +57,13 @@ impl Feeds {
         let feed =
             Feed { source, printer: Arc::clone(&self.printer), split: self.split, path, options: options.clone() };
         self.tasks.spawn(feed.run(told));
-        self.feeds.insert(id.clone(), sender);
+        self.told.insert(id.clone(), sender);
         Ok(())
     }
 
     /// Says something of a container, after everything it wrote before.
     pub async fn status(&self, id: &Id, text: &str) {
-        if let Some(feed) = self.feeds.get(id) {
+        if let Some(feed) = self.told.get(id) {
             // A feed that failed is noticed at the end.
             let _ = feed.send(Told::Status(text.to_owned())).await;
         }
@@ -71,7 +71,7 @@ impl Feeds {
 
     /// Shows what is left of a container's log, and then no more of it.
     pub async fn end(&mut self, id: &Id) {
-        if let Some(feed) = self.feeds.remove(id) {
+        if let Some(feed) = self.told.remove(id) {
             let _ = feed.send(Told::End).await;
         }
     }
@@ -90,7 +90,7 @@ impl Feeds {
 
     /// Shows all that is left of all logs.
     pub async fn finish(mut self) -> Result<(), Error> {
-        for feed in self.feeds.values() {
+        for feed in self.told.values() {
             let _ = feed.send(Told::End).await;
         }
         while let Some(ended) = self.tasks.join_next().await {

@@ -6,7 +6,7 @@ use rcompose_engine::image::{Image, Reference, Store};
 
 use super::context::Context;
 use super::error::Error;
-use crate::ui::{human, table};
+use crate::ui::{human, lines, table};
 
 #[derive(Debug, Args)]
 pub struct ImagesArgs {
@@ -50,7 +50,7 @@ pub fn run(context: &Context, args: &ImagesArgs) -> Result<(), Error> {
     let text = if args.quiet {
         let mut ids = rows.iter().map(|row| row.id.trim_start_matches("sha256:")).collect::<Vec<_>>();
         ids.dedup();
-        ids.iter().map(|id| format!("{id}\n")).collect()
+        lines(&ids)
     } else {
         match args.format {
             Format::Table => {
@@ -117,7 +117,7 @@ mod tests {
             tag: "16".into(),
             platform: "linux/amd64".into(),
             size: 187_400_000,
-            created: now.checked_sub(Duration::from_secs(7200)).ok(),
+            created: now.checked_sub(Duration::from_hours(2)).ok(),
         };
         assert_eq!(row.cells(now)[4..], ["abababababab", "187MB", "2 hours ago"]);
     }

@@ -10,7 +10,7 @@ use super::context::Context;
 use super::error::Error;
 use crate::project::labels::{CONFIG_FILES, Labelled as _, PROJECT};
 use crate::project::plan::lifecycle;
-use crate::ui::table;
+use crate::ui::{lines, table};
 
 #[derive(Debug, Args)]
 pub struct LsArgs {
@@ -57,7 +57,7 @@ pub fn run(context: &Context, args: &LsArgs) -> Result<(), Error> {
     });
     let rows = rows.collect::<Vec<_>>();
     let text = match (args.quiet, args.format) {
-        (true, _) => rows.iter().map(|row| format!("{}\n", row[0])).collect(),
+        (true, _) => lines(rows.iter().map(|row| &row[0])),
         (false, Format::Table) => table::render(table::COMPOSE, &["NAME", "STATUS", "CONFIG FILES"], &rows),
         (false, Format::Json) => {
             let objects =

@@ -11,7 +11,7 @@ use super::error::Error;
 use crate::project::labels::{Labelled as _, PROJECT};
 use crate::project::plan::lifecycle;
 use crate::ui::ports::{self, Port};
-use crate::ui::{human, table};
+use crate::ui::{human, lines, table};
 
 #[derive(Debug, Args)]
 pub struct PsArgs {
@@ -79,7 +79,7 @@ pub fn run(context: &Context, args: &PsArgs) -> Result<(), Error> {
     });
     chosen.sort_by(|a, b| a.config.name.cmp(&b.config.name));
     let text = if args.quiet {
-        chosen.iter().map(|container| format!("{}\n", container.config.id)).collect()
+        lines(chosen.iter().map(|container| &container.config.id))
     } else if args.services {
         let mut services = Vec::new();
         for container in &chosen {
@@ -87,7 +87,7 @@ pub fn run(context: &Context, args: &PsArgs) -> Result<(), Error> {
                 services.push(container.service());
             }
         }
-        services.iter().map(|service| format!("{service}\n")).collect()
+        lines(services)
     } else {
         show(&chosen, args, jiff::Timestamp::now())
     };
@@ -129,9 +129,8 @@ fn command(container: &Container, whole: bool) -> String {
     let config = &container.config;
     let words = config.entrypoint.iter().chain(&config.command).flatten();
     // As Docker has it: the program as it is, and arguments with blanks in quotes.
-    let quoted = |(n, word): (usize, &String)| match word.contains(' ') && n > 0 {
-        true => format!("'{word}'"),
-        false => word.clone(),
+    let quoted = |(n, word): (usize, &String)| {
+        if word.contains(' ') && n > 0 { format!("'{word}'") } else { word.clone() }
     };
     let command = words.enumerate().map(quoted).collect::<Vec<_>>().join(" ");
     if whole || command.chars().count() <= 20 {

@@ -19,7 +19,6 @@ use crate::project::plan::Plan;
 use crate::project::plan::up::{self, Options, Recreate, Wanted};
 
 #[derive(Debug, Clone, Default, Args)]
-#[expect(clippy::struct_field_names, reason = "the names are those of Docker Compose's flags")]
 pub struct UpArgs {
     /// Stops all containers if any container was stopped. Incompatible with -d
     #[arg(long, conflicts_with_all = ["detach", "abort_on_container_failure"])]

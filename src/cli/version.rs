@@ -24,9 +24,10 @@ enum Format {
 
 /// Prints our version, or, where we answer for Docker Compose, the one whose behaviour this is: scripts compare it.
 pub fn run(context: &Context, args: &VersionArgs) -> Result<(), Error> {
-    let (name, version) = match context.compatible {
-        true => ("Docker Compose version", COMPOSE_VERSION),
-        false => ("rcompose version", env!("CARGO_PKG_VERSION")),
+    let (name, version) = if context.compatible {
+        ("Docker Compose version", COMPOSE_VERSION)
+    } else {
+        ("rcompose version", env!("CARGO_PKG_VERSION"))
     };
     let text = match (args.short, args.format) {
         (true, _) => format!("{version}\n"),

@@ -5,7 +5,7 @@ use rcompose_engine::container::config::MountSource;
 
 use super::context::Context;
 use super::error::Error;
-use crate::ui::table;
+use crate::ui::{lines, table};
 
 #[derive(Debug, Args)]
 pub struct VolumesArgs {
@@ -38,10 +38,8 @@ pub fn run(context: &Context, args: &VolumesArgs) -> Result<(), Error> {
     let mut names = engine.own_volumes()?;
     names.retain(|name| args.services.is_empty() || mounts(name));
     let text = match (args.quiet, args.format) {
-        (true, _) => names.iter().map(|name| format!("{name}\n")).collect(),
-        (false, Format::Json) => {
-            names.iter().map(|name| format!("{}\n", serde_json::json!({ "Driver": "local", "Name": name }))).collect()
-        }
+        (true, _) => lines(names),
+        (false, Format::Json) => lines(names.iter().map(|name| serde_json::json!({ "Driver": "local", "Name": name }))),
         (false, Format::Table) => {
             let rows = names.iter().map(|name| vec!["local".to_owned(), name.clone()]).collect::<Vec<_>>();
             table::render(table::DOCKER, &["DRIVER", "VOLUME NAME"], &rows)

@@ -7,7 +7,7 @@ use super::{Diagnostic, Faults, gopath, short};
 
 /// Gives every attribute its long form. With `lenient` a short form that cannot be read stays as it is (variables in it have
 /// not been replaced).
-pub fn canonical(node: &mut Node, path: &Path<'_>, lenient: bool, faults: &mut Faults) {
+pub(super) fn canonical(node: &mut Node, path: &Path<'_>, lenient: bool, faults: &mut Faults) {
     let parts = path.parts();
     let result = match parts.as_slice() {
         ["services", _, "ports"] => ports(node, path, lenient, faults),
@@ -17,7 +17,10 @@ pub fn canonical(node: &mut Node, path: &Path<'_>, lenient: bool, faults: &mut F
         ["services", _, "env_file"] => env_file(node),
         ["services", _, "networks" | "models"] => names(node),
         ["services", _, "gpus"] => gpus(node),
-        ["services", _, "label_file" | "dns"] | ["services", _, "develop", "watch", _, "ignore" | "include"] => listed(node),
+        ["services", _, "label_file" | "dns"] | ["services", _, "develop", "watch", _, "ignore" | "include"] => {
+            listed(node);
+            Ok(())
+        }
         ["services", _, "extends"] => wrapped(node, "service"),
         ["services", _, "secrets" | "configs", _] | ["services", _, "build", "secrets", _] => wrapped(node, "source"),
         ["services", _, "ulimits", _] | ["services", _, "build", "ulimits", _] => match node.value {
@@ -49,7 +52,11 @@ pub fn canonical(node: &mut Node, path: &Path<'_>, lenient: bool, faults: &mut F
     };
     if let Err(message) = result {
         faults.taint(path);
-        faults.push(Diagnostic::error("invalid-form", format!("{path}: {message}")).at_path(path.to_string()).label(&faults.sources, node.span.or(node.key), ""));
+        faults.push(Diagnostic::error("invalid-form", format!("{path}: {message}")).at_path(path.to_string()).label(
+            &faults.sources,
+            node.span.or(node.key),
+            "",
+        ));
         node.value = Value::Null;
     }
 }
@@ -59,7 +66,9 @@ fn members(node: &mut Node, path: &Path<'_>, lenient: bool, faults: &mut Faults)
     match &mut node.value {
         Value::Map(map) => {
             for (key, node) in map.iter_mut() {
-                if key.starts_with("x-") && !matches!(path.parts().as_slice(), ["services" | "networks" | "volumes" | "configs" | "secrets"]) {
+                if key.starts_with("x-")
+                    && !matches!(path.parts().as_slice(), ["services" | "networks" | "volumes" | "configs" | "secrets"])
+                {
                     continue;
                 }
                 canonical(node, &path.key(key), lenient, faults);
@@ -103,7 +112,10 @@ fn ports(node: &mut Node, path: &Path<'_>, lenient: bool, faults: &mut Faults) -
                     map.insert("host_ip".to_owned(), text(port.host_ip, item.span));
                 }
                 if port.target != 0 {
-                    map.insert("target".to_owned(), Node { value: Value::Int(port.target.into()), span: item.span, key: item.span });
+                    map.insert(
+                        "target".to_owned(),
+                        Node { value: Value::Int(port.target.into()), span: item.span, key: item.span },
+                    );
                 }
                 if !port.published.is_empty() {
                     map.insert("published".to_owned(), text(port.published, item.span));
@@ -201,7 +213,9 @@ fn depends_on(node: &mut Node) -> Result<(), String> {
         Value::Map(map) => {
             for (name, dependency) in map.iter_mut() {
                 let span = dependency.place();
-                let Value::Map(dependency) = &mut dependency.value else { return Err(format!("{name} must be a mapping with a `condition`")) };
+                let Value::Map(dependency) = &mut dependency.value else {
+                    return Err(format!("{name} must be a mapping with a `condition`"));
+                };
                 dependency.entry("condition".to_owned()).or_insert_with(|| started(span));
                 dependency.entry("required".to_owned()).or_insert_with(|| required(span));
             }
@@ -210,7 +224,10 @@ fn depends_on(node: &mut Node) -> Result<(), String> {
             let mut map = Map::with_capacity(list.len());
             for item in list {
                 let Some(name) = item.as_str() else { return Err("must be a list of service names".to_owned()) };
-                let value = Value::Map(Map::from([("condition".to_owned(), started(item.span)), ("required".to_owned(), required(item.span))]));
+                let value = Value::Map(Map::from([
+                    ("condition".to_owned(), started(item.span)),
+                    ("required".to_owned(), required(item.span)),
+                ]));
                 map.insert(name.to_owned(), Node { value, span: item.span, key: item.span });
             }
             node.value = Value::Map(map);
@@ -221,8 +238,10 @@ fn depends_on(node: &mut Node) -> Result<(), String> {
 }
 
 fn env_file(node: &mut Node) -> Result<(), String> {
-    listed(node)?;
-    let Value::List(list) = &mut node.value else { return Err(format!("must be a string or a list, not {}", node.value.kind())) };
+    listed(node);
+    let Value::List(list) = &mut node.value else {
+        return Err(format!("must be a string or a list, not {}", node.value.kind()));
+    };
     for item in list {
         let span = item.span;
         wrapped(item, "path")?;
@@ -260,12 +279,11 @@ fn gpus(node: &mut Node) -> Result<(), String> {
 }
 
 /// A string → a list of it.
-fn listed(node: &mut Node) -> Result<(), String> {
+fn listed(node: &mut Node) {
     if let Value::String(text) = &mut node.value {
         let item = Node::string(std::mem::take(text), node.span);
         node.value = Value::List(vec![item]);
     }
-    Ok(())
 }
 
 /// A string → a mapping with it as the value of one key.
@@ -306,7 +324,9 @@ fn ssh(node: &mut Node) -> Result<(), String> {
         let entry = item.as_str().unwrap_or_default();
         match entry.split_once('=') {
             Some((id, path)) => map.insert(id.to_owned(), text(path, item.span)),
-            None if entry == "default" => map.insert(entry.to_owned(), Node { value: Value::Null, span: item.span, key: item.span }),
+            None if entry == "default" => {
+                map.insert(entry.to_owned(), Node { value: Value::Null, span: item.span, key: item.span })
+            }
             None => return Err(format!("invalid ssh key {entry:?}")),
         };
     }
@@ -324,12 +344,17 @@ fn external(node: &mut Node, path: &Path<'_>, faults: &mut Faults) -> Result<(),
     map.insert("external".to_owned(), Node { value: Value::Bool(true), span, key });
     let Some(given) = given else { return Ok(()) };
     faults.push(
-        Diagnostic::warning("deprecated", format!("{path}: external.name is deprecated. Please set name and external: true"))
-            .at_path(path.to_string())
-            .label(&faults.sources, key.or(span), "deprecated form"),
+        Diagnostic::warning(
+            "deprecated",
+            format!("{path}: external.name is deprecated. Please set name and external: true"),
+        )
+        .at_path(path.to_string())
+        .label(&faults.sources, key.or(span), "deprecated form"),
     );
     match map.get("name") {
-        Some(name) if !super::node::same(name, &given) => return Err("name and external.name conflict; only use name".to_owned()),
+        Some(name) if !super::node::same(name, &given) => {
+            return Err("name and external.name conflict; only use name".to_owned());
+        }
         Some(_) => {}
         None => {
             map.insert("name".to_owned(), given);
@@ -339,7 +364,7 @@ fn external(node: &mut Node, path: &Path<'_>, faults: &mut Faults) -> Result<(),
 }
 
 /// Removes the empty entries of `dns`, which Docker Compose has always ignored.
-pub fn omit_empty(root: &mut Node) {
+pub(super) fn omit_empty(root: &mut Node) {
     let Some(services) = root.get_mut("services").and_then(Node::as_map_mut) else { return };
     for service in services.values_mut() {
         if let Some(list) = service.get_mut("dns").and_then(Node::as_list_mut) {
@@ -349,7 +374,7 @@ pub fn omit_empty(root: &mut Node) {
 }
 
 /// Fills in defaults that do not depend on other attributes.
-pub fn defaults(root: &mut Node) {
+pub(super) fn defaults(root: &mut Node) {
     let Some(services) = root.get_mut("services").and_then(Node::as_map_mut) else { return };
     for service in services.values_mut() {
         if let Some(build) = service.get_mut("build") {
@@ -366,7 +391,8 @@ pub fn defaults(root: &mut Node) {
         for request in service.get_mut("gpus").and_then(Node::as_list_mut).into_iter().flatten() {
             default_count(request);
         }
-        let reserved = ["deploy", "resources", "reservations", "devices"].iter().try_fold(service, |node, key| node.get_mut(key));
+        let reserved =
+            ["deploy", "resources", "reservations", "devices"].iter().try_fold(service, |node, key| node.get_mut(key));
         for request in reserved.and_then(Node::as_list_mut).into_iter().flatten() {
             default_count(request);
         }

@@ -9,7 +9,7 @@ use super::{Diagnostic, Faults, units};
 
 /// What text at a path becomes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Cast {
+pub(super) enum Cast {
     /// A whole number.
     Int,
     /// A number.
@@ -19,9 +19,14 @@ pub enum Cast {
 }
 
 /// What the text at a path is to become.
-pub fn cast_at(parts: &[&str]) -> Option<Cast> {
+pub(super) fn cast_at(parts: &[&str]) -> Option<Cast> {
     Some(match parts {
-        ["services", _, "cpu_count" | "cpu_period" | "cpu_quota" | "cpu_rt_period" | "cpu_rt_runtime" | "cpu_shares" | "oom_score_adj" | "pids_limit" | "scale"]
+        [
+            "services",
+            _,
+            "cpu_count" | "cpu_period" | "cpu_quota" | "cpu_rt_period" | "cpu_rt_runtime" | "cpu_shares"
+            | "oom_score_adj" | "pids_limit" | "scale",
+        ]
         | ["services", _, "deploy", "replicas"]
         | ["services", _, "deploy", "update_config" | "rollback_config", "parallelism"]
         | ["services", _, "deploy", "restart_policy", "max_attempts"]
@@ -30,7 +35,8 @@ pub fn cast_at(parts: &[&str]) -> Option<Cast> {
         | ["services", _, "ports", "[]", "target"]
         | ["services", _, "ulimits", _]
         | ["services", _, "ulimits", _, "hard" | "soft"] => Cast::Int,
-        ["services", _, "cpu_percent" | "cpus"] | ["services", _, "deploy", "update_config" | "rollback_config", "max_failure_ratio"] => Cast::Float,
+        ["services", _, "cpu_percent" | "cpus"]
+        | ["services", _, "deploy", "update_config" | "rollback_config", "max_failure_ratio"] => Cast::Float,
         ["services", _, "init" | "oom_kill_disable" | "privileged" | "read_only" | "stdin_open" | "tty"]
         | ["services", _, "healthcheck", "disable"]
         | ["services", _, "volumes", "[]", "read_only"]
@@ -42,7 +48,7 @@ pub fn cast_at(parts: &[&str]) -> Option<Cast> {
 }
 
 /// Reads a truth value; the second part says whether it was written in the manner of YAML 1.1.
-pub fn parse_bool(text: &str) -> Option<(bool, bool)> {
+pub(super) fn parse_bool(text: &str) -> Option<(bool, bool)> {
     match text.to_lowercase().as_str() {
         "true" => Some((true, false)),
         "false" => Some((false, false)),
@@ -53,23 +59,26 @@ pub fn parse_bool(text: &str) -> Option<(bool, bool)> {
 }
 
 /// Reads a whole number as Go's `strconv.Atoi` does.
-pub fn parse_int(text: &str) -> Option<i64> {
+pub(super) fn parse_int(text: &str) -> Option<i64> {
     let digits = text.strip_prefix(['+', '-']).unwrap_or(text);
     (!digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit())).then(|| text.parse().ok()).flatten()
 }
 
-/// Replaces the variables of all texts below a node.
-pub fn interpolate(node: &mut Node, path: &Path<'_>, environment: &Environment, faults: &mut Faults) {
+/// Replaces the variables of all texts below a node. What cannot be replaced is reported, and removed, so that later stages do not
+/// stumble over it; false where that is the node itself.
+pub(super) fn interpolate(node: &mut Node, path: &Path<'_>, environment: &Environment, faults: &mut Faults) -> bool {
     match &mut node.value {
         Value::Map(map) => {
-            for (key, node) in map.iter_mut() {
-                interpolate(node, &path.key(key), environment, faults);
-            }
+            map.retain(|key, node| interpolate(node, &path.key(key), environment, faults));
+            true
         }
         Value::List(list) => {
-            for (index, node) in list.iter_mut().enumerate() {
-                interpolate(node, &path.index(index), environment, faults);
-            }
+            let mut index = 0;
+            list.retain_mut(|node| {
+                index += 1;
+                interpolate(node, &path.index(index - 1), environment, faults)
+            });
+            true
         }
         Value::String(text) => {
             if text.contains('$') {
@@ -77,53 +86,63 @@ pub fn interpolate(node: &mut Node, path: &Path<'_>, environment: &Environment, 
                 let result = substitute(text, &|name| environment.get(name), &mut |name| unset.push(name.to_owned()));
                 for name in unset {
                     let span = variable_span(node.span, &name, faults);
-                    faults.push(unset_variable(&name).label(&faults.sources, span, "not set").help(format!("set it in the environment or in .env, or write ${{{name}:-default}}")));
+                    faults.push(
+                        unset_variable(&name)
+                            .label(&faults.sources, span, "not set")
+                            .help(format!("set it in the environment or in .env, or write ${{{name}:-default}}")),
+                    );
                 }
                 match result {
                     Ok(value) => *text = value,
                     Err(fault) => {
                         report(&fault, node.span, path, environment, faults);
-                        return;
+                        return false;
                     }
                 }
             }
-            let Some(cast) = cast_at(path.parts().as_slice()) else { return };
+            let Some(cast) = cast_at(path.parts().as_slice()) else { return true };
             let value = match cast {
                 Cast::Int => parse_int(text).map(Value::Int),
                 Cast::Float => units::parse_float(text).map(Value::Float),
                 Cast::Bool => parse_bool(text).map(|(value, old)| {
                     if old {
-                        let message = format!("{text:?} for boolean is not supported by YAML 1.2, please use `{value}`");
-                        faults.push(Diagnostic::warning("old-boolean", message).at_path(path.to_string()).label(&faults.sources, node.span, ""));
+                        let message =
+                            format!("{text:?} for boolean is not supported by YAML 1.2, please use `{value}`");
+                        faults.push(Diagnostic::warning("old-boolean", message).at_path(path.to_string()).label(
+                            &faults.sources,
+                            node.span,
+                            "",
+                        ));
                     }
                     Value::Bool(value)
                 }),
             };
-            match value {
-                Some(value) => node.value = value,
-                None => {
-                    let what = match cast {
-                        Cast::Int => "a whole number",
-                        Cast::Float => "a number",
-                        Cast::Bool => "true or false",
-                    };
-                    faults.taint(path);
-                    faults.push(
-                        Diagnostic::error("wrong-type", format!("{path} must be {what}, not {text:?}"))
-                            .at_path(path.to_string())
-                            .label(&faults.sources, node.span, format!("is {text:?} after interpolation")),
-                    );
-                }
+            if let Some(value) = value {
+                node.value = value;
+                return true;
             }
+            let what = match cast {
+                Cast::Int => "a whole number",
+                Cast::Float => "a number",
+                Cast::Bool => "true or false",
+            };
+            faults.taint(path);
+            faults.push(
+                Diagnostic::error("wrong-type", format!("{path} must be {what}, not {text:?}"))
+                    .at_path(path.to_string())
+                    .label(&faults.sources, node.span, format!("is {text:?} after interpolation")),
+            );
+            false
         }
-        _ => {}
+        _ => true,
     }
 }
 
 /// Where in a scalar a variable stands.
 fn variable_span(span: Span, name: &str, faults: &Faults) -> Span {
     let Some(text) = faults.sources.text(span) else { return span };
-    let found = [format!("${{{name}"), format!("${name}")].into_iter().find_map(|form| Some((text.find(&form)?, form.len())));
+    let found =
+        [format!("${{{name}"), format!("${name}")].into_iter().find_map(|form| Some((text.find(&form)?, form.len())));
     match (found, span.file()) {
         (Some((at, length)), Some(file)) => {
             let start = span.start as usize + at;
@@ -139,10 +158,15 @@ fn report(fault: &Fault, span: Span, path: &Path<'_>, environment: &Environment,
     let diagnostic = match fault {
         Fault::Required { variable, .. } => {
             let span = variable_span(span, variable, faults);
-            let mut diagnostic = Diagnostic::error("required-variable", format!("error while interpolating {path}: {fault}")).label(&faults.sources, span, "required here");
+            let mut diagnostic = Diagnostic::error(
+                "required-variable",
+                format!("error while interpolating {path}: {fault}"),
+            )
+            .label(&faults.sources, span, "required here");
             if environment.get(variable) == Some("") {
                 diagnostic = diagnostic.help(format!("{variable} is set, but empty"));
-            } else if let Some(known) = super::suggest::closest(variable, environment.values.keys().map(String::as_str)) {
+            } else if let Some(known) = super::suggest::closest(variable, environment.values.keys().map(String::as_str))
+            {
                 diagnostic = diagnostic.help(format!("{known} is set: did you mean it?"));
             }
             diagnostic.help(format!("set it with `export {variable}=…`, or in the .env file beside the compose file"))

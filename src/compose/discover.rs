@@ -6,13 +6,14 @@ use super::source::Span;
 use super::{Diagnostic, Faults, LoadOptions, gopath};
 
 /// Names of compose files, the best first.
-pub const NAMES: [&str; 4] = ["compose.yaml", "compose.yml", "docker-compose.yml", "docker-compose.yaml"];
+pub(super) const NAMES: [&str; 4] = ["compose.yaml", "compose.yml", "docker-compose.yml", "docker-compose.yaml"];
 /// Names of files that are laid over a compose file that was found.
-pub const OVERRIDES: [&str; 4] = ["compose.override.yml", "compose.override.yaml", "docker-compose.override.yml", "docker-compose.override.yaml"];
+pub(super) const OVERRIDES: [&str; 4] =
+    ["compose.override.yml", "compose.override.yaml", "docker-compose.override.yml", "docker-compose.override.yaml"];
 
 /// What to load.
 #[derive(Debug, Default)]
-pub struct Discovered {
+pub(super) struct Discovered {
     /// Absolute paths, or `-`.
     pub files: Vec<String>,
     /// The project directory, absolute.
@@ -24,15 +25,22 @@ pub struct Discovered {
 }
 
 /// Finds everything that comes before the first compose file is read.
-pub fn discover(options: &LoadOptions, files: &dyn Files, faults: &mut Faults) -> Option<Discovered> {
+pub(super) fn discover(options: &LoadOptions, files: &dyn Files, faults: &mut Faults) -> Option<Discovered> {
     let here = options.working_dir.to_string_lossy().into_owned();
     let absolute = |path: &str| if path.starts_with('/') { gopath::clean(path) } else { gopath::join(&here, path) };
     let mut environment = Environment::of_process(&options.environment);
     environment.set("PWD", &here, "set by Compose");
 
-    let mut paths: Vec<String> = options.files.iter().map(|path| if path == "-" || is_remote(path) { path.clone() } else { absolute(path) }).collect();
+    let mut paths: Vec<String> = options
+        .files
+        .iter()
+        .map(|path| if path == "-" || is_remote(path) { path.clone() } else { absolute(path) })
+        .collect();
     for path in paths.iter().filter(|path| is_remote(path)) {
-        faults.push(Diagnostic::error("remote-file", format!("{path}: remote compose files are not supported")).help("fetch it first, then give its path"));
+        faults.push(
+            Diagnostic::error("remote-file", format!("{path}: remote compose files are not supported"))
+                .help("fetch it first, then give its path"),
+        );
     }
     let directory = |paths: &[String]| match &options.project_directory {
         Some(directory) if !directory.as_os_str().is_empty() => absolute(&directory.to_string_lossy()),
@@ -46,11 +54,13 @@ pub fn discover(options: &LoadOptions, files: &dyn Files, faults: &mut Faults) -
         options.env_files.iter().map(|path| absolute(&path.to_string_lossy())).collect()
     };
     let disabled = match options.environment.get("COMPOSE_DISABLE_ENV_FILE").map(String::as_str) {
-        None => false,
         Some("1" | "t" | "T" | "true" | "TRUE" | "True") => true,
-        Some("0" | "f" | "F" | "false" | "FALSE" | "False") => false,
+        None | Some("0" | "f" | "F" | "false" | "FALSE" | "False") => false,
         Some(other) => {
-            faults.push(Diagnostic::error("invalid-value", format!("COMPOSE_DISABLE_ENV_FILE must be true or false, not {other:?}")));
+            faults.push(Diagnostic::error(
+                "invalid-value",
+                format!("COMPOSE_DISABLE_ENV_FILE must be true or false, not {other:?}"),
+            ));
             false
         }
     };
@@ -94,12 +104,19 @@ pub fn discover(options: &LoadOptions, files: &dyn Files, faults: &mut Faults) -
 }
 
 /// Whether a path names something that would have to be fetched.
-pub fn is_remote(path: &str) -> bool {
-    ["oci://", "git@", "git://", "ssh://", "http://", "https://", "github.com/"].iter().any(|prefix| path.starts_with(prefix))
+pub(super) fn is_remote(path: &str) -> bool {
+    ["oci://", "git@", "git://", "ssh://", "http://", "https://", "github.com/"]
+        .iter()
+        .any(|prefix| path.starts_with(prefix))
 }
 
 /// The files of `COMPOSE_FILE`.
-fn listed(environment: &Environment, absolute: &dyn Fn(&str) -> String, files: &dyn Files, faults: &mut Faults) -> Vec<String> {
+fn listed(
+    environment: &Environment,
+    absolute: &dyn Fn(&str) -> String,
+    files: &dyn Files,
+    faults: &mut Faults,
+) -> Vec<String> {
     let Some(list) = environment.get("COMPOSE_FILE") else { return Vec::new() };
     let separator = environment.get("COMPOSE_PATH_SEPARATOR").filter(|separator| !separator.is_empty()).unwrap_or(":");
     list.split(separator)
@@ -109,7 +126,10 @@ fn listed(environment: &Environment, absolute: &dyn Fn(&str) -> String, files: &
             }
             let path = absolute(path);
             if let Err(error) = files.is_directory(path.as_ref()) {
-                faults.push(Diagnostic::error("unreadable-file", format!("cannot read {path}: {error}")).help("it is named by COMPOSE_FILE"));
+                faults.push(
+                    Diagnostic::error("unreadable-file", format!("cannot read {path}: {error}"))
+                        .help("it is named by COMPOSE_FILE"),
+                );
             }
             path
         })
@@ -121,9 +141,20 @@ fn find(start: &str, files: &dyn Files, faults: &mut Faults) -> Vec<String> {
     let mut directory = start.to_owned();
     loop {
         let mut present = |names: &[&str], kind: &str| -> Option<String> {
-            let found: Vec<String> = names.iter().map(|name| gopath::join(&directory, name)).filter(|path| files.is_directory(path.as_ref()).is_ok()).collect();
+            let found: Vec<String> = names
+                .iter()
+                .map(|name| gopath::join(&directory, name))
+                .filter(|path| files.is_directory(path.as_ref()).is_ok())
+                .collect();
             if found.len() > 1 {
-                faults.push(Diagnostic::warning("several-files", format!("Found multiple {kind} files with supported names: {}; using {}", found.join(", "), found[0])));
+                faults.push(Diagnostic::warning(
+                    "several-files",
+                    format!(
+                        "Found multiple {kind} files with supported names: {}; using {}",
+                        found.join(", "),
+                        found[0]
+                    ),
+                ));
             }
             found.into_iter().next()
         };
@@ -140,7 +171,11 @@ fn find(start: &str, files: &dyn Files, faults: &mut Faults) -> Vec<String> {
 }
 
 /// Leaves the characters that a project's name may have.
-pub fn normalize_name(name: &str) -> String {
-    let kept: String = name.to_lowercase().chars().filter(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '_' | '-')).collect();
+pub(super) fn normalize_name(name: &str) -> String {
+    let kept: String = name
+        .to_lowercase()
+        .chars()
+        .filter(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '_' | '-'))
+        .collect();
     kept.trim_start_matches(['_', '-']).to_owned()
 }

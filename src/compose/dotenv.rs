@@ -33,16 +33,24 @@ pub type Lookup<'l> = &'l dyn Fn(&str) -> Option<String>;
 
 /// Reads the usual format. `outer` wins over the file's own variables in interpolation; `known` are the variables of
 /// files read before. `unset` hears of variables without a value.
-pub fn parse(text: &str, known: &BTreeMap<String, String>, outer: Lookup<'_>, unset: &mut dyn FnMut(&str, Range<usize>)) -> Result<Vec<Assignment>, DotenvError> {
+pub fn parse(
+    text: &str,
+    known: &BTreeMap<String, String>,
+    outer: Lookup<'_>,
+    unset: &mut dyn FnMut(&str, Range<usize>),
+) -> Result<Vec<Assignment>, DotenvError> {
     let mut reader = Reader { text, at: 0, values: known.clone(), outer };
     let mut assignments = Vec::new();
-    while let Some(assignment) = reader.statement(unset)? {
-        if let Some(assignment) = assignment {
-            reader.values.insert(assignment.key.clone(), assignment.value.clone());
-            assignments.push(assignment);
+    loop {
+        match reader.statement(unset)? {
+            Statement::End => return Ok(assignments),
+            Statement::Nothing => {}
+            Statement::Assignment(assignment) => {
+                reader.values.insert(assignment.key.clone(), assignment.value.clone());
+                assignments.push(assignment);
+            }
         }
     }
-    Ok(assignments)
 }
 
 /// Reads the format `raw`: one `KEY=value` a line, nothing is special.
@@ -61,7 +69,10 @@ pub fn parse_raw(text: &str, outer: Lookup<'_>) -> Result<Vec<Assignment>, Doten
         let (key, value) = content.split_once('=').map_or((content, None), |(key, value)| (key, Some(value)));
         let range = offset..offset + key.len();
         if key.is_empty() {
-            return Err(DotenvError { message: format!("no variable name on line '{content}'"), range: offset..offset + content.len() });
+            return Err(DotenvError {
+                message: format!("no variable name on line '{content}'"),
+                range: offset..offset + content.len(),
+            });
         }
         if key.contains([' ', '\t', '\n', '\r', '\u{b}', '\u{c}', '\u{85}', '\u{a0}']) {
             return Err(DotenvError { message: format!("variable '{key}' contains whitespaces"), range });
@@ -71,6 +82,14 @@ pub fn parse_raw(text: &str, outer: Lookup<'_>) -> Result<Vec<Assignment>, Doten
         }
     }
     Ok(assignments)
+}
+
+/// What stands in a file.
+enum Statement {
+    Assignment(Assignment),
+    /// A bare name that nobody defines.
+    Nothing,
+    End,
 }
 
 struct Reader<'t, 'l> {
@@ -99,12 +118,12 @@ impl Reader<'_, '_> {
         self.rest().find('\n').map_or(self.text.len(), |end| self.at + end)
     }
 
-    /// One assignment; Some(None) for a bare name that nobody defines, None at the end.
-    fn statement(&mut self, unset: &mut dyn FnMut(&str, Range<usize>)) -> Result<Option<Option<Assignment>>, DotenvError> {
+    /// The next statement.
+    fn statement(&mut self, unset: &mut dyn FnMut(&str, Range<usize>)) -> Result<Statement, DotenvError> {
         loop {
             self.skip(char::is_whitespace);
             if self.rest().is_empty() {
-                return Ok(None);
+                return Ok(Statement::End);
             }
             if !self.rest().starts_with('#') {
                 break;
@@ -131,14 +150,17 @@ impl Reader<'_, '_> {
                 _ => {
                     let at = start + offset;
                     let line = &self.text[start..self.line_end()];
-                    return Err(DotenvError { message: format!("unexpected character {c:?} in variable name {line:?}"), range: at..at + c.len_utf8() });
+                    return Err(DotenvError {
+                        message: format!("unexpected character {c:?} in variable name {line:?}"),
+                        range: at..at + c.len_utf8(),
+                    });
                 }
             }
         }
         let Some(key_end) = key_end else {
             // A bare name that ends the file without a line end is no statement for Docker Compose: the text becomes
             // the value of the empty name.
-            return self.value(String::new(), start..self.text.len(), unset).map(|assignment| Some(Some(assignment)));
+            return self.value(String::new(), start..self.text.len(), unset).map(Statement::Assignment);
         };
         let key = self.text[start..key_end].trim_end().to_owned();
         let range = start..start + key.len();
@@ -148,12 +170,20 @@ impl Reader<'_, '_> {
             return Err(DotenvError { message: "key cannot contain a space".to_owned(), range });
         }
         if inherited {
-            return Ok(Some((self.outer)(&key).map(|value| Assignment { key, value, range })));
+            return Ok(match (self.outer)(&key) {
+                Some(value) => Statement::Assignment(Assignment { key, value, range }),
+                None => Statement::Nothing,
+            });
         }
-        self.value(key, range, unset).map(|assignment| Some(Some(assignment)))
+        self.value(key, range, unset).map(Statement::Assignment)
     }
 
-    fn value(&mut self, key: String, range: Range<usize>, unset: &mut dyn FnMut(&str, Range<usize>)) -> Result<Assignment, DotenvError> {
+    fn value(
+        &mut self,
+        key: String,
+        range: Range<usize>,
+        unset: &mut dyn FnMut(&str, Range<usize>),
+    ) -> Result<Assignment, DotenvError> {
         let start = self.at;
         let quote = self.rest().chars().next().filter(|c| matches!(c, '"' | '\''));
         let Some(quote) = quote else {
@@ -170,7 +200,8 @@ impl Reader<'_, '_> {
             if c == quote && !escaped {
                 let end = start + 1 + offset;
                 self.at = end + 1;
-                let value = if quote == '"' { self.expand(&unescape(&content), start..end + 1, unset)? } else { content };
+                let value =
+                    if quote == '"' { self.expand(&unescape(&content), start..end + 1, unset)? } else { content };
                 return Ok(Assignment { key, value, range });
             }
             if c == '\\' && !escaped {
@@ -187,7 +218,12 @@ impl Reader<'_, '_> {
         Err(DotenvError { message: format!("unterminated quoted value {}", &self.text[start..end]), range: start..end })
     }
 
-    fn expand(&self, text: &str, range: Range<usize>, unset: &mut dyn FnMut(&str, Range<usize>)) -> Result<String, DotenvError> {
+    fn expand(
+        &self,
+        text: &str,
+        range: Range<usize>,
+        unset: &mut dyn FnMut(&str, Range<usize>),
+    ) -> Result<String, DotenvError> {
         if !text.contains('$') {
             return Ok(text.to_owned());
         }
@@ -203,7 +239,8 @@ impl Reader<'_, '_> {
             })
             .collect();
         let lookup = |name: &str| found.get(name).map(String::as_str);
-        interpolate::substitute(text, &lookup, &mut |name| unset(name, range.clone())).map_err(|fault: Fault| DotenvError { message: fault.to_string(), range })
+        interpolate::substitute(text, &lookup, &mut |name| unset(name, range.clone()))
+            .map_err(|fault: Fault| DotenvError { message: fault.to_string(), range })
     }
 }
 
@@ -267,7 +304,11 @@ mod tests {
 
     fn read(text: &str) -> Vec<(String, String)> {
         let outer = |name: &str| (name == "OUTER").then(|| "outside".to_owned());
-        parse(text, &BTreeMap::new(), &outer, &mut |_, _| {}).expect("no fault").into_iter().map(|assignment| (assignment.key, assignment.value)).collect()
+        parse(text, &BTreeMap::new(), &outer, &mut |_, _| {})
+            .expect("no fault")
+            .into_iter()
+            .map(|assignment| (assignment.key, assignment.value))
+            .collect()
     }
 
     fn check(text: &str, expected: &[(&str, &str)]) {
@@ -280,7 +321,10 @@ mod tests {
         check("A=1\nB = 2 \nC: 3\n", &[("A", "1"), ("B", "2"), ("C", "3")]);
         check("export A=1\r\n# no\n  B=x # y\nC=x#y\nD= #x\n", &[("A", "1"), ("B", "x"), ("C", "x#y"), ("D", "#x")]);
         check("OUTER\nNONE\nA=1\n", &[("OUTER", "outside"), ("A", "1")]);
-        check("A='$OUTER\\n'\nB=\"$OUTER\\n\"\nC=${A}x\n", &[("A", "$OUTER\\n"), ("B", "outside\n"), ("C", "$OUTER\\nx")]);
+        check(
+            "A='$OUTER\\n'\nB=\"$OUTER\\n\"\nC=${A}x\n",
+            &[("A", "$OUTER\\n"), ("B", "outside\n"), ("C", "$OUTER\\nx")],
+        );
         check("A=\"two\nlines\"\nB='it\\'s'\n", &[("A", "two\nlines"), ("B", "it's")]);
         check("A=\"x\"y\nB=1\n", &[("A", "x"), ("B", "1")]);
         check("=x\n", &[("", "x")]);
@@ -299,8 +343,13 @@ mod tests {
 
     #[test]
     fn raw_files_have_no_syntax() {
-        let read = |text| parse_raw(text, &|_| None).map(|all| all.into_iter().map(|one| (one.key, one.value)).collect::<Vec<_>>());
-        assert_eq!(read("A='x' # $Y\n# no\nB=\n"), Ok(vec![("A".into(), "'x' # $Y".into()), ("B".into(), String::new())]));
+        let read = |text| {
+            parse_raw(text, &|_| None).map(|all| all.into_iter().map(|one| (one.key, one.value)).collect::<Vec<_>>())
+        };
+        assert_eq!(
+            read("A='x' # $Y\n# no\nB=\n"),
+            Ok(vec![("A".into(), "'x' # $Y".into()), ("B".into(), String::new())])
+        );
         assert!(read("export A=1").is_err());
         assert!(read("A =1").is_err());
     }

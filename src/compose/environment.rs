@@ -32,8 +32,15 @@ pub struct Environment {
 impl Environment {
     /// The environment of the process.
     pub fn of_process(variables: &BTreeMap<String, String>) -> Self {
-        let candidates =
-            variables.iter().map(|(name, value)| Candidate { name: name.clone(), value: value.clone(), span: Span::NONE, source: "process environment" }).collect();
+        let candidates = variables
+            .iter()
+            .map(|(name, value)| Candidate {
+                name: name.clone(),
+                value: value.clone(),
+                span: Span::NONE,
+                source: "process environment",
+            })
+            .collect();
         Self { values: variables.clone(), candidates }
     }
 
@@ -41,7 +48,8 @@ impl Environment {
     pub fn set(&mut self, name: &str, value: &str, source: &'static str) {
         self.values.insert(name.to_owned(), value.to_owned());
         self.candidates.retain(|candidate| candidate.name != name || candidate.value != value);
-        self.candidates.insert(0, Candidate { name: name.to_owned(), value: value.to_owned(), span: Span::NONE, source });
+        self.candidates
+            .insert(0, Candidate { name: name.to_owned(), value: value.to_owned(), span: Span::NONE, source });
     }
 
     /// Looks a variable up.
@@ -50,7 +58,7 @@ impl Environment {
     }
 
     /// Adds the variables of `.env` files; what is set already stays, and later files win over earlier ones.
-    pub fn add_files(&mut self, paths: &[String], cited: Span, files: &dyn Files, faults: &mut Faults) {
+    pub(super) fn add_files(&mut self, paths: &[String], cited: Span, files: &dyn Files, faults: &mut Faults) {
         let mut read: BTreeMap<String, String> = BTreeMap::new();
         let mut found = Vec::new();
         for path in paths {
@@ -64,7 +72,12 @@ impl Environment {
                     for assignment in assignments {
                         let span = Span::new(number, assignment.range.start, assignment.range.end);
                         read.insert(assignment.key.clone(), assignment.value.clone());
-                        found.push(Candidate { name: assignment.key, value: assignment.value, span, source: "env file" });
+                        found.push(Candidate {
+                            name: assignment.key,
+                            value: assignment.value,
+                            span,
+                            source: "env file",
+                        });
                     }
                 }
                 Err(error) => report(&error, number, path, faults),
@@ -79,7 +92,13 @@ impl Environment {
 }
 
 /// Reads the text of a file of variables into the sources.
-pub fn open(path: &str, cited: Span, files: &dyn Files, faults: &mut Faults, missing: &str) -> Option<(u32, String)> {
+pub(super) fn open(
+    path: &str,
+    cited: Span,
+    files: &dyn Files,
+    faults: &mut Faults,
+    missing: &str,
+) -> Option<(u32, String)> {
     let bytes = match files.read(path.as_ref()) {
         Ok(bytes) => bytes,
         Err(error) => {
@@ -92,7 +111,8 @@ pub fn open(path: &str, cited: Span, files: &dyn Files, faults: &mut Faults, mis
         }
     };
     let (text, fault) = yaml::decode(&bytes);
-    let number = faults.sources.add(SourceFile { path: path.into(), text: text.clone(), origin: Origin::Variables(cited) });
+    let number =
+        faults.sources.add(SourceFile { path: path.into(), text: text.clone(), origin: Origin::Variables(cited) });
     if let Some(at) = fault {
         let span = Span::new(number, at, at + char::REPLACEMENT_CHARACTER.len_utf8());
         faults.push(Diagnostic::warning("not-utf8", format!("{path} is not UTF-8")).label(&faults.sources, span, ""));
@@ -101,13 +121,17 @@ pub fn open(path: &str, cited: Span, files: &dyn Files, faults: &mut Faults, mis
 }
 
 /// Reports what is wrong with a file of variables.
-pub fn report(error: &DotenvError, number: u32, path: &str, faults: &mut Faults) {
+pub(super) fn report(error: &DotenvError, number: u32, path: &str, faults: &mut Faults) {
     let span = Span::new(number, error.range.start, error.range.end);
-    faults.push(Diagnostic::error("env-file", format!("failed to read {path}: {}", error.message)).label(&faults.sources, span, ""));
+    faults.push(Diagnostic::error("env-file", format!("failed to read {path}: {}", error.message)).label(
+        &faults.sources,
+        span,
+        "",
+    ));
 }
 
 /// Warns of variables without a value.
-pub fn warn_unset(unset: &[(String, std::ops::Range<usize>)], number: u32, faults: &mut Faults) {
+pub(super) fn warn_unset(unset: &[(String, std::ops::Range<usize>)], number: u32, faults: &mut Faults) {
     for (name, range) in unset {
         let span = Span::new(number, range.start, range.end);
         faults.push(unset_variable(name).label(&faults.sources, span, ""));
@@ -115,6 +139,6 @@ pub fn warn_unset(unset: &[(String, std::ops::Range<usize>)], number: u32, fault
 }
 
 /// The warning about a variable without a value.
-pub fn unset_variable(name: &str) -> Diagnostic {
+pub(super) fn unset_variable(name: &str) -> Diagnostic {
     Diagnostic::warning("unset-variable", format!("The {name:?} variable is not set. Defaulting to a blank string."))
 }

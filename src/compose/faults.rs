@@ -8,7 +8,7 @@ use super::source::Sources;
 
 /// Collects diagnostics.
 #[derive(Debug, Default)]
-pub struct Faults {
+pub(super) struct Faults {
     /// The files that were read.
     pub sources: Sources,
     list: Vec<Diagnostic>,
@@ -21,14 +21,18 @@ pub struct Faults {
 
 impl Faults {
     /// Adds a diagnostic, unless the same was said of the same place before.
-    pub fn push(&mut self, diagnostic: Diagnostic) {
-        let place = |diagnostic: &Diagnostic| diagnostic.labels.first().map(|label| (std::sync::Arc::as_ptr(&label.file), label.range.clone()));
+    pub(super) fn push(&mut self, diagnostic: Diagnostic) {
+        let place = |diagnostic: &Diagnostic| {
+            diagnostic.labels.first().map(|label| (std::sync::Arc::as_ptr(&label.file), label.range.clone()))
+        };
         // The path differs where a value got to several services (anchors, `extends`): one place is one fault.
         let words = |diagnostic: &Diagnostic| match &diagnostic.path {
             Some(path) => diagnostic.message.replace(path.as_str(), ""),
             None => diagnostic.message.clone(),
         };
-        let known = self.list.iter().any(|other| other.code == diagnostic.code && place(other) == place(&diagnostic) && words(other) == words(&diagnostic));
+        let known = self.list.iter().any(|other| {
+            other.code == diagnostic.code && place(other) == place(&diagnostic) && words(other) == words(&diagnostic)
+        });
         if known {
             return;
         }
@@ -39,12 +43,12 @@ impl Faults {
     }
 
     /// How many errors there are.
-    pub fn errors(&self) -> usize {
+    pub(super) fn errors(&self) -> usize {
         self.errors
     }
 
     /// Notes that what is at a path has been taken away or is not right.
-    pub fn taint(&mut self, path: &Path<'_>) {
+    pub(super) fn taint(&mut self, path: &Path<'_>) {
         match path.top() {
             (Some("services"), Some(service)) => {
                 self.tainted.insert(service.to_owned());
@@ -57,17 +61,17 @@ impl Faults {
     }
 
     /// Whether a service is not whole.
-    pub fn is_tainted(&self, service: &str) -> bool {
+    pub(super) fn is_tainted(&self, service: &str) -> bool {
         self.tainted.contains(service)
     }
 
     /// Whether a top-level section is not whole.
-    pub fn is_section_tainted(&self, section: &str) -> bool {
+    pub(super) fn is_section_tainted(&self, section: &str) -> bool {
         self.tainted_sections.contains(section)
     }
 
     /// All diagnostics, in the order of the files and the places in them; those without a place first.
-    pub fn take(&mut self) -> Vec<Diagnostic> {
+    pub(super) fn take(&mut self) -> Vec<Diagnostic> {
         let mut list = std::mem::take(&mut self.list);
         list.sort_by_key(|diagnostic| diagnostic.severity == Severity::Error);
         list

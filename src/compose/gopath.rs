@@ -1,7 +1,7 @@
 //! Paths as text, in the manner of Go's `path` and `filepath`: what compose files say, and what `config` prints, is made with these.
 
 /// Removes `.`, `..`, double and trailing slashes by text alone.
-pub fn clean(path: &str) -> String {
+pub(super) fn clean(path: &str) -> String {
     if path.is_empty() {
         return ".".to_owned();
     }
@@ -32,7 +32,7 @@ pub fn clean(path: &str) -> String {
 }
 
 /// Joins two paths and cleans the result; an absolute second path is put below the first all the same.
-pub fn join(base: &str, path: &str) -> String {
+pub(super) fn join(base: &str, path: &str) -> String {
     match (base.is_empty(), path.is_empty()) {
         (true, true) => String::new(),
         (true, false) => clean(path),
@@ -42,12 +42,12 @@ pub fn join(base: &str, path: &str) -> String {
 }
 
 /// Everything before the last slash, cleaned.
-pub fn parent(path: &str) -> String {
+pub(super) fn parent(path: &str) -> String {
     path.rfind('/').map_or_else(|| ".".to_owned(), |at| clean(&path[..=at]))
 }
 
 /// How to get from one directory to a path; both absolute.
-pub fn relative(base: &str, path: &str) -> String {
+pub(super) fn relative(base: &str, path: &str) -> String {
     let (base, path) = (clean(base), clean(path));
     let split = |path: &str| path.split('/').filter(|part| !part.is_empty()).map(ToOwned::to_owned).collect::<Vec<_>>();
     let (base, path) = (split(&base), split(&path));
@@ -58,7 +58,7 @@ pub fn relative(base: &str, path: &str) -> String {
 }
 
 /// Whether a path is absolute on Windows: `C:\…`, `C:/…`, `\\server\…`.
-pub fn is_windows_absolute(path: &str) -> bool {
+pub(super) fn is_windows_absolute(path: &str) -> bool {
     let slash = |byte: Option<&u8>| matches!(byte, Some(b'/' | b'\\'));
     let bytes = path.as_bytes();
     if bytes.get(1) == Some(&b':') {
@@ -74,7 +74,15 @@ mod tests {
 
     #[test]
     fn paths_are_cleaned_as_text() {
-        for (path, expected) in [("", "."), ("a/./b/..//c", "a/c"), ("/..", "/"), ("../../a", "../../a"), ("/a/", "/a"), (".", "."), ("a/..", ".")] {
+        for (path, expected) in [
+            ("", "."),
+            ("a/./b/..//c", "a/c"),
+            ("/..", "/"),
+            ("../../a", "../../a"),
+            ("/a/", "/a"),
+            (".", "."),
+            ("a/..", "."),
+        ] {
             assert_eq!(clean(path), expected, "{path}");
         }
         assert_eq!(join("/a/b", "../c"), "/a/c");

@@ -52,7 +52,9 @@ enum Form<'t> {
 fn name_length(text: &str) -> usize {
     let bytes = text.as_bytes();
     match bytes.first() {
-        Some(b'_' | b'a'..=b'z' | b'A'..=b'Z') => bytes.iter().take_while(|byte| byte.is_ascii_alphanumeric() || **byte == b'_').count(),
+        Some(b'_' | b'a'..=b'z' | b'A'..=b'Z') => {
+            bytes.iter().take_while(|byte| byte.is_ascii_alphanumeric() || **byte == b'_').count()
+        }
         _ => 0,
     }
 }
@@ -86,7 +88,12 @@ fn form(text: &str) -> Form<'_> {
     let Some(last) = line.rfind('}').filter(|last| *last >= 2 + length + operator_length) else { return Form::Invalid };
     let end = closing_brace(&text[..=last]).unwrap_or(last);
     let start = 2 + length + operator_length;
-    Form::Operation { name, operator: &after[..operator_length], text: text.get(start..end).unwrap_or(""), length: end + 1 }
+    Form::Operation {
+        name,
+        operator: &after[..operator_length],
+        text: text.get(start..end).unwrap_or(""),
+        length: end + 1,
+    }
 }
 
 /// The brace that closes the first one. A brace right behind an opening one does not count, as in Docker Compose.
@@ -116,7 +123,11 @@ fn closing_brace(text: &str) -> Option<usize> {
 ///
 /// # Errors
 /// The first fault of the text.
-pub fn substitute<'e>(template: &str, lookup: &dyn Fn(&str) -> Option<&'e str>, unset: &mut dyn FnMut(&str)) -> Result<String, Fault> {
+pub fn substitute<'e>(
+    template: &str,
+    lookup: &dyn Fn(&str) -> Option<&'e str>,
+    unset: &mut dyn FnMut(&str),
+) -> Result<String, Fault> {
     let mut result = String::with_capacity(template.len());
     let mut rest = template;
     let mut fault = None;
@@ -148,7 +159,9 @@ pub fn substitute<'e>(template: &str, lookup: &dyn Fn(&str) -> Option<&'e str>, 
             }
             Form::Invalid => {
                 fault = fault.or_else(|| {
-                    let end = rest.find(['}', '\n']).map_or(rest.len(), |end| end + usize::from(rest.as_bytes()[end] == b'}'));
+                    let end = rest
+                        .find(['}', '\n'])
+                        .map_or(rest.len(), |end| end + usize::from(rest.as_bytes()[end] == b'}'));
                     Some(Fault::Invalid { form: rest[..end].to_owned() })
                 });
                 2
@@ -160,13 +173,20 @@ pub fn substitute<'e>(template: &str, lookup: &dyn Fn(&str) -> Option<&'e str>, 
     fault.map_or(Ok(result), Err)
 }
 
-fn operation<'e>(name: &str, operator: &str, text: &str, lookup: &dyn Fn(&str) -> Option<&'e str>, unset: &mut dyn FnMut(&str)) -> Result<String, Fault> {
+fn operation<'e>(
+    name: &str,
+    operator: &str,
+    text: &str,
+    lookup: &dyn Fn(&str) -> Option<&'e str>,
+    unset: &mut dyn FnMut(&str),
+) -> Result<String, Fault> {
     let text = substitute(text, lookup, unset)?;
     let value = lookup(name);
-    let (empty_counts_as_unset, operator) = operator.strip_prefix(':').map_or((false, operator), |operator| (true, operator));
+    let (empty_counts_as_unset, operator) =
+        operator.strip_prefix(':').map_or((false, operator), |operator| (true, operator));
     let present = value.is_some_and(|value| !(empty_counts_as_unset && value.is_empty()));
     match (operator, present) {
-        ("-", true) | ("?", true) | ("+", false) => Ok(value.unwrap_or("").to_owned()),
+        ("-" | "?", true) | ("+", false) => Ok(value.unwrap_or("").to_owned()),
         ("?", false) => Err(Fault::Required { variable: name.to_owned(), reason: text }),
         _ => Ok(text),
     }

@@ -10,10 +10,13 @@ use super::node::{self, Map, Node, Value};
 use super::path::Path;
 use super::source::{Origin, SourceFile, Span};
 use super::yaml::{Document, ParseError};
-use super::{Diagnostic, Faults, LoadOptions, canonical, cast, checks, gopath, merge, normalize, paths, schema, suggest, unique, yaml};
+use super::{
+    Diagnostic, Faults, LoadOptions, canonical, cast, checks, gopath, merge, normalize, paths, schema, suggest, unique,
+    yaml,
+};
 
 /// A project as a tree: merged, in its long form, named and with its paths resolved; types are still the file's.
-pub struct Model {
+pub(super) struct Model {
     /// The tree.
     pub root: Node,
     /// The project's name; empty where normalisation is off and none is given.
@@ -25,7 +28,7 @@ pub struct Model {
 }
 
 /// What became of loading.
-pub enum Outcome {
+pub(super) enum Outcome {
     /// There is a tree (and there may be faults all the same).
     Model(Box<Model>),
     /// There is none; the faults say why.
@@ -35,9 +38,16 @@ pub enum Outcome {
 }
 
 /// Loads the project's tree.
-pub fn load(options: &LoadOptions, files: &dyn Files, faults: &mut Faults, deep_stack: bool) -> Outcome {
+pub(super) fn load(
+    options: &LoadOptions,
+    files: &dyn Files,
+    faults: &mut Faults,
+    deep_stack: bool,
+    inherit: bool,
+) -> Outcome {
     let Some(mut discovered) = discover::discover(options, files, faults) else { return Outcome::Failed };
-    let mut loader = Loader { options, files, faults, extended: HashMap::new(), depth: 0, deep_stack, needs_stack: false };
+    let mut loader =
+        Loader { options, files, faults, extended: HashMap::new(), depth: 0, inherit, deep_stack, needs_stack: false };
     let root = loader.project(&mut discovered);
     let (depth, needs_stack) = (loader.depth, loader.needs_stack);
     if needs_stack {
@@ -81,6 +91,8 @@ struct Loader<'l> {
     /// Files that were extended before, by path and by whose variables they were read with.
     extended: HashMap<(String, usize), Option<Extended>>,
     depth: usize,
+    /// Whether values are taken from the environment.
+    inherit: bool,
     /// Whether this thread has room for recursion over any tree, and whether that turned out to be needed.
     deep_stack: bool,
     needs_stack: bool,
@@ -97,10 +109,11 @@ impl Loader<'_> {
         let sources: Vec<Source> = sources.into_iter().collect::<Option<_>>()?;
         let name = self.project_name(&sources, discovered);
         discovered.environment.set("COMPOSE_PROJECT_NAME", &name, "the project's name");
+        let environment = Rc::new(if self.inherit { discovered.environment.clone() } else { Environment::default() });
         let context = Context {
             base: discovered.directory.clone(),
             directory: discovered.directory.clone(),
-            environment: Rc::new(discovered.environment.clone()),
+            environment: environment.clone(),
             resolve: !self.options.no_path_resolution,
         };
         let mut root = self.model(sources, &context, &[]);
@@ -111,10 +124,9 @@ impl Loader<'_> {
             return None;
         }
         if name.is_empty() && self.faults.errors() == 0 {
-            self.faults.push(
-                Diagnostic::error("no-name", "project name must not be empty")
-                    .help("a project's name has lower-case letters, digits, hyphens and underscores; give one with `name:` or -p"),
-            );
+            self.faults.push(Diagnostic::error("no-name", "project name must not be empty").help(
+                "a project's name has lower-case letters, digits, hyphens and underscores; give one with `name:` or -p",
+            ));
         }
         if !self.options.no_normalize {
             if let Some(map) = root.as_map_mut() {
@@ -124,7 +136,7 @@ impl Loader<'_> {
                 }
                 map.insert("name".to_owned(), node);
             }
-            normalize::normalize(&mut root, &name, &discovered.environment);
+            normalize::normalize(&mut root, &name, &environment);
         }
         Some((root, name))
     }
@@ -142,7 +154,11 @@ impl Loader<'_> {
                     std::io::ErrorKind::NotFound => "no such file or directory".to_owned(),
                     _ => error.to_string(),
                 };
-                self.faults.push(Diagnostic::error("unreadable-file", format!("cannot read {path}: {reason}")).label(&self.faults.sources, cited, "named here"));
+                self.faults.push(Diagnostic::error("unreadable-file", format!("cannot read {path}: {reason}")).label(
+                    &self.faults.sources,
+                    cited,
+                    "named here",
+                ));
                 return None;
             }
         };
@@ -150,7 +166,11 @@ impl Loader<'_> {
         let number = self.faults.sources.add(SourceFile { path: path.into(), text, origin });
         if let Some(at) = fault {
             let span = Span::new(number, at, at + char::REPLACEMENT_CHARACTER.len_utf8());
-            self.faults.push(Diagnostic::error("not-utf8", format!("{path} is not UTF-8")).label(&self.faults.sources, span, "invalid bytes"));
+            self.faults.push(Diagnostic::error("not-utf8", format!("{path} is not UTF-8")).label(
+                &self.faults.sources,
+                span,
+                "invalid bytes",
+            ));
             return None;
         }
         match yaml::parse(&self.faults.sources, number, self.deep_stack) {
@@ -172,7 +192,9 @@ impl Loader<'_> {
     /// `-p`, else `COMPOSE_PROJECT_NAME`, else the last `name:`, else the directory.
     fn project_name(&mut self, sources: &[Source], discovered: &Discovered) -> String {
         let given = self.options.project_name.clone().filter(|name| !name.is_empty());
-        let given = given.or_else(|| discovered.environment.get("COMPOSE_PROJECT_NAME").filter(|name| !name.is_empty()).map(ToOwned::to_owned));
+        let given = given.or_else(|| {
+            discovered.environment.get("COMPOSE_PROJECT_NAME").filter(|name| !name.is_empty()).map(ToOwned::to_owned)
+        });
         if let Some(name) = given {
             if discover::normalize_name(&name) != name {
                 self.faults.push(
@@ -182,8 +204,9 @@ impl Loader<'_> {
             }
             return name;
         }
-        let names = sources.iter().flat_map(|source| source.documents.iter()).filter_map(|document| document.root.get("name"));
-        if let Some(named) = names.filter(|node| node.as_str().is_some_and(|name| !name.is_empty())).last() {
+        let mut names =
+            sources.iter().flat_map(|source| source.documents.iter()).filter_map(|document| document.root.get("name"));
+        if let Some(named) = names.rfind(|node| node.as_str().is_some_and(|name| !name.is_empty())) {
             let mut named = named.clone();
             if !self.options.no_interpolate {
                 cast::interpolate(&mut named, &Path::ROOT.key("name"), &discovered.environment, self.faults);
@@ -216,14 +239,24 @@ impl Loader<'_> {
             return true;
         }
         self.faults.push(
-            Diagnostic::error("not-a-mapping", format!("{path}: top-level object must be a mapping, not {}", document.root.value.kind()))
-                .label(&self.faults.sources, document.root.span, "")
-                .help("a compose file begins with keys such as `services:`"),
+            Diagnostic::error(
+                "not-a-mapping",
+                format!("{path}: top-level object must be a mapping, not {}", document.root.value.kind()),
+            )
+            .label(&self.faults.sources, document.root.span, "")
+            .help("a compose file begins with keys such as `services:`"),
         );
         false
     }
 
-    fn document(&mut self, document: &Document, path: &str, mut base: Node, context: &Context, including: &[String]) -> Node {
+    fn document(
+        &mut self,
+        document: &Document,
+        path: &str,
+        mut base: Node,
+        context: &Context,
+        including: &[String],
+    ) -> Node {
         if !self.is_mapping(document, path) {
             return base;
         }
@@ -239,8 +272,14 @@ impl Loader<'_> {
         unique::enforce(&mut merged, &Path::ROOT, self.faults);
         schema::validate(&mut merged, self.faults);
         if let Some(version) = merged.as_map_mut().and_then(|map| map.shift_remove("version")) {
-            let message = format!("{path}: the attribute `version` is obsolete, it will be ignored, please remove it to avoid potential confusion");
-            self.faults.push(Diagnostic::warning("obsolete-version", message).label(&self.faults.sources, version.place(), ""));
+            let message = format!(
+                "{path}: the attribute `version` is obsolete, it will be ignored, please remove it to avoid potential confusion"
+            );
+            self.faults.push(Diagnostic::warning("obsolete-version", message).label(
+                &self.faults.sources,
+                version.place(),
+                "",
+            ));
         }
         canonical::canonical(&mut merged, &Path::ROOT, self.options.no_interpolate, self.faults);
         canonical::omit_empty(&mut merged);
@@ -254,7 +293,11 @@ impl Loader<'_> {
         let Some(services) = root.get_mut("services") else { return };
         let Some(map) = services.as_map_mut() else {
             let (span, kind) = (services.place(), services.value.kind());
-            self.faults.push(Diagnostic::error("wrong-type", format!("services must be a mapping, not {kind}")).at_path("services").label(&self.faults.sources, span, kind));
+            self.faults.push(
+                Diagnostic::error("wrong-type", format!("services must be a mapping, not {kind}"))
+                    .at_path("services")
+                    .label(&self.faults.sources, span, kind),
+            );
             if let Some(map) = root.as_map_mut() {
                 map.shift_remove("services");
             }
@@ -270,7 +313,15 @@ impl Loader<'_> {
     }
 
     /// Puts what a service extends below it; the service has no `extends` afterwards.
-    fn extend_service(&mut self, name: &str, services: &mut Map, path: &str, resets: &[Vec<String>], context: &Context, trail: &Trail) {
+    fn extend_service(
+        &mut self,
+        name: &str,
+        services: &mut Map,
+        path: &str,
+        resets: &[Vec<String>],
+        context: &Context,
+        trail: &Trail,
+    ) {
         let Some(service) = services.get_mut(name) else { return };
         let Some(map) = service.as_map_mut() else { return };
         let Some(extends) = map.get("extends").cloned() else { return };
@@ -278,7 +329,11 @@ impl Loader<'_> {
             Value::String(reference) => (Node::string(reference.clone(), extends.span), None),
             Value::Map(keys) => {
                 let Some(reference) = keys.get("service").filter(|node| node.as_str().is_some()) else {
-                    self.fault_of(name, Diagnostic::error("missing-key", format!("services.{name}.extends: service is required")), extends.place());
+                    self.fault_of(
+                        name,
+                        Diagnostic::error("missing-key", format!("services.{name}.extends: service is required")),
+                        extends.place(),
+                    );
                     map.shift_remove("extends");
                     return;
                 };
@@ -295,12 +350,24 @@ impl Loader<'_> {
             None => (&mut *services, path.to_owned(), None),
             Some(file) => {
                 let Some(named) = file.as_str() else {
-                    self.fault_of(name, Diagnostic::error("wrong-type", format!("services.{name}.extends.file must be a string, not {}", file.value.kind())), file.place());
+                    self.fault_of(
+                        name,
+                        Diagnostic::error(
+                            "wrong-type",
+                            format!("services.{name}.extends.file must be a string, not {}", file.value.kind()),
+                        ),
+                        file.place(),
+                    );
                     return;
                 };
-                let full = if named.starts_with('/') { named.to_owned() } else { gopath::join(&context.directory, named) };
+                let full =
+                    if named.starts_with('/') { named.to_owned() } else { gopath::join(&context.directory, named) };
                 if discover::is_remote(named) {
-                    self.fault_of(name, Diagnostic::error("remote-file", format!("{named}: remote compose files are not supported")), file.span);
+                    self.fault_of(
+                        name,
+                        Diagnostic::error("remote-file", format!("{named}: remote compose files are not supported")),
+                        file.span,
+                    );
                     return;
                 }
                 let Some(extended) = self.extended_file(&full, file.span, context) else {
@@ -313,7 +380,10 @@ impl Loader<'_> {
         };
         if !base_services.contains_key(&target) {
             let place = file.as_ref().map_or(String::new(), |_| format!(" in {base_path}"));
-            let mut diagnostic = Diagnostic::error("undefined-service", format!("cannot extend service {name:?} in {path}: service {target:?} not found{place}"));
+            let mut diagnostic = Diagnostic::error(
+                "undefined-service",
+                format!("cannot extend service {name:?} in {path}: service {target:?} not found{place}"),
+            );
             if let Some(known) = suggest::closest(&target, base_services.keys().map(String::as_str)) {
                 diagnostic = diagnostic.help(format!("did you mean {known:?}?"));
             }
@@ -323,12 +393,25 @@ impl Loader<'_> {
         let mut trail = trail.clone();
         trail.push((path.to_owned(), name.to_owned()));
         if trail.contains(&(base_path.clone(), target.clone())) {
-            let steps: Vec<String> = trail.iter().skip(1).map(|(file, service)| format!("  extends {service} in {file}")).collect();
-            let message = format!("Circular reference:\n  {} in {}\n{}\n  extends {target} in {base_path}", trail[0].1, trail[0].0, steps.join("\n"));
+            let steps: Vec<String> =
+                trail.iter().skip(1).map(|(file, service)| format!("  extends {service} in {file}")).collect();
+            let message = format!(
+                "Circular reference:\n  {} in {}\n{}\n  extends {target} in {base_path}",
+                trail[0].1,
+                trail[0].0,
+                steps.join("\n")
+            );
             self.fault_of(name, Diagnostic::error("extends-cycle", message.replace("\n\n", "\n")), extends.place());
             return;
         }
-        self.extend_service(&target, base_services, &base_path, base_resets.as_deref().map_or(resets, Vec::as_slice), context, &trail);
+        self.extend_service(
+            &target,
+            base_services,
+            &base_path,
+            base_resets.as_deref().map_or(resets, Vec::as_slice),
+            context,
+            &trail,
+        );
         let Some(base) = base_services.get(&target).filter(|base| !base.is_null()).cloned() else { return };
         let Some(service) = services.get_mut(name) else { return };
         let over = std::mem::replace(service, Node::new(Value::Null, Span::NONE));
@@ -386,11 +469,18 @@ impl Loader<'_> {
         let relative = gopath::relative(&context.directory, &directory);
         paths::resolve(&mut base, &relative, self.options, self.files, self.faults);
         let Some(services) = base.as_map_mut().and_then(|map| map.shift_remove("services")) else {
-            self.faults.push(Diagnostic::error("undefined-service", format!("cannot extend from {path}: no services section")).label(&self.faults.sources, cited, "this file"));
+            self.faults.push(
+                Diagnostic::error("undefined-service", format!("cannot extend from {path}: no services section"))
+                    .label(&self.faults.sources, cited, "this file"),
+            );
             return None;
         };
         let Value::Map(services) = services.value else {
-            self.faults.push(Diagnostic::error("wrong-type", format!("services of {path} must be a mapping")).label(&self.faults.sources, services.place(), ""));
+            self.faults.push(Diagnostic::error("wrong-type", format!("services of {path} must be a mapping")).label(
+                &self.faults.sources,
+                services.place(),
+                "",
+            ));
             return None;
         };
         Some(Extended { services: Rc::new(services), resets: Rc::new(resets) })
@@ -398,7 +488,8 @@ impl Loader<'_> {
 
     fn fault_of(&mut self, service: &str, diagnostic: Diagnostic, span: Span) {
         self.faults.taint(&Path::ROOT.key("services").key(service));
-        let diagnostic = diagnostic.at_path(format!("services.{service}.extends")).label(&self.faults.sources, span, "");
+        let diagnostic =
+            diagnostic.at_path(format!("services.{service}.extends")).label(&self.faults.sources, span, "");
         self.faults.push(diagnostic);
     }
 
@@ -411,8 +502,14 @@ impl Loader<'_> {
             Value::Null => return,
             Value::List(entries) => entries,
             other => {
-                let diagnostic = Diagnostic::error("wrong-type", format!("`include` must be a list, got {}", other.kind()));
-                self.faults.push(diagnostic.at_path("include").label(&self.faults.sources, include.key.or(include.span), other.kind()).help("write `- file.yaml` below it"));
+                let diagnostic =
+                    Diagnostic::error("wrong-type", format!("`include` must be a list, got {}", other.kind()));
+                self.faults.push(
+                    diagnostic
+                        .at_path("include")
+                        .label(&self.faults.sources, include.key.or(include.span), other.kind())
+                        .help("write `- file.yaml` below it"),
+                );
                 return;
             }
         };
@@ -423,7 +520,9 @@ impl Loader<'_> {
             match self.included(&entry, context, &trail) {
                 Some(imported) => self.import(imported, root, &entry),
                 None if self.faults.errors() == errors => self.faults.push(
-                    Diagnostic::error("wrong-type", "an entry of `include` must be a path, or a mapping with `path`").at_path("include").label(&self.faults.sources, entry.place(), entry.value.kind()),
+                    Diagnostic::error("wrong-type", "an entry of `include` must be a path, or a mapping with `path`")
+                        .at_path("include")
+                        .label(&self.faults.sources, entry.place(), entry.value.kind()),
                 ),
                 // What should have come from there is unknown: references to it cannot be checked.
                 None => self.faults.taint(&Path::ROOT.key("include")),
@@ -443,13 +542,18 @@ impl Loader<'_> {
         };
         let named: Vec<Node> = if entry.as_str().is_some() { vec![entry.clone()] } else { list("path")? };
         let text = |node: &Node| node.as_str().map(ToOwned::to_owned);
-        let full = |path: &str| if path.starts_with('/') { path.to_owned() } else { gopath::join(&context.directory, path) };
+        let full =
+            |path: &str| if path.starts_with('/') { path.to_owned() } else { gopath::join(&context.directory, path) };
         let mut sources = Vec::new();
         let (mut directory, mut base) = (context.directory.clone(), ".".to_owned());
         for (index, node) in named.iter().enumerate() {
             let name = text(node)?;
             if discover::is_remote(&name) {
-                self.faults.push(Diagnostic::error("remote-file", format!("{name}: remote compose files are not supported")).at_path("include").label(&self.faults.sources, node.span, ""));
+                self.faults.push(
+                    Diagnostic::error("remote-file", format!("{name}: remote compose files are not supported"))
+                        .at_path("include")
+                        .label(&self.faults.sources, node.span, ""),
+                );
                 return None;
             }
             let path = full(&name);
@@ -459,7 +563,11 @@ impl Loader<'_> {
                     Some(Err(())) => return None,
                     Some(Ok(given)) if !given.is_empty() => {
                         directory = full(&given);
-                        base = if given.starts_with('/') { given } else { gopath::relative(&context.directory, &directory) };
+                        base = if given.starts_with('/') {
+                            given
+                        } else {
+                            gopath::relative(&context.directory, &directory)
+                        };
                     }
                     _ => {
                         base = gopath::relative(&context.directory, &own);
@@ -468,7 +576,11 @@ impl Loader<'_> {
                 }
                 if trail.contains(&path) {
                     let message = format!("include cycle detected:\n{}\n include {path}", trail.join("\n include "));
-                    self.faults.push(Diagnostic::error("include-cycle", message).at_path("include").label(&self.faults.sources, node.span, "included here again"));
+                    self.faults.push(Diagnostic::error("include-cycle", message).at_path("include").label(
+                        &self.faults.sources,
+                        node.span,
+                        "included here again",
+                    ));
                     return None;
                 }
             }
@@ -478,7 +590,11 @@ impl Loader<'_> {
         let env_files = list("env_file")?;
         let paths: Vec<String> = if env_files.is_empty() {
             let path = gopath::join(&directory, ".env");
-            if self.files.is_directory(path.as_ref()).is_ok_and(|is_directory| !is_directory) { vec![path] } else { Vec::new() }
+            if self.files.is_directory(path.as_ref()).is_ok_and(|is_directory| !is_directory) {
+                vec![path]
+            } else {
+                Vec::new()
+            }
         } else {
             env_files.iter().map(|node| text(node).map(|path| full(&path))).collect::<Option<_>>()?
         };

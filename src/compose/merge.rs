@@ -9,20 +9,23 @@ use super::node::{Map, Node, Value};
 use super::path::Path;
 
 /// Merges `over` onto `base`.
-pub fn merge(base: Node, over: Node, path: &Path<'_>, faults: &mut Faults) -> Node {
+pub(super) fn merge(base: Node, over: Node, path: &Path<'_>, faults: &mut Faults) -> Node {
     match path.parts().as_slice() {
         ["networks", _, "ipam", "config"] => return merge_ipam(base, over, path, faults),
         ["networks" | "volumes", _, "labels"]
         | [
             "services",
             _,
-            "annotations" | "dns" | "dns_opt" | "dns_search" | "env_file" | "label_file" | "environment" | "labels" | "sysctls" | "tmpfs",
+            "annotations" | "dns" | "dns_opt" | "dns_search" | "env_file" | "label_file" | "environment" | "labels"
+            | "sysctls" | "tmpfs",
         ]
         | ["services", _, "build", "args" | "additional_contexts" | "labels"]
         | ["services", _, "deploy", "labels"]
         | ["services", _, "volumes", _, "volume", "labels"] => return append(base, over, false),
         ["services", _, "extra_hosts"] | ["services", _, "build", "extra_hosts"] => return append(base, over, true),
-        ["services", _, "command" | "entrypoint"] | ["services", _, "healthcheck", "test"] | ["services", _, "ulimits", _] => return over,
+        ["services", _, "command" | "entrypoint"]
+        | ["services", _, "healthcheck", "test"]
+        | ["services", _, "ulimits", _] => return over,
         ["services", _, "build"] => return merge_as_maps(base, over, path, faults, build_map),
         ["services", _, "depends_on"] => return merge_as_maps(base, over, path, faults, dependency_map),
         ["services", _, "models" | "networks"] => return merge_as_maps(base, over, path, faults, key_map),
@@ -32,17 +35,22 @@ pub fn merge(base: Node, over: Node, path: &Path<'_>, faults: &mut Faults) -> No
     let (place, key) = (base.span, base.key);
     match (base.value, over.value) {
         (value, Value::Null) => Node { value, span: place, key },
-        (Value::Map(base), Value::Map(other)) => Node { value: Value::Map(merge_maps(base, other, path, faults)), span: place, key },
+        (Value::Map(base), Value::Map(other)) => {
+            Node { value: Value::Map(merge_maps(base, other, path, faults)), span: place, key }
+        }
         (Value::List(mut list), Value::List(other)) => {
             list.extend(other);
             Node { value: Value::List(list), span: place, key }
         }
         (value @ (Value::Map(_) | Value::List(_)), other) => {
-            let diagnostic = super::Diagnostic::error("cannot-override", format!("cannot override {path}: it is {} there and {} here", value.kind(), other.kind()))
-                .at_path(path.to_string())
-                .label(&faults.sources, over.span, other.kind())
-                .label(&faults.sources, key.or(place), value.kind())
-                .help("write both in the same form, or put !override before the value to replace it");
+            let diagnostic = super::Diagnostic::error(
+                "cannot-override",
+                format!("cannot override {path}: it is {} there and {} here", value.kind(), other.kind()),
+            )
+            .at_path(path.to_string())
+            .label(&faults.sources, over.span, other.kind())
+            .label(&faults.sources, key.or(place), value.kind())
+            .help("write both in the same form, or put !override before the value to replace it");
             faults.push(diagnostic);
             Node { value, span: place, key }
         }
@@ -51,7 +59,7 @@ pub fn merge(base: Node, over: Node, path: &Path<'_>, faults: &mut Faults) -> No
 }
 
 /// Merges the members of two mappings.
-pub fn merge_maps(mut base: Map, over: Map, path: &Path<'_>, faults: &mut Faults) -> Map {
+pub(super) fn merge_maps(mut base: Map, over: Map, path: &Path<'_>, faults: &mut Faults) -> Map {
     for (key, node) in over {
         match base.entry(key) {
             indexmap::map::Entry::Vacant(entry) => {
@@ -88,7 +96,11 @@ fn sequence(node: Node) -> Vec<Node> {
         Value::Map(map) => {
             let mut list: Vec<Node> = Vec::with_capacity(map.len());
             for (key, value) in map {
-                let entry = |text: String, of: &Node| Node { value: Value::String(text), span: of.key.or(of.span), key: of.key };
+                let entry = |text: String, of: &Node| Node {
+                    value: Value::String(text),
+                    span: of.key.or(of.span),
+                    key: of.key,
+                };
                 match &value.value {
                     Value::Null => list.push(entry(key, &value)),
                     Value::List(items) => list.extend(items.iter().map(|item| {
@@ -109,7 +121,13 @@ fn sequence(node: Node) -> Vec<Node> {
 }
 
 /// Merges values that may be written short, after `long` has made mappings of them.
-fn merge_as_maps(base: Node, over: Node, path: &Path<'_>, faults: &mut Faults, long: fn(Node) -> Result<Map, Node>) -> Node {
+fn merge_as_maps(
+    base: Node,
+    over: Node,
+    path: &Path<'_>,
+    faults: &mut Faults,
+    long: fn(Node) -> Result<Map, Node>,
+) -> Node {
     let (span, key) = (base.span, base.key);
     if over.is_null() {
         return base;
@@ -133,7 +151,12 @@ fn build_map(node: Node) -> Result<Map, Node> {
 }
 
 fn dependency_map(node: Node) -> Result<Map, Node> {
-    listed(node, |span| Value::Map(Map::from([("condition".to_owned(), Node::string("service_started", span)), ("required".to_owned(), Node::new(Value::Bool(true), span))])))
+    listed(node, |span| {
+        Value::Map(Map::from([
+            ("condition".to_owned(), Node::string("service_started", span)),
+            ("required".to_owned(), Node::new(Value::Bool(true), span)),
+        ]))
+    })
 }
 
 fn key_map(node: Node) -> Result<Map, Node> {
@@ -144,9 +167,12 @@ fn key_map(node: Node) -> Result<Map, Node> {
 fn listed(node: Node, value: fn(super::source::Span) -> Value) -> Result<Map, Node> {
     match node.value {
         Value::Map(map) => Ok(map),
-        Value::List(ref items) if items.iter().all(|item| item.as_str().is_some()) => {
-            Ok(items.iter().filter_map(|item| Some((item.as_str()?.to_owned(), Node { value: value(item.span), span: item.span, key: item.span }))).collect())
-        }
+        Value::List(ref items) if items.iter().all(|item| item.as_str().is_some()) => Ok(items
+            .iter()
+            .filter_map(|item| {
+                Some((item.as_str()?.to_owned(), Node { value: value(item.span), span: item.span, key: item.span }))
+            })
+            .collect()),
         _ => Err(node),
     }
 }
@@ -181,7 +207,9 @@ fn merge_ipam(base: Node, over: Node, path: &Path<'_>, faults: &mut Faults) -> N
                 merged.push(addition.clone());
                 continue;
             }
-            let (Value::Map(left), Value::Map(right)) = (original.value.clone(), addition.value.clone()) else { continue };
+            let (Value::Map(left), Value::Map(right)) = (original.value.clone(), addition.value.clone()) else {
+                continue;
+            };
             original.value = Value::Map(merge_maps(left, right, path, faults));
             match merged.iter_mut().find(|pool| subnet(pool) == subnet(&original)) {
                 Some(pool) => *pool = original.clone(),

@@ -86,8 +86,6 @@ pub struct LoadOptions {
     pub no_path_resolution: bool,
     /// Do not check references (`config --no-consistency`).
     pub no_consistency: bool,
-    /// Do not read env files (`config --no-env-resolution`).
-    pub no_env_resolution: bool,
 }
 
 /// A loaded project and what else is known about it.
@@ -125,7 +123,7 @@ pub struct Untyped {
 pub fn load(options: &LoadOptions, files: &dyn Files) -> Result<Loaded, Vec<Diagnostic>> {
     with_stack(|deep_stack| {
         let mut faults = Faults::default();
-        match loader::load(options, files, &mut faults, deep_stack) {
+        match loader::load(options, files, &mut faults, deep_stack, true) {
             Outcome::NeedsStack => None,
             Outcome::Failed => Some(Err(faults.take())),
             Outcome::Model(model) => Some(finish(*model, options, files, faults)),
@@ -140,21 +138,31 @@ pub fn load(options: &LoadOptions, files: &dyn Files) -> Result<Loaded, Vec<Diag
 pub fn load_untyped(options: &LoadOptions, files: &dyn Files) -> Result<Untyped, Vec<Diagnostic>> {
     with_stack(|deep_stack| {
         let mut faults = Faults::default();
-        match loader::load(options, files, &mut faults, deep_stack) {
+        // Nothing is taken from the environment here, not even by variables without a value.
+        match loader::load(options, files, &mut faults, deep_stack, false) {
             Outcome::NeedsStack => None,
-            Outcome::Model(model) if faults.errors() == 0 => Some(Ok(Untyped { tree: deep::Tree(model.root), depth: model.depth, warnings: faults.take() })),
+            Outcome::Model(model) if faults.errors() == 0 => {
+                Some(Ok(Untyped { tree: deep::Tree(model.root), depth: model.depth, warnings: faults.take() }))
+            }
             Outcome::Model(_) | Outcome::Failed => Some(Err(faults.take())),
         }
     })
 }
 
 /// Runs a function on this thread, and again on one with a large stack if it says that it needs that.
-fn with_stack<T: Send>(function: impl Fn(bool) -> Option<Result<T, Vec<Diagnostic>>> + Sync) -> Result<T, Vec<Diagnostic>> {
+fn with_stack<T: Send>(
+    function: impl Fn(bool) -> Option<Result<T, Vec<Diagnostic>>> + Sync,
+) -> Result<T, Vec<Diagnostic>> {
     function(false).unwrap_or_else(|| deep::run(|| function(true)).unwrap_or_else(|| Err(Vec::new())))
 }
 
 /// Gives a loaded tree its types, checks it, and makes the project of it.
-fn finish(model: loader::Model, options: &LoadOptions, files: &dyn Files, mut faults: Faults) -> Result<Loaded, Vec<Diagnostic>> {
+fn finish(
+    model: loader::Model,
+    options: &LoadOptions,
+    files: &dyn Files,
+    mut faults: Faults,
+) -> Result<Loaded, Vec<Diagnostic>> {
     let loader::Model { mut root, name, discovered, depth } = model;
     if options.no_normalize
         && let Some(map) = root.as_map_mut()
@@ -164,13 +172,11 @@ fn finish(model: loader::Model, options: &LoadOptions, files: &dyn Files, mut fa
     shape::decode(&mut root, &mut faults);
     let mut selection = select::Selection::new(&mut root, discovered.profiles.clone());
     if !options.no_consistency {
-        checks::consistency(&root, &selection.disabled, &mut faults);
+        checks::consistency(&mut root, &selection.disabled, &mut faults);
     }
     selection.select(&mut root, &options.services, &mut faults);
     for service in root.get_mut("services").and_then(Node::as_map_mut).into_iter().flat_map(Map::values_mut) {
-        if !options.no_env_resolution {
-            resolve::env_files(service, &discovered.environment, files, &mut faults);
-        }
+        resolve::env_files(service, &discovered.environment, files, &mut faults);
         resolve::label_files(service, files, &mut faults);
     }
     if !options.all_resources {
@@ -179,10 +185,18 @@ fn finish(model: loader::Model, options: &LoadOptions, files: &dyn Files, mut fa
     if faults.errors() > 0 {
         return Err(faults.take());
     }
-    let project = typed::project(&root, &selection.disabled, &name, &discovered, selection.profiles, depth, &mut faults);
+    let project =
+        typed::project(&root, &selection.disabled, &name, &discovered, selection.profiles, depth, &mut faults);
     if faults.errors() > 0 {
         return Err(faults.take());
     }
     let warnings = faults.take();
-    Ok(Loaded { project, warnings, tree: deep::Tree(root), depth, environment: discovered.environment, sources: faults.sources })
+    Ok(Loaded {
+        project,
+        warnings,
+        tree: deep::Tree(root),
+        depth,
+        environment: discovered.environment,
+        sources: faults.sources,
+    })
 }

@@ -8,7 +8,7 @@ use super::source::Span;
 /// Gives variables that are named without a value the value of the environment.
 ///
 /// In mappings this is left to [`normalize`]; here is what belongs to an included project's own environment.
-pub fn resolve_environment(root: &mut Node, environment: &Environment) {
+pub(super) fn resolve_environment(root: &mut Node, environment: &Environment) {
     for (_, service) in members(root, "services") {
         for entry in service.get_mut("environment").and_then(Node::as_list_mut).into_iter().flatten() {
             inherit(entry, environment);
@@ -28,7 +28,7 @@ pub fn resolve_environment(root: &mut Node, environment: &Environment) {
 }
 
 /// Where the value of a secret that comes from a variable is kept in the tree; no file can have such a key.
-pub const SECRET_CONTENT: &str = "\0content";
+pub(super) const SECRET_CONTENT: &str = "\0content";
 
 fn members<'n>(node: &'n mut Node, key: &str) -> impl Iterator<Item = (&'n String, &'n mut Node)> {
     node.get_mut(key).and_then(Node::as_map_mut).into_iter().flatten()
@@ -45,7 +45,7 @@ fn inherit(entry: &mut Node, environment: &Environment) {
 }
 
 /// Fills in what follows from the rest of the tree.
-pub fn normalize(root: &mut Node, name: &str, environment: &Environment) {
+pub(super) fn normalize(root: &mut Node, name: &str, environment: &Environment) {
     networks(root);
     for (_, service) in members(root, "services") {
         self::service(service, environment);
@@ -120,7 +120,9 @@ fn service(service: &mut Node, environment: &Environment) {
             if build.get("context").is_none_or(Node::is_null) {
                 build.insert("context".to_owned(), text("."));
             }
-            if build.get("dockerfile").is_none_or(Node::is_null) && build.get("dockerfile_inline").is_none_or(Node::is_null) {
+            if build.get("dockerfile").is_none_or(Node::is_null)
+                && build.get("dockerfile_inline").is_none_or(Node::is_null)
+            {
                 build.insert("dockerfile".to_owned(), text("Dockerfile"));
             }
             if let Some(args) = build.get_mut("args") {
@@ -163,13 +165,21 @@ fn service(service: &mut Node, environment: &Environment) {
     if implied.is_empty() {
         return;
     }
-    let dependencies = map.entry("depends_on".to_owned()).or_insert_with(|| Node { value: Value::Map(Map::new()), span: place, key: Span::NONE });
+    let dependencies = map.entry("depends_on".to_owned()).or_insert_with(|| Node {
+        value: Value::Map(Map::new()),
+        span: place,
+        key: Span::NONE,
+    });
     let Some(dependencies) = dependencies.as_map_mut() else { return };
     for (target, restart, span) in implied {
         dependencies.entry(target).or_insert_with(|| {
             let flag = |value| Node { value: Value::Bool(value), span, key: span };
             let condition = Node { key: span, ..Node::string("service_started", span) };
-            let value = Map::from([("condition".to_owned(), condition), ("restart".to_owned(), flag(restart)), ("required".to_owned(), flag(true))]);
+            let value = Map::from([
+                ("condition".to_owned(), condition),
+                ("restart".to_owned(), flag(restart)),
+                ("required".to_owned(), flag(true)),
+            ]);
             Node { value: Value::Map(value), span, key: span }
         });
     }

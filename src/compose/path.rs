@@ -4,7 +4,7 @@ use std::fmt;
 
 /// The keys from the root to a value, as a list that lives on the stack.
 #[derive(Debug, Clone, Copy)]
-pub struct Path<'p> {
+pub(super) struct Path<'p> {
     parent: Option<&'p Path<'p>>,
     segment: Segment<'p>,
 }
@@ -21,34 +21,34 @@ const LONGEST: usize = 8;
 
 /// The keys of a path as a slice, to match on. A list's index is `[]`.
 #[derive(Debug)]
-pub struct Parts<'p> {
+pub(super) struct Parts<'p> {
     keys: [&'p str; LONGEST],
     length: usize,
 }
 
 impl<'p> Parts<'p> {
     /// The keys; empty for the root, and for a path that is too long to be in any rule.
-    pub fn as_slice(&self) -> &[&'p str] {
+    pub(super) fn as_slice(&self) -> &[&'p str] {
         &self.keys[..self.length]
     }
 }
 
 impl<'p> Path<'p> {
     /// The path of the root.
-    pub const ROOT: Path<'static> = Path { parent: None, segment: Segment::Root };
+    pub(super) const ROOT: Path<'static> = Path { parent: None, segment: Segment::Root };
 
     /// The path of a member.
-    pub fn key(&'p self, key: &'p str) -> Path<'p> {
+    pub(super) fn key(&'p self, key: &'p str) -> Path<'p> {
         Path { parent: Some(self), segment: Segment::Key(key) }
     }
 
     /// The path of an item.
-    pub fn index(&'p self, index: usize) -> Path<'p> {
+    pub(super) fn index(&'p self, index: usize) -> Path<'p> {
         Path { parent: Some(self), segment: Segment::Index(index) }
     }
 
     /// The first two keys.
-    pub fn top(&self) -> (Option<&'p str>, Option<&'p str>) {
+    pub(super) fn top(&self) -> (Option<&'p str>, Option<&'p str>) {
         let (mut first, mut second) = (None, None);
         let mut path = Some(self);
         while let Some(current) = path {
@@ -62,7 +62,7 @@ impl<'p> Path<'p> {
     }
 
     /// The keys as a slice.
-    pub fn parts(&self) -> Parts<'p> {
+    pub(super) fn parts(&self) -> Parts<'p> {
         let mut keys = [""; LONGEST];
         let mut at = LONGEST;
         let mut path = Some(self);

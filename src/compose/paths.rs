@@ -11,7 +11,7 @@ struct Resolver<'r> {
 }
 
 /// Joins all relative paths of a project to a directory.
-pub fn resolve(root: &mut Node, base: &str, options: &LoadOptions, files: &dyn Files, faults: &mut Faults) {
+pub(super) fn resolve(root: &mut Node, base: &str, options: &LoadOptions, files: &dyn Files, faults: &mut Faults) {
     let home = options.environment.get("HOME").map(String::as_str).filter(|home| !home.is_empty());
     let resolver = Resolver { base, home, files };
     for (_, service) in section(root, "services") {
@@ -31,7 +31,10 @@ pub fn resolve(root: &mut Node, base: &str, options: &LoadOptions, files: &dyn F
             on(Some(file), |path| resolver.plain(path));
         }
         if let Some(extends) = service.get_mut("extends") {
-            on(extends.get_mut("file"), |path| if discover::is_remote(path) { path.to_owned() } else { resolver.plain(path) });
+            on(
+                extends.get_mut("file"),
+                |path| if discover::is_remote(path) { path.to_owned() } else { resolver.plain(path) },
+            );
         }
         for rule in items(service.get_mut("develop").and_then(|develop| develop.get_mut("watch"))) {
             on(rule.get_mut("path"), |path| resolver.without_links(&resolver.plain(path)));
@@ -42,7 +45,11 @@ pub fn resolve(root: &mut Node, base: &str, options: &LoadOptions, files: &dyn F
             }
             if mount.get("source").is_none() {
                 faults.push(
-                    Diagnostic::error("missing-key", "invalid mount config for type \"bind\": field Source must not be empty").label(&faults.sources, mount.place(), "needs `source`"),
+                    Diagnostic::error(
+                        "missing-key",
+                        "invalid mount config for type \"bind\": field Source must not be empty",
+                    )
+                    .label(&faults.sources, mount.place(), "needs `source`"),
                 );
             }
             on(mount.get_mut("source"), |path| resolver.any(path));
@@ -73,6 +80,7 @@ fn items(node: Option<&mut Node>) -> impl Iterator<Item = &mut Node> {
     node.and_then(Node::as_list_mut).into_iter().flatten()
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "what `get_mut` gives, passed on as it is")]
 fn on(node: Option<&mut Node>, change: impl FnOnce(&str) -> String) {
     if let Some(Node { value: Value::String(path), .. }) = node {
         *path = change(path);
@@ -100,7 +108,11 @@ impl Resolver<'_> {
 
     /// A build context, which may be something else than a directory.
     fn context(&self, path: &str) -> String {
-        if path.contains("://") || path.starts_with("service:") || discover::is_remote(path) { path.to_owned() } else { self.plain(path) }
+        if path.contains("://") || path.starts_with("service:") || discover::is_remote(path) {
+            path.to_owned()
+        } else {
+            self.plain(path)
+        }
     }
 
     /// Replaces the first part of a path that is a symbolic link.

@@ -25,7 +25,7 @@ fn write_json(value: &Out, indent: Option<usize>, text: &mut String) {
         Out::Float(number) => text.push_str(&units::format_float(*number, units::JSON_EXPONENT)),
         Out::Float32(number) => text.push_str(&units::format_float32(*number, units::JSON_EXPONENT)),
         Out::Text(value) | Out::Time(value) => json_string(value, text),
-        Out::List(items) => json_block(items, '[', ']', indent, text, |item, inner, text| write_json(item, inner, text)),
+        Out::List(items) => json_block(items, '[', ']', indent, text, write_json),
         Out::Map(entries) => json_block(entries, '{', '}', indent, text, |(key, value), inner, text| {
             json_string(key, text);
             text.push_str(if inner.is_some() { ": " } else { ":" });
@@ -34,7 +34,14 @@ fn write_json(value: &Out, indent: Option<usize>, text: &mut String) {
     }
 }
 
-fn json_block<T>(items: &[T], open: char, close: char, indent: Option<usize>, text: &mut String, write: impl Fn(&T, Option<usize>, &mut String)) {
+fn json_block<T>(
+    items: &[T],
+    open: char,
+    close: char,
+    indent: Option<usize>,
+    text: &mut String,
+    write: impl Fn(&T, Option<usize>, &mut String),
+) {
     text.push(open);
     let inner = indent.map(|indent| indent + 2);
     let line = |text: &mut String, indent: Option<usize>| {
@@ -198,10 +205,17 @@ fn yaml_float(number: String) -> String {
 /// Text in the style in which it reads back as text: plain, quoted, or as a block.
 fn yaml_text(value: &str, indent: usize, text: &mut String) {
     let printable = value.chars().all(|c| matches!(c, '\n' | ' '..='~' | '\u{a0}'..='\u{d7ff}' | '\u{e000}'..='\u{fefe}' | '\u{ff00}'..='\u{fffd}' | '\u{10000}'..='\u{10ffff}') || c == '\t');
-    if value.contains('\n') && printable && indent > 0 && !value.contains(['\t', '\u{2028}', '\u{2029}', '\u{85}']) && block(value, indent, text) {
+    if value.contains('\n')
+        && printable
+        && indent > 0
+        && !value.contains(['\t', '\u{2028}', '\u{2029}', '\u{85}'])
+        && block(value, indent, text)
+    {
         return;
     }
-    let typed = !matches!(yaml::scalar::resolve(value), super::node::Value::String(_)) || is_old_bool(value) || is_base60(value);
+    let typed = !matches!(yaml::scalar::resolve(value), super::node::Value::String(_))
+        || is_old_bool(value)
+        || is_base60(value);
     if typed || value.is_empty() {
         double_quoted_simple(value, text);
     } else if is_plain(value) {
@@ -217,7 +231,10 @@ fn yaml_text(value: &str, indent: usize, text: &mut String) {
 
 /// What YAML 1.1 reads as a truth value.
 fn is_old_bool(value: &str) -> bool {
-    matches!(value, "y" | "Y" | "yes" | "Yes" | "YES" | "on" | "On" | "ON" | "n" | "N" | "no" | "No" | "NO" | "off" | "Off" | "OFF")
+    matches!(
+        value,
+        "y" | "Y" | "yes" | "Yes" | "YES" | "on" | "On" | "ON" | "n" | "N" | "no" | "No" | "NO" | "off" | "Off" | "OFF"
+    )
 }
 
 /// What YAML 1.1 reads as a number to the base 60: `12:30`.
@@ -254,7 +271,8 @@ fn is_plain(value: &str) -> bool {
             '?' | '-' => at == 0 && space_at(1),
             _ => false,
         };
-        let printable = matches!(c, ' '..='~' | '\u{a0}'..='\u{d7ff}' | '\u{e000}'..='\u{fefe}' | '\u{ff00}'..='\u{fffd}' | '\u{10000}'..='\u{10ffff}') && !matches!(c, '\u{2028}' | '\u{2029}');
+        let printable = matches!(c, ' '..='~' | '\u{a0}'..='\u{d7ff}' | '\u{e000}'..='\u{fefe}' | '\u{ff00}'..='\u{fffd}' | '\u{10000}'..='\u{10ffff}')
+            && !matches!(c, '\u{2028}' | '\u{2029}');
         if indicator || !printable {
             return false;
         }
@@ -309,7 +327,11 @@ fn double_quoted(value: &str, text: &mut String) {
             '\u{85}' => text.push_str("\\N"),
             '\u{2028}' => text.push_str("\\L"),
             '\u{2029}' => text.push_str("\\P"),
-            ' '..='~' | '\u{a0}'..='\u{d7ff}' | '\u{e000}'..='\u{fefe}' | '\u{ff00}'..='\u{fffd}' | '\u{10000}'..='\u{10ffff}' => text.push(c),
+            ' '..='~'
+            | '\u{a0}'..='\u{d7ff}'
+            | '\u{e000}'..='\u{fefe}'
+            | '\u{ff00}'..='\u{fffd}'
+            | '\u{10000}'..='\u{10ffff}' => text.push(c),
             _ if (c as u32) < 0x100 => {
                 let _ = write!(text, "\\x{:02X}", c as u32);
             }

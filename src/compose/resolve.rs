@@ -12,7 +12,7 @@ use super::{Diagnostic, Faults, dotenv};
 type Found = Vec<(String, String, Span)>;
 
 /// Puts the variables of `env_file` below those of `environment`.
-pub fn env_files(service: &mut Node, environment: &Environment, files: &dyn Files, faults: &mut Faults) {
+pub(super) fn env_files(service: &mut Node, environment: &Environment, files: &dyn Files, faults: &mut Faults) {
     let place = service.place();
     let Some(map) = service.as_map_mut() else { return };
     if let Some(variables) = map.get_mut("environment").and_then(Node::as_map_mut) {
@@ -38,7 +38,9 @@ pub fn env_files(service: &mut Node, environment: &Environment, files: &dyn File
     for file in listed.as_list().into_iter().flatten() {
         let Some(path) = file.get("path").and_then(Node::as_str) else { continue };
         let required = file.get("required").and_then(Node::as_bool).unwrap_or(true);
-        if !required && files.is_directory(path.as_ref()).is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound) {
+        if !required
+            && files.is_directory(path.as_ref()).is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
+        {
             continue;
         }
         let format = file.get("format").and_then(Node::as_str).unwrap_or("");
@@ -46,11 +48,17 @@ pub fn env_files(service: &mut Node, environment: &Environment, files: &dyn File
         let Some((number, text)) = environment::open(path, span, files, faults, "env file not found") else { continue };
         let mut unset = Vec::new();
         let result = match format {
-            "" | ".env" => dotenv::parse(&text, &known, &outer, &mut |name, range| unset.push((name.to_owned(), range))),
+            "" | ".env" => {
+                dotenv::parse(&text, &known, &outer, &mut |name, range| unset.push((name.to_owned(), range)))
+            }
             "raw" => dotenv::parse_raw(&text, &outer),
             other => {
                 let span = file.get("format").map_or(file.span, |format| format.span);
-                faults.push(Diagnostic::error("invalid-value", format!("unsupported env_file format {other:?}")).label(&faults.sources, span, "").help("the formats are `raw` and, when none is given, that of .env"));
+                faults.push(
+                    Diagnostic::error("invalid-value", format!("unsupported env_file format {other:?}"))
+                        .label(&faults.sources, span, "")
+                        .help("the formats are `raw` and, when none is given, that of .env"),
+                );
                 continue;
             }
         };
@@ -59,7 +67,11 @@ pub fn env_files(service: &mut Node, environment: &Environment, files: &dyn File
             Ok(assignments) => {
                 for assignment in assignments {
                     known.insert(assignment.key.clone(), assignment.value.clone());
-                    found.push((assignment.key, assignment.value, Span::new(number, assignment.range.start, assignment.range.end)));
+                    found.push((
+                        assignment.key,
+                        assignment.value,
+                        Span::new(number, assignment.range.start, assignment.range.end),
+                    ));
                 }
             }
             Err(error) => environment::report(&error, number, path, faults),
@@ -70,7 +82,7 @@ pub fn env_files(service: &mut Node, environment: &Environment, files: &dyn File
 }
 
 /// Puts the labels of `label_file` below those of `labels`.
-pub fn label_files(service: &mut Node, files: &dyn Files, faults: &mut Faults) {
+pub(super) fn label_files(service: &mut Node, files: &dyn Files, faults: &mut Faults) {
     let place = service.place();
     let Some(map) = service.as_map_mut() else { return };
     let Some(listed) = map.shift_remove("label_file") else { return };
@@ -78,17 +90,24 @@ pub fn label_files(service: &mut Node, files: &dyn Files, faults: &mut Faults) {
     let mut found: Found = Vec::new();
     for file in listed.as_list().into_iter().flatten() {
         let Some(path) = file.as_str() else { continue };
-        let Some((number, text)) = environment::open(path, file.span, files, faults, "label file not found") else { continue };
+        let Some((number, text)) = environment::open(path, file.span, files, faults, "label file not found") else {
+            continue;
+        };
         let mut unset = Vec::new();
         let before = known.clone();
         let outer = |name: &str| before.get(name).cloned();
-        let result = dotenv::parse(&text, &BTreeMap::new(), &outer, &mut |name, range| unset.push((name.to_owned(), range)));
+        let result =
+            dotenv::parse(&text, &BTreeMap::new(), &outer, &mut |name, range| unset.push((name.to_owned(), range)));
         environment::warn_unset(&unset, number, faults);
         match result {
             Ok(assignments) => {
                 for assignment in assignments {
                     known.insert(assignment.key.clone(), assignment.value.clone());
-                    found.push((assignment.key, assignment.value, Span::new(number, assignment.range.start, assignment.range.end)));
+                    found.push((
+                        assignment.key,
+                        assignment.value,
+                        Span::new(number, assignment.range.start, assignment.range.end),
+                    ));
                 }
             }
             Err(error) => environment::report(&error, number, path, faults),
@@ -102,7 +121,11 @@ fn below(service: &mut Map, key: &str, found: Found, place: Span) {
     if found.is_empty() {
         return;
     }
-    let target = service.entry(key.to_owned()).or_insert_with(|| Node { value: Value::Map(Map::new()), span: place, key: Span::NONE });
+    let target = service.entry(key.to_owned()).or_insert_with(|| Node {
+        value: Value::Map(Map::new()),
+        span: place,
+        key: Span::NONE,
+    });
     let Some(target) = target.as_map_mut() else { return };
     for (name, value, span) in found.into_iter().rev() {
         target.entry(name).or_insert_with(|| Node { value: Value::String(value), span, key: span });

@@ -14,20 +14,17 @@ impl Service {
     /// Whether one of the profiles activates the service; one without profiles is always active.
     pub fn has_profile<S: AsRef<str>>(&self, profiles: &[S]) -> bool {
         self.profiles.is_empty()
-            || profiles.iter().any(|active| {
-                active.as_ref() == "*" || self.profiles.iter().any(|own| own == active.as_ref())
-            })
+            || profiles
+                .iter()
+                .any(|active| active.as_ref() == "*" || self.profiles.iter().any(|own| own == active.as_ref()))
     }
 }
 
 impl Project {
     /// Activates these profiles, and no others.
     pub fn set_profiles(&mut self, profiles: Vec<String>) {
-        let all = std::mem::take(&mut self.services)
-            .into_iter()
-            .chain(std::mem::take(&mut self.disabled_services));
-        (self.services, self.disabled_services) =
-            all.partition(|(_, service)| service.has_profile(&profiles));
+        let all = std::mem::take(&mut self.services).into_iter().chain(std::mem::take(&mut self.disabled_services));
+        (self.services, self.disabled_services) = all.partition(|(_, service)| service.has_profile(&profiles));
         self.profiles = profiles;
     }
 
@@ -50,12 +47,8 @@ impl Project {
             Some(service.depends_on.iter().map(|(name, dependency)| (name.clone(), dependency.required)).collect())
         })?;
 
-        let (mut chosen, others): (
-            std::collections::BTreeMap<_, _>,
-            std::collections::BTreeMap<_, _>,
-        ) = std::mem::take(&mut self.services)
-            .into_iter()
-            .partition(|(name, _)| selected.contains(name));
+        let (mut chosen, others): (std::collections::BTreeMap<_, _>, std::collections::BTreeMap<_, _>) =
+            std::mem::take(&mut self.services).into_iter().partition(|(name, _)| selected.contains(name));
         for service in chosen.values_mut() {
             service.depends_on.retain(|name, _| selected.contains(name));
         }
@@ -69,40 +62,22 @@ impl Project {
     pub fn without_unused_resources(mut self) -> Self {
         let services = &self.services;
         let mounted = |kind: MountKind, key: &str| {
-            services.values().any(|service| {
-                service
-                    .volumes
-                    .iter()
-                    .any(|mount| mount.kind == kind && mount.source == key)
-            })
+            services
+                .values()
+                .any(|service| service.volumes.iter().any(|mount| mount.kind == kind && mount.source == key))
         };
-        self.networks.retain(|key, _| {
-            services
-                .values()
-                .any(|service| service.networks.contains_key(key))
-        });
-        self.volumes
-            .retain(|key, _| mounted(MountKind::Volume, key));
+        self.networks.retain(|key, _| services.values().any(|service| service.networks.contains_key(key)));
+        self.volumes.retain(|key, _| mounted(MountKind::Volume, key));
         self.configs.retain(|key, _| {
-            services
-                .values()
-                .any(|service| service.configs.iter().any(|config| config.source == *key))
+            services.values().any(|service| service.configs.iter().any(|config| config.source == *key))
         });
         self.secrets.retain(|key, _| {
             services.values().any(|service| {
                 let build = service.build.iter().flat_map(|build| &build.secrets);
-                service
-                    .secrets
-                    .iter()
-                    .chain(build)
-                    .any(|secret| secret.source == *key)
+                service.secrets.iter().chain(build).any(|secret| secret.source == *key)
             })
         });
-        self.models.retain(|key, _| {
-            services
-                .values()
-                .any(|service| service.models.contains_key(key))
-        });
+        self.models.retain(|key, _| services.values().any(|service| service.models.contains_key(key)));
         self
     }
 
@@ -114,18 +89,17 @@ impl Project {
 
 /// The named services and everything they depend on. `dependencies` gives the dependencies of an active service, and whether each
 /// is required; None: there is no such active service.
-fn closure<S: AsRef<str>>(names: &[S], dependencies: impl Fn(&str) -> Option<Vec<(String, bool)>>) -> Result<BTreeSet<String>, SelectError> {
+fn closure<S: AsRef<str>>(
+    names: &[S],
+    dependencies: impl Fn(&str) -> Option<Vec<(String, bool)>>,
+) -> Result<BTreeSet<String>, SelectError> {
     let mut selected = BTreeSet::new();
     let mut open: Vec<(String, bool)> = names.iter().map(|name| (name.as_ref().to_owned(), true)).collect();
     while let Some((name, required)) = open.pop() {
         match dependencies(&name) {
-            Some(further) => {
-                if selected.insert(name) {
-                    open.extend(further);
-                }
-            }
+            Some(further) if selected.insert(name.clone()) => open.extend(further),
             None if required => return Err(SelectError(name)),
-            None => {}
+            _ => {}
         }
     }
     Ok(selected)
@@ -154,7 +128,11 @@ impl Selection {
         let mut disabled = Map::new();
         if let Some(services) = root.get_mut("services").and_then(Node::as_map_mut) {
             for (name, service) in std::mem::take(services) {
-                if is_active(&service, &profiles) { services.insert(name, service) } else { disabled.insert(name, service) };
+                if is_active(&service, &profiles) {
+                    services.insert(name, service)
+                } else {
+                    disabled.insert(name, service)
+                };
             }
         }
         Self { disabled, profiles }
@@ -172,7 +150,11 @@ impl Selection {
         }
         let Some(services) = root.get_mut("services").and_then(Node::as_map_mut) else { return };
         for (name, service) in std::mem::take(&mut self.disabled) {
-            if is_active(&service, &self.profiles) { services.insert(name, service) } else { self.disabled.insert(name, service) };
+            if is_active(&service, &self.profiles) {
+                services.insert(name, service)
+            } else {
+                self.disabled.insert(name, service)
+            };
         }
         let selected = closure(names, |name| {
             let dependencies = services.get(name)?.get("depends_on").and_then(Node::as_map);
@@ -183,7 +165,9 @@ impl Selection {
             Ok(selected) => selected,
             Err(error) => {
                 let mut diagnostic = Diagnostic::error("undefined-service", error.to_string());
-                if let Some(known) = suggest::closest(&error.0, services.keys().chain(self.disabled.keys()).map(String::as_str)) {
+                if let Some(known) =
+                    suggest::closest(&error.0, services.keys().chain(self.disabled.keys()).map(String::as_str))
+                {
                     diagnostic = diagnostic.help(format!("did you mean {known:?}?"));
                 }
                 faults.push(diagnostic);
@@ -210,18 +194,35 @@ pub(super) fn drop_unused(root: &mut Node) {
     let mut used: BTreeSet<(&str, String)> = BTreeSet::new();
     for service in root.get("services").and_then(Node::as_map).into_iter().flat_map(Map::values) {
         for section in ["networks", "models"] {
-            used.extend(service.get(section).and_then(Node::as_map).into_iter().flatten().map(|(key, _)| (section, key.clone())));
+            used.extend(
+                service
+                    .get(section)
+                    .and_then(Node::as_map)
+                    .into_iter()
+                    .flatten()
+                    .map(|(key, _)| (section, key.clone())),
+            );
         }
         let sources = |node: Option<&Node>| -> Vec<String> {
-            node.and_then(Node::as_list).into_iter().flatten().filter_map(|item| Some(item.get("source")?.as_str()?.to_owned())).collect()
+            node.and_then(Node::as_list)
+                .into_iter()
+                .flatten()
+                .filter_map(|item| Some(item.get("source")?.as_str()?.to_owned()))
+                .collect()
         };
         for mount in service.get("volumes").and_then(Node::as_list).into_iter().flatten() {
-            if let (Some("volume"), Some(source)) = (mount.get("type").and_then(Node::as_str), mount.get("source").and_then(Node::as_str)) {
+            if let (Some("volume"), Some(source)) =
+                (mount.get("type").and_then(Node::as_str), mount.get("source").and_then(Node::as_str))
+            {
                 used.insert(("volumes", source.to_owned()));
             }
         }
         used.extend(sources(service.get("secrets")).into_iter().map(|source| ("secrets", source)));
-        used.extend(sources(service.get("build").and_then(|build| build.get("secrets"))).into_iter().map(|source| ("secrets", source)));
+        used.extend(
+            sources(service.get("build").and_then(|build| build.get("secrets")))
+                .into_iter()
+                .map(|source| ("secrets", source)),
+        );
         used.extend(sources(service.get("configs")).into_iter().map(|source| ("configs", source)));
     }
     for section in ["networks", "volumes", "secrets", "configs", "models"] {

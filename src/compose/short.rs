@@ -92,7 +92,9 @@ fn populate(volume: &mut ShortVolume, field: &str, last: bool) -> Result<(), &'s
             "rw" => volume.read_only = false,
             "nocopy" => volume.nocopy = true,
             "z" | "Z" => volume.selinux = Some(option.to_owned()),
-            "rprivate" | "private" | "rshared" | "shared" | "rslave" | "slave" => volume.propagation = Some(option.to_owned()),
+            "rprivate" | "private" | "rshared" | "shared" | "rslave" | "slave" => {
+                volume.propagation = Some(option.to_owned());
+            }
             // Docker Compose ignores what it does not know.
             _ => {}
         }
@@ -136,7 +138,11 @@ pub fn ports(spec: &str) -> Result<Vec<ShortPort>, String> {
     let (protocol, target) = split_protocol(target);
     let protocol = protocol.to_lowercase();
     if !matches!(protocol.as_str(), "tcp" | "udp" | "sctp") {
-        return Err(if target.is_empty() { format!("no port specified: {spec}<empty>") } else { format!("invalid proto: {protocol}") });
+        return Err(if target.is_empty() {
+            format!("no port specified: {spec}<empty>")
+        } else {
+            format!("invalid proto: {protocol}")
+        });
     }
     let host_ip = host_address(host_ip)?;
     if target.is_empty() {
@@ -191,6 +197,7 @@ fn host_address(text: &str) -> Result<String, String> {
     }
     let address = match text.strip_prefix('[') {
         Some(rest) => rest.strip_suffix(']').ok_or_else(invalid)?,
+        None if text.contains(':') => return Err(format!("{}: write IPv6 addresses in brackets: [{text}]", invalid())),
         None => text,
     };
     if !is_ip_address(address) {
@@ -205,7 +212,8 @@ pub fn is_ip_address(text: &str) -> bool {
 }
 
 fn range(text: &str) -> Option<(u16, u16)> {
-    let number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse::<u16>().ok()).flatten();
+    let number =
+        |text: &str| text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse::<u16>().ok()).flatten();
     let (first, last) = match text.split_once('-') {
         Some((first, last)) => (number(first)?, number(last)?),
         None => (number(text)?, number(text)?),
@@ -232,8 +240,11 @@ mod tests {
         check("${X:-y}:/b", false, "${X:-y}", "/b");
         check("a", false, "", "a");
         let options = volume("./a:/b:ro,Z,rshared,nonsense").expect("valid");
-        assert_eq!((options.read_only, options.selinux.as_deref(), options.propagation.as_deref()), (true, Some("Z"), Some("rshared")));
-        for wrong in ["", "a::b", ":/b", "aa:b:ro:x", "aa:/b:"] {
+        assert_eq!(
+            (options.read_only, options.selinux.as_deref(), options.propagation.as_deref()),
+            (true, Some("Z"), Some("rshared"))
+        );
+        for wrong in ["", "aa::b", ":/b", "aa:/b:ro:x", "aa:/b:"] {
             assert!(volume(wrong).is_err(), "{wrong}");
         }
     }
@@ -242,7 +253,10 @@ mod tests {
     fn ports_have_ranges() {
         let check = |spec: &str, expected: &[(&str, &str, u16, &str)]| {
             let ports = ports(spec).expect(spec);
-            let found: Vec<_> = ports.iter().map(|port| (port.host_ip.as_str(), port.published.as_str(), port.target, port.protocol.as_str())).collect();
+            let found: Vec<_> = ports
+                .iter()
+                .map(|port| (port.host_ip.as_str(), port.published.as_str(), port.target, port.protocol.as_str()))
+                .collect();
             assert_eq!(found, expected, "{spec}");
         };
         check("80", &[("", "", 80, "tcp")]);

@@ -15,20 +15,12 @@ pub struct Span {
 
 impl Span {
     /// The place of what stands in no file.
-    pub const NONE: Self = Self {
-        file: u32::MAX,
-        start: 0,
-        end: 0,
-    };
+    pub const NONE: Self = Self { file: u32::MAX, start: 0, end: 0 };
 
     /// A piece of the file with this number.
     pub fn new(file: u32, start: usize, end: usize) -> Self {
         let clamp = |offset: usize| u32::try_from(offset).unwrap_or(u32::MAX);
-        Self {
-            file,
-            start: clamp(start),
-            end: clamp(end),
-        }
+        Self { file, start: clamp(start), end: clamp(end) }
     }
 
     /// Whether it is a place in a file.
@@ -37,6 +29,7 @@ impl Span {
     }
 
     /// This place, or the other one where this is none.
+    #[must_use]
     pub fn or(self, other: Self) -> Self {
         if self.is_some() { self } else { other }
     }
@@ -75,15 +68,9 @@ impl SourceFile {
     /// The line and column (both from 1, columns in characters) of a byte offset.
     pub fn position(&self, offset: usize) -> (usize, usize) {
         let before = &self.text.as_bytes()[..offset.min(self.text.len())];
-        let line_start = before
-            .iter()
-            .rposition(|byte| *byte == b'\n')
-            .map_or(0, |newline| newline + 1);
-        let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
-        let column = String::from_utf8_lossy(&before[line_start..])
-            .chars()
-            .count()
-            + 1;
+        let line_start = before.iter().rposition(|byte| *byte == b'\n').map_or(0, |newline| newline + 1);
+        let line = before.split(|byte| *byte == b'\n').count();
+        let column = String::from_utf8_lossy(&before[line_start..]).chars().count() + 1;
         (line, column)
     }
 }
@@ -113,9 +100,7 @@ impl Sources {
 
     /// The text of a place.
     pub fn text(&self, span: Span) -> Option<&str> {
-        self.of(span)?
-            .text
-            .get(span.start as usize..span.end as usize)
+        self.of(span)?.text.get(span.start as usize..span.end as usize)
     }
 
     /// `file:line:column` of a place.

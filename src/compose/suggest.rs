@@ -1,13 +1,16 @@
 //! "Did you mean …?"
 
 /// The candidate that is most like a word, if one is like it at all.
-pub fn closest<'c>(word: &str, candidates: impl IntoIterator<Item = &'c str>) -> Option<&'c str> {
+pub(super) fn closest<'c>(word: &str, candidates: impl IntoIterator<Item = &'c str>) -> Option<&'c str> {
     let lower = word.to_lowercase();
     candidates
         .into_iter()
         .filter(|candidate| *candidate != word)
         .map(|candidate| (strsim::damerau_levenshtein(&lower, &candidate.to_lowercase()), candidate))
-        .filter(|(distance, candidate)| *distance <= 1 + candidate.len().min(word.len()) / 4 || (word.len() >= 4 && candidate.replace('_', "") == lower.replace(['_', '-'], "")))
+        .filter(|(distance, candidate)| {
+            *distance <= 1 + candidate.len().min(word.len()) / 4
+                || (word.len() >= 4 && candidate.replace('_', "") == lower.replace(['_', '-'], ""))
+        })
         .min()
         .map(|(_, candidate)| candidate)
 }

@@ -14,7 +14,15 @@ use super::shape::{Flavour, Out, emit_section, emit_service};
 use super::{Diagnostic, Faults, deep, print};
 
 /// Makes the project of a tree whose services are split into active and other ones.
-pub fn project(root: &Node, disabled: &Map, name: &str, discovered: &Discovered, profiles: Vec<String>, depth: usize, faults: &mut Faults) -> Project {
+pub(super) fn project(
+    root: &Node,
+    disabled: &Map,
+    name: &str,
+    discovered: &Discovered,
+    profiles: Vec<String>,
+    depth: usize,
+    faults: &mut Faults,
+) -> Project {
     let mut project = Project {
         name: name.to_owned(),
         working_dir: discovered.directory.clone().into(),
@@ -42,7 +50,8 @@ pub fn project(root: &Node, disabled: &Map, name: &str, discovered: &Discovered,
     project.configs = section(root, "configs", faults, |_: &mut Config, _| {});
     project.secrets = section(root, "secrets", faults, |_: &mut Secret, _| {});
     project.models = section(root, "models", faults, |_: &mut Model, _| {});
-    let content = |section: &str, key: &str, content: &str| Some(root.get(section)?.get(key)?.get(content)?.as_str()?.to_owned());
+    let content =
+        |section: &str, key: &str, content: &str| Some(root.get(section)?.get(key)?.get(content)?.as_str()?.to_owned());
     for (key, config) in &mut project.configs {
         config.content = content("configs", key, "content");
     }
@@ -60,7 +69,9 @@ pub fn project(root: &Node, disabled: &Map, name: &str, discovered: &Discovered,
 fn services(services: &Map, faults: &mut Faults) -> BTreeMap<String, Service> {
     let mut typed = BTreeMap::new();
     for (name, node) in services {
-        if let Some(mut service) = convert::<Service>(&emit_service(node, &[], Flavour::Yaml), "services", name, node, faults) {
+        if let Some(mut service) =
+            convert::<Service>(&emit_service(node, &[], Flavour::Yaml), "services", name, node, faults)
+        {
             service.name.clone_from(name);
             service.config_hash = service_hash(node);
             typed.insert(name.clone(), service);
@@ -69,7 +80,12 @@ fn services(services: &Map, faults: &mut Faults) -> BTreeMap<String, Service> {
     typed
 }
 
-fn section<T: DeserializeOwned>(root: &Node, name: &str, faults: &mut Faults, finish: impl Fn(&mut T, &Out)) -> BTreeMap<String, T> {
+fn section<T: DeserializeOwned>(
+    root: &Node,
+    name: &str,
+    faults: &mut Faults,
+    finish: impl Fn(&mut T, &Out),
+) -> BTreeMap<String, T> {
     let mut typed = BTreeMap::new();
     let Out::Map(members) = emit_section(root, name, Flavour::Json) else { return typed };
     for (key, out) in members {
@@ -87,14 +103,18 @@ fn convert<T: DeserializeOwned>(out: &Out, section: &str, name: &str, node: &Nod
         Ok(value) => Some(value),
         Err(error) => {
             let path = format!("{section}.{name}");
-            faults.push(Diagnostic::error("invalid-value", format!("{path}: {error}")).at_path(path).label(&faults.sources, node.place(), ""));
+            faults.push(Diagnostic::error("invalid-value", format!("{path}: {error}")).at_path(path).label(
+                &faults.sources,
+                node.place(),
+                "",
+            ));
             None
         }
     }
 }
 
 /// The hash of a service's definition without what does not make its containers different.
-pub fn service_hash(service: &Node) -> String {
+pub(super) fn service_hash(service: &Node) -> String {
     let mut out = emit_service(service, &["build", "pull_policy", "scale", "depends_on", "profiles"], Flavour::Json);
     if let Out::Map(entries) = &mut out {
         for (_, deploy) in entries.iter_mut().filter(|(key, _)| key == "deploy") {

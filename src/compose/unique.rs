@@ -7,7 +7,7 @@ use super::path::Path;
 use super::{Diagnostic, Faults, short};
 
 /// Removes what is defined again later.
-pub fn enforce(node: &mut Node, path: &Path<'_>, faults: &mut Faults) {
+pub(super) fn enforce(node: &mut Node, path: &Path<'_>, faults: &mut Faults) {
     match &mut node.value {
         Value::Map(map) => {
             for (key, node) in map.iter_mut() {
@@ -22,18 +22,23 @@ pub fn enforce(node: &mut Node, path: &Path<'_>, faults: &mut Faults) {
             let mut kept: Vec<Node> = Vec::with_capacity(list.len());
             for (index, item) in std::mem::take(list).into_iter().enumerate() {
                 match key_of(&item) {
-                    Ok(Some(key)) => match keys.get(&key) {
-                        Some(at) => kept[*at] = item,
-                        None => {
-                            keys.insert(key, kept.len());
+                    Ok(Some(key)) => {
+                        let at = *keys.entry(key).or_insert(kept.len());
+                        if let Some(earlier) = kept.get_mut(at) {
+                            *earlier = item;
+                        } else {
                             kept.push(item);
                         }
-                    },
+                    }
                     // Not of a form that has a key; validation will say so.
                     Ok(None) => kept.push(item),
                     Err(message) => {
                         let path = path.index(index).to_string();
-                        faults.push(Diagnostic::error("missing-key", format!("{path} {message}")).at_path(path).label(&faults.sources, item.span, ""));
+                        faults.push(Diagnostic::error("missing-key", format!("{path} {message}")).at_path(path).label(
+                            &faults.sources,
+                            item.span,
+                            "",
+                        ));
                     }
                 }
             }
@@ -41,6 +46,11 @@ pub fn enforce(node: &mut Node, path: &Path<'_>, faults: &mut Faults) {
         }
         _ => {}
     }
+}
+
+/// Whether the list at a path has items with keys.
+pub(super) fn has_keys(path: &Path<'_>) -> bool {
+    key_function(path.parts().as_slice()).is_some()
 }
 
 type KeyFunction = fn(&Node) -> Result<Option<String>, &'static str>;
@@ -52,7 +62,8 @@ fn key_function(parts: &[&str]) -> Option<KeyFunction> {
         | [
             "services",
             _,
-            "annotations" | "cap_add" | "cap_drop" | "dns" | "dns_opt" | "dns_search" | "environment" | "labels" | "links" | "profiles" | "sysctls" | "tmpfs",
+            "annotations" | "cap_add" | "cap_drop" | "dns" | "dns_opt" | "dns_search" | "environment" | "labels"
+            | "links" | "profiles" | "sysctls" | "tmpfs",
         ]
         | ["services", _, "build", "args" | "additional_contexts" | "tags" | "labels"]
         | ["services", _, "deploy", "labels"]
@@ -68,6 +79,7 @@ fn key_function(parts: &[&str]) -> Option<KeyFunction> {
     })
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "one of several functions of this type")]
 fn key_value(node: &Node) -> Result<Option<String>, &'static str> {
     Ok(node.as_str().map(|text| text.split_once('=').map_or(text, |(key, _)| key).to_owned()))
 }
@@ -99,6 +111,7 @@ fn device(node: &Node) -> Result<Option<String>, &'static str> {
     }
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "one of several functions of this type")]
 fn mount(directory: &str, node: &Node) -> Result<Option<String>, &'static str> {
     match &node.value {
         Value::Map(map) => {
@@ -143,7 +156,13 @@ fn port(node: &Node) -> Result<Option<String>, &'static str> {
             if !map.contains_key("target") {
                 return Err("is missing a target port");
             }
-            Ok(Some(format!("{}:{}:{}/{}", shown("host_ip", "0.0.0.0"), shown("published", "%nil"), shown("target", ""), shown("protocol", "tcp"))))
+            Ok(Some(format!(
+                "{}:{}:{}/{}",
+                shown("host_ip", "0.0.0.0"),
+                shown("published", "%nil"),
+                shown("target", ""),
+                shown("protocol", "tcp")
+            )))
         }
         _ => Ok(None),
     }

@@ -32,17 +32,13 @@ pub fn parse_duration(text: &str) -> Result<i64, String> {
     }
     let mut total: i128 = 0;
     while !rest.is_empty() {
-        let number_end = rest
-            .find(|c: char| !c.is_ascii_digit() && c != '.')
-            .unwrap_or(rest.len());
+        let number_end = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
         let (number, tail) = rest.split_at(number_end);
         let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
         if (whole.is_empty() && fraction.is_empty()) || fraction.contains('.') {
             return Err(invalid());
         }
-        let unit_end = tail
-            .find(|c: char| c.is_ascii_digit() || c == '.')
-            .unwrap_or(tail.len());
+        let unit_end = tail.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(tail.len());
         let (unit, tail) = tail.split_at(unit_end);
         if unit.is_empty() {
             return Err(format!("missing unit in duration {text:?}"));
@@ -52,15 +48,8 @@ pub fn parse_duration(text: &str) -> Result<i64, String> {
             .find(|(name, _)| *name == unit)
             .map(|(_, nanos)| i128::from(*nanos))
             .ok_or_else(|| format!("unknown unit {unit:?} in duration {text:?}"))?;
-        let whole: i128 = if whole.is_empty() {
-            0
-        } else {
-            whole.parse().map_err(|_| invalid())?
-        };
-        total = whole
-            .checked_mul(nanos)
-            .and_then(|part| total.checked_add(part))
-            .ok_or_else(invalid)?;
+        let whole: i128 = if whole.is_empty() { 0 } else { whole.parse().map_err(|_| invalid())? };
+        total = whole.checked_mul(nanos).and_then(|part| total.checked_add(part)).ok_or_else(invalid)?;
         let mut scale = nanos;
         let mut part = 0;
         for digit in fraction.bytes().take(18) {
@@ -115,15 +104,9 @@ pub fn format_duration(nanos: i64) -> String {
 pub fn parse_bytes(text: &str) -> Result<i64, String> {
     let invalid = || format!("invalid size: '{text}'");
     let suffix_error = |suffix: &str| format!("invalid suffix: '{suffix}'");
-    let split = text
-        .rfind(|c: char| c.is_ascii_digit() || c == '.' || c == ' ')
-        .ok_or_else(invalid)?;
+    let split = text.rfind(|c: char| c.is_ascii_digit() || c == '.' || c == ' ').ok_or_else(invalid)?;
     let suffix = &text[split + 1..];
-    let number = if text.as_bytes()[split] == b' ' {
-        &text[..split]
-    } else {
-        &text[..=split]
-    };
+    let number = if text.as_bytes()[split] == b' ' { &text[..split] } else { &text[..=split] };
     let size = parse_float(number).ok_or_else(invalid)?;
     if size < 0.0 {
         return Err(invalid());
@@ -148,8 +131,8 @@ pub fn parse_bytes(text: &str) -> Result<i64, String> {
 }
 
 /// Converts like Go on x86-64: what does not fit becomes the smallest number.
-fn truncate(size: f64) -> i64 {
-    if size >= 9_223_372_036_854_775_808.0 {
+pub fn truncate(size: f64) -> i64 {
+    if size >= 9_223_372_036_854_775_808.0 || size.is_nan() {
         return i64::MIN;
     }
     #[expect(
@@ -189,11 +172,7 @@ pub fn format_float32(value: f32, exponent_from: i32) -> String {
 fn format_decimal(scientific: &str, exponent_from: i32) -> String {
     let (mantissa, exponent) = scientific.split_once('e').unwrap_or((scientific, "0"));
     let exponent: i32 = exponent.parse().unwrap_or(0);
-    let smallest = if exponent_from == JSON_EXPONENT {
-        -6
-    } else {
-        -4
-    };
+    let smallest = if exponent_from == JSON_EXPONENT { -6 } else { -4 };
     if mantissa.trim_start_matches('-') == "0" {
         return mantissa.to_owned();
     }
@@ -207,9 +186,7 @@ fn format_decimal(scientific: &str, exponent_from: i32) -> String {
             format!("{mantissa}e{sign}{digits:02}")
         };
     }
-    let (sign, unsigned) = mantissa
-        .strip_prefix('-')
-        .map_or(("", mantissa), |rest| ("-", rest));
+    let (sign, unsigned) = mantissa.strip_prefix('-').map_or(("", mantissa), |rest| ("-", rest));
     let digits: String = unsigned.chars().filter(char::is_ascii_digit).collect();
     if exponent < 0 {
         let zeros = "0".repeat((-exponent - 1).unsigned_abs() as usize);

@@ -113,7 +113,14 @@ impl Engine {
         Ok(self.networks()?.into_iter().filter_map(own).collect())
     }
 
-    /// Returns the names of the volumes that the project made.
+    /// Returns the names of the volumes that the project's containers got without asking for one by name.
+    pub fn anonymous_volumes(&self) -> Result<Vec<String>, ObserveError> {
+        let volumes = volume::list(&self.root, Some(&self.project))?.into_iter().map(|volume| volume.config);
+        let anonymous = volumes.filter(|config| config.labels.contains_key(labels::ANONYMOUS));
+        Ok(anonymous.map(|config| config.name).collect())
+    }
+
+    /// Returns the names of the named volumes that the project made.
     pub fn own_volumes(&self) -> Result<Vec<String>, ObserveError> {
         let volumes = volume::list(&self.root, Some(&self.project))?.into_iter().map(|volume| volume.config);
         let own = volumes.filter(|config| config.labels.get(labels::PROJECT) == Some(&self.project));

@@ -39,7 +39,7 @@ pub enum ImagesError {
     Store {
         reference: String,
         #[source]
-        source: StoreError,
+        source: Box<StoreError>,
     },
     #[error("service \"{0}\" has neither an image nor a build context specified")]
     Neither(String),
@@ -60,7 +60,7 @@ pub fn look_up(store: &Store, project: &Project, fresh: bool) -> Result<Images, 
         let reference = names::image(&project.name, service);
         match stored(store, &service.name, &reference)? {
             Some(stored) if !(fresh && is_builtin(&reference)) => {
-                drop(images.services.insert(service.name.clone(), facts(&reference, &stored)))
+                images.services.insert(service.name.clone(), facts(&reference, &stored));
             }
             _ => images.missing.push(Missing { service: service.name.clone(), reference }),
         }
@@ -92,7 +92,7 @@ pub fn reference(service: &str, reference: &str) -> Result<Reference, ImagesErro
 }
 
 fn stored(store: &Store, service: &str, name: &str) -> Result<Option<Stored>, ImagesError> {
-    let failed = |source| ImagesError::Store { reference: name.to_owned(), source };
+    let failed = |source| ImagesError::Store { reference: name.to_owned(), source: Box::new(source) };
     // An image may also be given by its id.
     if let Some(id) = name.strip_prefix("sha256:") {
         return store.find(id).map_err(failed);
@@ -102,13 +102,12 @@ fn stored(store: &Store, service: &str, name: &str) -> Result<Option<Stored>, Im
 
 fn facts(reference: &str, stored: &Stored) -> Image {
     let config = stored.config.config().as_ref();
-    let list = |list: Option<&Option<Vec<String>>>| list.and_then(Clone::clone).unwrap_or_default();
     Image {
         reference: reference.to_owned(),
         id: stored.id.to_string(),
-        entrypoint: list(config.map(|config| config.entrypoint())),
-        command: list(config.map(|config| config.cmd())),
-        volumes: list(config.map(|config| config.volumes())),
-        expose: list(config.map(|config| config.exposed_ports())),
+        entrypoint: config.and_then(|config| config.entrypoint().clone()).unwrap_or_default(),
+        command: config.and_then(|config| config.cmd().clone()).unwrap_or_default(),
+        volumes: config.and_then(|config| config.volumes().clone()).unwrap_or_default(),
+        expose: config.and_then(|config| config.exposed_ports().clone()).unwrap_or_default(),
     }
 }

@@ -155,7 +155,7 @@ pub async fn fetch(
             let force = wanted.iter().any(|wanted| wanted.force);
             let quiet = images::is_builtin(&reference);
             if !quiet {
-                names.iter().for_each(|name| said(&progress, name, "Pulling", State::Working));
+                said(&progress, &names, "Pulling", State::Working);
             }
             let (shown, first) = (progress.clone(), names[0].clone());
             let listener: rcompose_engine::image::Progress = Arc::new(move |event| {
@@ -167,12 +167,12 @@ pub async fn fetch(
             if there.is_none() {
                 let pulled = pull(&store, &parsed, &pull_options, &listener).await;
                 if pulled.is_err() {
-                    names.iter().for_each(|name| said(&progress, name, "Error", State::Error));
+                    said(&progress, &names, "Error", State::Error);
                 }
                 pulled?;
             }
             if !quiet {
-                names.iter().for_each(|name| said(&progress, name, "Pulled", State::Done));
+                said(&progress, &names, "Pulled", State::Done);
             }
             Ok::<(), FetchError>(())
         });
@@ -189,8 +189,11 @@ pub async fn fetch(
     }
 }
 
-fn said(progress: &Progress, service: &str, text: &str, state: State) {
-    progress.event(&Event { text, ..Event::new(service, state, "") });
+/// Says something of all services that share an image.
+fn said(progress: &Progress, services: &[String], text: &str, state: State) {
+    for service in services {
+        progress.event(&Event { text, ..Event::new(service, state, "") });
+    }
 }
 
 /// Shows a step of one layer, in Docker's words.

@@ -16,14 +16,9 @@ pub fn render(diagnostic: &Diagnostic, colours: bool) -> String {
         }
         _ => diagnostic.message.clone(),
     };
-    let paths: Vec<String> = diagnostic
-        .labels
-        .iter()
-        .map(|label| label.file.path.display().to_string())
-        .collect();
-    let mut group: Group<'_> = level
-        .primary_title(&message)
-        .elements(Vec::<Snippet<'_, annotate_snippets::Annotation<'_>>>::new());
+    let paths: Vec<String> = diagnostic.labels.iter().map(|label| label.file.path.display().to_string()).collect();
+    let mut group: Group<'_> =
+        level.primary_title(&message).elements(Vec::<Snippet<'_, annotate_snippets::Annotation<'_>>>::new());
     // One snippet for each file, in the order in which the files appear; the first label is the fault itself.
     let mut done = vec![false; diagnostic.labels.len()];
     for first in 0..diagnostic.labels.len() {
@@ -36,11 +31,7 @@ pub fn render(diagnostic: &Diagnostic, colours: bool) -> String {
                 continue;
             }
             done[index] = true;
-            let kind = if index == 0 {
-                AnnotationKind::Primary
-            } else {
-                AnnotationKind::Context
-            };
+            let kind = if index == 0 { AnnotationKind::Primary } else { AnnotationKind::Context };
             snippet = snippet.annotation(kind.span(label.range.clone()).label(&label.text));
         }
         group = group.element(snippet);
@@ -51,11 +42,7 @@ pub fn render(diagnostic: &Diagnostic, colours: bool) -> String {
     for help in &diagnostic.help {
         group = group.element(Level::HELP.message(help));
     }
-    let renderer = if colours {
-        Renderer::styled()
-    } else {
-        Renderer::plain()
-    };
+    let renderer = if colours { Renderer::styled() } else { Renderer::plain() };
     renderer.render(&[group])
 }
 

@@ -16,6 +16,16 @@ use crate::compose::{Diagnostic, Severity};
 use colour::{Ansi, BOLD, GREEN, RED, YELLOW};
 use progress::{Form, Progress};
 
+/// Returns the items as text, one on each line.
+pub fn lines(items: impl IntoIterator<Item: std::fmt::Display>) -> String {
+    let mut text = String::new();
+    for item in items {
+        text.push_str(&item.to_string());
+        text.push('\n');
+    }
+    text
+}
+
 /// How this command speaks.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Ui {

@@ -84,9 +84,10 @@ pub fn available() -> Set {
 pub fn resolve(add: &[String], drop: &[String], all: Set) -> Result<Set, String> {
     let is_all = |name: &String| name.eq_ignore_ascii_case("ALL") || name.eq_ignore_ascii_case("CAP_ALL");
     let bits = |names: &[String]| {
-        names.iter().filter(|name| !is_all(name)).try_fold(0_u64, |bits, name| {
-            number(name).map(|number| bits | 1 << number).ok_or_else(|| name.clone())
-        })
+        names
+            .iter()
+            .filter(|name| !is_all(name))
+            .try_fold(0_u64, |bits, name| number(name).map(|number| bits | 1 << number).ok_or_else(|| name.clone()))
     };
     let (added, dropped) = (bits(add)?, bits(drop)?);
     let defaults = DEFAULTS.iter().filter_map(|name| number(name)).fold(0, |bits, number| bits | 1 << number);

@@ -39,6 +39,7 @@ pub fn prepare(wanted: &Process, filter: Option<&[Instruction]>) -> Step<Program
         let resource = resource(limit.typ());
         setrlimit(resource, limit.soft(), limit.hard()).step(|| format!("set limit {resource:?}"))?;
     }
+    process::join_new_session_keyring().step(|| "begin a session keyring".into())?;
     process::close_on_exec_from(3).step(|| "close the engine's descriptors".into())?;
     change_directory(wanted.cwd())?;
 
@@ -57,8 +58,7 @@ pub fn prepare(wanted: &Process, filter: Option<&[Instruction]>) -> Step<Program
     let user = wanted.user();
     nix::sys::prctl::set_keepcaps(true).step(|| "keep the capabilities".into())?;
     let groups = user.additional_gids().as_deref().unwrap_or_default();
-    process::set_user(user.uid(), user.gid(), groups)
-        .step(|| format!("become user {}:{}", user.uid(), user.gid()))?;
+    process::set_user(user.uid(), user.gid(), groups).step(|| format!("become user {}:{}", user.uid(), user.gid()))?;
     nix::sys::prctl::set_keepcaps(false).step(|| "stop keeping capabilities".into())?;
     let (effective, permitted) =
         (capabilities::from_oci(sets.effective().as_ref()), capabilities::from_oci(sets.permitted().as_ref()));

@@ -2,6 +2,7 @@
 
 use std::ffi::CStr;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -14,11 +15,13 @@ use crate::shim::config::Rootfs;
 use crate::shim::protocol::Failure;
 use crate::sys::mount::{self, FsContext};
 
-/// Makes the overlay and attaches it at `target`, a directory of the host that only this mount namespace sees covered.
+/// Makes the overlay and attaches it at `target`, a directory of the host that only this mount namespace sees covered, and
+/// that is there anyway: on ext4 a directory made for it would cost more than the mount, where many were removed lately.
 /// Returns the root.
 pub fn assemble(rootfs: &Rootfs, target: &Path) -> Step<OwnedFd> {
-    for directory in [&rootfs.upper, &rootfs.work] {
-        match std::fs::create_dir(directory) {
+    // The upper directory is the container's `/`, which everybody may read; what is in it is behind the store's 0700.
+    for (directory, mode) in [(&rootfs.upper, 0o755), (&rootfs.work, 0o700)] {
+        match std::fs::DirBuilder::new().mode(mode).create(directory) {
             Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
                 return Err(error).step(|| format!("create {}", directory.display()));
             }
@@ -30,18 +33,42 @@ pub fn assemble(rootfs: &Rootfs, target: &Path) -> Step<OwnedFd> {
         // is started anew on the same boot sees the page cache, which is whole.
         std::fs::remove_dir_all(rootfs.work.join("work/incompat")).ok();
     }
-    let root = overlay(&rootfs.layers, Some(rootfs), 0)?;
+    let mut layers = rootfs.layers.clone();
+    if let Some(places) = &rootfs.places {
+        ensure_places(places).step(|| format!("create {}", places.display()))?;
+        layers.insert(0, places.clone());
+    }
+    let root = overlay(&layers, Some(rootfs), 0)?;
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    let at = match nix::fcntl::open(target, flags, Mode::empty()) {
-        Err(Errno::ENOENT) => {
-            std::fs::create_dir(target).step(|| format!("create {}", target.display()))?;
-            nix::fcntl::open(target, flags, Mode::empty())
-        }
-        result => result,
-    };
-    let at = at.step(|| format!("open {}", target.display()))?;
+    let at = nix::fcntl::open(target, flags, Mode::empty()).step(|| format!("open {}", target.display()))?;
     mount::move_mount(root.as_fd(), at.as_fd()).step(|| format!("mount the root at {}", target.display()))?;
     Ok(root)
+}
+
+/// What every container has something mounted on: directories, then files.
+const PLACES: ([&str; 4], [&str; 3]) =
+    (["dev", "etc", "proc", "sys"], ["etc/hostname", "etc/hosts", "etc/resolv.conf"]);
+
+/// Makes the directory of places to mount on, unless it is there. It is made aside and renamed, so it is whole.
+fn ensure_places(directory: &Path) -> std::io::Result<()> {
+    if directory.join("etc").exists() {
+        return Ok(());
+    }
+    let mut name = directory.as_os_str().to_owned();
+    name.push(format!(".{}", crate::id::Id::random().short()));
+    let new = PathBuf::from(name);
+    std::fs::create_dir_all(&new)?;
+    for place in PLACES.0 {
+        std::fs::create_dir(new.join(place))?;
+    }
+    for place in PLACES.1 {
+        std::fs::write(new.join(place), "")?;
+    }
+    match std::fs::rename(&new, directory) {
+        // Somebody else was faster.
+        Err(_) if directory.join("etc").exists() => std::fs::remove_dir_all(&new),
+        result => result,
+    }
 }
 
 /// Returns a detached, read-only overlay of an image's layers.
@@ -71,7 +98,9 @@ fn overlay(layers: &[PathBuf], writable: Option<&Rootfs>, attributes: u64) -> St
                 set(c"lowerdir", &joined(layers)).map_err(|errno| failed(&context, errno))?;
                 break;
             }
-            result => result.map_err(|errno| failed(&context, errno))?,
+            result => {
+                result.step(|| format!("add layer {} to the overlay ({})", layer.display(), context.messages()))?
+            }
         }
     }
     if let Some(rootfs) = writable {

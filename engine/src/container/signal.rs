@@ -58,15 +58,24 @@ pub fn can_receive(pid: Pid, signal: i32) -> bool {
     let Ok(tasks) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return true };
     let mut any = false;
     for task in tasks.flatten() {
+        let task = task.path();
         // A thread that has just ended says nothing.
-        let Some(receives) = task_receives(&task.path(), signal) else { continue };
-        if receives {
+        let Some(receives) = task_receives(&task, signal) else { continue };
+        // Asked on both sides, since a thread may have left or entered its wait meanwhile.
+        if receives || waits_for_signals(&task) || task_receives(&task, signal) == Some(true) {
             return true;
         }
         any = true;
     }
     // Where nothing could be read, it is better to send and wait.
     !any
+}
+
+/// Returns whether a thread is in `sigwaitinfo(2)` or `sigtimedwait(2)`, as inits such as tini are nearly always. Meanwhile
+/// the signals that it waits for do not count as blocked in `status`.
+fn waits_for_signals(task: &Path) -> bool {
+    let call = std::fs::read_to_string(task.join("syscall")).unwrap_or_default();
+    call.split(' ').next() == Some(&libc::SYS_rt_sigtimedwait.to_string())
 }
 
 fn task_receives(task: &Path, signal: i32) -> Option<bool> {

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use oci_spec::OciSpecError;
 use oci_spec::image::ImageConfiguration;
 use oci_spec::runtime::{
     Capabilities, Linux, LinuxBuilder, LinuxCapabilities, LinuxCapabilitiesBuilder, LinuxDevice, LinuxDeviceBuilder,
@@ -13,7 +14,6 @@ use oci_spec::runtime::{
     PosixRlimit, PosixRlimitBuilder, PosixRlimitType, Process, ProcessBuilder, RootBuilder, Spec, SpecBuilder,
     UserBuilder,
 };
-use oci_spec::OciSpecError;
 
 use super::cgroup::devices::{self, Rule};
 use super::cgroup::limits;
@@ -161,7 +161,8 @@ pub fn generate(inputs: &Inputs<'_>) -> Result<(Spec, ShimConfig), SpecError> {
         _ => Some(config.hostname.clone().unwrap_or_else(|| config.id.short().to_owned())),
     };
     let mut spec = SpecBuilder::default()
-        .version("1.2.0")
+        // Nothing newer is used, and some runtimes refuse what they do not know (crun 1.8).
+        .version("1.0.2")
         .root(RootBuilder::default().path("rootfs").readonly(config.read_only).build()?)
         .process(process)
         .mounts(mounts.oci)
@@ -179,6 +180,7 @@ pub fn generate(inputs: &Inputs<'_>) -> Result<(Spec, ShimConfig), SpecError> {
     let shim = ShimConfig {
         rootfs: Rootfs {
             layers: inputs.layers.to_vec(),
+            places: Some(inputs.root.data().join("places")),
             upper: bundle.join("upper"),
             work: bundle.join("work"),
             volatile: inputs.volatile,
@@ -520,11 +522,20 @@ fn mounts(inputs: &Inputs<'_>) -> Result<Mounts, SpecError> {
     mounts.add("/sys", "sysfs", Path::new("sysfs"), &["nosuid", "noexec", "nodev", sys])?;
     mounts.add("/sys/fs/cgroup", "cgroup", Path::new("cgroup"), &["nosuid", "noexec", "nodev", "relatime", sys])?;
     mounts.add("/dev/mqueue", "mqueue", Path::new("mqueue"), &["nosuid", "noexec", "nodev"])?;
-    if config.ipc == NamespaceMode::Host {
-        mounts.add("/dev/shm", "bind", Path::new("/dev/shm"), &["rbind", "rprivate"])?;
-    } else {
-        let options = ["nosuid", "noexec", "nodev", "mode=1777", &shm];
-        mounts.add("/dev/shm", "tmpfs", Path::new("shm"), &options)?;
+    match &config.ipc {
+        NamespaceMode::Host => mounts.add("/dev/shm", "bind", Path::new("/dev/shm"), &["rbind", "rprivate"])?,
+        NamespaceMode::Container(id) => {
+            // POSIX shared memory is files, so the directory is shared with the namespace.
+            let pid =
+                (inputs.pid_of)(id).ok_or_else(|| SpecError::NotRunning { container: id.clone(), kind: "IPC" })?;
+            let namespace = Some(PathBuf::from(format!("/proc/{pid}/ns/mnt")));
+            mounts.extras.insert("/dev/shm".into(), MountExtra { namespace, ..MountExtra::default() });
+            mounts.add("/dev/shm", "bind", Path::new("/dev/shm"), &["bind", "rprivate"])?;
+        }
+        NamespaceMode::Private | NamespaceMode::Shareable => {
+            let options = ["nosuid", "noexec", "nodev", "mode=1777", &shm];
+            mounts.add("/dev/shm", "tmpfs", Path::new("shm"), &options)?;
+        }
     }
     let bundle = inputs.root.container(&config.id);
     for name in inputs.etc {
@@ -552,7 +563,7 @@ fn add_mount(inputs: &Inputs<'_>, mounts: &mut Mounts, mount: &Mount) -> Result<
             let extra = MountExtra {
                 copy_up: !no_copy && subpath.is_none(),
                 subpath: subpath.as_ref().map(PathBuf::from),
-                layers: Vec::new(),
+                ..MountExtra::default()
             };
             mounts.extras.insert(target.clone(), extra);
             mounts.add(&target, "bind", &source, &["rbind", "rprivate", access])
@@ -578,7 +589,8 @@ fn add_mount(inputs: &Inputs<'_>, mounts: &mut Mounts, mount: &Mount) -> Result<
         MountSource::Image { image_id, subpath } => {
             let layers = (inputs.layers_of)(image_id).ok_or_else(|| SpecError::Image(image_id.clone()))?;
             let source = layers.first().cloned().unwrap_or_default();
-            let extra = MountExtra { copy_up: false, subpath: subpath.as_ref().map(PathBuf::from), layers };
+            let subpath = subpath.as_ref().map(PathBuf::from);
+            let extra = MountExtra { subpath, layers, ..MountExtra::default() };
             mounts.extras.insert(target.clone(), extra);
             mounts.add(&target, "bind", &source, &["bind", "rprivate", "ro"])
         }

@@ -41,3 +41,19 @@ impl<T> Context<T> for serde_json::Result<T> {
 pub fn fault(step: String) -> Failure {
     Failure { step, errno: 0, code: ENGINE }
 }
+
+/// While it exists, files are made with exactly the mode that is asked for (`umask(2)`).
+#[derive(Debug)]
+pub(crate) struct ExactModes(nix::sys::stat::Mode);
+
+impl ExactModes {
+    pub(crate) fn new() -> Self {
+        Self(nix::sys::stat::umask(nix::sys::stat::Mode::empty()))
+    }
+}
+
+impl Drop for ExactModes {
+    fn drop(&mut self) {
+        nix::sys::stat::umask(self.0);
+    }
+}

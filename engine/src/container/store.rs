@@ -6,7 +6,7 @@
 
 use std::fs;
 use std::io::{self, Write as _};
-use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use super::config::ContainerConfig;
@@ -195,7 +195,10 @@ fn make_bundle(
         write(&aside.join("container.json"), &encode(config))?;
         write(&aside.join("state.json"), &encode(state))?;
         for (name, content) in files {
-            write(&aside.join(name), content)?;
+            let path = aside.join(name);
+            write(&path, content)?;
+            // Some are bound into the container, where every user reads them; here the directory keeps others out.
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).map_err(failed("change", &path))?;
         }
         let links = root.project(&config.project).join("containers");
         make_directory(&links)?;

@@ -55,7 +55,8 @@ pub(crate) fn set(parameters: Option<&HashMap<String, String>>) -> Step<()> {
     let Some(parameters) = parameters.filter(|parameters| !parameters.is_empty()) else { return Ok(()) };
     let context = mount::fsopen(c"proc").step(|| "open a procfs for sysctls".into())?;
     context.set(c"source", c"proc").step(|| "open a procfs for sysctls".into())?;
-    let proc = context.mount(mount::NOSUID | mount::NODEV | mount::NOEXEC).step(|| "mount a procfs for sysctls".into())?;
+    let proc =
+        context.mount(mount::NOSUID | mount::NODEV | mount::NOEXEC).step(|| "mount a procfs for sysctls".into())?;
     for (name, value) in parameters {
         let describe = || format!("set sysctl {name} to {value}");
         // With a slash in it the name is a path already, and dots belong to interface names (sysctl(8)).

@@ -43,8 +43,7 @@ pub fn resolve(user: &str, group_add: &[String], passwd: &str, group: &str) -> R
     let name = if name.is_empty() { "0" } else { name };
     let entry = passwd.lines().filter_map(Entry::parse).find(|entry| entry.name == name);
     let number: Option<u32> = name.parse().ok();
-    let entry =
-        entry.or_else(|| passwd.lines().filter_map(Entry::parse).find(|entry| number == Some(entry.uid)));
+    let entry = entry.or_else(|| passwd.lines().filter_map(Entry::parse).find(|entry| number == Some(entry.uid)));
     let uid = match (&entry, number) {
         (Some(entry), _) => entry.uid,
         (None, Some(number)) => number,
@@ -54,7 +53,9 @@ pub fn resolve(user: &str, group_add: &[String], passwd: &str, group: &str) -> R
         Some(group_name) => group_id(group_name, group)?,
         None => entry.as_ref().map_or(0, |entry| entry.gid),
     };
-    let mut additional_gids = Vec::new();
+    // The own group counts as one of the supplementary ones, or a program could shed it and with it what it is denied
+    // (CVE-2022-36109).
+    let mut additional_gids = vec![gid];
     // Membership counts only where no group was asked for (what runc's user lookup does, and Docker with it).
     if let (Some(entry), None) = (&entry, group_name) {
         for line in group.lines() {
@@ -167,12 +168,12 @@ mod tests {
 
     #[test]
     fn users_are_those_of_the_image() {
-        check("", 0, 0, &[10], "/root");
-        check("postgres", 70, 71, &[101, 10], "/var/lib/postgresql");
-        check("70", 70, 71, &[101, 10], "/var/lib/postgresql");
-        check("postgres:ssl", 70, 101, &[], "/var/lib/postgresql");
-        check("1000", 1000, 0, &[], "/");
-        check("1000:1001", 1000, 1001, &[], "/");
+        check("", 0, 0, &[0, 10], "/root");
+        check("postgres", 70, 71, &[71, 101, 10], "/var/lib/postgresql");
+        check("70", 70, 71, &[71, 101, 10], "/var/lib/postgresql");
+        check("postgres:ssl", 70, 101, &[101], "/var/lib/postgresql");
+        check("1000", 1000, 0, &[0], "/");
+        check("1000:1001", 1000, 1001, &[1001], "/");
     }
 
     #[test]

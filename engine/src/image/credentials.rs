@@ -289,8 +289,8 @@ fn run_helper(helper: &str, action: &str, input: &[u8]) -> Result<Vec<u8>, Crede
 mod tests {
     use super::*;
 
-    fn basic(username: &str, password: &str) -> Option<Credentials> {
-        Some(Credentials::Basic { username: username.to_owned(), password: password.to_owned() })
+    fn basic(username: &str, password: &str) -> Credentials {
+        Credentials::Basic { username: username.to_owned(), password: password.to_owned() }
     }
 
     #[test]
@@ -310,8 +310,8 @@ mod tests {
             "HttpHeaders": {"x": "y"},
         });
         fs::write(&config, document.to_string()).unwrap();
-        assert_eq!(find_credentials(&config, "docker.io").unwrap(), basic("user", "pa:ss"));
-        assert_eq!(find_credentials(&config, "old.test").unwrap(), basic("u", "p"));
+        assert_eq!(find_credentials(&config, "docker.io").unwrap(), Some(basic("user", "pa:ss")));
+        assert_eq!(find_credentials(&config, "old.test").unwrap(), Some(basic("u", "p")));
         assert_eq!(
             find_credentials(&config, "h.test:5000").unwrap(),
             Some(Credentials::Identity { token: "t".into() })
@@ -329,11 +329,11 @@ mod tests {
         let config = directory.path().join("sub/config.json");
         save_credentials(&config, "docker.io", "me", "secret").unwrap();
         save_credentials(&config, "r.test", "you", "x").unwrap();
-        assert_eq!(find_credentials(&config, "docker.io").unwrap(), basic("me", "secret"));
+        assert_eq!(find_credentials(&config, "docker.io").unwrap(), Some(basic("me", "secret")));
         assert!(erase_credentials(&config, "docker.io").unwrap());
         assert!(!erase_credentials(&config, "docker.io").unwrap());
         assert_eq!(find_credentials(&config, "docker.io").unwrap(), None);
-        assert_eq!(find_credentials(&config, "r.test").unwrap(), basic("you", "x"));
+        assert_eq!(find_credentials(&config, "r.test").unwrap(), Some(basic("you", "x")));
     }
 
     #[test]

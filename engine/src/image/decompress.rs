@@ -10,6 +10,7 @@ use flate2::bufread::MultiGzDecoder;
 type Input<R> = BufReader<Chain<Cursor<Vec<u8>>, R>>;
 
 /// Reads what a compressed stream expands to.
+#[expect(clippy::large_enum_variant, reason = "there is one per layer in work")]
 pub(crate) enum Decompressor<R: Read> {
     Plain(Input<R>),
     Gzip(MultiGzDecoder<Input<R>>),

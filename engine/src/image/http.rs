@@ -52,7 +52,7 @@ pub struct Timeouts {
 
 impl Default for Timeouts {
     fn default() -> Self {
-        Self { connect: Duration::from_secs(15), idle: Duration::from_secs(60) }
+        Self { connect: Duration::from_secs(15), idle: Duration::from_mins(1) }
     }
 }
 
@@ -224,6 +224,8 @@ impl Response {
     }
 }
 
+/// The certificates to believe beside the system's, and whether to believe any.
+type TlsKey = (Option<PathBuf>, bool);
 type Origin = (Scheme, String, u16);
 type Sender = SendRequest<RequestBody>;
 type Pool = Arc<Mutex<HashMap<Origin, Vec<Sender>>>>;
@@ -274,7 +276,7 @@ pub(crate) struct HttpClient {
     resolver: Resolver,
     pool: Pool,
     permits: Mutex<HashMap<Origin, Arc<Semaphore>>>,
-    tls: Mutex<HashMap<(Option<PathBuf>, bool), Arc<ClientConfig>>>,
+    tls: Mutex<HashMap<TlsKey, Arc<ClientConfig>>>,
 }
 
 impl std::fmt::Debug for HttpClient {
@@ -395,14 +397,11 @@ impl HttpClient {
 
     async fn connect_tcp(&self, url: &Url) -> Result<TcpStream, TransportError> {
         let host = url.host.clone();
-        let addresses: Vec<IpAddr> = match host.trim_matches(['[', ']']).parse() {
-            Ok(address) => vec![address],
-            Err(_) => {
-                let resolver = self.resolver.clone();
-                tokio::task::spawn_blocking(move || resolver.resolve(&host))
-                    .await
-                    .expect("the resolver does not panic")?
-            }
+        let addresses: Vec<IpAddr> = if let Ok(address) = host.trim_matches(['[', ']']).parse() {
+            vec![address]
+        } else {
+            let resolver = self.resolver.clone();
+            tokio::task::spawn_blocking(move || resolver.resolve(&host)).await.expect("the resolver does not panic")?
         };
         let mut failure = io::Error::other("the name has no address");
         for address in addresses {

@@ -63,7 +63,7 @@ impl Store {
         job: &LayerJob,
         source: impl Read,
         blob: Option<(PendingFile, u64)>,
-        keep_partial: impl Fn() -> bool,
+        keep_partial: impl FnOnce() -> bool,
     ) -> Result<(), StoreError> {
         let layer = job.descriptor.digest;
         let mut input = match blob {
@@ -128,6 +128,7 @@ impl Store {
     }
 
     /// Makes an unpacked layer visible. It is complete, but durable only after [`Store::settle`].
+    #[expect(clippy::needless_pass_by_value, reason = "what is left of it is removed when it is committed")]
     fn commit_layer(&self, id: &Digest, aside: Aside) -> Result<(), StoreError> {
         let destination = self.layer_path(id);
         let meta = self.meta_path(id);

@@ -278,6 +278,7 @@ impl Index {
 
 /// What a registry answers when asked for a manifest.
 #[derive(Debug, Clone, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "there is one at a time")]
 pub enum Document {
     /// One image.
     Manifest(Manifest),

@@ -132,7 +132,7 @@ pub enum PullError {
         image: String,
         /// What went wrong.
         #[source]
-        source: RegistryError,
+        source: Box<RegistryError>,
     },
     /// No registry has the image.
     #[error("manifest for {image} not found: {source}")]
@@ -141,7 +141,7 @@ pub enum PullError {
         image: String,
         /// What the registry said.
         #[source]
-        source: RegistryError,
+        source: Box<RegistryError>,
     },
     /// The registry does not show the image to us, or does not have it.
     #[error("pull access denied for {image}, repository does not exist or may require 'rcompose login': {source}")]
@@ -150,7 +150,7 @@ pub enum PullError {
         image: String,
         /// What the registry said.
         #[source]
-        source: RegistryError,
+        source: Box<RegistryError>,
     },
     /// The image is none that can be used here.
     #[error("cannot pull {image}: {source}")]
@@ -177,7 +177,7 @@ pub enum PullError {
         image: String,
         /// What was being written.
         #[source]
-        source: StoreError,
+        source: Box<StoreError>,
     },
     /// The store cannot take it: what came is wrong, or the disk is.
     #[error("cannot pull {image}: {source}")]
@@ -186,7 +186,7 @@ pub enum PullError {
         image: String,
         /// What went wrong.
         #[source]
-        source: StoreError,
+        source: Box<StoreError>,
     },
     /// The built-in image cannot be made.
     #[error("cannot make {image}: {source}")]
@@ -195,7 +195,7 @@ pub enum PullError {
         image: String,
         /// What went wrong.
         #[source]
-        source: BuiltinError,
+        source: Box<BuiltinError>,
     },
     /// It took too long.
     #[error("cannot pull {image}: not done within {} s", limit.as_secs())]
@@ -221,7 +221,8 @@ impl PullError {
 
     fn registry(image: &Reference, source: RegistryError) -> Self {
         let image = image.familiar();
-        match source {
+        let source = Box::new(source);
+        match *source {
             RegistryError::NotFound { .. } => Self::NotFound { image, source },
             RegistryError::Denied { .. } => Self::Denied { image, source },
             _ => Self::Registry { image, source },
@@ -230,6 +231,7 @@ impl PullError {
 
     fn store(image: &Reference, source: StoreError) -> Self {
         let image = image.familiar();
+        let source = Box::new(source);
         if source.is_disk_full() { Self::DiskFull { image, source } } else { Self::Store { image, source } }
     }
 }
@@ -270,7 +272,7 @@ pub async fn prepare(
     if builtin::is_builtin(reference) && options.builtin.is_some() {
         return make_builtin(store, reference, options).await.map(Some);
     }
-    let Some(Some(image)) = store.load_by_name(reference).map_err(failed)? else {
+    let Some(image) = store.load_by_name(reference).map_err(failed)? else {
         return Ok(None);
     };
     let missing: Vec<usize> = (0..image.diff_ids.len()).filter(|at| !store.has_layer(&image.diff_ids[*at])).collect();
@@ -287,7 +289,7 @@ pub async fn prepare(
 }
 
 async fn make_builtin(store: &Arc<Store>, reference: &Reference, options: &PullOptions) -> Result<Image, PullError> {
-    let failed = |source| PullError::Builtin { image: reference.familiar(), source };
+    let failed = |source| PullError::Builtin { image: reference.familiar(), source: Box::new(source) };
     let binary = options.builtin.clone().ok_or_else(|| failed(BuiltinError::NoBinary))?;
     let (store, name) = (Arc::clone(store), reference.clone());
     tokio::task::spawn_blocking(move || builtin::ensure(&store, &name, &binary))

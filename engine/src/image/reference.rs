@@ -389,10 +389,10 @@ mod tests {
             }
             text += &path;
             if let Some(tag) = &tag {
-                text += &format!(":{tag}");
+                text = format!("{text}:{tag}");
             }
             if pinned {
-                text += &format!("@{DIGEST}");
+                text = format!("{text}@{DIGEST}");
             }
             let reference: Reference = text.parse().map_err(|e| TestCaseError::fail(format!("{text}: {e}")))?;
             prop_assert_eq!(reference.registry(), registry.as_deref().unwrap_or(DEFAULT_REGISTRY));

@@ -31,7 +31,7 @@ use crate::resolve::Resolver;
 /// Most that a registry may say in an error or a token answer, in bytes.
 const MAX_ANSWER: u64 = 1024 * 1024;
 /// Longest time that a `Retry-After` is obeyed for.
-const MAX_RETRY_AFTER: Duration = Duration::from_secs(60);
+const MAX_RETRY_AFTER: Duration = Duration::from_mins(1);
 /// After so many bytes without trouble the next trouble is a new one.
 const PROGRESS: u64 = 4 << 20;
 

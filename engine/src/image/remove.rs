@@ -58,12 +58,11 @@ pub(crate) fn remove_tree(parent: BorrowedFd<'_>, name: &CStr, trash: BorrowedFd
             }
         }
         for (child, kind) in children {
-            let is_directory = match kind {
-                Some(kind) => kind == Type::Directory,
-                None => {
-                    let stat = fstatat(&directory, child.as_c_str(), AtFlags::AT_SYMLINK_NOFOLLOW)?;
-                    SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT == SFlag::S_IFDIR
-                }
+            let is_directory = if let Some(kind) = kind {
+                kind == Type::Directory
+            } else {
+                let stat = fstatat(&directory, child.as_c_str(), AtFlags::AT_SYMLINK_NOFOLLOW)?;
+                SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT == SFlag::S_IFDIR
             };
             if !is_directory {
                 unlinkat(&directory, child.as_c_str(), UnlinkatFlags::NoRemoveDir)?;

@@ -149,7 +149,7 @@ impl RegistrySettings {
             let host = if registry == DEFAULT_REGISTRY { DOCKER_HUB } else { registry };
             self.add_endpoints(&mut own, host, false)?;
             for endpoint in &mut own {
-                endpoint.registry = registry.to_owned();
+                registry.clone_into(&mut endpoint.registry);
             }
             endpoints.append(&mut own);
         }

@@ -217,22 +217,20 @@ impl Store {
     /// A reference with a digest is served by any image of that repository whose manifest, or whose index in the
     /// registry, has it.
     pub fn get(&self, reference: &Reference) -> Result<Option<Image>, StoreError> {
-        let Some(image) = self.load_by_name(reference)? else {
-            return Ok(None);
-        };
+        let image = self.load_by_name(reference)?;
         Ok(image.filter(|image| image.diff_ids.iter().all(|id| self.has_layer(id))))
     }
 
-    /// Returns the image of a name even if layers of it are not unpacked; the inner `None` is an entry whose manifest
-    /// or configuration is missing.
-    pub(crate) fn load_by_name(&self, reference: &Reference) -> Result<Option<Option<Image>>, StoreError> {
+    /// Returns the image of a name even if layers of it are not unpacked. An entry whose manifest or configuration is
+    /// missing is none.
+    pub(crate) fn load_by_name(&self, reference: &Reference) -> Result<Option<Image>, StoreError> {
         let index = self.index()?;
         let Some(entry) = find_entry(&index, reference) else {
             return Ok(None);
         };
         match self.load(reference.clone(), entry) {
-            Ok(image) => Ok(Some(Some(image))),
-            Err(StoreError::MissingBlob { .. }) => Ok(Some(None)),
+            Ok(image) => Ok(Some(image)),
+            Err(StoreError::MissingBlob { .. }) => Ok(None),
             Err(error) => Err(error),
         }
     }
@@ -258,7 +256,7 @@ impl Store {
     /// Finds an image by what people type: a reference, an image id, or at least two first digits of one.
     pub fn find(&self, name: &str) -> Result<Option<Image>, StoreError> {
         if let Ok(reference) = name.parse::<Reference>()
-            && let Some(Some(image)) = self.load_by_name(&reference)?
+            && let Some(image) = self.load_by_name(&reference)?
         {
             return Ok(Some(image));
         }

@@ -180,8 +180,8 @@ impl Unpacker<'_> {
         let Some((name, parents)) = components.split_last() else {
             // "./": the layer's root itself.
             if entry.kind == Kind::Directory {
-                let root = self.reopen(self.root, entry)?;
-                self.finish_directory(&root, entry)?;
+                let root = reopen(self.root, entry)?;
+                finish_directory(&root, entry)?;
                 self.remember_time(Vec::new(), entry);
             }
             return Ok(());
@@ -189,7 +189,7 @@ impl Unpacker<'_> {
         let parent = self.parent(parents, entry)?;
         let parent = parent.as_fd();
         if name.starts_with(WHITEOUT_PREFIX) {
-            return self.whiteout(parent, name, entry);
+            return whiteout(parent, name, entry);
         }
         let c_name = CString::new(*name).map_err(|_| invalid(&entry.path, "it contains a NUL"))?;
         match entry.kind {
@@ -299,7 +299,7 @@ impl Unpacker<'_> {
                         // The directory of the lower layers was removed, and a new one takes its place.
                         self.clear(top, &c_name, entry)?;
                         make().map_err(|error| failed("create the directory of", entry, error))?;
-                        self.make_opaque(top, &c_name, entry)?;
+                        make_opaque(top, &c_name, entry)?;
                         open().map_err(|error| failed("open the directory of", entry, error))?
                     } else if kind_of(&stat) == SFlag::S_IFLNK {
                         links += 1;
@@ -337,22 +337,14 @@ impl Unpacker<'_> {
                     self.clear(parent, name, entry)?;
                     make().map_err(|error| failed("create the directory", entry, error))?;
                     if is_whiteout(&stat) {
-                        self.make_opaque(parent, name, entry)?;
+                        make_opaque(parent, name, entry)?;
                     }
                 }
             }
             Err(error) => return Err(failed("create the directory", entry, error)),
         }
         let directory = open_directory(parent, name).map_err(|error| failed("open the directory", entry, error))?;
-        self.finish_directory(&directory, entry)
-    }
-
-    fn finish_directory(&self, directory: &OwnedFd, entry: &Entry) -> Result<(), UnpackError> {
-        fchown(directory, Some(Uid::from_raw(entry.uid)), Some(Gid::from_raw(entry.gid)))
-            .map_err(|error| failed("set the owner of", entry, error))?;
-        fchmod(directory, Mode::from_bits_truncate(entry.mode))
-            .map_err(|error| failed("set the mode of", entry, error))?;
-        set_xattrs(directory.as_fd(), entry)
+        finish_directory(&directory, entry)
     }
 
     fn regular<R: Read>(
@@ -429,30 +421,6 @@ impl Unpacker<'_> {
         })
     }
 
-    fn whiteout(&mut self, parent: BorrowedFd<'_>, name: &[u8], entry: &Entry) -> Result<(), UnpackError> {
-        if name == OPAQUE_MARKER {
-            let directory = self.reopen(parent, entry)?;
-            return fsetxattr(&directory, OPAQUE_ATTRIBUTE, b"y").map_err(|error| failed("mark opaque", entry, error));
-        }
-        let hidden = &name[WHITEOUT_PREFIX.len()..];
-        if hidden.starts_with(WHITEOUT_PREFIX) {
-            // Bookkeeping of aufs (`.wh..wh.plnk` and the like), which is about its own mounts.
-            return Ok(());
-        }
-        if matches!(hidden, b"" | b"." | b"..") {
-            return Err(invalid(&entry.path, "it is a whiteout of nothing"));
-        }
-        let hidden = CString::new(hidden).map_err(|_| invalid(&entry.path, "it contains a NUL"))?;
-        match stat(parent, &hidden) {
-            // Whiteouts are about lower layers: what this layer itself has stays, but hides what is below it.
-            Ok(there) if kind_of(&there) == SFlag::S_IFDIR => self.make_opaque(parent, &hidden, entry),
-            Ok(_) => Ok(()),
-            Err(Errno::ENOENT) => mknodat(parent, hidden.as_c_str(), SFlag::S_IFCHR, Mode::empty(), makedev(0, 0))
-                .map_err(|error| failed("create the whiteout", entry, error)),
-            Err(error) => Err(failed("look at", entry, error)),
-        }
-    }
-
     /// Runs something that makes a file where none may be, after removing one that is.
     fn replacing<T>(
         &mut self,
@@ -477,11 +445,6 @@ impl Unpacker<'_> {
         remove_tree(parent, name, self.trash).map_err(|error| failed("replace", entry, error))
     }
 
-    fn make_opaque(&self, parent: BorrowedFd<'_>, name: &CStr, entry: &Entry) -> Result<(), UnpackError> {
-        let directory = open_directory(parent, name).map_err(|error| failed("open the directory", entry, error))?;
-        fsetxattr(&directory, OPAQUE_ATTRIBUTE, b"y").map_err(|error| failed("mark opaque", entry, error))
-    }
-
     fn finish_special(&self, parent: BorrowedFd<'_>, name: &CStr, entry: &Entry) -> Result<(), UnpackError> {
         let (uid, gid) = (Uid::from_raw(entry.uid), Gid::from_raw(entry.gid));
         if (entry.uid, entry.gid) != self.own {
@@ -496,10 +459,6 @@ impl Unpacker<'_> {
         let time = time_spec(entry.mtime);
         utimensat(parent, name, &time, &time, UtimensatFlags::NoFollowSymlink)
             .map_err(|error| failed("set the time of", entry, error))
-    }
-
-    fn reopen(&self, directory: BorrowedFd<'_>, entry: &Entry) -> Result<OwnedFd, UnpackError> {
-        open_directory(directory, c".").map_err(|error| failed("open the directory of", entry, error))
     }
 
     fn remember_time(&mut self, path: Vec<u8>, entry: &Entry) {
@@ -527,6 +486,46 @@ impl Unpacker<'_> {
             futimens(&directory, &time, &time).map_err(|error| failed_at("set the time of", path, error))?;
         }
         Ok(())
+    }
+}
+
+fn finish_directory(directory: &OwnedFd, entry: &Entry) -> Result<(), UnpackError> {
+    fchown(directory, Some(Uid::from_raw(entry.uid)), Some(Gid::from_raw(entry.gid)))
+        .map_err(|error| failed("set the owner of", entry, error))?;
+    fchmod(directory, Mode::from_bits_truncate(entry.mode)).map_err(|error| failed("set the mode of", entry, error))?;
+    set_xattrs(directory.as_fd(), entry)
+}
+
+fn make_opaque(parent: BorrowedFd<'_>, name: &CStr, entry: &Entry) -> Result<(), UnpackError> {
+    let directory = open_directory(parent, name).map_err(|error| failed("open the directory", entry, error))?;
+    fsetxattr(&directory, OPAQUE_ATTRIBUTE, b"y").map_err(|error| failed("mark opaque", entry, error))
+}
+
+fn reopen(directory: BorrowedFd<'_>, entry: &Entry) -> Result<OwnedFd, UnpackError> {
+    open_directory(directory, c".").map_err(|error| failed("open the directory of", entry, error))
+}
+
+fn whiteout(parent: BorrowedFd<'_>, name: &[u8], entry: &Entry) -> Result<(), UnpackError> {
+    if name == OPAQUE_MARKER {
+        let directory = reopen(parent, entry)?;
+        return fsetxattr(&directory, OPAQUE_ATTRIBUTE, b"y").map_err(|error| failed("mark opaque", entry, error));
+    }
+    let hidden = &name[WHITEOUT_PREFIX.len()..];
+    if hidden.starts_with(WHITEOUT_PREFIX) {
+        // Bookkeeping of aufs (`.wh..wh.plnk` and the like), which is about its own mounts.
+        return Ok(());
+    }
+    if matches!(hidden, b"" | b"." | b"..") {
+        return Err(invalid(&entry.path, "it is a whiteout of nothing"));
+    }
+    let hidden = CString::new(hidden).map_err(|_| invalid(&entry.path, "it contains a NUL"))?;
+    match stat(parent, &hidden) {
+        // Whiteouts are about lower layers: what this layer itself has stays, but hides what is below it.
+        Ok(there) if kind_of(&there) == SFlag::S_IFDIR => make_opaque(parent, &hidden, entry),
+        Ok(_) => Ok(()),
+        Err(Errno::ENOENT) => mknodat(parent, hidden.as_c_str(), SFlag::S_IFCHR, Mode::empty(), makedev(0, 0))
+            .map_err(|error| failed("create the whiteout", entry, error)),
+        Err(error) => Err(failed("look at", entry, error)),
     }
 }
 

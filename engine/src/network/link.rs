@@ -30,17 +30,34 @@ use super::sandbox::{Sandbox, request, set_link};
 pub enum LinkError {
     #[error("cannot speak to the kernel about links")]
     Open(#[source] std::io::Error),
-    #[error("cannot list the host's {what}: {source}")]
-    List { what: &'static str, source: rtnetlink::Error },
-    #[error("cannot make bridge {bridge}: {source}")]
-    Bridge { bridge: String, source: rtnetlink::Error },
+    #[error("cannot list the host's {what}")]
+    List {
+        what: &'static str,
+        #[source]
+        source: Refusal,
+    },
+    #[error("cannot make bridge {bridge}")]
+    Bridge {
+        bridge: String,
+        #[source]
+        source: Refusal,
+    },
     /// A link of that name is there and is something else.
     #[error("link {0} exists and is not a bridge")]
     NotBridge(String),
-    #[error("cannot give address {address} to {link}: {source}")]
-    Address { link: String, address: IpAddr, source: rtnetlink::Error },
-    #[error("cannot delete link {link}: {source}")]
-    Delete { link: String, source: rtnetlink::Error },
+    #[error("cannot give address {address} to link {link}")]
+    Address {
+        link: String,
+        address: IpAddr,
+        #[source]
+        source: Refusal,
+    },
+    #[error("cannot delete link {link}")]
+    Delete {
+        link: String,
+        #[source]
+        source: Refusal,
+    },
     #[error("cannot set {} to {value}", path.display())]
     Sysctl {
         path: PathBuf,
@@ -140,13 +157,16 @@ impl std::fmt::Debug for Links {
     }
 }
 
-async fn collect<T>(stream: impl Stream<Item = Result<T, rtnetlink::Error>>) -> Result<Vec<T>, rtnetlink::Error> {
-    stream.try_collect().await
+async fn collect<T>(stream: impl Stream<Item = Result<T, rtnetlink::Error>>) -> Result<Vec<T>, Refusal> {
+    stream.try_collect().await.map_err(refusal)
 }
 
-fn errno(error: &rtnetlink::Error) -> Option<Errno> {
-    let rtnetlink::Error::NetlinkError(message) = error else { return None };
-    Some(Errno::from_raw(message.raw_code().abs()))
+/// What the kernel said, in the same words as our own sockets have.
+fn refusal(error: rtnetlink::Error) -> Refusal {
+    match error {
+        rtnetlink::Error::NetlinkError(message) => Errno::from_raw(message.raw_code().wrapping_abs()).into(),
+        other => Refusal { errno: Errno::EIO, message: Some(other.to_string()), index: 0 },
+    }
 }
 
 impl Links {
@@ -162,6 +182,10 @@ impl Links {
         Ok(Self { runtime, handle, socket })
     }
 
+    fn run(&self, request: impl Future<Output = Result<(), rtnetlink::Error>>) -> Result<(), Refusal> {
+        self.runtime.block_on(request).map_err(refusal)
+    }
+
     /// Lists every link of the host.
     pub(crate) fn links(&self) -> Result<Vec<Link>, LinkError> {
         let list = self.runtime.block_on(collect(self.handle.link().get().execute()));
@@ -174,7 +198,7 @@ impl Links {
         let found = self.runtime.block_on(collect(self.handle.link().get().match_name(name).execute()));
         match found {
             Ok(list) => Ok(list.first().map(link)),
-            Err(error) if errno(&error) == Some(Errno::ENODEV) => Ok(None),
+            Err(error) if error.errno == Errno::ENODEV => Ok(None),
             Err(source) => Err(LinkError::List { what: "links", source }),
         }
     }
@@ -213,7 +237,7 @@ impl Links {
             up.header.index = link.index;
             up.header.flags = LinkFlags::Up;
             up.header.change_mask = LinkFlags::Up;
-            let set = self.runtime.block_on(self.handle.link().set(up).execute());
+            let set = self.run(self.handle.link().set(up).execute());
             set.map_err(|source| LinkError::Bridge { bridge: name.to_owned(), source })?;
             return Ok((link, false));
         }
@@ -221,11 +245,11 @@ impl Links {
         let mut message = LinkBridge::new(name).build();
         message.attributes.push(LinkAttribute::Address(mac.to_vec()));
         message.attributes.extend(mtu.map(LinkAttribute::Mtu));
-        let made = self.runtime.block_on(self.handle.link().add(message).execute());
+        let made = self.run(self.handle.link().add(message).execute());
         let new = match made {
             Ok(()) => true,
             // Somebody else made it just now.
-            Err(error) if errno(&error) == Some(Errno::EEXIST) => false,
+            Err(error) if error.errno == Errno::EEXIST => false,
             Err(source) => return Err(LinkError::Bridge { bridge: name.to_owned(), source }),
         };
         let link = self.find(name)?.ok_or_else(|| LinkError::NoLink(name.to_owned()))?;
@@ -239,8 +263,8 @@ impl Links {
             // Nobody else is on a bridge that was just made; without this the address is useless for a second.
             add.message_mut().header.flags |= AddressHeaderFlags::Nodad;
         }
-        match self.runtime.block_on(add.execute()) {
-            Err(error) if errno(&error) == Some(Errno::EEXIST) => Ok(()),
+        match self.run(add.execute()) {
+            Err(error) if error.errno == Errno::EEXIST => Ok(()),
             other => other.map_err(|source| LinkError::Address { link: link.name.clone(), address, source }),
         }
     }
@@ -251,8 +275,8 @@ impl Links {
         let mut message = LinkMessage::default();
         message.header.index = link.index;
         message.attributes.push(LinkAttribute::Controller(bridge.index));
-        match self.runtime.block_on(self.handle.link().set(message).execute()) {
-            Err(error) if errno(&error) == Some(Errno::ENODEV) => Ok(()),
+        match self.run(self.handle.link().set(message).execute()) {
+            Err(error) if error.errno == Errno::ENODEV => Ok(()),
             other => other.map_err(|source| LinkError::Bridge { bridge: bridge.name.clone(), source }),
         }
     }
@@ -260,8 +284,8 @@ impl Links {
     /// Deletes a link; one that is gone already is fine.
     pub(crate) fn delete(&self, name: &str) -> Result<(), LinkError> {
         let Some(link) = self.find(name)? else { return Ok(()) };
-        match self.runtime.block_on(self.handle.link().del(link.index).execute()) {
-            Err(error) if errno(&error) == Some(Errno::ENODEV) => Ok(()),
+        match self.run(self.handle.link().del(link.index).execute()) {
+            Err(error) if error.errno == Errno::ENODEV => Ok(()),
             other => other.map_err(|source| LinkError::Delete { link: name.to_owned(), source }),
         }
     }
@@ -309,15 +333,13 @@ impl Links {
 
 /// Deletes an interface of a sandbox.
 pub(crate) fn detach(sandbox: &Sandbox, interface: &str) -> Result<(), LinkError> {
-    sandbox.configure(|socket| {
-        match socket.execute(&[by_name(17, interface)]) {
-            Err(refusal) if refusal.errno == Errno::ENODEV => Ok(()),
-            other => other.map_err(|source| LinkError::Configure {
-                interface: interface.to_owned(),
-                what: "delete it".into(),
-                source,
-            }),
-        }
+    sandbox.configure(|socket| match socket.execute(&[by_name(17, interface)]) {
+        Err(refusal) if refusal.errno == Errno::ENODEV => Ok(()),
+        other => other.map_err(|source| LinkError::Configure {
+            interface: interface.to_owned(),
+            what: "delete it".into(),
+            source,
+        }),
     })
 }
 

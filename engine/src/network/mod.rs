@@ -80,7 +80,7 @@ pub enum NetworkError {
         container: String,
         network: String,
         #[source]
-        source: LinkError,
+        source: Box<LinkError>,
     },
     #[error("cannot start the thread for networks")]
     Thread(#[source] io::Error),
@@ -472,7 +472,6 @@ impl Networks {
     }
 
     /// The published ports of a container with where they lead and copies of their sockets.
-    #[expect(clippy::type_complexity, reason = "it is unpacked by its only caller")]
     fn relays(&self, container: &Id, states: &[EndpointState]) -> io::Result<Vec<(BoundPort, SocketAddr, OwnedFd)>> {
         let Some((_, ipv4, ipv6)) = publish_target(states) else { return Ok(Vec::new()) };
         let (ipv4, ipv6) = (ipv4.map(IpAddr::V4), ipv6.map(IpAddr::V6));
@@ -510,9 +509,10 @@ impl Networks {
         let sandbox = self.0.sandboxes.adopt(netns, udp, tcp).await?;
         let mut reservations = Vec::new();
         for port in ports {
-            match kept.remove(&port::name(port)) {
-                Some(socket) => reservations.push(Reservation { port: port.clone(), socket }),
-                None => tracing::warn!(container = member.name, ?port, "the socket of a published port was lost"),
+            if let Some(socket) = kept.remove(&port::name(port)) {
+                reservations.push(Reservation { port: port.clone(), socket });
+            } else {
+                tracing::warn!(container = member.name, ?port, "the socket of a published port was lost");
             }
         }
         let (who, what) = (member.clone(), states.to_vec());

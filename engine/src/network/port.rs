@@ -25,9 +25,9 @@ use crate::container::state::BoundPort;
 /// Why a port could not be published.
 #[derive(Debug, thiserror::Error)]
 pub enum PortError {
-    #[error("port {address}/{} is already in use{}{}", protocol.as_str(), by(holder), advice(next))]
+    #[error("port {address}/{} is already in use{}{}", protocol.as_str(), by(holder.as_deref()), advice(*next))]
     InUse { address: SocketAddr, protocol: Protocol, holder: Option<String>, next: Option<u16> },
-    #[error("none of the ports {}-{} of {address}/{} is free: the first is in use{}", range.0, range.1, protocol.as_str(), by(holder))]
+    #[error("none of the ports {}-{} of {address}/{} is free: the first is in use{}", range.0, range.1, protocol.as_str(), by(holder.as_deref()))]
     RangeInUse { address: IpAddr, protocol: Protocol, range: (u16, u16), holder: Option<String> },
     #[error("cannot publish a port at {0}, which is not an address of this host")]
     NotLocal(IpAddr),
@@ -42,11 +42,11 @@ pub enum PortError {
     NoneFree { address: IpAddr, protocol: Protocol },
 }
 
-fn by(holder: &Option<String>) -> String {
-    holder.as_ref().map(|holder| format!(" by {holder}")).unwrap_or_default()
+fn by(holder: Option<&str>) -> String {
+    holder.map(|holder| format!(" by {holder}")).unwrap_or_default()
 }
 
-fn advice(next: &Option<u16>) -> String {
+fn advice(next: Option<u16>) -> String {
     next.map(|port| format!("; the next free port is {port}")).unwrap_or_default()
 }
 

@@ -23,7 +23,7 @@ use crate::container::config::Protocol;
 /// Bytes in flight in each direction of a connection.
 const BUFFER: usize = 64 << 10;
 /// How long a UDP peer is remembered after its last datagram, as connection tracking does for a stream.
-const UDP_IDLE: Duration = Duration::from_secs(120);
+const UDP_IDLE: Duration = Duration::from_mins(2);
 /// UDP peers at once; above it new ones are ignored.
 const UDP_PEERS: usize = 1024;
 

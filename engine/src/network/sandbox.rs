@@ -87,6 +87,7 @@ impl Sandbox {
 }
 
 type Reply = oneshot::Sender<Result<Sandbox, SandboxError>>;
+type Pending = oneshot::Receiver<Result<Sandbox, SandboxError>>;
 
 #[derive(Debug)]
 enum Job {
@@ -98,7 +99,7 @@ enum Job {
 #[derive(Debug, Clone)]
 pub(crate) struct Sandboxes {
     jobs: mpsc::Sender<Job>,
-    ready: Arc<Mutex<Vec<oneshot::Receiver<Result<Sandbox, SandboxError>>>>>,
+    ready: Arc<Mutex<Vec<Pending>>>,
 }
 
 /// Making a namespace is pure computation in the kernel, half of it outside any global lock, so two threads make them

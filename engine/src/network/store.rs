@@ -49,7 +49,13 @@ pub(crate) enum Durability {
 /// Replaces a file's content at once: whoever reads it sees the old or the new one whole.
 pub(crate) fn write<T: Serialize>(path: &Path, value: &T, durability: Durability) -> Result<(), StoreError> {
     let failed = |source| StoreError::Write { path: path.to_owned(), source };
-    let bytes = serde_json::to_vec_pretty(value).map_err(|error| failed(error.into()))?;
+    let bytes = match durability {
+        // People read it.
+        Durability::Disk => serde_json::to_vec_pretty(value),
+        // It is written for every container that comes or goes.
+        Durability::Memory => serde_json::to_vec(value),
+    };
+    let bytes = bytes.map_err(|error| failed(error.into()))?;
     let directory = path.parent().unwrap_or(Path::new("/"));
     fs::create_dir_all(directory).map_err(failed)?;
     let mut name = path.file_name().unwrap_or_default().to_owned();

@@ -186,13 +186,13 @@ impl Worker {
     /// If it cannot be made, nothing of it is left.
     pub(crate) fn ensure(&mut self, config: &NetworkConfig) -> Result<(Network, bool), NetworkError> {
         for _ in 0..ATTEMPTS {
-            let lock = store::lock(&self.records)?;
+            // Held until the network is there or gone again: who else wants it must not find it half-made.
+            let _lock = store::lock(&self.records)?;
             let (network, created) = match self.by_name(&config.name) {
                 Ok(network) => (network, false),
                 Err(NetworkError::Unknown(_)) => (self.allocate(config)?, true),
                 Err(error) => return Err(error),
             };
-            drop(lock);
             let made = self.realise(&network);
             if !created {
                 return made.map(|()| (network, false));
@@ -236,9 +236,7 @@ impl Worker {
     fn unmake(&mut self, network: &Network) {
         self.used.remove(&network.id);
         self.networks.remove(&network.id);
-        let undone = self
-            .write_record(network, true)
-            .and_then(|()| self.finish_removal(&Removed(network.clone())));
+        let undone = self.write_record(network, true).and_then(|()| self.finish_removal(&Removed(network.clone())));
         if let Err(error) = undone {
             tracing::warn!(error = &error as &dyn std::error::Error, network = network.config.name, "left half-made");
         }
@@ -555,7 +553,7 @@ impl Worker {
             return Err(NetworkError::Attach {
                 container: member.name.clone(),
                 network: network.config.name.clone(),
-                source: error,
+                source: Box::new(error),
             });
         }
         Ok(EndpointState {
@@ -577,12 +575,11 @@ impl Worker {
         let option = |name: &str| network.config.driver_opts.get(name).map(String::as_str);
         if network.config.driver == Driver::Bridge {
             let name = network.bridge();
-            let bridge = match self.links.find(&name)? {
-                Some(link) => link,
-                None => {
-                    self.realise(network)?;
-                    self.links.find(&name)?.ok_or_else(|| link::LinkError::NoLink(name.clone()))?
-                }
+            let bridge = if let Some(link) = self.links.find(&name)? {
+                link
+            } else {
+                self.realise(network)?;
+                self.links.find(&name)?.ok_or_else(|| link::LinkError::NoLink(name.clone()))?
             };
             let mut random = [0_u8; 6];
             crate::sys::random(&mut random);
@@ -741,13 +738,7 @@ impl Worker {
 
     /// Notes that a container has ended: its names and ports go, its addresses are kept for it.
     pub(crate) fn leave(&mut self, container: &Id) -> Result<(), NetworkError> {
-        let unpublished = match self.published.remove(container) {
-            Some(mappings) => {
-                let withdrawn = self.filter.unpublish(&mappings).map_err(NetworkError::from);
-                withdrawn.and_then(|()| Ok(self.filter.forget_flows(&mappings)?))
-            }
-            None => Ok(()),
-        };
+        let unpublished = self.unpublish(container);
         for network in self.networks_of(container)? {
             self.change_lease(&network, container, |lease| {
                 lease.active = false;
@@ -758,9 +749,15 @@ impl Worker {
         unpublished
     }
 
+    fn unpublish(&mut self, container: &Id) -> Result<(), NetworkError> {
+        let Some(mappings) = self.published.remove(container) else { return Ok(()) };
+        self.filter.unpublish(&mappings)?;
+        Ok(self.filter.forget_flows(&mappings)?)
+    }
+
     /// Notes that a container was removed: nothing is kept for it.
     pub(crate) fn forget(&mut self, container: &Id) -> Result<(), NetworkError> {
-        let left = self.leave(container);
+        let unpublished = self.unpublish(container);
         for network in self.networks_of(container)? {
             let _lock = store::lock(&self.registries)?;
             let mut leases = self.read_leases(&network)?;
@@ -768,7 +765,7 @@ impl Worker {
                 self.write_leases(&network, leases)?;
             }
         }
-        left
+        unpublished
     }
 
     /// Puts a running container into, or takes it out of, the answers to its names.

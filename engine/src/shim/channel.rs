@@ -5,8 +5,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use nix::errno::Errno;
 
 use super::protocol::Failure;
-use crate::container::step::{Context, Step, fault};
 use crate::container::process::Program;
+use crate::container::step::{Context, Step, fault};
 use crate::sys::{clone, socket};
 
 /// What is said, the first byte of a packet.
@@ -68,7 +68,7 @@ pub(super) fn send_failure(channel: impl AsFd, failure: &Failure) {
 
 /// Receives one message; `None`: the other side is gone, or has executed its program.
 pub(super) fn receive(channel: impl AsFd) -> nix::Result<Option<Message>> {
-    let mut buffer = [0; 64 << 10];
+    let mut buffer = vec![0; 64 << 10];
     let Some((length, fds)) = socket::receive(channel, &mut buffer)? else { return Ok(None) };
     let (kind, rest) = buffer[..length].split_first().ok_or(Errno::EBADMSG)?;
     let mut fds = fds.into_iter();

@@ -26,7 +26,7 @@ pub enum ClientError {
     NotRunning(#[source] io::Error),
     #[error("cannot talk to the container's shim")]
     Talk(#[source] io::Error),
-    #[error("the container has ended")]
+    #[error("the container's shim is gone")]
     Gone,
     #[error("{0}")]
     Failed(Failure),
@@ -86,14 +86,13 @@ impl Client {
         }
     }
 
-    /// Waits for the end of a process and returns its exit code. It is 137 where the container ended meanwhile, since that
-    /// kills the process.
+    /// Waits for the end of a process and returns its exit code; 137 where the end of the container killed it.
     pub fn wait(&self, exec: u32) -> Result<i32, ClientError> {
         loop {
             match self.receive().map_err(ClientError::Talk)? {
                 Some((FromShim::ExecExited { exec: ended, code }, _)) if ended == exec => return Ok(code),
                 Some(_) => {}
-                None => return Ok(137),
+                None => return Err(ClientError::Gone),
             }
         }
     }

@@ -41,6 +41,10 @@ pub struct ShimConfig {
 pub struct Rootfs {
     /// The directories of the image's layers, topmost first.
     pub layers: Vec<PathBuf>,
+    /// A directory, shared by all containers and made by the first, that goes above the layers: the places that something
+    /// is mounted on in every container. Otherwise each would have to be made in the upper directory, with a file or
+    /// directory of the host's filesystem for each, and those cost more than the mounts.
+    pub places: Option<PathBuf>,
     pub upper: PathBuf,
     pub work: PathBuf,
     /// Whether nobody will want the upper directory again, so that it need not be synced when the container ends.
@@ -56,6 +60,8 @@ pub struct MountExtra {
     pub subpath: Option<PathBuf>,
     /// The mount is a read-only view of an image: its layers, topmost first.
     pub layers: Vec<PathBuf>,
+    /// The source is in another container, which has this mount namespace, such as `/proc/1234/ns/mnt`.
+    pub namespace: Option<PathBuf>,
 }
 
 /// Where the container's namespaces come from, apart from mount (always its own) and network.

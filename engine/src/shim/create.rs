@@ -13,7 +13,7 @@ use super::channel::{self, Message};
 use super::config::{Namespace, Namespaces, Network};
 use super::init::Init;
 use super::protocol::{self, Failure, ToShim};
-use super::running::{Kept, Running};
+use super::running::{Kept, Place, Running};
 use super::stdio::{self, Output};
 use super::{Shim, died};
 use crate::container::cgroup::Version;
@@ -40,10 +40,14 @@ pub(super) fn create(shim: Shim, supervisor: &OwnedFd) -> Step<Running> {
 fn start(shim: Shim, supervisor: &OwnedFd) -> Step<Running> {
     let stdio = stdio::create(&shim)?;
     let mut output = Output::open(&shim)?;
+    let place = Place::prepare(&shim)?;
+    // Told to the supervisor where the container shares it.
+    let host_network = nix::fcntl::open("/proc/self/ns/net", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
+        .step(|| "open the host's network namespace".into())?;
     let (ours, theirs) = socket::pair().step(|| "make a socket pair for init".into())?;
     let (pid, pidfd) = clone_init(&shim, stdio, &ours, theirs)?;
     let mut started = Starting::default();
-    let result = started.watch(&shim, supervisor, &ours, pid);
+    let result = started.watch(&shim, supervisor, &ours, pid, &pidfd);
     if let Err(failure) = result {
         pidfd::kill_and_reap(pidfd.as_fd());
         return Err(failure);
@@ -51,21 +55,11 @@ fn start(shim: Shim, supervisor: &OwnedFd) -> Step<Running> {
     if let Some(master) = started.master {
         output = Output::terminal(master);
     }
-    let network = match started.network {
-        Some(network) => network,
-        // It shares the host's, as does this process.
-        None => nix::fcntl::open("/proc/self/ns/net", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
-            .step(|| "open the host's network namespace".into())?,
-    };
-    Running::started(shim, pid, pidfd, network, started.kept, output)
+    let network = started.network.unwrap_or(host_network);
+    Ok(Running::new(shim, place, pid, pidfd, network, started.kept, output))
 }
 
-fn clone_init(
-    shim: &Shim,
-    stdio: [Option<OwnedFd>; 3],
-    ours: &OwnedFd,
-    theirs: OwnedFd,
-) -> Step<(Pid, OwnedFd)> {
+fn clone_init(shim: &Shim, stdio: [Option<OwnedFd>; 3], ours: &OwnedFd, theirs: OwnedFd) -> Step<(Pid, OwnedFd)> {
     let describe = || "clone the container's init".to_owned();
     let Namespaces { pid, ipc, uts, cgroup } = &shim.config.namespaces;
     let mut flags = clone::NEWNS;
@@ -100,7 +94,8 @@ fn clone_init(
         Cloned::Child => {
             // The shim's end must close here, or its death would not be noticed.
             close_copy(ours);
-            Init { bundle: &shim.bundle, config: &shim.config, channel: theirs, stdio }.run()
+            Init { bundle: &shim.bundle, run: &shim.run, config: &shim.config, channel: theirs, stdio }
+                .become_container()
         }
     }
 }
@@ -123,11 +118,15 @@ struct Starting {
 
 impl Starting {
     /// Serves init and the supervisor until init has executed the program.
-    fn watch(&mut self, shim: &Shim, supervisor: &OwnedFd, init: &OwnedFd, pid: Pid) -> Step<()> {
+    fn watch(&mut self, shim: &Shim, supervisor: &OwnedFd, init: &OwnedFd, pid: Pid, pidfd: &OwnedFd) -> Step<()> {
         if shim.config.cgroup.version == Version::V1 {
             // Meanwhile init makes its mounts: the first of these may wait for milliseconds.
-            shim.config.cgroup.attach(pid)?;
-            channel::send_attached(init).step(|| "tell init of its cgroups".into())?;
+            match shim.config.cgroup.attach(pid) {
+                // An init that has ended meanwhile has said why.
+                Err(failure) if pidfd::has_ended(pidfd.as_fd()) != Ok(true) => return Err(failure),
+                _ => {}
+            }
+            Self::tell_init(channel::send_attached(init), "tell init of its cgroups")?;
         }
         let mut supervised = true;
         loop {
@@ -153,12 +152,20 @@ impl Starting {
         }
     }
 
+    /// An init that cannot be told anything any more has ended, and has said why.
+    fn tell_init(sent: nix::Result<()>, what: &str) -> Step<()> {
+        match sent {
+            Err(Errno::EPIPE | Errno::ECONNRESET | Errno::ENOTCONN) => Ok(()),
+            result => result.step(|| what.to_owned()),
+        }
+    }
+
     /// Returns whether the supervisor is still there.
     fn hear_supervisor(&mut self, shim: &Shim, supervisor: &OwnedFd, init: &OwnedFd) -> Step<bool> {
         match protocol::receive::<ToShim>(supervisor).step(|| "hear the supervisor".into())? {
             Some((ToShim::Network, mut fds)) if !fds.is_empty() => {
                 let namespace = fds.remove(0);
-                channel::send_network(init, namespace.as_fd()).step(|| "hand the network to init".into())?;
+                Self::tell_init(channel::send_network(init, namespace.as_fd()), "hand the network to init")?;
                 self.network = Some(namespace);
             }
             Some((ToShim::Keep { names }, fds)) => self.kept.add(names, fds),

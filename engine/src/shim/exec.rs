@@ -36,7 +36,7 @@ pub(super) struct Process {
     /// Until it has executed its program.
     channel: Option<OwnedFd>,
     helper: Option<OwnedFd>,
-    process: Option<(i32, OwnedFd)>,
+    child: Option<(i32, OwnedFd)>,
     master: Option<OwnedFd>,
     executing: bool,
     failure: Option<Failure>,
@@ -50,7 +50,7 @@ impl Process {
         container: BorrowedFd<'_>,
         connection: u64,
         request: &Exec,
-        stdio: Vec<OwnedFd>,
+        stdio: &[OwnedFd],
     ) -> Step<Self> {
         if !request.tty && stdio.len() != 3 {
             return Err(fault(format!("exec: {} standard streams were sent instead of 3", stdio.len())));
@@ -60,7 +60,7 @@ impl Process {
         match clone::clone3(0, group.as_ref().map(AsFd::as_fd)).step(|| "clone the exec helper".into())? {
             Cloned::Child => {
                 nix::unistd::close(ours.as_raw_fd()).ok();
-                let Err(failure) = enter(shim, container, request, &theirs, &stdio);
+                let Err(failure) = enter(shim, container, request, &theirs, stdio);
                 channel::send_failure(&theirs, &failure);
                 clone::exit(failure.code)
             }
@@ -69,7 +69,7 @@ impl Process {
                 exec: request.exec,
                 channel: Some(ours),
                 helper: Some(pidfd),
-                process: None,
+                child: None,
                 master: None,
                 executing: false,
                 failure: None,
@@ -84,7 +84,7 @@ impl Process {
     }
 
     pub(super) fn pidfd(&self) -> Option<BorrowedFd<'_>> {
-        self.process.as_ref().map(|(_, pidfd)| pidfd.as_fd())
+        self.child.as_ref().map(|(_, pidfd)| pidfd.as_fd())
     }
 
     pub(super) fn take_terminal(&mut self) -> Option<OwnedFd> {
@@ -97,7 +97,7 @@ impl Process {
         match channel::receive(channel) {
             Ok(Some(Message::Failed(failure))) => self.failure = Some(failure),
             Ok(Some(Message::Process(pid, pidfd))) => {
-                self.process = Some((pid, pidfd));
+                self.child = Some((pid, pidfd));
                 if self.killed {
                     self.kill();
                 }
@@ -117,12 +117,12 @@ impl Process {
             // It has ended, or does so now.
             pidfd::kill_and_reap(helper.as_fd());
         }
-        let failure = match (self.failure.take(), &self.process) {
+        let failure = match (self.failure.take(), &self.child) {
             (None, Some((pid, _))) if self.executing => return Ok(*pid),
             (Some(failure), _) => failure,
             (None, _) => died("the process"),
         };
-        if let Some((_, pidfd)) = self.process.take() {
+        if let Some((_, pidfd)) = self.child.take() {
             pidfd::kill_and_reap(pidfd.as_fd());
         }
         Err(failure)
@@ -131,7 +131,7 @@ impl Process {
     /// Kills the process and its group; if it does not exist yet, as soon as it does.
     pub(super) fn kill(&mut self) {
         self.killed = true;
-        let Some((pid, pidfd)) = &self.process else { return };
+        let Some((pid, pidfd)) = &self.child else { return };
         // It leads its group. While the pidfd is not reaped the number cannot be another's.
         nix::sys::signal::killpg(Pid::from_raw(*pid), nix::sys::signal::Signal::SIGKILL).ok();
         pidfd::send_signal(pidfd.as_fd(), libc::SIGKILL).ok();
@@ -165,7 +165,7 @@ fn enter(
     }
     setns(container, namespaces).step(|| "join the container's namespaces".into())?;
     adjust(&mut wanted, request)?;
-    let terminal = if request.tty { Some(open_terminal(theirs, &wanted)?) } else { None };
+    let terminal = if request.tty { Some(open_terminal(theirs, &wanted, request.size)?) } else { None };
     let kind = if request.privileged { Seccomp::Unconfined } else { shim.config.seccomp };
     let filter = filter(kind, &linux, spec.process().as_ref().unwrap_or(&wanted))?;
     match clone::clone3(clone::PARENT, None).step(|| "clone the process".into())? {
@@ -174,8 +174,8 @@ fn enter(
             clone::exit(0)
         }
         Cloned::Child => {
-            let prepared = connect(terminal.as_ref(), stdio)
-                .and_then(|()| program::prepare(&wanted, filter.as_deref()));
+            let prepared =
+                connect(terminal.as_ref(), stdio).and_then(|()| program::prepare(&wanted, filter.as_deref()));
             match prepared {
                 Ok(program) => channel::execute(theirs, &program),
                 Err(failure) => Err(failure),
@@ -228,7 +228,7 @@ fn set_variable(env: &mut Vec<String>, variable: &str) {
 }
 
 /// Allocates a terminal in the container's own `devpts` and sends its master to the shim.
-fn open_terminal(theirs: &OwnedFd, wanted: &OciProcess) -> Step<Terminal> {
+fn open_terminal(theirs: &OwnedFd, wanted: &OciProcess, size: Option<(u16, u16)>) -> Step<Terminal> {
     let describe = || "allocate a terminal".to_owned();
     let root = open_path("/").step(describe)?;
     let devpts = beneath::open(&root, "/dev/pts", OFlag::O_PATH | OFlag::O_DIRECTORY).step(describe)?;
@@ -236,9 +236,8 @@ fn open_terminal(theirs: &OwnedFd, wanted: &OciProcess) -> Step<Terminal> {
         return Err(fault("allocate a terminal: /dev/pts of the container is no devpts".into()));
     }
     let terminal = Terminal::allocate(devpts.as_fd(), wanted.user().uid())?;
-    if let Some(size) = wanted.console_size() {
-        let cells = |count: u64| u16::try_from(count).unwrap_or(u16::MAX);
-        process::set_terminal_size(terminal.master.as_fd(), cells(size.height()), cells(size.width()))
+    if let Some((rows, columns)) = size {
+        process::set_terminal_size(terminal.master.as_fd(), rows, columns)
             .step(|| "set the size of the terminal".into())?;
     }
     channel::send_terminal(theirs, terminal.master.as_fd()).step(|| "hand over the terminal".into())?;
@@ -254,11 +253,11 @@ fn connect(terminal: Option<&Terminal>, stdio: &[OwnedFd]) -> Step<()> {
     let describe = || "connect the standard input, output and error".to_owned();
     nix::unistd::setsid().step(|| "begin a session".into())?;
     for number in 0..3 {
-        let fd = match terminal {
-            Some(terminal) => terminal.peer.as_fd(),
-            None => stdio[number].as_fd(),
-        };
-        process::dup_to_stdio(fd, i32::try_from(number).unwrap_or_default()).step(describe)?;
+        let own = usize::try_from(number).ok().and_then(|index| stdio.get(index));
+        let fd = terminal.map(|terminal| &terminal.peer).or(own);
+        if let Some(fd) = fd {
+            process::dup_to_stdio(fd.as_fd(), number).step(describe)?;
+        }
     }
     if let Some(terminal) = terminal {
         process::set_controlling_terminal(terminal.peer.as_fd())

@@ -31,6 +31,8 @@ use crate::sys::process::{self, Instruction};
 #[derive(Debug)]
 pub(super) struct Init<'a> {
     pub(super) bundle: &'a Path,
+    /// The container's run directory. Init is done with it, so the root is put on top of it.
+    pub(super) run: &'a Path,
     pub(super) config: &'a ShimConfig,
     pub(super) channel: OwnedFd,
     /// Standard input, output and error; not used with a terminal.
@@ -39,7 +41,7 @@ pub(super) struct Init<'a> {
 
 impl Init<'_> {
     /// Becomes the container's PID 1.
-    pub(super) fn run(self) -> ! {
+    pub(super) fn become_container(self) -> ! {
         let failure = match self.prepare() {
             Ok(program) if self.config.init => super::pid1::run(&program, self),
             Ok(program) => channel::execute(&self.channel, &program),
@@ -53,7 +55,7 @@ impl Init<'_> {
         // Nothing of a container that is only half made outlives its shim.
         nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).step(|| "tie the container to its shim".into())?;
         nix::unistd::setsid().step(|| "begin a session".into())?;
-        nix::sys::stat::umask(Mode::empty());
+        nix::sys::stat::umask(Mode::from_bits_truncate(0o022));
         let spec = read_spec(self.bundle)?;
         let process = spec.process().as_ref().ok_or_else(|| fault("config.json has no process".into()))?;
         let linux = spec.linux().clone().unwrap_or_default();
@@ -65,10 +67,10 @@ impl Init<'_> {
         for path in &self.config.create_host_paths {
             std::fs::create_dir_all(path).step(|| format!("create host path {}", path.display()))?;
         }
-        self.join(&self.config.namespaces.ipc, CloneFlags::CLONE_NEWIPC)?;
-        self.join(&self.config.namespaces.uts, CloneFlags::CLONE_NEWUTS)?;
+        join(&self.config.namespaces.ipc, CloneFlags::CLONE_NEWIPC)?;
+        join(&self.config.namespaces.uts, CloneFlags::CLONE_NEWUTS)?;
 
-        let root = rootfs::assemble(&self.config.rootfs, &self.bundle.join("rootfs"))?;
+        let root = rootfs::assemble(&self.config.rootfs, self.run)?;
         let mut mounter = Mounter {
             root: root.as_fd(),
             extras: &self.config.mounts,
@@ -105,12 +107,12 @@ impl Init<'_> {
                 unshare(CloneFlags::CLONE_NEWCGROUP).step(|| "make a cgroup namespace".into())?;
             }
         }
-        self.join(&self.config.namespaces.cgroup, CloneFlags::CLONE_NEWCGROUP)?;
+        join(&self.config.namespaces.cgroup, CloneFlags::CLONE_NEWCGROUP)?;
         for item in mounts.iter().filter(|item| late(item.destination())) {
             mounter.mount(item)?;
         }
         sysctl::set(linux.sysctl().as_ref())?;
-        self.finish_root(&spec, &linux, &root)?;
+        finish_root(&spec, &linux, &root)?;
         self.name_host(&spec)?;
         enter(&root)?;
         self.connect_stdio(terminal.as_ref())?;
@@ -138,14 +140,6 @@ impl Init<'_> {
         Ok(early)
     }
 
-    /// Joins a namespace of another container.
-    fn join(&self, namespace: &Namespace, kind: CloneFlags) -> Step<()> {
-        let Namespace::Path(path) = namespace else { return Ok(()) };
-        let describe = || format!("join namespace {}", path.display());
-        let fd = nix::fcntl::open(path, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()).step(describe)?;
-        setns(fd, kind).step(describe)
-    }
-
     fn terminal(&self, process: &Process, dev: Option<&OwnedFd>, devpts: Option<&OwnedFd>) -> Step<Option<Terminal>> {
         if !self.config.tty {
             return Ok(None);
@@ -162,17 +156,6 @@ impl Init<'_> {
         }
         channel::send_terminal(&self.channel, terminal.master.as_fd()).step(|| "hand over the terminal".into())?;
         Ok(Some(terminal))
-    }
-
-    /// Makes read-only and hides what the container must not change or see.
-    fn finish_root(&self, spec: &Spec, linux: &Linux, root: &OwnedFd) -> Step<()> {
-        mask::read_only(root.as_fd(), linux.readonly_paths().as_deref().unwrap_or_default())?;
-        mask::mask(root.as_fd(), linux.masked_paths().as_deref().unwrap_or_default())?;
-        if spec.root().as_ref().and_then(oci_spec::runtime::Root::readonly).unwrap_or(false) {
-            let attributes = Attributes { set: mount::RDONLY, ..Attributes::default() };
-            mount::mount_setattr(root.as_fd(), false, attributes).step(|| "make the root read-only".into())?;
-        }
-        Ok(())
     }
 
     fn name_host(&self, spec: &Spec) -> Step<()> {
@@ -236,4 +219,23 @@ fn enter(root: &OwnedFd) -> Step<()> {
     mount::pivot_root_here().step(describe)?;
     umount2(".", MntFlags::MNT_DETACH).step(|| "let go of the host's root".into())?;
     nix::unistd::chdir("/").step(describe)
+}
+
+/// Joins a namespace of another container.
+fn join(namespace: &Namespace, kind: CloneFlags) -> Step<()> {
+    let Namespace::Path(path) = namespace else { return Ok(()) };
+    let describe = || format!("join namespace {}", path.display());
+    let fd = nix::fcntl::open(path, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()).step(describe)?;
+    setns(fd, kind).step(describe)
+}
+
+/// Makes read-only and hides what the container must not change or see.
+fn finish_root(spec: &Spec, linux: &Linux, root: &OwnedFd) -> Step<()> {
+    mask::read_only(root.as_fd(), linux.readonly_paths().as_deref().unwrap_or_default())?;
+    mask::mask(root.as_fd(), linux.masked_paths().as_deref().unwrap_or_default())?;
+    if spec.root().as_ref().and_then(oci_spec::runtime::Root::readonly).unwrap_or(false) {
+        let attributes = Attributes { set: mount::RDONLY, ..Attributes::default() };
+        mount::mount_setattr(root.as_fd(), false, attributes).step(|| "make the root read-only".into())?;
+    }
+    Ok(())
 }

@@ -75,13 +75,7 @@ fn begin(spawn: &Spawn, supervisor: &OwnedFd, fds: Vec<OwnedFd>) -> Step<Running
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     let directory = nix::fcntl::open(&spawn.run, flags, Mode::empty())
         .step(|| format!("open the run directory {}", spawn.run.display()))?;
-    let shim = Shim {
-        id: spawn.id.clone(),
-        bundle: spawn.bundle.clone(),
-        run: spawn.run.clone(),
-        directory,
-        config,
-    };
+    let shim = Shim { id: spawn.id.clone(), bundle: spawn.bundle.clone(), run: spawn.run.clone(), directory, config };
     match spawn.task {
         Task::Create => create::create(shim, supervisor),
         Task::Adopt { pid } => Running::adopt(shim, pid, fds),

@@ -12,7 +12,7 @@ use nix::unistd::Pid;
 use super::channel;
 use super::init::Init;
 use crate::container::process::Program;
-use crate::sys::clone::{self, Cloned};
+use crate::sys::clone;
 use crate::sys::process;
 
 /// Runs until the program ends, then ends with its exit code; the kernel kills what is left of the container.
@@ -21,9 +21,10 @@ pub(super) fn run(program: &Program, init: Init<'_>) -> ! {
     // Blocked before the clone, so that none is missed; the program gets a clean mask (`Program::exec`).
     SigSet::all().thread_set_mask().ok();
     process::reset_signal_actions();
-    let child = match clone::clone3(0, None) {
-        Ok(Cloned::Parent { pid, .. }) => pid,
-        Ok(Cloned::Child) => {
+    // Not by clone3: the container's filter is in force already.
+    let child = match clone::fork() {
+        Ok(Some(pid)) => pid,
+        Ok(None) => {
             // A process group of its own, in the foreground of the terminal where there is one, as tini does it.
             nix::unistd::setpgid(Pid::from_raw(0), Pid::from_raw(0)).ok();
             if init.config.tty {

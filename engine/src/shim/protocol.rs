@@ -83,6 +83,9 @@ pub struct Exec {
     pub cwd: Option<String>,
     /// Allocate a pseudo-terminal in the container.
     pub tty: bool,
+    /// The terminal's size from the beginning: rows and columns.
+    #[serde(default)]
+    pub size: Option<(u16, u16)>,
     pub privileged: bool,
 }
 

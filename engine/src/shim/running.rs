@@ -53,6 +53,22 @@ pub(super) struct Running {
     missing: Option<(Instant, Duration)>,
 }
 
+/// What a shim needs for its work that can fail, and therefore comes before there is a container.
+#[derive(Debug)]
+pub(super) struct Place {
+    log: Option<Writer>,
+    listener: OwnedFd,
+}
+
+impl Place {
+    /// Opens the log, and the socket for everybody who wants something of the container.
+    pub(super) fn prepare(shim: &Shim) -> Step<Self> {
+        let listener = socket::listen_in(&shim.directory, protocol::SOCKET)
+            .step(|| format!("listen at {}", shim.run.join(protocol::SOCKET).display()))?;
+        Ok(Self { log: stdio::log(shim)?, listener })
+    }
+}
+
 /// Somebody who talks to the shim.
 #[derive(Debug)]
 struct Connection {
@@ -99,19 +115,17 @@ enum Source {
 }
 
 impl Running {
-    /// Begins to look after a container that has just been started.
-    pub(super) fn started(
+    /// Begins to look after a container that runs.
+    pub(super) fn new(
         shim: Shim,
+        Place { log, listener }: Place,
         pid: Pid,
         pidfd: OwnedFd,
         network: OwnedFd,
         kept: Kept,
         output: Output,
-    ) -> Step<Self> {
-        let log = stdio::log(&shim)?;
-        let listener = socket::listen_in(&shim.directory, protocol::SOCKET)
-            .step(|| format!("listen at {}", shim.run.join(protocol::SOCKET).display()))?;
-        Ok(Self {
+    ) -> Self {
+        Self {
             shim,
             pid,
             pidfd,
@@ -126,7 +140,7 @@ impl Running {
             processes: Vec::new(),
             exit: None,
             missing: None,
-        })
+        }
     }
 
     /// Takes over a container whose shim died. The descriptors are those of [`FromShim::Started`].
@@ -135,7 +149,8 @@ impl Running {
         let mut next = |what: &str| fds.next().ok_or_else(|| fault(format!("adopt the container: no {what} was sent")));
         let (pidfd, network) = (next("pidfd")?, next("network namespace")?);
         let output = if shim.config.tty { Output::terminal(next("terminal")?) } else { Output::open(&shim)? };
-        Self::started(shim, Pid::from_raw(pid), pidfd, network, Kept::default(), output)
+        let place = Place::prepare(&shim)?;
+        Ok(Self::new(shim, place, Pid::from_raw(pid), pidfd, network, Kept::default(), output))
     }
 
     /// Runs until the container has ended and the supervisor knows.
@@ -238,11 +253,7 @@ impl Running {
         }
         self.drain();
         let code = self.exit_code();
-        let exit = Exit {
-            code,
-            oom_killed: self.shim.config.cgroup.oom_killed(),
-            finished_at: jiff::Timestamp::now(),
-        };
+        let exit = Exit { code, oom_killed: self.shim.config.cgroup.oom_killed(), finished_at: jiff::Timestamp::now() };
         // Where it cannot be written the supervisor still hears of it.
         write_exit(&self.shim, &exit).ok();
         self.tell_supervisor(&FromShim::Exited(exit.clone()), &[]);
@@ -335,7 +346,7 @@ impl Running {
                 let started = if self.exit.is_some() {
                     Err(fault("the container is not running".into()))
                 } else {
-                    Process::start(&self.shim, self.pidfd.as_fd(), number, &request, fds)
+                    Process::start(&self.shim, self.pidfd.as_fd(), number, &request, &fds)
                 };
                 match started {
                     Ok(process) => self.processes.push(process),

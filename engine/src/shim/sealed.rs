@@ -8,6 +8,8 @@
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use nix::errno::Errno;
@@ -47,7 +49,6 @@ pub fn is_sealed() -> bool {
     // Neither kind has a path that leads to the program's file.
     let Ok(own) = std::fs::metadata("/proc/self/exe") else { return false };
     let Ok(path) = std::fs::read_link("/proc/self/exe") else { return false };
-    use std::os::unix::fs::MetadataExt;
     std::fs::metadata(path).map_or(true, |named| (named.dev(), named.ino()) != (own.dev(), own.ino()))
 }
 
@@ -106,7 +107,6 @@ pub(super) fn start_supervisor(command: &[String]) -> nix::Result<()> {
 }
 
 fn environment() -> Vec<CString> {
-    use std::os::unix::ffi::OsStringExt;
     let variables = std::env::vars_os().map(|(name, value)| {
         let mut text = name.into_vec();
         text.push(b'=');

@@ -60,8 +60,14 @@ fn fifo(shim: &Shim, name: &str) -> Step<OwnedFd> {
 pub(super) enum Output {
     /// No log is kept.
     None,
-    Fifos { output: OwnedFd, error: OwnedFd },
-    Terminal { master: OwnedFd, _peer: Option<OwnedFd> },
+    Fifos {
+        output: OwnedFd,
+        error: OwnedFd,
+    },
+    Terminal {
+        master: OwnedFd,
+        _peer: Option<OwnedFd>,
+    },
 }
 
 impl Output {

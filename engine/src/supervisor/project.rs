@@ -11,7 +11,8 @@ use super::container::{Container, name_failure};
 use super::create;
 use super::events::Events;
 use super::run::Run;
-use crate::container::config::ContainerConfig;
+use crate::container::cgroup;
+use crate::container::config::{ContainerConfig, NetworkMode};
 use crate::container::state::Status;
 use crate::container::store;
 use crate::host::Host;
@@ -25,6 +26,8 @@ use crate::shim::launcher::Launcher;
 
 /// Exit statuses that may wait to be asked for.
 const STATUSES: usize = 1024;
+/// Network namespaces that are made ahead of the containers that will want them.
+const PREPARED: usize = 16;
 
 /// A project under supervision. One per process.
 #[derive(Debug)]
@@ -132,6 +135,7 @@ impl Project {
         if self.registry().containers.contains_key(&config.id) {
             return Ok(());
         }
+        self.expect_start(&config);
         let project = Arc::clone(self);
         let made = tokio::task::spawn_blocking(move || create::create(&project.root, &project.host, &project.images, config));
         let container = made.await.map_err(other)??;
@@ -139,6 +143,15 @@ impl Project {
         self.supervise(container, None);
         self.events.container(&config, EventKind::Create, []);
         Ok(())
+    }
+
+    /// Has ready what a container that is being created will want when it is started, which is as a rule at once.
+    fn expect_start(self: &Arc<Self>, config: &ContainerConfig) {
+        if matches!(config.network, NetworkMode::Networks(_) | NetworkMode::None) {
+            self.networks.prepare((self.networks.prepared() + 1).min(PREPARED));
+        }
+        let project = Arc::clone(self);
+        tokio::task::spawn_blocking(move || cgroup::warm_up(&project.host));
     }
 
     pub(super) async fn ensure_network(&self, config: NetworkConfig) -> Result<Reply, Failure> {

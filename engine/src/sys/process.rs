@@ -161,6 +161,27 @@ pub fn reset_signal_actions() {
     }
 }
 
+/// Makes the C library's allocator give back what is freed, for a small process that lives long: large buffers are mapped
+/// for as long as they are used, and the heap is trimmed (`mallopt(3)`).
+pub fn keep_heap_small() {
+    // SAFETY: sets parameters of the allocator; the values are valid.
+    unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, 32 << 10) };
+    // SAFETY: as above.
+    unsafe { libc::mallopt(libc::M_TRIM_THRESHOLD, 32 << 10) };
+}
+
+/// Begins a new, empty session keyring (`keyctl(2)`), so that the one of the engine's session is not inherited. A kernel
+/// without keyrings has none to hide.
+pub fn join_new_session_keyring() -> Result<()> {
+    const KEYCTL_JOIN_SESSION_KEYRING: libc::c_int = 1;
+    let anonymous = std::ptr::null::<libc::c_char>();
+    // SAFETY: a null name asks for an anonymous keyring.
+    match Errno::result(unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, anonymous) }) {
+        Ok(_) | Err(Errno::ENOSYS) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
 /// Waits for any signal; all must be blocked (`sigwaitinfo(2)`). Returns its number, which may be a real-time one.
 pub fn wait_signal() -> Result<i32> {
     // SAFETY: an all-zero set is a valid value to be filled.

@@ -48,9 +48,9 @@ pub fn receive(socket: impl AsFd, buffer: &mut [u8]) -> Result<Option<(usize, Ve
     let message = loop {
         let flags = MsgFlags::MSG_CMSG_CLOEXEC;
         match recvmsg::<()>(socket.as_fd().as_raw_fd(), &mut slices, Some(&mut space), flags) {
-            Err(Errno::EINTR) => {}
-            // A peer that died with unread packets.
-            Err(Errno::ECONNRESET) => return Ok(None),
+            // ECONNRESET: the peer is gone and had not read everything. It is told once, and before what the peer said
+            // last, which is still there to be read.
+            Err(Errno::EINTR | Errno::ECONNRESET) => {}
             Err(error) => return Err(error),
             Ok(message) => break message,
         }

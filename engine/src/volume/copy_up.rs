@@ -17,14 +17,13 @@ use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, LinkatFlags, Uid, fchownat, linkat, symlinkat};
 
 use crate::container::beneath;
-use crate::container::step::{Context, Step, fault};
+use crate::container::step::{Context, ExactModes, Step, fault};
 use crate::sys::xattr;
 
 /// How deep directories may be nested; the deepest path that the kernel resolves has 2048 levels (PATH_MAX).
 const DEPTH: usize = 2048;
 
-const DIRECTORY: OFlag =
-    OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
+const DIRECTORY: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
 
 /// Copies the directory `path` of the image, seen at `root`, into `volume`, unless the volume has content already. What
 /// the image does not have, or has as something else than a directory, leaves the volume as it is.
@@ -41,6 +40,7 @@ pub fn copy_up(root: BorrowedFd<'_>, path: &Path, volume: BorrowedFd<'_>) -> Ste
         return Ok(());
     }
     let status = fstat(&source).step(describe)?;
+    let _exact = ExactModes::new();
     let mut links = HashMap::new();
     copy_directory(source.as_fd(), lock.as_fd(), lock.as_fd(), &mut Vec::new(), &mut links)
         .map_err(|(errno, name)| fault(format!("{}: {name}: {}", describe(), errno.desc())))?;

@@ -448,8 +448,7 @@ impl Setup {
     pub(crate) fn with(change: impl FnOnce(&mut ClientOptions)) -> Self {
         let directory = tempfile::Builder::new().prefix("rcompose-image-").tempdir().unwrap();
         let store = Arc::new(Store::open(&directory.path().join("data")).unwrap());
-        let mut options = ClientOptions::default();
-        options.attempts = 4;
+        let mut options = ClientOptions { attempts: 4, ..ClientOptions::default() };
         change(&mut options);
         let options = PullOptions::new(Arc::new(Client::new(options)));
         Self { directory, store, options }

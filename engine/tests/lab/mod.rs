@@ -1,6 +1,7 @@
 //! What the container tests share: a root of their own, a launcher, an image made of one static busybox, and containers
 //! that are gone, with everything that belongs to them, when a test ends, however it ends.
-#![allow(dead_code, reason = "each test binary uses its own part of this")]
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part of this")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, clippy::missing_panics_doc, reason = "it is part of tests")]
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,7 +11,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use rcompose_engine::container::config::{ContainerConfig, NetworkMode};
+use rcompose_engine::container::config::{
+    ContainerConfig, LogConfig, NamespaceMode, NetworkMode, Resources, RestartPolicy,
+};
 use rcompose_engine::container::log;
 use rcompose_engine::container::spec::{Inputs, generate};
 use rcompose_engine::container::user;
@@ -28,10 +31,13 @@ pub const DEADLINE: Duration = Duration::from_secs(20);
 /// A place to run containers in.
 pub struct Lab {
     directory: tempfile::TempDir,
+    _run: tempfile::TempDir,
     pub root: Root,
     pub host: Host,
     pub project: String,
     launcher: Launcher,
+    /// Process ids of containers that others share namespaces with.
+    pub pids: BTreeMap<Id, i32>,
     pub image: serde_json::Value,
 }
 
@@ -49,9 +55,11 @@ impl Lab {
         nix::sys::prctl::set_child_subreaper(true).unwrap();
         let launcher = Launcher::start().unwrap();
         let directory = tempfile::Builder::new().prefix("rcompose-lab-").tempdir().unwrap();
-        let root = Root::below(directory.path());
+        // On tmpfs, as the real one is.
+        let run = tempfile::Builder::new().prefix("rcompose-lab-").tempdir_in("/dev/shm").unwrap();
+        let root = Root::new(directory.path().join("lib"), run.path().to_owned());
         let layer = root.layers().join("busybox");
-        for path in ["bin", "etc", "tmp", "root", "var", "data/sub"] {
+        for path in ["bin", "etc", "tmp", "root", "var", "data/sub", "dev", "proc", "sys"] {
             fs::create_dir_all(layer.join(path)).unwrap();
         }
         fs::copy("/bin/busybox", layer.join("bin/busybox")).unwrap();
@@ -69,7 +77,16 @@ impl Lab {
             "config": {"Env": ["PATH=/bin", "FROM_IMAGE=yes"], "Cmd": ["sh"]},
             "rootfs": {"type": "layers", "diff_ids": []}
         });
-        Some(Self { directory, root, host: Host::detect().unwrap(), project, launcher, image })
+        Some(Self {
+            directory,
+            _run: run,
+            root,
+            host: Host::detect().unwrap(),
+            project,
+            launcher,
+            pids: BTreeMap::new(),
+            image,
+        })
     }
 
     pub fn layer(&self) -> PathBuf {
@@ -118,13 +135,13 @@ impl Lab {
             ulimits: Vec::new(),
             devices: Vec::new(),
             device_cgroup_rules: Vec::new(),
-            pid: Default::default(),
-            ipc: Default::default(),
-            uts: Default::default(),
-            cgroup: Default::default(),
-            userns: Default::default(),
+            pid: NamespaceMode::Private,
+            ipc: NamespaceMode::Private,
+            uts: NamespaceMode::Private,
+            cgroup: NamespaceMode::Private,
+            userns: NamespaceMode::Private,
             cgroup_parent: None,
-            resources: Default::default(),
+            resources: Resources::default(),
             shm_size: None,
             oom_score_adj: None,
             oom_kill_disable: false,
@@ -137,8 +154,8 @@ impl Lab {
             dns_search: Vec::new(),
             dns_opt: Vec::new(),
             healthcheck: None,
-            restart: Default::default(),
-            log: Default::default(),
+            restart: RestartPolicy::No,
+            log: LogConfig::default(),
         }
     }
 
@@ -162,7 +179,7 @@ impl Lab {
             layers: &layers,
             volatile: true,
             etc: &["hosts", "hostname", "resolv.conf"],
-            pid_of: &|_| None,
+            pid_of: &|id| self.pids.get(id).copied(),
             layers_of: &|_| None,
             supervisor_command: &[],
         };
@@ -190,6 +207,32 @@ impl Lab {
     /// Starts a container, or returns what failed.
     pub fn try_start(&self, config: &ContainerConfig) -> Result<Container, Failure> {
         let shim = self.bundle(config);
+        self.try_start_with(config, &shim)
+    }
+
+    /// Starts a container whose bundle exists.
+    pub fn start_with(&self, config: &ContainerConfig, shim: &ShimConfig) -> Container {
+        self.write_shim(config, shim);
+        self.try_start_with(config, shim).unwrap_or_else(|failure| panic!("{failure}"))
+    }
+
+    /// Kills a container and lets go of it.
+    pub fn forget(&self, config: &ContainerConfig, client: Client, fds: Vec<OwnedFd>) {
+        let bundle = self.root.container(&config.id);
+        let shim = rcompose_engine::shim::read_config(&bundle).unwrap();
+        let run = self.root.container_run(&config.id);
+        drop(Container { id: config.id.clone(), bundle, run, shim, client, pid: 0, fds, exit: None });
+    }
+
+    /// Starts a container with the bundle as it is on disk.
+    pub fn start_again(&self, config: &ContainerConfig) -> Result<(), Failure> {
+        match receive(&self.spawn(config, Task::Create, &[])) {
+            Some((FromShim::Failed(failure), _)) => Err(failure),
+            other => panic!("unexpected answer {other:?}"),
+        }
+    }
+
+    fn try_start_with(&self, config: &ContainerConfig, shim: &ShimConfig) -> Result<Container, Failure> {
         let client = self.spawn(config, Task::Create, &[]);
         let network = if matches!(config.network, NetworkMode::Host) { None } else { Some(network_namespace()) };
         if let Some(network) = &network {
@@ -200,7 +243,7 @@ impl Lab {
                 bundle: self.root.container(&config.id),
                 run: self.root.container_run(&config.id),
                 id: config.id.clone(),
-                shim,
+                shim: shim.clone(),
                 client,
                 pid,
                 fds,
@@ -278,7 +321,7 @@ impl Container {
             text.extend_from_slice(entry.text);
             Ok(())
         };
-        log::read(&log::path(&self.bundle, &self.id), &Default::default(), &mut emit).unwrap();
+        log::read(&log::path(&self.bundle, &self.id), &log::Options::default(), &mut emit).unwrap();
         String::from_utf8(text).unwrap()
     }
 
@@ -312,10 +355,15 @@ impl Container {
 
     /// Returns the process id of the shim: the parent of PID 1.
     pub fn shim_pid(&self) -> nix::unistd::Pid {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap();
-        let parent = stat[stat.rfind(')').unwrap() + 2..].split(' ').nth(1).unwrap().parse().unwrap();
-        nix::unistd::Pid::from_raw(parent)
+        parent(self.pid)
     }
+}
+
+/// Returns the process id of a process's parent.
+pub fn parent(pid: i32) -> nix::unistd::Pid {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let parent = stat[stat.rfind(')').unwrap() + 2..].split(' ').nth(1).unwrap().parse().unwrap();
+    nix::unistd::Pid::from_raw(parent)
 }
 
 impl Drop for Container {

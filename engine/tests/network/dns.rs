@@ -102,9 +102,9 @@ fn names_of_containers() {
         }
         firsts.sort();
         assert_eq!(firsts, [one.clone(), two.clone()]);
-        assert_eq!(query_tcp(netns, "shop-web-2", A).await.addresses, [two.clone()]);
-        assert_eq!(query(netns, "shop-web-2.shop_default.", A).await.addresses, [two.clone()]);
-        assert_eq!(query(netns, web2.member.id.short(), A).await.addresses, [two.clone()]);
+        assert_eq!(query_tcp(netns, "shop-web-2", A).await.addresses, [two.as_str()]);
+        assert_eq!(query(netns, "shop-web-2.shop_default.", A).await.addresses, [two.as_str()]);
+        assert_eq!(query(netns, web2.member.id.short(), A).await.addresses, [two.as_str()]);
         let none = query(netns, "web", RecordType::AAAA).await;
         assert_eq!((none.code, none.addresses.len()), (ResponseCode::NoError, 0));
         let o = web2.ip().octets();
@@ -112,10 +112,10 @@ fn names_of_containers() {
         assert_eq!(query(netns, &reverse, RecordType::PTR).await.names, ["shop-web-2.shop_default."]);
         // One that is out of service, and one that has ended.
         host.networks.set_visible(&web2.member.id, false).await.unwrap();
-        assert_eq!(query(netns, "web", A).await.addresses, [one.clone()]);
+        assert_eq!(query(netns, "web", A).await.addresses, [one.as_str()]);
         host.networks.set_visible(&web2.member.id, true).await.unwrap();
         host.networks.leave(&web2.member.id).await.unwrap();
-        assert_eq!(query(netns, "web", A).await.addresses, [one]);
+        assert_eq!(query(netns, "web", A).await.addresses, [one.as_str()]);
         assert_eq!(query(netns, "shop-web-2", A).await.code, ResponseCode::NXDomain);
     });
 }
@@ -241,5 +241,40 @@ fn the_rest_of_the_world() {
         host.networks.join(&sandbox, &member, &[on("n", &[])], &[], &[address]).await.unwrap();
         assert_eq!(query(sandbox.netns(), "example.org", A).await.addresses, ["203.0.113.9"]);
         drop(directory);
+    });
+}
+
+#[test]
+fn changes_of_membership_lose_no_query() {
+    on_host(async |host| {
+        host.networks.ensure(&network("n")).await.unwrap();
+        let a = host.container("a", &[on("n", &["web"])], &[]).await.unwrap();
+        let b = host.container("b", &[on("n", &["web"])], &[]).await.unwrap();
+        let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let (netns, stopped) = (a.sandbox.netns().try_clone().unwrap(), std::sync::Arc::clone(&stop));
+        let (asked, own) = (question("web", A), a.ip().to_string());
+        let client = std::thread::spawn(move || {
+            within(netns, move || {
+                let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+                socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+                socket.connect("127.0.0.11:53").unwrap();
+                let (mut count, mut changed, mut buffer) = (0, 0, [0; 512]);
+                while !stopped.load(std::sync::atomic::Ordering::Relaxed) {
+                    socket.send(&asked).unwrap();
+                    let length = socket.recv(&mut buffer).unwrap();
+                    let answers = read(&buffer[..length]);
+                    assert!(answers.addresses.contains(&own), "{answers:?}");
+                    count += 1;
+                    changed += usize::from(answers.addresses.len() == 1);
+                }
+                (count, changed)
+            })
+        });
+        for n in 0..1000 {
+            host.networks.set_visible(&b.member.id, n % 2 == 1).await.unwrap();
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        let (count, changed) = client.join().unwrap();
+        assert!(count > 100 && changed > 0, "{count} {changed}");
     });
 }

@@ -164,7 +164,7 @@ pub(crate) fn serve(listener: TcpListener, word: &'static str) {
     thread::spawn(move || {
         for stream in listener.incoming() {
             let Ok(mut stream) = stream else { return };
-            let mut peer = stream.peer_addr().map(|peer| peer.ip()).unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+            let mut peer = stream.peer_addr().map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.ip());
             if let IpAddr::V6(v6) = peer
                 && let Some(v4) = v6.to_ipv4_mapped()
             {

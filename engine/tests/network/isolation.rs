@@ -140,8 +140,7 @@ fn foreign_firewalls_that_drop_what_they_do_not_know() {
         let a = host.container("a", &[on("n", &[])], &[publish(None, Some(8080), 80)]).await.unwrap();
         a.serve(80, "a");
         a.serve(81, "a");
-        let works =
-            || a.ask("192.0.2.2:80".parse().unwrap(), SOON).is_ok() && lan.ask("192.0.2.1:8080", SOON).is_ok();
+        let works = || a.ask("192.0.2.2:80".parse().unwrap(), SOON).is_ok() && lan.ask("192.0.2.1:8080", SOON).is_ok();
         assert!(works(), "{}", nft(&["list", "ruleset"]).unwrap());
         assert!(lan.ask(&a.address(81).to_string(), NEVER).is_err());
         assert_eq!(host.networks.census().await.unwrap().foreign_rules, 4);
@@ -159,5 +158,33 @@ fn foreign_firewalls_that_drop_what_they_do_not_know() {
         host.networks.forget(&a.member.id).await.unwrap();
         host.networks.remove("n").await.unwrap().finished().await.unwrap();
         assert_eq!(nft(&["list", "ruleset"]).unwrap(), before);
+    });
+}
+
+fn iptables(arguments: &[&str]) -> Option<String> {
+    let output = std::process::Command::new("iptables-nft").args(arguments).output().ok()?;
+    let both = [output.stdout, output.stderr].concat();
+    let text = String::from_utf8(both).unwrap();
+    assert!(output.status.success(), "iptables-nft {arguments:?}: {text}");
+    Some(text)
+}
+
+#[test]
+fn iptables_reads_and_changes_its_own_table_with_our_rules_in_it() {
+    on_host(async |host| {
+        if iptables(&["-P", "FORWARD", "DROP"]).is_none() {
+            println!("skipped: iptables-nft is not installed");
+            return;
+        }
+        iptables(&["-A", "FORWARD", "-i", "docker0", "-j", "ACCEPT"]);
+        let before = iptables(&["-S"]).unwrap();
+        host.networks.ensure(&network("n")).await.unwrap();
+        let with = iptables(&["-S"]).unwrap();
+        assert!(with.contains("-A FORWARD -i rc+") && with.contains("-A FORWARD -o rc+"), "{with}");
+        assert!(!with.contains("incompatible"), "{with}");
+        iptables(&["-I", "FORWARD", "-i", "docker1", "-j", "ACCEPT"]);
+        iptables(&["-D", "FORWARD", "-i", "docker1", "-j", "ACCEPT"]);
+        host.networks.remove("n").await.unwrap().finished().await.unwrap();
+        assert_eq!(iptables(&["-S"]).unwrap(), before);
     });
 }

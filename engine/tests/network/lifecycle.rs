@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use rcompose_engine::network::NetworkError;
+use rcompose_engine::network::{NetworkError, Networks, Options};
 
 use crate::host::{NEVER, SOON, ask, index, network, nft, on, on_host, publish, rtnetlink};
 
@@ -41,7 +41,7 @@ fn containers_of_a_network_reach_each_other_and_nothing_is_left() {
 }
 
 /// Waits until nothing of ours is in the kernel: links of a namespace that was dropped go a little later.
-async fn gone(networks: &rcompose_engine::network::Networks) {
+async fn gone(networks: &Networks) {
     let deadline = Instant::now() + Duration::from_secs(5);
     loop {
         let census = networks.census().await.unwrap();
@@ -115,7 +115,7 @@ fn a_new_supervisor_takes_over() {
         let (root, networks) = (host.root.clone(), host.networks);
         drop(networks);
         assert_eq!(lan.ask("192.0.2.1:8080", SOON).unwrap(), "a 192.0.2.2");
-        let new = rcompose_engine::network::Networks::open(&root, Default::default()).await.unwrap();
+        let new = Networks::open(&root, Options::default()).await.unwrap();
         for container in [a, b] {
             let joined = &container.joined;
             let keep = joined.keep.iter().map(|(name, fd)| (name.clone(), fd.try_clone().unwrap())).collect();

@@ -99,7 +99,9 @@ fn a_taken_port_names_its_holder() {
         assert_eq!((c.joined.ports[0].host_port, d.joined.ports[0].host_port), (8081, 8082));
         let full = host.container("e", &[on("n", &[])], &[range]).await.unwrap_err().to_string();
         assert!(
-            full.starts_with("none of the ports 8080-8082 of 0.0.0.0/tcp is free: the first is in use by container shop-web-1"),
+            full.starts_with(
+                "none of the ports 8080-8082 of 0.0.0.0/tcp is free: the first is in use by container shop-web-1"
+            ),
             "{full}"
         );
     });
@@ -122,5 +124,42 @@ fn a_container_with_ipv6_is_reached_by_the_kernel_alone() {
         assert_eq!(first(&b.ask((gateway, 8080).into(), SOON).unwrap()), "a");
         let inside = within(a.sandbox.netns(), || std::fs::read_to_string("/proc/thread-self/net/if_inet6").unwrap());
         assert!(inside.contains("eth0"), "{inside}");
+    });
+}
+
+#[test]
+fn a_udp_client_that_keeps_sending_reaches_the_next_container() {
+    on_host(async |host| {
+        host.networks.ensure(&network("n")).await.unwrap();
+        let lan = host.lan().await;
+        let port = PublishedPort { protocol: Protocol::Udp, ..publish(None, Some(5300), 53) };
+        let client = lan.run(|| {
+            let socket = std::net::UdpSocket::bind("192.0.2.2:4444").unwrap();
+            socket.connect("192.0.2.1:5300").unwrap();
+            socket.set_read_timeout(Some(std::time::Duration::from_millis(200))).unwrap();
+            socket
+        });
+        // Answers to earlier questions may still come.
+        let ask = |wanted: &str| {
+            let deadline = std::time::Instant::now() + SOON;
+            let mut buffer = [0; 64];
+            loop {
+                client.send(b"?").unwrap();
+                if let Ok(length) = client.recv(&mut buffer)
+                    && String::from_utf8_lossy(&buffer[..length]) == wanted
+                {
+                    return;
+                }
+                assert!(std::time::Instant::now() < deadline, "{wanted} does not answer");
+            }
+        };
+        let old = host.container("old", &[on("n", &[])], std::slice::from_ref(&port)).await.unwrap();
+        old.serve_udp(53, "old");
+        ask("old 192.0.2.2:4444");
+        host.networks.leave(&old.member.id).await.unwrap();
+        drop(old);
+        let new = host.container("new", &[on("n", &[])], &[port]).await.unwrap();
+        new.serve_udp(53, "new");
+        ask("new 192.0.2.2:4444");
     });
 }

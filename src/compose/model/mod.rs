@@ -19,18 +19,16 @@ use serde::{Deserialize, Serialize};
 
 pub use build::{Build, SshKey};
 pub use deploy::{
-    Deploy, DeployRestartPolicy, DeviceRequest, GenericResource, Placement, Reservations,
-    ResourceLimits, Resources, UpdateConfig,
+    Deploy, DeployRestartPolicy, DeviceRequest, GenericResource, Placement, Reservations, ResourceLimits, Resources,
+    UpdateConfig,
 };
 pub use resources::{Config, Ipam, IpamPool, Model, Network, Secret, Volume};
 pub use service::{
-    Blkio, BlkioRate, BlkioWeight, CredentialSpec, Dependency, Develop, Device, FileMount,
-    Healthcheck, Hook, Logging, Mount, MountBind, MountImage, MountTmpfs, MountVolume, Port,
-    Provider, Service, ServiceModel, ServiceNetwork, Ulimit, WatchRule,
+    Blkio, BlkioRate, BlkioWeight, CredentialSpec, Dependency, Develop, Device, FileMount, Healthcheck, Hook, Logging,
+    Mount, MountBind, MountImage, MountTmpfs, MountVolume, Port, Provider, Service, ServiceModel, ServiceNetwork,
+    Ulimit, WatchRule,
 };
-pub use values::{
-    Condition, HealthTest, HostPorts, MountKind, NetworkMode, PullPolicy, Restart, WatchAction,
-};
+pub use values::{Condition, HealthTest, HostPorts, MountKind, NetworkMode, PullPolicy, Restart, WatchAction};
 
 /// A loaded project: the merge of all its compose files, with every default that the specification gives filled in.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]

@@ -6,9 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::text;
-use super::values::{
-    Condition, HealthTest, HostPorts, MountKind, NetworkMode, PullPolicy, Restart, WatchAction,
-};
+use super::values::{Condition, HealthTest, HostPorts, MountKind, NetworkMode, PullPolicy, Restart, WatchAction};
 use super::{Build, Deploy, DeviceRequest};
 
 /// One service, with env files, label files, `extends` and all short forms resolved.
@@ -148,17 +146,13 @@ pub struct Service {
 impl Service {
     /// How many containers the service has.
     pub fn replicas(&self) -> u32 {
-        let wanted = self
-            .scale
-            .or_else(|| self.deploy.as_ref().and_then(|deploy| deploy.replicas))
-            .unwrap_or(1);
+        let wanted = self.scale.or_else(|| self.deploy.as_ref().and_then(|deploy| deploy.replicas)).unwrap_or(1);
         u32::try_from(wanted.max(0)).unwrap_or(u32::MAX)
     }
 
     /// The memory limit in bytes: `mem_limit`, else `deploy.resources.limits.memory`.
     pub fn memory_limit(&self) -> Option<i64> {
-        positive(self.mem_limit)
-            .or_else(|| self.limits().and_then(|limits| positive(limits.memory)))
+        positive(self.mem_limit).or_else(|| self.limits().and_then(|limits| positive(limits.memory)))
     }
 
     /// The processor limit: `cpus`, else `deploy.resources.limits.cpus`.
@@ -177,20 +171,12 @@ impl Service {
         if let Some(restart) = &self.restart {
             return restart.clone();
         }
-        let Some(policy) = self
-            .deploy
-            .as_ref()
-            .and_then(|deploy| deploy.restart_policy.as_ref())
-        else {
+        let Some(policy) = self.deploy.as_ref().and_then(|deploy| deploy.restart_policy.as_ref()) else {
             return Restart::No;
         };
         match policy.condition.as_deref() {
             Some("none") => Restart::No,
-            Some("on-failure") => Restart::OnFailure(
-                policy
-                    .max_attempts
-                    .and_then(|times| u32::try_from(times).ok()),
-            ),
+            Some("on-failure") => Restart::OnFailure(policy.max_attempts.and_then(|times| u32::try_from(times).ok())),
             _ => Restart::Always,
         }
     }
@@ -200,12 +186,7 @@ impl Service {
         let mut keys: Vec<_> = self
             .networks
             .iter()
-            .map(|(key, network)| {
-                (
-                    -network.as_ref().map_or(0, |network| network.priority),
-                    key.as_str(),
-                )
-            })
+            .map(|(key, network)| (-network.as_ref().map_or(0, |network| network.priority), key.as_str()))
             .collect();
         keys.sort_unstable();
         keys.into_iter().map(|(_, key)| key).collect()

@@ -13,9 +13,7 @@ pub mod duration {
     use super::{Deserialize, Deserializer, Duration, Serializer, read_duration, units};
 
     pub fn serialize<S: Serializer>(value: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&units::format_duration(
-            i64::try_from(value.as_nanos()).unwrap_or(i64::MAX),
-        ))
+        serializer.serialize_str(&units::format_duration(i64::try_from(value.as_nanos()).unwrap_or(i64::MAX)))
     }
 
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
@@ -27,22 +25,15 @@ pub mod duration {
 pub mod optional_duration {
     use super::{Deserialize, Deserializer, Duration, Serializer, duration, read_duration};
 
-    pub fn serialize<S: Serializer>(
-        value: &Option<Duration>,
-        serializer: S,
-    ) -> Result<S::Ok, S::Error> {
+    pub fn serialize<S: Serializer>(value: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
         match value {
             Some(value) => duration::serialize(value, serializer),
             None => serializer.serialize_none(),
         }
     }
 
-    pub fn deserialize<'de, D: Deserializer<'de>>(
-        deserializer: D,
-    ) -> Result<Option<Duration>, D::Error> {
-        Option::<String>::deserialize(deserializer)?
-            .map(|text| read_duration::<D>(&text))
-            .transpose()
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+        Option::<String>::deserialize(deserializer)?.map(|text| read_duration::<D>(&text)).transpose()
     }
 }
 
@@ -71,14 +62,13 @@ pub mod optional_mode {
         }
     }
 
-    pub fn deserialize<'de, D: Deserializer<'de>>(
-        deserializer: D,
-    ) -> Result<Option<u32>, D::Error> {
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
         let Some(text) = Option::<String>::deserialize(deserializer)? else {
             return Ok(None);
         };
         // A mode that does not fit is not a mode: keep the bits that are.
-        let mode = i64::from_str_radix(&text, 8).map_err(serde::de::Error::custom)?;
+        let mode = i64::from_str_radix(text.strip_prefix('0').filter(|rest| !rest.is_empty()).unwrap_or(&text), 8)
+            .map_err(serde::de::Error::custom)?;
         Ok(Some(u32::try_from(mode & 0o7777).unwrap_or(0)))
     }
 }

@@ -60,10 +60,7 @@ impl Restart {
             "always" => Self::Always,
             "unless-stopped" => Self::UnlessStopped,
             "on-failure" => Self::OnFailure(None),
-            _ => match text
-                .strip_prefix("on-failure:")
-                .and_then(|times| times.parse().ok())
-            {
+            _ => match text.strip_prefix("on-failure:").and_then(|times| times.parse().ok()) {
                 Some(times) => Self::OnFailure(Some(times)),
                 None => Self::Other(text.to_owned()),
             },
@@ -166,9 +163,7 @@ impl PullPolicy {
                 .strip_prefix("every_")
                 .and_then(|age| crate::compose::units::parse_duration(age).ok())
                 .and_then(|nanos| u64::try_from(nanos).ok())
-                .map_or(Self::Missing, |nanos| {
-                    Self::Refresh(Duration::from_nanos(nanos))
-                }),
+                .map_or(Self::Missing, |nanos| Self::Refresh(Duration::from_nanos(nanos))),
         }
     }
 }

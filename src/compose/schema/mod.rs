@@ -3,7 +3,7 @@
 //! The rules are those of the Compose Specification's schema as of Docker Compose 2.40, in `rules`; this module checks a tree
 //! against them, explains what is wrong, and removes it, so that the later stages see a tree that fits.
 
-pub mod rules;
+pub(super) mod rules;
 
 use super::node::{Map, Node, Value};
 use super::path::Path;
@@ -12,7 +12,7 @@ use super::{Diagnostic, Faults, suggest};
 
 /// What an attribute takes.
 #[derive(Debug)]
-pub enum Rule {
+pub(super) enum Rule {
     /// Anything.
     Any,
     /// A scalar of one of these types.
@@ -47,7 +47,7 @@ pub enum Rule {
 
 /// A mapping with fixed keys.
 #[derive(Debug)]
-pub struct Object {
+pub(super) struct Object {
     /// What it is called in messages (`a service`).
     pub name: &'static str,
     /// Its keys.
@@ -62,7 +62,7 @@ pub struct Object {
 
 /// Keys that the user chooses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Keys {
+pub(super) enum Keys {
     /// `[a-zA-Z0-9._-]+`
     Name,
     /// Anything but the empty string.
@@ -72,15 +72,15 @@ pub enum Keys {
 }
 
 /// Types, as bits of a set.
-pub const NULL: u8 = 1;
+pub(super) const NULL: u8 = 1;
 /// `true` or `false`.
-pub const BOOL: u8 = 2;
+pub(super) const BOOL: u8 = 2;
 /// A whole number.
-pub const INTEGER: u8 = 4;
+pub(super) const INTEGER: u8 = 4;
 /// Any number.
-pub const NUMBER: u8 = 8 | INTEGER;
+pub(super) const NUMBER: u8 = 8 | INTEGER;
 /// Text.
-pub const STRING: u8 = 16;
+pub(super) const STRING: u8 = 16;
 const LIST: u8 = 32;
 const MAP: u8 = 64;
 
@@ -99,6 +99,15 @@ impl Rule {
     }
 }
 
+/// A number without a fraction.
+fn whole(value: &Value) -> Option<i64> {
+    match value {
+        Value::Int(number) => Some(*number),
+        Value::Float(number) => Some(super::units::truncate(*number)),
+        _ => None,
+    }
+}
+
 fn types_of(value: &Value) -> u8 {
     match value {
         Value::Null => NULL,
@@ -114,8 +123,20 @@ fn types_of(value: &Value) -> u8 {
 }
 
 fn describe(types: u8) -> String {
-    let names = [(MAP, "mapping"), (LIST, "list"), (STRING, "string"), (BOOL, "boolean"), (NUMBER & !INTEGER, "number"), (INTEGER, "whole number"), (NULL, "null")];
-    let found: Vec<&str> = names.iter().filter(|(bit, name)| types & bit != 0 && !(*name == "whole number" && types & NUMBER == NUMBER)).map(|(_, name)| *name).collect();
+    let names = [
+        (MAP, "mapping"),
+        (LIST, "list"),
+        (STRING, "string"),
+        (BOOL, "boolean"),
+        (NUMBER & !INTEGER, "number"),
+        (INTEGER, "whole number"),
+        (NULL, "null"),
+    ];
+    let found: Vec<&str> = names
+        .iter()
+        .filter(|(bit, name)| types & bit != 0 && !(*name == "whole number" && types & NUMBER == NUMBER))
+        .map(|(_, name)| *name)
+        .collect();
     match found.as_slice() {
         [] => "nothing".to_owned(),
         [one] => format!("a {one}"),
@@ -124,7 +145,7 @@ fn describe(types: u8) -> String {
 }
 
 /// Checks a whole project tree; what does not fit is reported and removed.
-pub fn validate(root: &mut Node, faults: &mut Faults) {
+pub(super) fn validate(root: &mut Node, faults: &mut Faults) {
     let mut checker = Checker { faults, parents: Vec::new() };
     checker.check(root, &rules::PROJECT, &Path::ROOT);
 }
@@ -153,10 +174,15 @@ impl Checker<'_> {
             self.wrong_type(node, rule, path);
             return false;
         }
+        let number = whole(&node.value);
         match (rule, &mut node.value) {
             (Rule::Words(words), Value::String(text)) if !words.contains(&text.as_str()) => {
                 let message = format!("{path} must be one of {}, not {text:?}", quoted(words));
-                let mut diagnostic = Diagnostic::error("invalid-value", message).label(&self.faults.sources, node.span, "not one of them");
+                let mut diagnostic = Diagnostic::error("invalid-value", message).label(
+                    &self.faults.sources,
+                    node.span,
+                    "not one of them",
+                );
                 if let Some(word) = suggest::closest(text, words.iter().copied()) {
                     diagnostic = diagnostic.help(format!("did you mean {word:?}?"));
                 }
@@ -169,8 +195,8 @@ impl Checker<'_> {
                 self.report(diagnostic, path);
                 false
             }
-            (Rule::Bounded(low, high), Value::Int(number)) if !(*low..=*high).contains(number) => {
-                let (bound, limit) = if *number < *low { ("greater", low) } else { ("less", high) };
+            (Rule::Bounded(low, high), _) if number.is_some_and(|number| !(*low..=*high).contains(&number)) => {
+                let (bound, limit) = if number < Some(*low) { ("greater", low) } else { ("less", high) };
                 let message = format!("{path} must be {bound} than or equal to {limit}");
                 let diagnostic = Diagnostic::error("out-of-range", message).label(&self.faults.sources, node.span, "");
                 self.report(diagnostic, path);
@@ -201,13 +227,17 @@ impl Checker<'_> {
         if unique {
             let mut later = 1;
             while later < list.len() {
-                let Some(earlier) = list[..later].iter().position(|other| super::node::same(other, &list[later])) else {
+                let Some(earlier) = list[..later].iter().position(|other| super::node::same(other, &list[later]))
+                else {
                     later += 1;
                     continue;
                 };
                 let shown = list[later].value.print().map_or_else(String::new, |text| format!(" {text:?}"));
-                let message = format!("{path} items[{earlier},{later}] must be unique: the value{shown} is there twice");
-                let diagnostic = Diagnostic::error("duplicate-item", message).label(&self.faults.sources, list[later].span, "again").label(&self.faults.sources, list[earlier].span, "first");
+                let message =
+                    format!("{path} items[{earlier},{later}] must be unique: the value{shown} is there twice");
+                let diagnostic = Diagnostic::error("duplicate-item", message)
+                    .label(&self.faults.sources, list[later].span, "again")
+                    .label(&self.faults.sources, list[earlier].span, "first");
                 self.report(diagnostic, path);
                 list.remove(later);
             }
@@ -215,12 +245,24 @@ impl Checker<'_> {
     }
 
     fn object(&mut self, map: &mut Map, place: Span, object: &'static Object, path: &Path<'_>) {
+        for name in object.required {
+            if !map.contains_key(*name) {
+                let message = format!("{path} is missing {name:?}");
+                let diagnostic = Diagnostic::error("missing-key", message).label(
+                    &self.faults.sources,
+                    place,
+                    format!("needs {name:?}"),
+                );
+                self.report(diagnostic, path);
+            }
+        }
         self.parents.push(object);
         map.retain(|key, node| {
             let path = path.key(key);
             match object.keys.iter().find(|(name, _)| name == key) {
                 Some((_, rule)) => self.check(node, rule, &path),
-                None if object.extensions && key.starts_with("x-") => true,
+                // Keys that begin with NUL are the loader's own.
+                None if (object.extensions && key.starts_with("x-")) || key.starts_with('\0') => true,
                 None if !object.strict => true,
                 None => {
                     self.unknown_key(key, node, object, &path);
@@ -229,19 +271,15 @@ impl Checker<'_> {
             }
         });
         self.parents.pop();
-        for name in object.required {
-            if !map.contains_key(*name) {
-                let message = format!("{path} is missing {name:?}");
-                let diagnostic = Diagnostic::error("missing-key", message).label(&self.faults.sources, place, format!("needs {name:?}"));
-                self.report(diagnostic, path);
-            }
-        }
     }
 
     fn dictionary(&mut self, map: &mut Map, keys: Keys, strict: bool, value: &'static Rule, path: &Path<'_>) {
         map.retain(|key, node| {
             let fits = match keys {
-                Keys::Name => !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-')),
+                Keys::Name => {
+                    !key.is_empty()
+                        && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'))
+                }
                 Keys::Filled => !key.is_empty(),
                 Keys::Lower => !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_lowercase()),
             };
@@ -256,7 +294,8 @@ impl Checker<'_> {
                     Keys::Lower => "may have lower-case letters only",
                 };
                 let message = format!("{path}: the name {key:?} is not allowed");
-                let diagnostic = Diagnostic::error("invalid-name", message).label(&self.faults.sources, node.place(), what);
+                let diagnostic =
+                    Diagnostic::error("invalid-name", message).label(&self.faults.sources, node.place(), what);
                 self.report(diagnostic, &path);
             }
             !strict
@@ -273,20 +312,37 @@ impl Checker<'_> {
             },
         };
         let place = if node.span.is_some() && node.span.start < node.span.end { node.span } else { node.place() };
-        let place = if matches!(node.value, Value::Map(_) | Value::List(_) | Value::Null) { node.place() } else { place };
-        let mut diagnostic = Diagnostic::error("wrong-type", format!("{path} must be {wanted}, not {found}")).label(&self.faults.sources, place, value_label(&node.value));
+        let place =
+            if matches!(node.value, Value::Map(_) | Value::List(_) | Value::Null) { node.place() } else { place };
+        let mut diagnostic = Diagnostic::error("wrong-type", format!("{path} must be {wanted}, not {found}")).label(
+            &self.faults.sources,
+            place,
+            value_label(&node.value),
+        );
         diagnostic = match (path.parts().as_slice(), &node.value) {
             (_, Value::Time(_)) => diagnostic.help("YAML reads this as a date; quote it to have text"),
-            (["services", key], value) if !matches!(value, Value::Map(_)) && rules::SERVICE.keys.iter().any(|(name, _)| name == key) => {
-                diagnostic.help(format!("`{key}` is an attribute of a service; it belongs one level deeper, below the service's name"))
+            (["services", key], value)
+                if !matches!(value, Value::Map(_)) && rules::SERVICE.keys.iter().any(|(name, _)| name == key) =>
+            {
+                diagnostic.help(format!(
+                    "`{key}` is an attribute of a service; it belongs one level deeper, below the service's name"
+                ))
             }
-            (["services", _], Value::Null) => diagnostic.help("a service needs at least `image` or `build`; the lines below it may not be indented"),
+            (["services", _], Value::Null) => {
+                diagnostic.help("a service needs at least `image` or `build`; the lines below it may not be indented")
+            }
             (_, Value::Bool(_) | Value::Int(_) | Value::Uint(_) | Value::Float(_)) if rule.types() & STRING != 0 => {
                 diagnostic.help(format!("quote it: \"{}\"", self.faults.sources.text(node.span).unwrap_or("…").trim()))
             }
-            (_, Value::Null) => diagnostic.help("there is nothing after the colon: give it a value, or remove the line"),
-            (_, Value::String(_)) if rule.types() & LIST != 0 && rule.types() & STRING == 0 => diagnostic.help("write it as a list: `- value` on a line of its own"),
-            (_, Value::Map(map)) if rule.types() & STRING != 0 && map.len() == 1 && matches!(path.parts().as_slice(), [.., "[]"]) => {
+            (_, Value::Null) => {
+                diagnostic.help("there is nothing after the colon: give it a value, or remove the line")
+            }
+            (_, Value::String(_)) if rule.types() & LIST != 0 && rule.types() & STRING == 0 => {
+                diagnostic.help("write it as a list: `- value` on a line of its own")
+            }
+            (_, Value::Map(map))
+                if rule.types() & STRING != 0 && map.len() == 1 && matches!(path.parts().as_slice(), [.., "[]"]) =>
+            {
                 diagnostic.help("a colon followed by a space makes a mapping of an item; quote the item to have text")
             }
             _ => diagnostic,
@@ -295,23 +351,29 @@ impl Checker<'_> {
     }
 
     fn unknown_key(&mut self, key: &str, node: &Node, object: &'static Object, path: &Path<'_>) {
-        let mut diagnostic = Diagnostic::error("unknown-key", format!("additional properties '{key}' not allowed in {}", object.name)).label(
-            &self.faults.sources,
-            node.place(),
-            "unknown key",
-        );
-        let outer = self.parents.iter().rev().skip(1).position(|parent| parent.keys.iter().any(|(name, _)| *name == key));
+        let mut diagnostic =
+            Diagnostic::error("unknown-key", format!("additional properties '{key}' not allowed in {}", object.name))
+                .label(&self.faults.sources, node.place(), "unknown key");
+        let outer =
+            self.parents.iter().rev().skip(1).position(|parent| parent.keys.iter().any(|(name, _)| *name == key));
         let has = |candidate: &Object| candidate.keys.iter().any(|(name, _)| *name == key);
         if let Some(levels) = outer {
             let parent = self.parents[self.parents.len() - 2 - levels];
-            diagnostic = diagnostic.help(format!("`{key}` is an attribute of {}: it belongs further left, check the indentation", parent.name));
+            diagnostic = diagnostic.help(format!(
+                "`{key}` is an attribute of {}: it belongs further left, check the indentation",
+                parent.name
+            ));
         } else if let Some((name, _)) = object.keys.iter().find(|(_, rule)| inner_objects(rule).any(has)) {
             diagnostic = diagnostic.help(format!("`{key}` belongs one level deeper, below `{name}`"));
         } else if let Some(known) = suggest::closest(key, object.keys.iter().map(|(name, _)| *name)) {
             diagnostic = diagnostic.help(format!("did you mean `{known}`?"));
         } else if std::ptr::eq(object, &raw const *rules::PROJECT_OBJECT) && has(&rules::SERVICE) {
-            diagnostic = diagnostic.help(format!("`{key}` is an attribute of a service: it belongs below `services` and the service's name"));
-        } else if std::ptr::eq(object, &raw const *rules::PROJECT_OBJECT) && node.get("image").or(node.get("build")).is_some() {
+            diagnostic = diagnostic.help(format!(
+                "`{key}` is an attribute of a service: it belongs below `services` and the service's name"
+            ));
+        } else if std::ptr::eq(object, &raw const *rules::PROJECT_OBJECT)
+            && node.get("image").or(node.get("build")).is_some()
+        {
             diagnostic = diagnostic.help(format!("if `{key}` is a service, it belongs below `services:`"));
         } else if object.extensions {
             diagnostic = diagnostic.help("a key of your own must begin with `x-`");

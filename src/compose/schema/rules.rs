@@ -9,9 +9,13 @@ const AMOUNT: Rule = Rule::Scalar(NUMBER | STRING);
 const WORDS: Rule = Rule::List { item: &TEXT, unique: true };
 const TEXTS: Rule = Rule::List { item: &TEXT, unique: false };
 const WORD_OR_WORDS: Rule = Rule::Either(&[TEXT, WORDS]);
-const LIST_OR_MAP: Rule = Rule::Either(&[Rule::Dictionary { keys: Keys::Filled, strict: true, value: &Rule::Scalar(STRING | NUMBER | BOOL | NULL) }, WORDS]);
+const LIST_OR_MAP: Rule = Rule::Either(&[
+    Rule::Dictionary { keys: Keys::Filled, strict: true, value: &Rule::Scalar(STRING | NUMBER | BOOL | NULL) },
+    WORDS,
+]);
 const COMMAND: Rule = Rule::Either(&[Rule::Scalar(NULL), TEXT, TEXTS]);
-const EXTRA_HOSTS: Rule = Rule::Either(&[Rule::Dictionary { keys: Keys::Filled, strict: true, value: &Rule::Either(&[TEXT, TEXTS]) }, WORDS]);
+const EXTRA_HOSTS: Rule =
+    Rule::Either(&[Rule::Dictionary { keys: Keys::Filled, strict: true, value: &Rule::Either(&[TEXT, TEXTS]) }, WORDS]);
 const OPTIONS: Rule = Rule::Dictionary { keys: Keys::Filled, strict: false, value: &AMOUNT };
 
 const fn object(name: &'static str, keys: &'static [(&'static str, Rule)]) -> Object {
@@ -19,10 +23,10 @@ const fn object(name: &'static str, keys: &'static [(&'static str, Rule)]) -> Ob
 }
 
 /// The whole project.
-pub static PROJECT: Rule = Rule::Object(PROJECT_OBJECT);
+pub(super) static PROJECT: Rule = Rule::Object(PROJECT_OBJECT);
 
 /// The top level.
-pub static PROJECT_OBJECT: &Object = &object(
+pub(super) static PROJECT_OBJECT: &Object = &object(
     "a project",
     &[
         ("version", TEXT),
@@ -30,17 +34,34 @@ pub static PROJECT_OBJECT: &Object = &object(
         ("include", Rule::List { item: &Rule::Either(&[TEXT, Rule::Object(&INCLUDE)]), unique: false }),
         ("services", Rule::Dictionary { keys: Keys::Name, strict: true, value: &Rule::Object(&SERVICE) }),
         ("models", Rule::Dictionary { keys: Keys::Name, strict: false, value: &Rule::Object(&MODEL) }),
-        ("networks", Rule::Dictionary { keys: Keys::Name, strict: false, value: &Rule::Either(&[Rule::Scalar(NULL), Rule::Object(&NETWORK)]) }),
-        ("volumes", Rule::Dictionary { keys: Keys::Name, strict: true, value: &Rule::Either(&[Rule::Scalar(NULL), Rule::Object(&VOLUME)]) }),
+        (
+            "networks",
+            Rule::Dictionary {
+                keys: Keys::Name,
+                strict: false,
+                value: &Rule::Either(&[Rule::Scalar(NULL), Rule::Object(&NETWORK)]),
+            },
+        ),
+        (
+            "volumes",
+            Rule::Dictionary {
+                keys: Keys::Name,
+                strict: true,
+                value: &Rule::Either(&[Rule::Scalar(NULL), Rule::Object(&VOLUME)]),
+            },
+        ),
         ("secrets", Rule::Dictionary { keys: Keys::Name, strict: true, value: &Rule::Object(&SECRET) }),
         ("configs", Rule::Dictionary { keys: Keys::Name, strict: true, value: &Rule::Object(&CONFIG) }),
     ],
 );
 
-static INCLUDE: Object = Object { extensions: false, ..object("an include", &[("path", WORD_OR_WORDS), ("env_file", WORD_OR_WORDS), ("project_directory", TEXT)]) };
+static INCLUDE: Object = Object {
+    extensions: false,
+    ..object("an include", &[("path", WORD_OR_WORDS), ("env_file", WORD_OR_WORDS), ("project_directory", TEXT)])
+};
 
 /// A service.
-pub static SERVICE: Object = object(
+pub(super) static SERVICE: Object = object(
     "a service",
     &[
         ("develop", Rule::Either(&[Rule::Scalar(NULL), Rule::Object(&DEVELOP)])),
@@ -66,7 +87,13 @@ pub static SERVICE: Object = object(
         ("cpus", AMOUNT),
         ("cpuset", TEXT),
         ("credential_spec", Rule::Object(&CREDENTIAL_SPEC)),
-        ("depends_on", Rule::Either(&[WORDS, Rule::Dictionary { keys: Keys::Name, strict: true, value: &Rule::Object(&DEPENDENCY) }])),
+        (
+            "depends_on",
+            Rule::Either(&[
+                WORDS,
+                Rule::Dictionary { keys: Keys::Name, strict: true, value: &Rule::Object(&DEPENDENCY) },
+            ]),
+        ),
         ("device_cgroup_rules", WORDS),
         ("devices", Rule::List { item: &Rule::Either(&[TEXT, Rule::Object(&DEVICE)]), unique: false }),
         ("dns", WORD_OR_WORDS),
@@ -74,7 +101,10 @@ pub static SERVICE: Object = object(
         ("dns_search", WORD_OR_WORDS),
         ("domainname", TEXT),
         ("entrypoint", COMMAND),
-        ("env_file", Rule::Either(&[TEXT, Rule::List { item: &Rule::Either(&[TEXT, Rule::Object(&ENV_FILE)]), unique: false }])),
+        (
+            "env_file",
+            Rule::Either(&[TEXT, Rule::List { item: &Rule::Either(&[TEXT, Rule::Object(&ENV_FILE)]), unique: false }]),
+        ),
         ("label_file", Rule::Either(&[TEXT, TEXTS])),
         ("environment", LIST_OR_MAP),
         ("expose", Rule::List { item: &AMOUNT, unique: true }),
@@ -99,8 +129,28 @@ pub static SERVICE: Object = object(
         ("mem_swappiness", WHOLE),
         ("memswap_limit", AMOUNT),
         ("network_mode", TEXT),
-        ("models", Rule::Either(&[WORDS, Rule::Dictionary { keys: Keys::Name, strict: false, value: &Rule::Either(&[Rule::Object(&SERVICE_MODEL), Rule::Scalar(NULL)]) }])),
-        ("networks", Rule::Either(&[WORDS, Rule::Dictionary { keys: Keys::Name, strict: true, value: &Rule::Either(&[Rule::Object(&SERVICE_NETWORK), Rule::Scalar(NULL)]) }])),
+        (
+            "models",
+            Rule::Either(&[
+                WORDS,
+                Rule::Dictionary {
+                    keys: Keys::Name,
+                    strict: false,
+                    value: &Rule::Either(&[Rule::Object(&SERVICE_MODEL), Rule::Scalar(NULL)]),
+                },
+            ]),
+        ),
+        (
+            "networks",
+            Rule::Either(&[
+                WORDS,
+                Rule::Dictionary {
+                    keys: Keys::Name,
+                    strict: true,
+                    value: &Rule::Either(&[Rule::Object(&SERVICE_NETWORK), Rule::Scalar(NULL)]),
+                },
+            ]),
+        ),
         ("oom_kill_disable", FLAG),
         ("oom_score_adj", Rule::Bounded(-1000, 1000)),
         ("pid", Rule::Scalar(STRING | NULL)),
@@ -112,7 +162,13 @@ pub static SERVICE: Object = object(
         ("pre_stop", HOOKS),
         ("privileged", FLAG),
         ("profiles", WORDS),
-        ("pull_policy", Rule::Text(is_pull_policy, "'always', 'never', 'build', 'missing', 'daily', 'weekly' or 'every_<duration>'")),
+        (
+            "pull_policy",
+            Rule::Text(
+                is_pull_policy,
+                "'always', 'never', 'build', 'missing', 'daily', 'weekly' or 'every_<duration>'",
+            ),
+        ),
         ("pull_refresh_after", TEXT),
         ("read_only", FLAG),
         ("restart", TEXT),
@@ -169,8 +225,10 @@ static BUILD: Object = object(
     ],
 );
 
-const BLKIO_LIMITS: Rule =
-    Rule::List { item: &Rule::Object(&Object { extensions: false, ..object("a device rate", &[("path", TEXT), ("rate", WHOLE)]) }), unique: false };
+const BLKIO_LIMITS: Rule = Rule::List {
+    item: &Rule::Object(&Object { extensions: false, ..object("a device rate", &[("path", TEXT), ("rate", WHOLE)]) }),
+    unique: false,
+};
 
 static BLKIO: Object = Object {
     extensions: false,
@@ -182,7 +240,16 @@ static BLKIO: Object = Object {
             ("device_write_bps", BLKIO_LIMITS),
             ("device_write_iops", BLKIO_LIMITS),
             ("weight", WHOLE),
-            ("weight_device", Rule::List { item: &Rule::Object(&Object { extensions: false, ..object("a device weight", &[("path", TEXT), ("weight", WHOLE)]) }), unique: false }),
+            (
+                "weight_device",
+                Rule::List {
+                    item: &Rule::Object(&Object {
+                        extensions: false,
+                        ..object("a device weight", &[("path", TEXT), ("weight", WHOLE)])
+                    }),
+                    unique: false,
+                },
+            ),
         ],
     )
 };
@@ -193,15 +260,27 @@ static DEPENDENCY: Object = Object {
     required: &["condition"],
     ..object(
         "a dependency",
-        &[("restart", FLAG), ("required", Rule::Scalar(BOOL)), ("condition", Rule::Words(&["service_started", "service_healthy", "service_completed_successfully"]))],
+        &[
+            ("restart", FLAG),
+            ("required", Rule::Scalar(BOOL)),
+            ("condition", Rule::Words(&["service_started", "service_healthy", "service_completed_successfully"])),
+        ],
     )
 };
 
-static DEVICE: Object = Object { required: &["source"], ..object("a device", &[("source", TEXT), ("target", TEXT), ("permissions", TEXT)]) };
+static DEVICE: Object = Object {
+    required: &["source"],
+    ..object("a device", &[("source", TEXT), ("target", TEXT), ("permissions", TEXT)])
+};
 
-static ENV_FILE: Object = Object { required: &["path"], extensions: false, ..object("an env_file", &[("path", TEXT), ("format", TEXT), ("required", FLAG)]) };
+static ENV_FILE: Object = Object {
+    required: &["path"],
+    extensions: false,
+    ..object("an env_file", &[("path", TEXT), ("format", TEXT), ("required", FLAG)])
+};
 
-static EXTENDS: Object = Object { required: &["service"], extensions: false, ..object("an extends", &[("service", TEXT), ("file", TEXT)]) };
+static EXTENDS: Object =
+    Object { required: &["service"], extensions: false, ..object("an extends", &[("service", TEXT), ("file", TEXT)]) };
 
 const PROVIDER_VALUE: Rule = Rule::Scalar(STRING | NUMBER | BOOL);
 
@@ -213,7 +292,11 @@ static PROVIDER: Object = Object {
             ("type", TEXT),
             (
                 "options",
-                Rule::Dictionary { keys: Keys::Filled, strict: false, value: &Rule::Either(&[PROVIDER_VALUE, Rule::List { item: &PROVIDER_VALUE, unique: false }]) },
+                Rule::Dictionary {
+                    keys: Keys::Filled,
+                    strict: false,
+                    value: &Rule::Either(&[PROVIDER_VALUE, Rule::List { item: &PROVIDER_VALUE, unique: false }]),
+                },
             ),
         ],
     )
@@ -234,7 +317,13 @@ static HEALTHCHECK: Object = object(
 
 static LOGGING: Object = object(
     "a logging configuration",
-    &[("driver", TEXT), ("options", Rule::Dictionary { keys: Keys::Filled, strict: false, value: &Rule::Scalar(STRING | NUMBER | NULL) })],
+    &[
+        ("driver", TEXT),
+        (
+            "options",
+            Rule::Dictionary { keys: Keys::Filled, strict: false, value: &Rule::Scalar(STRING | NUMBER | NULL) },
+        ),
+    ],
 );
 
 static SERVICE_MODEL: Object = object("a service's model", &[("endpoint_var", TEXT), ("model_var", TEXT)]);
@@ -256,14 +345,31 @@ static SERVICE_NETWORK: Object = object(
 
 static PORT: Object = object(
     "a port",
-    &[("name", TEXT), ("mode", TEXT), ("host_ip", TEXT), ("target", WHOLE), ("published", WHOLE), ("protocol", TEXT), ("app_protocol", TEXT)],
+    &[
+        ("name", TEXT),
+        ("mode", TEXT),
+        ("host_ip", TEXT),
+        ("target", WHOLE),
+        ("published", WHOLE),
+        ("protocol", TEXT),
+        ("app_protocol", TEXT),
+    ],
 );
 
 const HOOKS: Rule = Rule::List { item: &Rule::Object(&HOOK), unique: false };
 
 static HOOK: Object = Object {
     required: &["command"],
-    ..object("a hook", &[("command", COMMAND), ("user", TEXT), ("privileged", FLAG), ("working_dir", TEXT), ("environment", LIST_OR_MAP)])
+    ..object(
+        "a hook",
+        &[
+            ("command", COMMAND),
+            ("user", TEXT),
+            ("privileged", FLAG),
+            ("working_dir", TEXT),
+            ("environment", LIST_OR_MAP),
+        ],
+    )
 };
 
 /// Of the specification after Docker Compose 2.40.
@@ -302,7 +408,13 @@ static MOUNT: Object = Object {
                     ],
                 )),
             ),
-            ("volume", Rule::Object(&object("a volume's options", &[("labels", LIST_OR_MAP), ("nocopy", FLAG), ("subpath", TEXT)]))),
+            (
+                "volume",
+                Rule::Object(&object(
+                    "a volume's options",
+                    &[("labels", LIST_OR_MAP), ("nocopy", FLAG), ("subpath", TEXT)],
+                )),
+            ),
             ("tmpfs", Rule::Object(&object("a tmpfs", &[("size", Rule::Bounded(0, i64::MAX)), ("mode", AMOUNT)]))),
             ("image", Rule::Object(&object("an image mount's options", &[("subpath", TEXT)]))),
         ],
@@ -310,14 +422,26 @@ static MOUNT: Object = Object {
 };
 
 const FILE_MOUNTS: Rule = Rule::List {
-    item: &Rule::Either(&[TEXT, Rule::Object(&object("a file mount", &[("source", TEXT), ("target", TEXT), ("uid", TEXT), ("gid", TEXT), ("mode", AMOUNT)]))]),
+    item: &Rule::Either(&[
+        TEXT,
+        Rule::Object(&object(
+            "a file mount",
+            &[("source", TEXT), ("target", TEXT), ("uid", TEXT), ("gid", TEXT), ("mode", AMOUNT)],
+        )),
+    ]),
     unique: false,
 };
 
 const ULIMITS: Rule = Rule::Dictionary {
     keys: Keys::Lower,
     strict: false,
-    value: &Rule::Either(&[WHOLE, Rule::Object(&Object { required: &["soft", "hard"], ..object("a ulimit", &[("hard", WHOLE), ("soft", WHOLE)]) })]),
+    value: &Rule::Either(&[
+        WHOLE,
+        Rule::Object(&Object {
+            required: &["soft", "hard"],
+            ..object("a ulimit", &[("hard", WHOLE), ("soft", WHOLE)])
+        }),
+    ]),
 };
 
 static DEVELOP: Object = object(
@@ -363,10 +487,19 @@ static DEPLOY: Object = object(
         ("labels", LIST_OR_MAP),
         ("rollback_config", Rule::Object(&object("a rollback_config", UPDATE_KEYS))),
         ("update_config", Rule::Object(&object("an update_config", UPDATE_KEYS))),
-        ("resources", Rule::Object(&object("resources", &[("limits", Rule::Object(&LIMITS)), ("reservations", Rule::Object(&RESERVATIONS))]))),
+        (
+            "resources",
+            Rule::Object(&object(
+                "resources",
+                &[("limits", Rule::Object(&LIMITS)), ("reservations", Rule::Object(&RESERVATIONS))],
+            )),
+        ),
         (
             "restart_policy",
-            Rule::Object(&object("a restart_policy", &[("condition", TEXT), ("delay", TEXT), ("max_attempts", WHOLE), ("window", TEXT)])),
+            Rule::Object(&object(
+                "a restart_policy",
+                &[("condition", TEXT), ("delay", TEXT), ("max_attempts", WHOLE), ("window", TEXT)],
+            )),
         ),
         (
             "placement",
@@ -374,7 +507,10 @@ static DEPLOY: Object = object(
                 "a placement",
                 &[
                     ("constraints", TEXTS),
-                    ("preferences", Rule::List { item: &Rule::Object(&object("a preference", &[("spread", TEXT)])), unique: false }),
+                    (
+                        "preferences",
+                        Rule::List { item: &Rule::Object(&object("a preference", &[("spread", TEXT)])), unique: false },
+                    ),
                     ("max_replicas_per_node", WHOLE),
                 ],
             )),
@@ -394,24 +530,37 @@ static RESERVATIONS: Object = object(
             Rule::List {
                 item: &Rule::Object(&object(
                     "a generic resource",
-                    &[("discrete_resource_spec", Rule::Object(&object("a discrete_resource_spec", &[("kind", TEXT), ("value", AMOUNT)])))],
+                    &[(
+                        "discrete_resource_spec",
+                        Rule::Object(&object("a discrete_resource_spec", &[("kind", TEXT), ("value", AMOUNT)])),
+                    )],
                 )),
                 unique: false,
             },
         ),
         (
             "devices",
-            Rule::List { item: &Rule::Object(&Object { required: &["capabilities"], ..object("a device request", DEVICE_REQUEST_KEYS) }), unique: false },
+            Rule::List {
+                item: &Rule::Object(&Object {
+                    required: &["capabilities"],
+                    ..object("a device request", DEVICE_REQUEST_KEYS)
+                }),
+                unique: false,
+            },
         ),
     ],
 );
 
-const DEVICE_REQUEST_KEYS: &[(&str, Rule)] = &[("capabilities", WORDS), ("count", WHOLE), ("device_ids", WORDS), ("driver", TEXT), ("options", LIST_OR_MAP)];
+const DEVICE_REQUEST_KEYS: &[(&str, Rule)] =
+    &[("capabilities", WORDS), ("count", WHOLE), ("device_ids", WORDS), ("driver", TEXT), ("options", LIST_OR_MAP)];
 
 static GPU: Object = Object { strict: false, ..object("a GPU request", DEVICE_REQUEST_KEYS) };
 
 const EXTERNAL: Rule = Rule::Either(&[FLAG, Rule::Object(&object("an external reference", &[("name", TEXT)]))]);
-const LOOSE_EXTERNAL: Rule = Rule::Either(&[FLAG, Rule::Object(&Object { strict: false, ..object("an external reference", &[("name", TEXT)]) })]);
+const LOOSE_EXTERNAL: Rule = Rule::Either(&[
+    FLAG,
+    Rule::Object(&Object { strict: false, ..object("an external reference", &[("name", TEXT)]) }),
+]);
 
 static NETWORK: Object = object(
     "a network",
@@ -434,7 +583,10 @@ static NETWORK: Object = object(
                                     ("subnet", TEXT),
                                     ("ip_range", TEXT),
                                     ("gateway", TEXT),
-                                    ("aux_addresses", Rule::Dictionary { keys: Keys::Filled, strict: true, value: &TEXT }),
+                                    (
+                                        "aux_addresses",
+                                        Rule::Dictionary { keys: Keys::Filled, strict: true, value: &TEXT },
+                                    ),
                                 ],
                             )),
                             unique: false,
@@ -453,7 +605,10 @@ static NETWORK: Object = object(
     ],
 );
 
-static VOLUME: Object = object("a volume", &[("name", TEXT), ("driver", TEXT), ("driver_opts", OPTIONS), ("external", EXTERNAL), ("labels", LIST_OR_MAP)]);
+static VOLUME: Object = object(
+    "a volume",
+    &[("name", TEXT), ("driver", TEXT), ("driver_opts", OPTIONS), ("external", EXTERNAL), ("labels", LIST_OR_MAP)],
+);
 
 static SECRET: Object = object(
     "a secret",
@@ -482,12 +637,19 @@ static CONFIG: Object = object(
     ],
 );
 
-static MODEL: Object =
-    Object { required: &["model"], ..object("a model", &[("name", TEXT), ("model", TEXT), ("context_size", Rule::Scalar(INTEGER)), ("runtime_flags", TEXTS)]) };
+static MODEL: Object = Object {
+    required: &["model"],
+    ..object(
+        "a model",
+        &[("name", TEXT), ("model", TEXT), ("context_size", Rule::Scalar(INTEGER)), ("runtime_flags", TEXTS)],
+    )
+};
 
 /// Two characters of a name somewhere: the schema's pattern is not anchored.
 fn is_container_name(text: &str) -> bool {
-    text.as_bytes().windows(2).any(|pair| pair[0].is_ascii_alphanumeric() && (pair[1].is_ascii_alphanumeric() || matches!(pair[1], b'_' | b'.' | b'-')))
+    text.as_bytes().windows(2).any(|pair| {
+        pair[0].is_ascii_alphanumeric() && (pair[1].is_ascii_alphanumeric() || matches!(pair[1], b'_' | b'.' | b'-'))
+    })
 }
 
 /// One of the words somewhere: the schema's pattern is not anchored.

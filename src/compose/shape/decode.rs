@@ -8,14 +8,11 @@ use crate::compose::source::Span;
 use crate::compose::{Diagnostic, Faults, cast, shell, units};
 
 /// Types a whole project; values that cannot be typed are reported and removed.
-pub fn decode(root: &mut Node, faults: &mut Faults) {
+pub(in crate::compose) fn decode(root: &mut Node, faults: &mut Faults) {
     for (section, shape) in SECTIONS {
         let path = Path::ROOT.key(section);
         let Some(map) = root.get_mut(section).and_then(Node::as_map_mut) else { continue };
         map.retain(|name, node| {
-            if section == "services" && faults.is_tainted(name) {
-                return node.as_map().is_some();
-            }
             if node.is_null() {
                 node.value = Value::Map(Map::new());
             }
@@ -48,7 +45,11 @@ fn structure(node: &mut Node, shape: &'static Shape, path: &Path<'_>, faults: &m
 
 fn report(node: &Node, path: &Path<'_>, message: &str, faults: &mut Faults) {
     faults.taint(path);
-    faults.push(Diagnostic::error("wrong-type", format!("{path}: {message}")).at_path(path.to_string()).label(&faults.sources, node.span.or(node.key), ""));
+    faults.push(Diagnostic::error("wrong-type", format!("{path}: {message}")).at_path(path.to_string()).label(
+        &faults.sources,
+        node.span.or(node.key),
+        "",
+    ));
 }
 
 /// Types one value; false where it has another type.
@@ -107,7 +108,6 @@ fn scalar(node: &Node, kind: Kind) -> Typed {
     let wrong = |what: &str| Err(format!("must be {what}, not {}", value.kind()));
     Ok(match (kind, value) {
         (Kind::Text, _) => Value::String(text(value)?),
-        (Kind::Flag | Kind::OptionalFlag, Value::Bool(_)) => value.clone(),
         (Kind::Flag | Kind::OptionalFlag, Value::String(text)) => match cast::parse_bool(text) {
             Some((value, _)) => Value::Bool(value),
             None => return Err(format!("invalid boolean: {text}")),
@@ -133,31 +133,41 @@ fn scalar(node: &Node, kind: Kind) -> Typed {
         (Kind::Float, Value::Int(number)) => Value::Float(*number as f64),
         #[expect(clippy::cast_precision_loss, reason = "it becomes a number of single precision")]
         (Kind::Float, Value::Uint(number)) => Value::Float(*number as f64),
-        (Kind::Float, Value::Float(_)) => value.clone(),
+        (Kind::Float, Value::Float(_))
+        | (Kind::Flag | Kind::OptionalFlag, Value::Bool(_))
+        | (Kind::Bytes | Kind::OptionalMode | Kind::Count, Value::Int(_))
+        | (Kind::Ssh, Value::Map(_)) => value.clone(),
         (Kind::Float, _) => return wrong("a number"),
-        (Kind::Bytes, Value::Int(_)) => value.clone(),
         (Kind::Bytes, Value::String(text)) => Value::Int(units::parse_bytes(text)?),
         // Fractions and numbers beyond 63 bits are dropped without a word, as Docker Compose does.
         (Kind::Bytes, _) => Value::Int(0),
-        (Kind::Duration | Kind::OptionalDuration, _) => Value::Int(units::parse_duration(&value.print().unwrap_or_default())?),
-        (Kind::OptionalMode, Value::Int(_)) => value.clone(),
+        (Kind::Duration | Kind::OptionalDuration, _) => {
+            Value::Int(units::parse_duration(&value.print().unwrap_or_default())?)
+        }
         (Kind::OptionalMode, Value::String(text)) => match i64::from_str_radix(text, 8) {
             Ok(mode) => Value::Int(mode),
             Err(_) => return Err(format!("{text:?} is not an octal mode")),
         },
         (Kind::OptionalMode, _) => return wrong("a file mode such as \"0440\""),
-        (Kind::Count, Value::Int(_)) => value.clone(),
         (Kind::Count, Value::String(text)) if text.eq_ignore_ascii_case("all") => Value::Int(-1),
         (Kind::Count, Value::String(text)) => match cast::parse_int(text) {
             Some(count) => Value::Int(count),
             None => return Err(format!("invalid value {text:?}, the only value allowed is 'all' or a number")),
         },
         (Kind::Count, _) => return wrong("a number or `all`"),
-        (Kind::Command, Value::String(line)) => Value::List(shell::split(line)?.into_iter().map(|word| Node::string(word, span)).collect()),
-        (Kind::Test, Value::String(line)) => Value::List(vec![Node::string("CMD-SHELL", span), Node::string(line.clone(), span)]),
+        (Kind::Command, Value::String(line)) => {
+            Value::List(shell::split(line)?.into_iter().map(|word| Node::string(word, span)).collect())
+        }
+        (Kind::Test, Value::String(line)) => {
+            Value::List(vec![Node::string("CMD-SHELL", span), Node::string(line.clone(), span)])
+        }
         (Kind::TextOrTexts, Value::String(text)) => Value::List(vec![Node::string(text.clone(), span)]),
-        (Kind::Command | Kind::Test | Kind::Texts | Kind::TextOrTexts, Value::List(list)) => texts(list, |item| text(&item.value))?,
-        (Kind::TextsOrNumbers, Value::List(list)) => texts(list, |item| item.value.print().ok_or_else(|| format!("{} is no port", item.value.kind())))?,
+        (Kind::Command | Kind::Test | Kind::Texts | Kind::TextOrTexts, Value::List(list)) => {
+            texts(list, |item| text(&item.value))?
+        }
+        (Kind::TextsOrNumbers, Value::List(list)) => {
+            texts(list, |item| item.value.print().ok_or_else(|| format!("{} is no port", item.value.kind())))?
+        }
         (Kind::Variables | Kind::Mapping, Value::Map(map)) => {
             let null = if matches!(kind, Kind::Variables) { Value::Null } else { Value::String(String::new()) };
             entries(map, |node| match node.value.print() {
@@ -170,7 +180,8 @@ fn scalar(node: &Node, kind: Kind) -> Typed {
             let mut map = Map::with_capacity(list.len());
             for item in list {
                 let entry = item.value.print().unwrap_or_default();
-                let (key, value) = entry.split_once('=').map_or((entry.as_str(), None), |(key, value)| (key, Some(value)));
+                let (key, value) =
+                    entry.split_once('=').map_or((entry.as_str(), None), |(key, value)| (key, Some(value)));
                 if matches!(kind, Kind::Variables) && key.ends_with(char::is_whitespace) {
                     return Err(format!("environment variable {key} is declared with a trailing space"));
                 }
@@ -188,7 +199,9 @@ fn scalar(node: &Node, kind: Kind) -> Typed {
             Some(text) => Ok(Value::String(text)),
             None => Err(format!("must be text, not {}", node.value.kind())),
         })?,
-        (Kind::StrictOptions, Value::Map(map)) => entries(map, |node| if node.is_null() { Ok(Value::String(String::new())) } else { text(&node.value).map(Value::String) })?,
+        (Kind::StrictOptions, Value::Map(map)) => entries(map, |node| {
+            if node.is_null() { Ok(Value::String(String::new())) } else { text(&node.value).map(Value::String) }
+        })?,
         (Kind::MultiOptions, Value::Map(map)) => entries(map, |node| {
             let print = |node: &Node| Node::string(node.value.print().unwrap_or_default(), node.span);
             Ok(Value::List(match &node.value {
@@ -197,7 +210,6 @@ fn scalar(node: &Node, kind: Kind) -> Typed {
             }))
         })?,
         (Kind::Hosts, _) => hosts(value)?,
-        (Kind::Ssh, Value::Map(_)) => value.clone(),
         (Kind::EnvFiles, Value::List(list)) => {
             let mut typed = list.clone();
             for file in &mut typed {
@@ -209,7 +221,14 @@ fn scalar(node: &Node, kind: Kind) -> Typed {
         }
         (Kind::Ulimits, Value::Map(map)) => entries(map, |node| match &node.value {
             Value::Int(_) => Ok(node.value.clone()),
-            Value::Map(limits) if limits.iter().filter(|(key, _)| !key.starts_with("x-")).all(|(_, limit)| limit.as_int().is_some()) => Ok(node.value.clone()),
+            Value::Map(limits)
+                if limits
+                    .iter()
+                    .filter(|(key, _)| !key.starts_with("x-"))
+                    .all(|(_, limit)| limit.as_int().is_some()) =>
+            {
+                Ok(node.value.clone())
+            }
             other => Err(format!("unexpected value {} for ulimit", other.kind())),
         })?,
         _ => return wrong("of another type"),
@@ -230,14 +249,16 @@ fn whole(value: &Value) -> Option<i64> {
     match value {
         Value::Int(number) => Some(*number),
         Value::Uint(number) => Some(i64::from_ne_bytes(number.to_ne_bytes())),
-        #[expect(clippy::cast_possible_truncation, reason = "the fraction is cut off on purpose")]
-        Value::Float(number) => Some(*number as i64),
+        Value::Float(number) => Some(units::truncate(*number)),
         _ => None,
     }
 }
 
 fn texts(list: &[Node], read: impl Fn(&Node) -> Result<String, String>) -> Typed {
-    list.iter().map(|item| Ok(Node { value: Value::String(read(item)?), span: item.span, key: Span::NONE })).collect::<Result<_, String>>().map(Value::List)
+    list.iter()
+        .map(|item| Ok(Node { value: Value::String(read(item)?), span: item.span, key: Span::NONE }))
+        .collect::<Result<_, String>>()
+        .map(Value::List)
 }
 
 fn entries(map: &Map, read: impl Fn(&Node) -> Typed) -> Typed {
@@ -257,7 +278,9 @@ fn hosts(value: &Value) -> Typed {
                 match &node.value {
                     Value::Null => all.push((host.clone(), String::new(), node.span)),
                     Value::String(address) => all.push((host.clone(), address.clone(), node.span)),
-                    Value::List(list) => all.extend(list.iter().map(|item| (host.clone(), item.value.print().unwrap_or_default(), item.span))),
+                    Value::List(list) => all.extend(
+                        list.iter().map(|item| (host.clone(), item.value.print().unwrap_or_default(), item.span)),
+                    ),
                     other => return Err(format!("{host} must have an address, not {}", other.kind())),
                 }
             }
@@ -279,7 +302,11 @@ fn hosts(value: &Value) -> Typed {
     let mut list: Vec<Node> = all
         .into_iter()
         .map(|(host, address, span)| {
-            let bare = if address.len() > 2 { address.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) } else { None };
+            let bare = if address.len() > 2 {
+                address.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'))
+            } else {
+                None
+            };
             Node::string(format!("{host}={}", bare.unwrap_or(&address)), span)
         })
         .collect();

@@ -3,7 +3,8 @@
 use super::tables::SECTIONS;
 use super::{Field, Kind, Out, Shape};
 use crate::compose::node::{Map, Node, Value};
-use crate::compose::units;
+use crate::compose::path::Path;
+use crate::compose::{unique, units};
 
 /// For what it is printed: they differ in what is left out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,7 +70,27 @@ pub fn emit_service(service: &Node, without: &[&str], flavour: Flavour) -> Out {
     out
 }
 
-/// A tree without types: keys sorted, values as they are.
+/// A whole project without types: keys sorted, values as they are.
+pub fn emit_untyped(root: &Node, flavour: Flavour) -> Out {
+    untyped(root, &Path::ROOT, flavour)
+}
+
+fn untyped(node: &Node, path: &Path<'_>, flavour: Flavour) -> Out {
+    match &node.value {
+        // Lists whose items have keys have been made anew, and are lists even if they are empty.
+        Value::List(list) if list.is_empty() && unique::has_keys(path) => Out::List(Vec::new()),
+        Value::Map(map) => {
+            let entries = map
+                .iter()
+                .filter(|(key, _)| !key.starts_with('\0'))
+                .map(|(key, node)| (key.clone(), untyped(node, &path.key(key), flavour)));
+            Out::Map(sorted(entries.collect(), flavour))
+        }
+        _ => emit_raw(node, flavour),
+    }
+}
+
+/// A value without a type.
 pub fn emit_raw(node: &Node, flavour: Flavour) -> Out {
     match &node.value {
         Value::Null => Out::Null,
@@ -79,16 +100,25 @@ pub fn emit_raw(node: &Node, flavour: Flavour) -> Out {
         Value::Float(value) => Out::Float(*value),
         Value::Time(text) => Out::Time(text.clone()),
         Value::String(text) => Out::Text(text.clone()),
+        // Docker Compose prints an empty list that it has no type for as null.
+        Value::List(list) if list.is_empty() && flavour == Flavour::Json => Out::Null,
         Value::List(list) => Out::List(list.iter().map(|node| emit_raw(node, flavour)).collect()),
         Value::Map(map) => {
-            let entries = map.iter().filter(|(key, _)| !key.starts_with('\0')).map(|(key, node)| (key.clone(), emit_raw(node, flavour)));
+            let entries = map
+                .iter()
+                .filter(|(key, _)| !key.starts_with('\0'))
+                .map(|(key, node)| (key.clone(), emit_raw(node, flavour)));
             Out::Map(sorted(entries.collect(), flavour))
         }
     }
 }
 
 fn extensions(map: Option<&Map>, flavour: Flavour) -> Vec<(String, Out)> {
-    let entries = map.into_iter().flatten().filter(|(key, _)| key.starts_with("x-")).map(|(key, node)| (key.clone(), emit_raw(node, flavour)));
+    let entries = map
+        .into_iter()
+        .flatten()
+        .filter(|(key, _)| key.starts_with("x-"))
+        .map(|(key, node)| (key.clone(), emit_raw(node, flavour)));
     sorted(entries.collect(), flavour)
 }
 
@@ -129,7 +159,15 @@ fn emit_field(node: Option<&Node>, field: &Field, flavour: Flavour) -> Option<Ou
 /// Whether a value is the same as none.
 fn is_empty(out: &Out, kind: Kind) -> bool {
     match (kind, out) {
-        (Kind::OptionalStruct(_) | Kind::OptionalFlag | Kind::OptionalInt | Kind::OptionalUnsigned | Kind::OptionalDuration | Kind::OptionalMode, _) => false,
+        (
+            Kind::OptionalStruct(_)
+            | Kind::OptionalFlag
+            | Kind::OptionalInt
+            | Kind::OptionalUnsigned
+            | Kind::OptionalDuration
+            | Kind::OptionalMode,
+            _,
+        ) => false,
         (Kind::Duration, Out::Text(text)) => text == "0s",
         (Kind::Bytes, Out::Text(text)) => text == "0",
         (_, Out::Null | Out::Bool(false) | Out::Int(0)) => true,
@@ -145,7 +183,9 @@ fn emit_value(node: &Node, kind: Kind, flavour: Flavour) -> Out {
     match kind {
         Kind::Text => Out::Text(node.as_str().unwrap_or_default().to_owned()),
         Kind::Flag | Kind::OptionalFlag => Out::Bool(node.as_bool().unwrap_or(false)),
-        Kind::Int | Kind::OptionalInt | Kind::Unsigned | Kind::OptionalUnsigned | Kind::Count => Out::Int(node.as_int().unwrap_or(0)),
+        Kind::Int | Kind::OptionalInt | Kind::Unsigned | Kind::OptionalUnsigned | Kind::Count => {
+            Out::Int(node.as_int().unwrap_or(0))
+        }
         #[expect(clippy::cast_possible_truncation, reason = "single precision is what these attributes have")]
         Kind::Float => match node.value {
             Value::Float(number) => Out::Float32(number as f32),
@@ -158,7 +198,9 @@ fn emit_value(node: &Node, kind: Kind, flavour: Flavour) -> Out {
             let sign = if mode < 0 { "-" } else { "" };
             Out::Text(format!("0{sign}{:o}", mode.unsigned_abs()))
         }
-        Kind::Command | Kind::Test | Kind::Texts | Kind::TextOrTexts | Kind::TextsOrNumbers | Kind::Hosts => texts(node),
+        Kind::Command | Kind::Test | Kind::Texts | Kind::TextOrTexts | Kind::TextsOrNumbers | Kind::Hosts => {
+            texts(node)
+        }
         Kind::Variables | Kind::Mapping | Kind::Options | Kind::StrictOptions | Kind::MultiOptions => {
             let entries = node.as_map().into_iter().flatten().map(|(key, node)| (key.clone(), emit_raw(node, flavour)));
             Out::Map(sorted(entries.collect(), flavour))
@@ -172,20 +214,31 @@ fn emit_value(node: &Node, kind: Kind, flavour: Flavour) -> Out {
         }
         Kind::EnvFiles => Out::List(node.as_list().into_iter().flatten().map(|file| env_file(file, flavour)).collect()),
         Kind::Ulimits => {
-            let entries = node.as_map().into_iter().flatten().map(|(name, limit)| (name.clone(), ulimit(limit, flavour)));
+            let entries =
+                node.as_map().into_iter().flatten().map(|(name, limit)| (name.clone(), ulimit(limit, flavour)));
             Out::Map(sorted(entries.collect(), flavour))
         }
         Kind::Struct(shape) | Kind::OptionalStruct(shape) => emit_structure(node, shape, flavour),
-        Kind::List(shape) => Out::List(node.as_list().into_iter().flatten().map(|item| emit_structure(item, shape, flavour)).collect()),
+        Kind::List(shape) => {
+            Out::List(node.as_list().into_iter().flatten().map(|item| emit_structure(item, shape, flavour)).collect())
+        }
         Kind::Dictionary(shape) | Kind::OptionalDictionary(shape) => {
-            let entries = node.as_map().into_iter().flatten().map(|(key, item)| (key.clone(), if item.is_null() { Out::Null } else { emit_structure(item, shape, flavour) }));
+            let entries = node.as_map().into_iter().flatten().map(|(key, item)| {
+                (key.clone(), if item.is_null() { Out::Null } else { emit_structure(item, shape, flavour) })
+            });
             Out::Map(sorted(entries.collect(), flavour))
         }
     }
 }
 
 fn texts(node: &Node) -> Out {
-    Out::List(node.as_list().into_iter().flatten().map(|item| Out::Text(item.as_str().unwrap_or_default().to_owned())).collect())
+    Out::List(
+        node.as_list()
+            .into_iter()
+            .flatten()
+            .map(|item| Out::Text(item.as_str().unwrap_or_default().to_owned()))
+            .collect(),
+    )
 }
 
 fn env_file(file: &Node, flavour: Flavour) -> Out {
@@ -239,10 +292,14 @@ fn natural(a: &str, b: &str) -> std::cmp::Ordering {
             let a_first = if digits { a_letter } else { b_letter };
             return if a_first { Ordering::Less } else { Ordering::Greater };
         }
-        let leading = (a[at] == '0' || b[at] == '0') && a[..at].iter().rev().take_while(|c| c.is_ascii_digit()).any(|c| *c != '0');
+        let leading = (a[at] == '0' || b[at] == '0')
+            && a[..at].iter().rev().take_while(|c| c.is_ascii_digit()).any(|c| *c != '0');
         let number = |text: &[char]| {
             let digits: Vec<u64> = text.iter().map_while(|c| c.to_digit(10)).map(u64::from).collect();
-            (digits.iter().fold(u64::from(leading), |number, digit| number.wrapping_mul(10).wrapping_add(*digit)), digits.len())
+            (
+                digits.iter().fold(u64::from(leading), |number, digit| number.wrapping_mul(10).wrapping_add(*digit)),
+                digits.len(),
+            )
         };
         let ((a_number, a_length), (b_number, b_length)) = (number(&a[at..]), number(&b[at..]));
         return a_number.cmp(&b_number).then(a_length.cmp(&b_length)).then(a[at].cmp(&b[at]));

@@ -7,8 +7,8 @@ mod decode;
 mod emit;
 mod tables;
 
-pub use decode::decode;
-pub use emit::{Flavour, emit_project, emit_raw, emit_section, emit_service};
+pub(super) use decode::decode;
+pub use emit::{Flavour, emit_project, emit_raw, emit_section, emit_service, emit_untyped};
 
 /// An attribute.
 #[derive(Debug)]

@@ -187,7 +187,8 @@ static BLKIO: Shape = Shape {
     ],
 };
 
-static WEIGHT: Shape = Shape { fields: &[renamed("path", "Path", Kind::Text), renamed("weight", "Weight", Kind::Unsigned)] };
+static WEIGHT: Shape =
+    Shape { fields: &[renamed("path", "Path", Kind::Text), renamed("weight", "Weight", Kind::Unsigned)] };
 static RATE: Shape = Shape { fields: &[renamed("path", "Path", Kind::Text), renamed("rate", "Rate", Kind::Bytes)] };
 
 static FILE_MOUNT: Shape = Shape {
@@ -200,9 +201,11 @@ static FILE_MOUNT: Shape = Shape {
     ],
 };
 
-static CREDENTIAL_SPEC: Shape = Shape { fields: &[field("config", Kind::Text), field("file", Kind::Text), field("registry", Kind::Text)] };
+static CREDENTIAL_SPEC: Shape =
+    Shape { fields: &[field("config", Kind::Text), field("file", Kind::Text), field("registry", Kind::Text)] };
 
-static DEPENDENCY: Shape = Shape { fields: &[field("condition", Kind::Text), field("restart", Kind::Flag), always("required", Kind::Flag)] };
+static DEPENDENCY: Shape =
+    Shape { fields: &[field("condition", Kind::Text), field("restart", Kind::Flag), always("required", Kind::Flag)] };
 
 static DEPLOY: Shape = Shape {
     fields: &[
@@ -229,7 +232,9 @@ static UPDATE: Shape = Shape {
     ],
 };
 
-static RESOURCES: Shape = Shape { fields: &[field("limits", Kind::OptionalStruct(&RESOURCE)), field("reservations", Kind::OptionalStruct(&RESOURCE))] };
+static RESOURCES: Shape = Shape {
+    fields: &[field("limits", Kind::OptionalStruct(&RESOURCE)), field("reservations", Kind::OptionalStruct(&RESOURCE))],
+};
 
 static RESOURCE: Shape = Shape {
     fields: &[
@@ -251,7 +256,8 @@ static DEVICE_REQUEST: Shape = Shape {
     ],
 };
 
-static GENERIC_RESOURCE: Shape = Shape { fields: &[field("discrete_resource_spec", Kind::OptionalStruct(&DISCRETE_RESOURCE))] };
+static GENERIC_RESOURCE: Shape =
+    Shape { fields: &[field("discrete_resource_spec", Kind::OptionalStruct(&DISCRETE_RESOURCE))] };
 static DISCRETE_RESOURCE: Shape = Shape { fields: &[always("kind", Kind::Text), always("value", Kind::Int)] };
 
 static RESTART_POLICY: Shape = Shape {
@@ -273,7 +279,8 @@ static PLACEMENT: Shape = Shape {
 
 static PREFERENCE: Shape = Shape { fields: &[field("spread", Kind::Text)] };
 
-static DEVICE: Shape = Shape { fields: &[field("source", Kind::Text), field("target", Kind::Text), field("permissions", Kind::Text)] };
+static DEVICE: Shape =
+    Shape { fields: &[field("source", Kind::Text), field("target", Kind::Text), field("permissions", Kind::Text)] };
 
 static PROVIDER: Shape = Shape { fields: &[field("type", Kind::Text), field("options", Kind::MultiOptions)] };
 
@@ -336,9 +343,15 @@ static MOUNT: Shape = Shape {
 };
 
 static MOUNT_BIND: Shape = Shape {
-    fields: &[field("selinux", Kind::Text), field("propagation", Kind::Text), field("create_host_path", Kind::Flag), field("recursive", Kind::Text)],
+    fields: &[
+        field("selinux", Kind::Text),
+        field("propagation", Kind::Text),
+        field("create_host_path", Kind::Flag),
+        field("recursive", Kind::Text),
+    ],
 };
-static MOUNT_VOLUME: Shape = Shape { fields: &[field("labels", Kind::Mapping), field("nocopy", Kind::Flag), field("subpath", Kind::Text)] };
+static MOUNT_VOLUME: Shape =
+    Shape { fields: &[field("labels", Kind::Mapping), field("nocopy", Kind::Flag), field("subpath", Kind::Text)] };
 static MOUNT_TMPFS: Shape = Shape { fields: &[field("size", Kind::Bytes), field("mode", Kind::Unsigned)] };
 static MOUNT_IMAGE: Shape = Shape { fields: &[field("subpath", Kind::Text)] };
 
@@ -359,7 +372,12 @@ pub(super) static NETWORK: Shape = Shape {
 
 static IPAM: Shape = Shape { fields: &[field("driver", Kind::Text), field("config", Kind::List(&IPAM_POOL))] };
 static IPAM_POOL: Shape = Shape {
-    fields: &[field("subnet", Kind::Text), field("gateway", Kind::Text), field("ip_range", Kind::Text), field("aux_addresses", Kind::Mapping)],
+    fields: &[
+        field("subnet", Kind::Text),
+        field("gateway", Kind::Text),
+        field("ip_range", Kind::Text),
+        field("aux_addresses", Kind::Mapping),
+    ],
 };
 
 pub(super) static VOLUME: Shape = Shape {
@@ -387,9 +405,20 @@ pub(super) static FILE_OBJECT: Shape = Shape {
 };
 
 pub(super) static MODEL: Shape = Shape {
-    fields: &[field("name", Kind::Text), field("model", Kind::Text), field("context_size", Kind::Int), field("runtime_flags", Kind::Texts)],
+    fields: &[
+        field("name", Kind::Text),
+        field("model", Kind::Text),
+        field("context_size", Kind::Int),
+        field("runtime_flags", Kind::Texts),
+    ],
 };
 
 /// The sections of a project, in the order of printing in YAML.
-pub(super) static SECTIONS: [(&str, &Shape); 6] =
-    [("services", &SERVICE), ("networks", &NETWORK), ("volumes", &VOLUME), ("secrets", &FILE_OBJECT), ("configs", &FILE_OBJECT), ("models", &MODEL)];
+pub(super) static SECTIONS: [(&str, &Shape); 6] = [
+    ("services", &SERVICE),
+    ("networks", &NETWORK),
+    ("volumes", &VOLUME),
+    ("secrets", &FILE_OBJECT),
+    ("configs", &FILE_OBJECT),
+    ("models", &MODEL),
+];

@@ -6,7 +6,7 @@
 
 pub mod scalar;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use saphyr_parser::{Event, Parser, ScalarStyle, Span as ParserSpan, Tag};
 
@@ -41,8 +41,88 @@ pub fn parse(sources: &Sources, file: u32, deep_stack: bool) -> Result<Vec<Docum
     let Some(source) = sources.file(file) else { return Ok(Vec::new()) };
     let text = source.text.as_str();
     check_characters(sources, file, text)?;
-    let mut builder = Builder { sources, file, deep_stack, offsets: Offsets::new(text), nodes: Vec::new(), anchors: HashMap::new() };
-    builder.run(text)
+    let mut builder = Builder {
+        sources,
+        file,
+        deep_stack,
+        text,
+        offsets: Offsets::new(text),
+        nodes: Vec::new(),
+        anchors: HashMap::new(),
+        too_far_left: None,
+    };
+    let mut indentation = Indentation::default();
+    let mut edited = None;
+    loop {
+        match builder.run(edited.as_deref().unwrap_or(text)) {
+            Err(ParseError::Fault(fault)) => {
+                if !builder.too_far_left.take().is_some_and(|at| indentation.add(text, at)) {
+                    return Err(ParseError::Fault(fault));
+                }
+                let (new, offsets) = indentation.apply(text);
+                builder.offsets = offsets;
+                edited = Some(new);
+            }
+            result => return result,
+        }
+    }
+}
+
+/// Spaces that are put before lines for the parser's sake.
+///
+/// Inside brackets and quotes indentation means nothing to Docker Compose; files have their closing brackets where they like.
+#[derive(Default)]
+struct Indentation {
+    /// Byte offsets of the starts of lines.
+    lines: BTreeSet<usize>,
+}
+
+impl Indentation {
+    /// Notes the line, or the lines of the quoted text, at an offset; false where nothing is left to be done.
+    fn add(&mut self, text: &str, at: usize) -> bool {
+        let before = self.lines.len();
+        let line_start = text[..at].rfind('\n').map_or(0, |newline| newline + 1);
+        let quote = text[at..].bytes().next().filter(|byte| matches!(byte, b'"' | b'\''));
+        if let Some(quote) = quote {
+            let mut escaped = false;
+            for (offset, byte) in text.bytes().enumerate().skip(at + 1) {
+                match byte {
+                    _ if escaped => escaped = false,
+                    b'\\' if quote == b'"' => escaped = true,
+                    _ if byte == quote => break,
+                    b'\n' => {
+                        self.lines.insert(offset + 1);
+                    }
+                    _ => {}
+                }
+            }
+        }
+        if text[line_start..at].trim().is_empty() {
+            self.lines.insert(line_start);
+        }
+        self.lines.len() > before && self.lines.len() < 10_000
+    }
+
+    /// The text with the spaces, and where its characters stand in the file.
+    fn apply(&self, text: &str) -> (String, Offsets) {
+        let deepest =
+            text.lines().map(|line| line.len() - line.trim_start_matches(' ').len()).max().unwrap_or(0).min(1_000);
+        let mut edited = String::with_capacity(text.len() + self.lines.len() * (deepest + 1));
+        let mut table = Vec::with_capacity(edited.capacity() + 1);
+        let offset = |at: usize| u32::try_from(at).unwrap_or(u32::MAX);
+        for (at, c) in text.char_indices() {
+            if self.lines.contains(&at) {
+                for _ in 0..=deepest {
+                    edited.push(' ');
+                    table.push(offset(at));
+                }
+            }
+            edited.push(c);
+            table.push(offset(at));
+        }
+        table.push(offset(text.len()));
+        (edited, Offsets::Table(table))
+    }
 }
 
 /// Why there is no tree.
@@ -83,7 +163,10 @@ pub fn decode(bytes: &[u8]) -> (String, Option<usize>) {
 
 /// Refuses characters that YAML does not allow.
 fn check_characters(sources: &Sources, file: u32, text: &str) -> Result<(), Box<Diagnostic>> {
-    let allowed = |c: char| matches!(c, '\t' | '\n' | '\r' | ' '..='~' | '\u{85}' | '\u{a0}'..='\u{d7ff}' | '\u{e000}'..='\u{fffd}' | '\u{10000}'..='\u{10ffff}') && c != '\u{feff}';
+    let allowed = |c: char| {
+        matches!(c, '\t' | '\n' | '\r' | ' '..='~' | '\u{85}' | '\u{a0}'..='\u{d7ff}' | '\u{e000}'..='\u{fffd}' | '\u{10000}'..='\u{10ffff}')
+            && c != '\u{feff}'
+    };
     let Some((at, c)) = text.char_indices().find(|(_, c)| !allowed(*c)) else { return Ok(()) };
     let span = Span::new(file, at, at + c.len_utf8());
     Err(Box::new(
@@ -148,10 +231,14 @@ struct Builder<'s> {
     sources: &'s Sources,
     file: u32,
     deep_stack: bool,
+    /// The file's text.
+    text: &'s str,
     offsets: Offsets,
     /// All values of the document; they refer to each other by number.
     nodes: Vec<Raw>,
     anchors: HashMap<usize, usize>,
+    /// Where the parser found something inside brackets or quotes to stand too far left.
+    too_far_left: Option<usize>,
 }
 
 impl Builder<'_> {
@@ -172,7 +259,10 @@ impl Builder<'_> {
         for event in Parser::new_from_str(text) {
             let (event, span) = event.map_err(|error| {
                 let at = self.offsets.byte(error.marker().index());
-                Box::new(syntax_error(self.sources, self.file, text, at, error.info()))
+                if error.info().starts_with("invalid indentation") {
+                    self.too_far_left = Some(at);
+                }
+                Box::new(syntax_error(self.sources, self.file, self.text, at, error.info()))
             })?;
             let place = self.span(span);
             let finished = match event {
@@ -193,9 +283,24 @@ impl Builder<'_> {
                     continue;
                 }
                 Event::StreamStart | Event::StreamEnd | Event::Nothing => continue,
-                Event::Scalar(text, style, anchor, tag) => {
-                    let plain = style == ScalarStyle::Plain;
-                    self.add(RawKind::Scalar { text: text.into_owned(), plain }, place, anchor, tag.as_deref())
+                Event::Scalar(content, style, anchor, tag) => {
+                    let mut content = content.into_owned();
+                    // The last line of a file ends where the file does: what is not there is not part of the text.
+                    if matches!(style, ScalarStyle::Literal | ScalarStyle::Folded)
+                        && !self.text.ends_with('\n')
+                        && self.text[place.start as usize..]
+                            .trim_end()
+                            .ends_with(content.lines().last().unwrap_or("\0").trim_end())
+                        && self.text[(place.end as usize).min(self.text.len())..].trim().is_empty()
+                    {
+                        content.truncate(content.trim_end_matches('\n').len());
+                    }
+                    self.add(
+                        RawKind::Scalar { text: content, plain: style == ScalarStyle::Plain },
+                        place,
+                        anchor,
+                        tag.as_deref(),
+                    )
                 }
                 Event::Alias(anchor) => {
                     let Some(target) = self.anchors.get(&anchor).copied() else {
@@ -223,7 +328,7 @@ impl Builder<'_> {
                 }
                 Event::SequenceEnd | Event::MappingEnd => {
                     let Some((node, _)) = open.pop() else { continue };
-                    let end = self.trimmed_end(text, self.nodes[node].span, place);
+                    let end = self.trimmed_end(self.nodes[node].span, place);
                     self.nodes[node].span.end = end;
                     node
                 }
@@ -261,9 +366,8 @@ impl Builder<'_> {
     }
 
     /// The end of a collection without the blank space and comments that the parser counts to it.
-    fn trimmed_end(&self, text: &str, start: Span, end: Span) -> u32 {
-        let _ = self;
-        let content = text.get(start.start as usize..end.end as usize).unwrap_or("");
+    fn trimmed_end(&self, start: Span, end: Span) -> u32 {
+        let content = self.text.get(start.start as usize..end.end as usize).unwrap_or("");
         u32::try_from(content.trim_end().len()).map_or(start.end, |length| start.start + length)
     }
 }
@@ -274,10 +378,13 @@ fn syntax_error(sources: &Sources, file: u32, text: &str, at: usize, info: &str)
     let line_start = text[..at].rfind('\n').map_or(0, |newline| newline + 1);
     let line = text[line_start..].lines().next().unwrap_or("");
     let indentation = &line[..line.len() - line.trim_start().len()];
-    let mut diagnostic = Diagnostic::error("yaml", format!("invalid YAML: {info}")).label(sources, Span::new(file, at, end), "");
+    let mut diagnostic =
+        Diagnostic::error("yaml", format!("invalid YAML: {info}")).label(sources, Span::new(file, at, end), "");
     if let Some(tab) = indentation.find('\t') {
         diagnostic.labels.clear();
-        diagnostic = diagnostic.label(sources, Span::new(file, line_start + tab, line_start + tab + 1), "a tab").help("YAML is indented with spaces, never with tabs");
+        diagnostic = diagnostic
+            .label(sources, Span::new(file, line_start + tab, line_start + tab + 1), "a tab")
+            .help("YAML is indented with spaces, never with tabs");
     } else if info.contains("flow") || text[..at].matches(['[', '{']).count() > text[..at].matches([']', '}']).count() {
         diagnostic = diagnostic.help("a bracket or brace may not be closed before this line");
     } else if info.contains("quoted") || info.contains("EOF") || info.contains("end of stream") {
@@ -296,12 +403,23 @@ struct Resolver<'b, 's> {
     /// Aliased values that are being expanded: one inside itself is a cycle.
     expanding: Vec<usize>,
     budget: usize,
+    /// Where anchors are used, as far as names with dots are part of it.
+    dotted: HashMap<usize, Vec<String>>,
+    has_dots: bool,
 }
 
 impl<'b, 's> Resolver<'b, 's> {
     fn new(builder: &'b Builder<'s>) -> Self {
         let budget = EXPANDED_VALUES.max(builder.nodes.len() * EXPANDED_TIMES);
-        Self { builder, path: Vec::new(), resets: Vec::new(), expanding: Vec::new(), budget }
+        Self {
+            builder,
+            path: Vec::new(),
+            resets: Vec::new(),
+            expanding: Vec::new(),
+            budget,
+            dotted: HashMap::new(),
+            has_dots: false,
+        }
     }
 
     fn document(mut self, root: usize, depth: usize) -> Result<Document, Box<Diagnostic>> {
@@ -325,6 +443,7 @@ impl<'b, 's> Resolver<'b, 's> {
             if self.expanding.contains(&target) || self.expanding.len() > 100 {
                 return Err(builder.error("an anchor contains an alias of itself", raw.span));
             }
+            self.check_paths(target, raw.span)?;
             self.expanding.push(target);
             let node = self.node(target)?;
             self.expanding.pop();
@@ -356,15 +475,45 @@ impl<'b, 's> Resolver<'b, 's> {
         Ok(Some(Node::new(value, raw.span)))
     }
 
+    /// Refuses one anchor at a path and at another that begins with it: in Docker Compose's eyes a cycle, also where a dot is only
+    /// part of a service's name.
+    fn check_paths(&mut self, target: usize, span: Span) -> Result<(), Box<Diagnostic>> {
+        let dots = self.path.iter().any(|key| key.contains('.'));
+        if dots {
+            self.has_dots = true;
+        }
+        let path = self.path.join(".");
+        let seen = self.dotted.entry(target).or_default();
+        let service = |path: &str| path.split('.').skip_while(|part| *part != "services").nth(1).map(ToOwned::to_owned);
+        let inside = |outer: &str, inner: &str| inner.strip_prefix(outer).is_some_and(|rest| rest.starts_with('.'));
+        // Without dots in a key nothing but a real cycle could clash, and that is found by other means.
+        let clash = seen
+            .iter()
+            .filter(|_| self.has_dots)
+            .find(|other| (inside(other, &path) || inside(&path, other)) && service(&path) == service(other))
+            .cloned();
+        seen.push(path.clone());
+        match clash {
+            Some(other) => Err(Box::new(
+                Diagnostic::error(
+                    "alias-cycle",
+                    format!("cycle detected: node at path {path} references node at path {other}"),
+                )
+                .label(self.builder.sources, span, "this alias")
+                .help("Docker Compose refuses this when names with dots begin with each other; rename one of them"),
+            )),
+            None => Ok(()),
+        }
+    }
+
     fn scalar(&self, text: &str, plain: bool, raw: &Raw) -> Result<Value, Box<Diagnostic>> {
         let wrong = |name: &str| self.builder.error(format!("cannot read {text:?} as !!{name}"), raw.span);
         Ok(match &raw.tag {
-            RawTag::None if plain => scalar::resolve(text),
-            RawTag::NonSpecific if plain => scalar::resolve(text),
+            RawTag::None | RawTag::NonSpecific if plain => scalar::resolve(text),
             RawTag::Core(name) => match (name.as_str(), scalar::resolve(text)) {
-                ("str", _) => Value::String(text.to_owned()),
                 ("binary", _) => Value::String(decode_base64(text).ok_or_else(|| wrong(name))?),
-                ("float", Value::Int(number)) => {
+                ("float", Value::Int(number)) =>
+                {
                     #[expect(clippy::cast_precision_loss, reason = "what a float tag on a whole number asks for")]
                     Value::Float(number as f64)
                 }

@@ -13,9 +13,16 @@ pub fn resolve(text: &str) -> Value {
             "false" | "False" | "FALSE" => Value::Bool(false),
             _ => Value::String(text.to_owned()),
         },
-        b'.' => named_float(text).or_else(|| decimal_float(text)).map_or_else(|| Value::String(text.to_owned()), Value::Float),
-        b'+' | b'-' => named_float(text).map(Value::Float).or_else(|| number(text)).unwrap_or_else(|| Value::String(text.to_owned())),
-        b'0'..=b'9' => time(text).map(Value::Time).or_else(|| number(text)).unwrap_or_else(|| Value::String(text.to_owned())),
+        b'.' => named_float(text)
+            .or_else(|| decimal_float(text))
+            .map_or_else(|| Value::String(text.to_owned()), Value::Float),
+        b'+' | b'-' => named_float(text)
+            .map(Value::Float)
+            .or_else(|| number(text))
+            .unwrap_or_else(|| Value::String(text.to_owned())),
+        b'0'..=b'9' => {
+            time(text).map(Value::Time).or_else(|| number(text)).unwrap_or_else(|| Value::String(text.to_owned()))
+        }
         _ => Value::String(text.to_owned()),
     }
 }
@@ -77,7 +84,8 @@ fn decimal_float(text: &str) -> Option<f64> {
         Some((whole, fraction)) => digits(whole) && (fraction.is_empty() || digits(fraction)),
         None => digits(mantissa),
     };
-    if !mantissa_fits || !exponent.is_none_or(|exponent| digits(exponent.strip_prefix(['+', '-']).unwrap_or(exponent))) {
+    if !mantissa_fits || !exponent.is_none_or(|exponent| digits(exponent.strip_prefix(['+', '-']).unwrap_or(exponent)))
+    {
         return None;
     }
     units::parse_float(text)
@@ -94,7 +102,7 @@ fn time(text: &str) -> Option<String> {
     rest = rest.strip_prefix('-')?;
     let day = take_number(&mut rest, 2)?;
     let year: u32 = text[..4].parse().ok()?;
-    let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+    let leap = year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
     let days = match month {
         2 if leap => 29,
         2 => 28,
@@ -175,7 +183,22 @@ mod tests {
         ] {
             assert_eq!(resolve(plain), value, "{plain}");
         }
-        for plain in ["yes", "on", "No", "12:30", "0x", "1.2.3", "-", "=", "NaN", "tRUE", "2020-13-01", "1e", "nullx", "10.0.0.0/8"] {
+        for plain in [
+            "yes",
+            "on",
+            "No",
+            "12:30",
+            "0x",
+            "1.2.3",
+            "-",
+            "=",
+            "NaN",
+            "tRUE",
+            "2020-13-01",
+            "1e",
+            "nullx",
+            "10.0.0.0/8",
+        ] {
             assert_eq!(resolve(plain), text(plain), "{plain}");
         }
     }

@@ -109,7 +109,7 @@ impl Run {
                 let task = self.tasks.spawn(async move {
                     // Waiting is no work.
                     let permit = if waits { None } else { permits.acquire().await.ok() };
-                    let result = step::run(&engine, &progress, action).await;
+                    let result = Box::pin(step::run(&engine, &progress, action)).await;
                     drop(permit);
                     (step, result)
                 });

@@ -17,8 +17,7 @@ use crate::ui::progress::Progress;
 /// A step that failed.
 #[derive(Debug, thiserror::Error)]
 pub enum StepError {
-    /// What the supervisor refuses names the thing itself.
-    #[error("{}", match source { ClientError::Failed(failure) => failure.to_string(), _ => format!("cannot {verb} {what}") })]
+    #[error("{}", engine(verb, what, source))]
     Engine {
         verb: &'static str,
         /// Such as `container shop-web-1`.
@@ -37,7 +36,7 @@ pub enum StepError {
     Image {
         reference: String,
         #[source]
-        source: image::StoreError,
+        source: Box<image::StoreError>,
     },
     #[error("cannot read the state of container {name}")]
     State {
@@ -48,6 +47,15 @@ pub enum StepError {
     /// What was waited for cannot come any more.
     #[error("{0}")]
     Waited(String),
+}
+
+/// Returns what could not be done. Where the supervisor says that itself, its words are enough.
+fn engine(verb: &str, what: &str, source: &ClientError) -> String {
+    let name = what.rsplit(' ').next().unwrap_or(what);
+    match source {
+        ClientError::Failed(failure) if failure.message.contains(name) => failure.message.clone(),
+        _ => format!("cannot {verb} {what}"),
+    }
 }
 
 impl StepError {
@@ -88,14 +96,19 @@ pub(super) async fn run(engine: &Engine, progress: &Progress, action: Action) ->
             let id = format!("Volume {}", volume.name);
             said(progress, &id, ["Creating", "Created"], async { create_volume(engine, &volume) }).await
         }
-        Action::RemoveVolume { name } => remove_volume(engine, progress, &name),
+        Action::RemoveVolume { name, anonymous: false } => remove_volume(engine, progress, &name),
+        Action::RemoveVolume { name, anonymous: true } => remove_volume(engine, &Progress::quiet(), &name),
+        Action::Rename { container, name } => {
+            let client = engine.client().await.map_err(StepError::container("rename", &container))?;
+            client.rename(&container.id, &name).await.map_err(StepError::container("rename", &container))
+        }
         Action::RemoveImage { reference } => remove_image(engine, progress, &reference),
         Action::Create(new) => {
             let title = title(&Named::from(&new.config));
             said(progress, &title, ["Creating", "Created"], create(engine, *new)).await
         }
         Action::Recreate { old, running, new, timeout } => {
-            let work = recreate(engine, &old, running, *new, timeout);
+            let work = Box::pin(recreate(engine, &old, running, *new, timeout));
             said(progress, &title(&old), ["Recreate", "Recreated"], work).await
         }
         Action::Start(container) => {
@@ -287,7 +300,7 @@ fn remove_image(engine: &Engine, progress: &Progress, reference: &str) -> Result
         Ok(false) => progress.warning(&id, "No resource found to remove"),
         Err(source) => {
             progress.error(&id, "Error");
-            return Err(StepError::Image { reference: reference.to_owned(), source });
+            return Err(StepError::Image { reference: reference.to_owned(), source: Box::new(source) });
         }
     }
     Ok(())

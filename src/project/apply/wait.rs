@@ -18,9 +18,10 @@ pub(super) async fn wait(engine: &Engine, progress: &Progress, wanted: &Wait) ->
         let state = reached(engine, container, wanted.until).await?;
         let Err(fault) = judge(&container.name, wanted, &state) else { continue };
         for container in &wanted.containers {
-            match wanted.required {
-                true => progress.error(&title(container), "Error"),
-                false => progress.warning(&title(container), &format!("Skipped: {fault}")),
+            if wanted.required {
+                progress.error(&title(container), "Error");
+            } else {
+                progress.warning(&title(container), &format!("Skipped: {fault}"));
             }
         }
         return if wanted.required { Err(StepError::Waited(fault)) } else { Ok(()) };
@@ -66,10 +67,8 @@ fn judge(name: &str, wanted: &Wait, state: &ContainerState) -> Result<(), String
         (Until::Completed, _) if state.exit_code == 0 => return Ok(()),
         (Until::Completed, _) => {
             let code = state.exit_code;
-            return Err(match wanted.required {
-                true => format!("service \"{service}\" didn't complete successfully: exit {code}"),
-                false => format!("optional dependency \"{service}\" didn't complete successfully: exit {code}"),
-            });
+            let what = if wanted.required { "service" } else { "optional dependency" };
+            return Err(format!("{what} \"{service}\" didn't complete successfully: exit {code}"));
         }
         _ if !state.status.is_running() => format!("container {name} exited ({})", state.exit_code),
         (_, Some(HealthStatus::Healthy)) | (Until::RunningOrHealthy, None) => return Ok(()),

@@ -22,6 +22,8 @@ pub struct Options {
 pub struct Resources {
     pub networks: Vec<String>,
     pub volumes: Vec<String>,
+    /// Volumes that nobody named.
+    pub anonymous_volumes: Vec<String>,
     pub images: BTreeSet<String>,
 }
 
@@ -46,8 +48,10 @@ pub fn down(containers: &[&Container], resources: &Resources, options: &Options)
     for name in &resources.networks {
         plan.add(Action::RemoveNetwork { name: name.clone() }, Cause::Asked, &gone);
     }
-    for name in &resources.volumes {
-        plan.add(Action::RemoveVolume { name: name.clone() }, Cause::Asked, &gone);
+    for (names, anonymous) in [(&resources.volumes, false), (&resources.anonymous_volumes, true)] {
+        for name in names {
+            plan.add(Action::RemoveVolume { name: name.clone(), anonymous }, Cause::Asked, &gone);
+        }
     }
     for reference in &resources.images {
         plan.add(Action::RemoveImage { reference: reference.clone() }, Cause::Asked, &gone);

@@ -62,6 +62,12 @@ pub enum Action {
     CreateVolume(Volume),
     RemoveVolume {
         name: String,
+        /// Nobody knows it by its name, so that there is nothing to say about it.
+        anonymous: bool,
+    },
+    Rename {
+        container: Named,
+        name: String,
     },
     RemoveImage {
         reference: String,
@@ -164,6 +170,8 @@ pub enum Cause {
     RestartedWith(String),
     /// A service depends on it.
     NeededBy(String),
+    /// It has another name than its service gives it, as after a replacement that was cut short.
+    Misnamed,
     /// There are more containers than the service has.
     ScaledDown,
     /// No service of the project has it.
@@ -293,7 +301,8 @@ mod testing {
             Action::CreateNetwork(config) => format!("create network {}", config.name),
             Action::RemoveNetwork { name } => format!("remove network {name}"),
             Action::CreateVolume(volume) => format!("create volume {}", volume.name),
-            Action::RemoveVolume { name } => format!("remove volume {name}"),
+            Action::RemoveVolume { name, .. } => format!("remove volume {name}"),
+            Action::Rename { container, name } => format!("rename {} to {name}", container.name),
             Action::RemoveImage { reference } => format!("remove image {reference}"),
             Action::Create(new) => format!("create {}", new.config.name),
             Action::Recreate { new, .. } => format!("recreate {}", new.config.name),

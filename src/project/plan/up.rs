@@ -14,6 +14,7 @@ use crate::project::container::{Blueprint, InvalidAttribute, References, Referre
 use crate::project::graph;
 use crate::project::image::Image;
 use crate::project::labels::{self, Labelled as _, ProjectLabels};
+use crate::project::names;
 use crate::project::network;
 use crate::project::observe::Observed;
 
@@ -292,10 +293,8 @@ impl Planner<'_> {
         let gone = |container: &&Container| self.replaced_networks.iter().any(|n| connected_to(container, n));
         let (left, there): (Vec<_>, Vec<_>) = observed.of_service(&service.name).partition(gone);
         // The newest numbers of what is out of date go first when there are too many.
-        let mut there = there
-            .into_iter()
-            .map(|container| self.divergence(service, container).map(|cause| (cause, container)))
-            .collect::<Result<Vec<_>, _>>()?;
+        let mut there =
+            there.into_iter().map(|container| (self.divergence(service, container), container)).collect::<Vec<_>>();
         there.sort_by_key(|(cause, container)| (cause.is_some(), container.number()));
         let mut settled = Settled::default();
         for (n, (cause, container)) in there.into_iter().enumerate() {
@@ -311,6 +310,10 @@ impl Planner<'_> {
             } else {
                 let running = lifecycle::is_active(container);
                 let (named, cause) = (Named::from(container), Cause::UpToDate);
+                let name = names::container(&self.wanted.project.name, service, container.number());
+                if self.observed.containers.iter().all(|other| other.config.name != name) {
+                    self.plan.add(Action::Rename { container: named.clone(), name }, Cause::Misnamed, &[]);
+                }
                 self.plan.add(Action::Keep { container: named.clone(), running }, cause, &[]);
                 settled.members.push(Member {
                     number: container.number(),
@@ -418,29 +421,29 @@ impl Planner<'_> {
     }
 
     /// Returns why a container has to be replaced, if it has to.
-    fn divergence(&self, service: &Service, container: &Container) -> Result<Option<Cause>, UpError> {
+    fn divergence(&self, service: &Service, container: &Container) -> Option<Cause> {
         let named = self.options.services.is_empty() || self.options.services.contains(&service.name);
         match if named { self.options.recreate } else { self.options.recreate_dependencies } {
-            Recreate::Never => return Ok(None),
-            Recreate::Force => return Ok(Some(Cause::Asked)),
+            Recreate::Never => return None,
+            Recreate::Force => return Some(Cause::Asked),
             Recreate::Diverged => {}
         }
         if container.label(labels::CONFIG_HASH) != Some(&service.config_hash) {
-            return Ok(Some(Cause::ConfigChanged));
+            return Some(Cause::ConfigChanged);
         }
         if container.config.image_id != self.wanted.images[&service.name].id {
-            return Ok(Some(Cause::ImageChanged));
+            return Some(Cause::ImageChanged);
         }
         for (name, was) in joined(service, container) {
             if self.service(name).map(|referred| referred.id).as_ref() != was {
-                return Ok(Some(Cause::Joined(name.to_owned())));
+                return Some(Cause::Joined(name.to_owned()));
             }
         }
         if let NetworkMode::Networks(endpoints) = &container.config.network {
             for key in service.networks.keys() {
                 let Some(network) = self.wanted.project.networks.get(key) else { continue };
                 if endpoints.iter().all(|endpoint| endpoint.network != network.name) {
-                    return Ok(Some(Cause::NetworkChanged(network.name.clone())));
+                    return Some(Cause::NetworkChanged(network.name.clone()));
                 }
             }
         }
@@ -450,10 +453,10 @@ impl Planner<'_> {
             let mounted =
                 |mount: &Mount| matches!(&mount.source, MountSource::Volume { name, .. } if *name == volume.name);
             if !container.config.mounts.iter().any(mounted) {
-                return Ok(Some(Cause::VolumeChanged(volume.name.clone())));
+                return Some(Cause::VolumeChanged(volume.name.clone()));
             }
         }
-        Ok(None)
+        None
     }
 
     fn start(&mut self, service: &Service, made: NodeIndex) {
@@ -677,6 +680,18 @@ mod tests {
             ]
         );
         assert!(edges(&plan).contains(&"stop shop-web-1 → recreate shop-db-1".to_owned()));
+    }
+
+    #[test]
+    fn a_replacement_that_was_cut_short_is_brought_to_its_end() {
+        let mut meanwhile = there("0123456789ab_shop-db-1", "db", 1);
+        let plan = planned(vec![service("db", &[])], vec![meanwhile.clone()], &Options::default()).unwrap();
+        assert_eq!(steps(&plan)[0], "rename 0123456789ab_shop-db-1 to shop-db-1 (Misnamed)");
+        let mut old = there("shop-db-1", "db", 1);
+        old.config.labels.insert(labels::CONFIG_HASH.to_owned(), "old".to_owned());
+        meanwhile.state.status = Status::Created;
+        let plan = planned(vec![service("db", &[])], vec![meanwhile, old], &Options::default()).unwrap();
+        assert!(steps(&plan).contains(&"remove shop-db-1 (ScaledDown)".to_owned()), "{:?}", steps(&plan));
     }
 
     #[test]

@@ -6,7 +6,7 @@
 pub mod devices;
 pub mod limits;
 
-use std::io;
+use std::io::{self, Write as _};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -71,22 +71,54 @@ impl Plan {
         for hierarchy in &self.hierarchies {
             let path = hierarchy.mount.join(&self.path);
             make(&path, &hierarchy.mount).step(|| format!("create cgroup {}", path.display()))?;
+            if self.version == Version::V1 && hierarchy.controllers.iter().any(|name| name == "cpuset") {
+                self.fill_cpusets(hierarchy)?;
+            }
             if self.version == Version::V2 {
                 self.enable_controllers(hierarchy)?;
             }
         }
+        // Device rules are many lines for one file, each of which takes a write of its own.
+        let mut open: Option<(PathBuf, std::fs::File)> = None;
         for write in &self.writes {
             let Some(directory) = self.directory(&write.controller) else { continue };
             let path = directory.join(&write.file);
-            match std::fs::write(&path, &write.value) {
-                Err(error) if write.optional && error.kind() == io::ErrorKind::NotFound => {}
-                result => result.step(|| format!("write {} to {}", write.value, path.display()))?,
+            let describe = || format!("write {} to {}", write.value, path.display());
+            if open.as_ref().is_none_or(|(name, _)| *name != path) {
+                open = match std::fs::File::options().write(true).open(&path) {
+                    Err(error) if write.optional && error.kind() == io::ErrorKind::NotFound => continue,
+                    file => Some((path.clone(), file.step(describe)?)),
+                };
+            }
+            if let Some((_, file)) = &mut open {
+                file.write_all(write.value.as_bytes()).step(describe)?;
             }
         }
         if let (Version::V2, Some(rules), [hierarchy]) = (self.version, &self.devices, &self.hierarchies[..]) {
             let path = hierarchy.mount.join(&self.path);
             let fd = open_directory(&path).step(|| format!("open cgroup {}", path.display()))?;
             devices::attach(fd.as_fd(), rules).step(|| format!("attach the device filter to {}", path.display()))?;
+        }
+        Ok(())
+    }
+
+    /// Gives new groups the processors and memory nodes of their parents: on version 1 they begin with none, and a process
+    /// cannot join them so (`cpuset(7)`).
+    fn fill_cpusets(&self, hierarchy: &Hierarchy) -> Step<()> {
+        for file in ["cpuset.cpus", "cpuset.mems"] {
+            let mut directory = hierarchy.mount.clone();
+            let mut value = std::fs::read_to_string(directory.join(file)).unwrap_or_default();
+            for component in self.path.components() {
+                directory.push(component);
+                let path = directory.join(file);
+                let describe = || format!("write {} to {}", value.trim(), path.display());
+                let current = std::fs::read_to_string(&path).step(describe)?;
+                if current.trim().is_empty() {
+                    std::fs::write(&path, value.trim()).step(describe)?;
+                } else {
+                    value = current;
+                }
+            }
         }
         Ok(())
     }

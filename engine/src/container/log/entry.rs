@@ -6,9 +6,9 @@ use super::Stream;
 /// Whether a byte stands for itself in a JSON string as Docker writes it (Go's encoder also escapes what HTML minds).
 const PLAIN: [bool; 256] = {
     let mut plain = [false; 256];
-    let mut byte = 0x20;
+    let mut byte = 0x20_u8;
     while byte < 0x80 {
-        plain[byte] = !matches!(byte as u8, b'"' | b'\\' | b'<' | b'>' | b'&');
+        plain[byte as usize] = !matches!(byte, b'"' | b'\\' | b'<' | b'>' | b'&');
         byte += 1;
     }
     plain

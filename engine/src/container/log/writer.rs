@@ -57,7 +57,8 @@ mod word {
 #[derive(Debug)]
 pub struct Writer {
     state: Shared,
-    file: File,
+    /// Opened when there is something to write: a silent container costs no file.
+    file: Option<File>,
     path: PathBuf,
     size: u64,
     max_size: Option<u64>,
@@ -90,7 +91,7 @@ impl Writer {
         let state = Shared::map(state, LENGTH)?;
         let mut writer = Self {
             state,
-            file: open(path)?,
+            file: None,
             path: path.to_owned(),
             size: 0,
             max_size: max_size.filter(|size| *size > 0),
@@ -106,9 +107,12 @@ impl Writer {
     fn recover(&mut self) -> io::Result<()> {
         if self.word(word::ROTATING) != 0 {
             self.rotate_from(self.word(word::ROTATING))?;
-            self.file = open(&self.path)?;
         }
-        self.size = self.file.metadata()?.len();
+        self.size = match std::fs::metadata(&self.path) {
+            Ok(metadata) => metadata.len(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
+            Err(error) => return Err(error),
+        };
         if let Some(stream) = index(self.word(word::WRITING)) {
             let (start, end) = self.span(stream);
             let (offset, length) = (self.word(word::WRITE_OFFSET), self.word(word::WRITE_LENGTH));
@@ -117,7 +121,7 @@ impl Writer {
                 if self.size >= offset + length {
                     self.set_span(stream, after, end);
                 } else {
-                    self.file.set_len(offset)?;
+                    self.file()?.set_len(offset)?;
                     self.size = offset;
                 }
             }
@@ -245,14 +249,14 @@ impl Writer {
             self.set_word(word::WRITE_LENGTH, wide(out.len()));
             self.set_word(word::WRITE_START, wide(start + covered));
             self.set_word(word::WRITING, number(stream));
-            match self.file.write_all_at(&out, self.size) {
-                Ok(()) => self.size += wide(out.len()),
-                Err(_) => {
-                    // As Docker: a service goes on when there is no room for its log. What was written in part is
-                    // taken back, so that the file stays readable.
-                    self.file.set_len(self.size).ok();
-                    self.dropped += wide(covered);
-                }
+            let size = self.size;
+            if self.file().and_then(|file| file.write_all_at(&out, size)).is_ok() {
+                self.size += wide(out.len());
+            } else {
+                // As Docker: a service goes on when there is no room for its log. What was written in part is taken
+                // back, so that the file stays readable.
+                self.file().and_then(|file| file.set_len(size)).ok();
+                self.dropped += wide(covered);
             }
             self.set_span(stream, start + covered, end);
             self.set_word(word::WRITING, 0);
@@ -261,12 +265,12 @@ impl Writer {
 
     fn rotate(&mut self) -> io::Result<()> {
         if self.max_file == 1 {
-            self.file.set_len(0)?;
+            self.file()?.set_len(0)?;
         } else {
             let last = u64::from(self.max_file - 1);
             self.set_word(word::ROTATING, last);
             self.rotate_from(last)?;
-            self.file = open(&self.path)?;
+            self.file = None;
         }
         self.size = 0;
         Ok(())
@@ -284,6 +288,13 @@ impl Writer {
         }
         self.set_word(word::ROTATING, 0);
         Ok(())
+    }
+
+    fn file(&mut self) -> io::Result<&File> {
+        match &mut self.file {
+            Some(file) => Ok(file),
+            none => Ok(none.insert(open(&self.path)?)),
+        }
     }
 
     fn word(&self, index: usize) -> u64 {
@@ -346,9 +357,7 @@ fn character_boundary(text: &[u8]) -> usize {
     let back = text.iter().rev().take(4).position(|byte| byte & 0xC0 != 0x80);
     match back {
         // The last character's first byte, unless the character is whole.
-        Some(back) if std::str::from_utf8(&text[text.len() - back - 1..]).is_err() && back < 3 => {
-            text.len() - back - 1
-        }
+        Some(back) if std::str::from_utf8(&text[text.len() - back - 1..]).is_err() && back < 3 => text.len() - back - 1,
         _ => text.len(),
     }
 }
@@ -509,7 +518,8 @@ mod tests {
             writer.set_word(word::WRITE_START, 6);
             writer.set_word(word::WRITING, 1);
             let written = if complete { out.len() } else { out.len() / 2 };
-            writer.file.write_all_at(&out[..written], writer.size).unwrap();
+            let size = writer.size;
+            writer.file().unwrap().write_all_at(&out[..written], size).unwrap();
             drop(writer);
             writer = log.writer();
         }
@@ -524,9 +534,11 @@ mod tests {
         let state = Shared::map(&log.state, NonZeroUsize::new(PAGE).unwrap()).unwrap();
         state.word(word::ROTATING).store(2, Ordering::SeqCst);
         drop(state);
-        let writer = log.writer();
+        let mut writer = log.writer();
         assert_eq!(std::fs::read_to_string(rotated(&log.path(), 1)).unwrap(), "b");
         assert_eq!(std::fs::read_to_string(rotated(&log.path(), 2)).unwrap(), "a");
         assert_eq!((writer.size, writer.word(word::ROTATING)), (0, 0));
+        writer.pump(Stream::Stdout, pipe(b"c\n").as_fd()).unwrap();
+        assert_eq!(log.texts(0), ["c\n"]);
     }
 }

@@ -10,7 +10,7 @@ use nix::unistd::{Gid, Uid, fchownat, symlinkat};
 use oci_spec::runtime::{LinuxDevice, LinuxDeviceType};
 
 use crate::container::beneath;
-use crate::container::step::{Context, Step, fault};
+use crate::container::step::{Context, ExactModes, Step, fault};
 use crate::sys::{mount, process};
 
 /// Devices that every container has.
@@ -27,8 +27,9 @@ const LINKS: [(&str, &str); 6] = [
     ("ptmx", "pts/ptmx"),
 ];
 
-/// Fills a new, empty `/dev`. The umask must be 0.
+/// Fills a new, empty `/dev`.
 pub fn fill(dev: BorrowedFd<'_>) -> Step<()> {
+    let _exact = ExactModes::new();
     for (name, major, minor) in DEFAULTS {
         let mode = Mode::from_bits_truncate(0o666);
         mknodat(dev, name, SFlag::S_IFCHR, mode, libc::makedev(major, minor))
@@ -44,6 +45,7 @@ pub fn fill(dev: BorrowedFd<'_>) -> Step<()> {
 pub fn create(root: BorrowedFd<'_>, dev: Option<BorrowedFd<'_>>, device: &LinuxDevice) -> Step<()> {
     let path = device.path();
     let describe = || format!("create device {}", path.display());
+    let _exact = ExactModes::new();
     // Within our own `/dev` nobody else can have put links.
     let (base, path) = match (dev, path.strip_prefix("/dev")) {
         (Some(dev), Ok(relative)) => (dev, relative),

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
+use nix::sched::{CloneFlags, setns};
 use nix::sys::stat::{Mode, fstat};
 use nix::sys::statfs::PROC_SUPER_MAGIC;
 use oci_spec::runtime::Mount;
@@ -94,7 +95,7 @@ impl Mounter<'_> {
         // Read-only means the whole tree, as Docker has it since version 25.
         mount::mount_setattr(tree.as_fd(), options.recursive, attributes).step(describe)?;
         let target = self.target(destination, directory).step(describe)?;
-        self.refuse_proc(&target, destination, &tree)?;
+        refuse_proc(&target, destination, &tree)?;
         mount::move_mount(tree.as_fd(), target.as_fd()).step(describe)
     }
 
@@ -104,7 +105,7 @@ impl Mounter<'_> {
         let existing = beneath::open(self.root, destination, OFlag::O_PATH);
         let target = self.target(destination, true).step(describe)?;
         if kind != "proc" {
-            self.refuse_proc(&target, destination, &target)?;
+            refuse_proc(&target, destination, &target)?;
         }
         let name = beneath::c_string(kind).step(describe)?;
         let context = mount::fsopen(&name).step(describe)?;
@@ -125,12 +126,11 @@ impl Mounter<'_> {
             }
         }
         // A tmpfs over a directory of the image looks like that directory, unless told.
-        if kind == "tmpfs" && options.data.iter().all(|(key, _)| key != "mode") {
-            if let Ok(existing) = existing {
-                let mode = fstat(&existing).step(describe)?.st_mode & 0o7777;
-                let mode = beneath::c_string(format!("{mode:o}")).step(describe)?;
-                context.set(c"mode", &mode).map_err(failed)?;
-            }
+        let mode_is_open = kind == "tmpfs" && options.data.iter().all(|(key, _)| key != "mode");
+        if let (true, Ok(existing)) = (mode_is_open, existing) {
+            let mode = fstat(&existing).step(describe)?.st_mode & 0o7777;
+            let mode = beneath::c_string(format!("{mode:o}")).step(describe)?;
+            context.set(c"mode", &mode).map_err(failed)?;
         }
         context.create().map_err(failed)?;
         let mounted = context.fsmount(options.attributes()).map_err(failed)?;
@@ -150,26 +150,29 @@ impl Mounter<'_> {
             beneath::ensure_file(self.root, destination)
         }
     }
+}
 
-    /// Refuses to cover the container's `/proc`: writes to it, such as those of security labels, must reach the kernel.
-    fn refuse_proc(&self, target: &OwnedFd, destination: &Path, tree: &OwnedFd) -> Step<()> {
-        let describe = || format!("mount at {}", destination.display());
-        if !mount::is_filesystem(target, PROC_SUPER_MAGIC).step(describe)? {
-            return Ok(());
-        }
-        let whole_proc = destination == Path::new("/proc") && mount::is_filesystem(tree, PROC_SUPER_MAGIC) == Ok(true);
-        let allowed = PROC_FILES.iter().any(|path| Path::new(path) == destination);
-        if whole_proc || allowed {
-            return Ok(());
-        }
-        Err(fault(format!("mount at {}: a mount inside /proc is not allowed", destination.display())))
+/// Refuses to cover the container's `/proc`: writes to it, such as those of security labels, must reach the kernel.
+fn refuse_proc(target: &OwnedFd, destination: &Path, tree: &OwnedFd) -> Step<()> {
+    let describe = || format!("mount at {}", destination.display());
+    if !mount::is_filesystem(target, PROC_SUPER_MAGIC).step(describe)? {
+        return Ok(());
     }
+    let whole_proc = destination == Path::new("/proc") && mount::is_filesystem(tree, PROC_SUPER_MAGIC) == Ok(true);
+    let allowed = PROC_FILES.iter().any(|path| Path::new(path) == destination);
+    if whole_proc || allowed {
+        return Ok(());
+    }
+    Err(fault(format!("mount at {}: a mount inside /proc is not allowed", destination.display())))
 }
 
 /// Clones the source of a bind mount.
 pub fn clone_source(item: &Mount, extra: &MountExtra, options: &Options) -> Step<OwnedFd> {
     let source = source(item);
     let describe = || format!("open {}, the source of {}", source.display(), item.destination().display());
+    if let Some(namespace) = &extra.namespace {
+        return clone_elsewhere(namespace, source).step(describe);
+    }
     let whole = if extra.layers.is_empty() {
         nix::fcntl::open(source, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()).step(describe)?
     } else {
@@ -182,6 +185,19 @@ pub fn clone_source(item: &Mount, extra: &MountExtra, options: &Options) -> Step
             .step(|| format!("open {} of {}", subpath.display(), source.display()))?,
     };
     mount::open_tree_clone(part.as_fd(), c"", options.recursive).step(describe)
+}
+
+/// Clones a mount of another container, whose paths are only resolved inside its root.
+fn clone_elsewhere(namespace: &Path, path: &Path) -> nix::Result<OwnedFd> {
+    let open = |path: &Path| nix::fcntl::open(path, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty());
+    let (own, other) = (open(Path::new("/proc/self/ns/mnt"))?, open(namespace)?);
+    setns(other, CloneFlags::CLONE_NEWNS)?;
+    let tree = nix::fcntl::open("/", OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())
+        .and_then(|root| beneath::open(root, path, OFlag::O_PATH))
+        .and_then(|found| mount::open_tree_clone(found.as_fd(), c"", false));
+    // Whatever happened there, this process goes on here.
+    setns(own, CloneFlags::CLONE_NEWNS)?;
+    tree
 }
 
 fn source(item: &Mount) -> &Path {

@@ -31,7 +31,8 @@ impl Options {
 
     fn add(&mut self, option: &str) {
         match option {
-            "" | "defaults" | "async" | "loud" | "nostrictatime" => {}
+            // Security labels of SELinux and the copy of a tmpfs's content are no options of the kernel.
+            "" | "defaults" | "async" | "loud" | "nostrictatime" | "z" | "Z" | "nocopy" | "tmpcopyup" => {}
             "bind" => self.bind = true,
             "rbind" => (self.bind, self.recursive) = (true, true),
             "ro" | "rro" => self.attribute(mount::RDONLY, true),
@@ -52,8 +53,6 @@ impl Options {
             "shared" | "rshared" => self.propagate(libc::MS_SHARED, option),
             "slave" | "rslave" => self.propagate(libc::MS_SLAVE, option),
             "unbindable" | "runbindable" => self.propagate(libc::MS_UNBINDABLE, option),
-            // Security labels of SELinux and the copy of a tmpfs's content are no options of the kernel.
-            "z" | "Z" | "nocopy" | "tmpcopyup" => {}
             _ => match option.split_once('=') {
                 Some((key, value)) => self.data.push((key.to_owned(), Some(value.to_owned()))),
                 None => self.data.push((option.to_owned(), None)),

@@ -50,16 +50,17 @@ fn tree(ranges: &[(u32, Rule)]) -> Vec<Instruction> {
     let pivot = high.first().map_or(u32::MAX, |(first, _)| *first);
     let (low, high) = (tree(low), tree(high));
     let mut code = Vec::with_capacity(low.len() + high.len() + 2);
-    match u8::try_from(low.len()) {
-        Ok(over) => code.push(instruction(JUMP_GREATER_EQUAL, over, 0, pivot)),
-        // Conditional jumps reach 255 instructions.
-        Err(_) => {
-            code.push(instruction(JUMP_GREATER_EQUAL, 0, 1, pivot));
-            code.push(instruction(JUMP, 0, 0, u32::try_from(low.len()).unwrap_or(u32::MAX)));
-        }
+    if let Ok(over) = u8::try_from(low.len()) {
+        code.push(instruction(JUMP_GREATER_EQUAL, over, 0, pivot));
+        code.extend(low);
+        code.extend(high);
+    } else {
+        // Conditional jumps reach 255 instructions: over a jump to the upper part, into the lower one.
+        code.push(instruction(JUMP_GREATER_EQUAL, 0, 1, pivot));
+        code.push(instruction(JUMP, 0, 0, u32::try_from(low.len()).unwrap_or(u32::MAX)));
+        code.extend(low);
+        code.extend(high);
     }
-    code.extend(low);
-    code.extend(high);
     code
 }
 
@@ -149,7 +150,7 @@ mod tests {
     fn run(code: &[Instruction], number: u32, args: [u64; 6]) -> u32 {
         let mut data = vec![number, AUDIT_ARCH, 0, 0];
         for arg in args {
-            data.push((arg & 0xFFFF_FFFF) as u32);
+            data.push(u32::try_from(arg & 0xFFFF_FFFF).unwrap());
             data.push((arg >> 32) as u32);
         }
         let (mut at, mut accumulator) = (0, 0_u32);
@@ -190,10 +191,10 @@ mod tests {
             assert!(code.len() < 400, "{} instructions", code.len());
             for (number, rule) in policy.rules.iter().enumerate() {
                 if let Rule::Always(action) = rule {
-                    assert_eq!(run(&code, number as u32, [0; 6]), *action, "{number}");
+                    assert_eq!(run(&code, u32::try_from(number).unwrap(), [0; 6]), *action, "{number}");
                 }
             }
-            assert_eq!(run(&code, table::LAST as u32 + 1, [0; 6]), errno(libc::ENOSYS));
+            assert_eq!(run(&code, u32::try_from(table::LAST + 1).unwrap(), [0; 6]), errno(libc::ENOSYS));
             assert_eq!(run(&code, u32::MAX, [0; 6]), errno(libc::ENOSYS));
         }
     }
@@ -201,7 +202,7 @@ mod tests {
     #[test]
     fn namespaces_and_odd_sockets_are_denied() {
         let code = compile(&default::policy(Set(0xa804_25fb)));
-        let call = |number: libc::c_long, arg: u64| run(&code, number as u32, [arg, 0, 0, 0, 0, 0]);
+        let call = |number: libc::c_long, arg: u64| run(&code, u32::try_from(number).unwrap(), [arg, 0, 0, 0, 0, 0]);
         assert_eq!(call(libc::SYS_clone, libc::CLONE_VM as u64), ALLOW);
         assert_eq!(call(libc::SYS_clone, libc::CLONE_NEWUSER as u64), errno(libc::EPERM));
         assert_eq!(call(libc::SYS_clone3, 0), errno(libc::ENOSYS));

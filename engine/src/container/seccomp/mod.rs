@@ -16,7 +16,7 @@ const ALLOW: u32 = 0x7FFF_0000;
 
 /// Returns the action that fails a call with this errno (`SECCOMP_RET_ERRNO`).
 const fn errno(number: i32) -> u32 {
-    0x0005_0000 | (number as u32 & 0xFFFF)
+    0x0005_0000 | (number.cast_unsigned() & 0xFFFF)
 }
 
 /// What happens to each system call.

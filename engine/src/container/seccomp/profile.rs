@@ -51,14 +51,11 @@ pub fn compile_profile(profile: &LinuxSeccomp) -> Result<Vec<Instruction>, Profi
 /// Several tests of the same argument are alternatives, tests of different arguments must all hold, as libseccomp's users
 /// (runc among them) have it.
 fn alternatives(tests: &[Test], action: u32) -> Vec<(Vec<Test>, u32)> {
-    let repeated = tests.iter().enumerate().any(|(index, test)| {
-        tests[..index].iter().any(|other| other.argument == test.argument)
-    });
-    if repeated {
-        tests.iter().map(|test| (vec![*test], action)).collect()
-    } else {
-        vec![(tests.to_vec(), action)]
-    }
+    let repeated = tests
+        .iter()
+        .enumerate()
+        .any(|(index, test)| tests[..index].iter().any(|other| other.argument == test.argument));
+    if repeated { tests.iter().map(|test| (vec![*test], action)).collect() } else { vec![(tests.to_vec(), action)] }
 }
 
 fn tests(line: &LinuxSyscall) -> Result<Vec<Test>, ProfileError> {

@@ -71,12 +71,11 @@ impl Forwarder {
     pub(crate) async fn ask(&self, query: &[u8], own: Option<&Upstream>, tcp: bool) -> Option<Vec<u8>> {
         let _permit = self.outstanding.try_acquire().ok()?;
         let host;
-        let upstream = match own {
-            Some(own) => own,
-            None => {
-                host = self.host();
-                &host
-            }
+        let upstream = if let Some(own) = own {
+            own
+        } else {
+            host = self.host();
+            &host
         };
         race(query, upstream, tcp).await
     }

@@ -183,7 +183,7 @@ impl Handler {
 /// Returns the name in lower case without its final dot.
 fn key(name: &Name) -> String {
     let mut key = String::with_capacity(name.len());
-    for label in name.iter() {
+    for label in name {
         if !key.is_empty() {
             key.push('.');
         }

@@ -33,12 +33,12 @@ pub(super) const IPV4: Family = Family(2);
 pub(super) const IPV6: Family = Family(10);
 
 /// Makes a request outside of a batch.
-pub(super) fn request(kind: u16, family: Family, attributes: Attributes) -> Request {
+pub(super) fn request(kind: u16, family: Family, attributes: &Attributes) -> Request {
     Request { kind: SUBSYSTEM | kind, flags: 0, payload: payload(family.0, 0, attributes) }
 }
 
 /// `struct nfgenmsg` (family, version, resource id in network byte order) and attributes.
-fn payload(family: u8, resource: u16, attributes: Attributes) -> Vec<u8> {
+fn payload(family: u8, resource: u16, attributes: &Attributes) -> Vec<u8> {
     let mut bytes = vec![family, 0];
     bytes.extend_from_slice(&resource.to_be_bytes());
     bytes.extend_from_slice(&attributes.0);
@@ -83,7 +83,7 @@ impl Batch {
     /// of this network namespace changed since that generation.
     pub(super) fn new(generation: Option<u32>) -> Self {
         let attributes = generation.map_or_else(Attributes::default, |g| Attributes::default().number(1, g));
-        let begin = Request { kind: BATCH_BEGIN, flags: 0, payload: payload(0, SUBSYSTEM >> 8, attributes) };
+        let begin = Request { kind: BATCH_BEGIN, flags: 0, payload: payload(0, SUBSYSTEM >> 8, &attributes) };
         Self { requests: vec![begin], sets: 0 }
     }
 
@@ -91,12 +91,12 @@ impl Batch {
         self.requests.len() == 1
     }
 
-    pub(super) fn push(&mut self, kind: u16, flags: u16, family: Family, attributes: Attributes) {
+    pub(super) fn push(&mut self, kind: u16, flags: u16, family: Family, attributes: &Attributes) {
         self.requests.push(Request { flags, ..request(kind, family, attributes) });
     }
 
     pub(super) fn table(&mut self, family: Family, table: &str) {
-        self.push(NEW_TABLE, NLM_F_CREATE, family, Attributes::default().text(1, table));
+        self.push(NEW_TABLE, NLM_F_CREATE, family, &Attributes::default().text(1, table));
     }
 
     /// Adds a chain, or changes nothing if it is there.
@@ -105,9 +105,9 @@ impl Batch {
         if let Some(hook) = hook {
             let place = Attributes::default().number(1, hook.number).bytes(2, &hook.priority.to_be_bytes());
             // NFTA_CHAIN_POLICY 1: accept. What is not about our bridges is none of our business.
-            attributes = attributes.nest(4, place).number(5, 1).text(7, hook.kind);
+            attributes = attributes.nest(4, &place).number(5, 1).text(7, hook.kind);
         }
-        self.push(NEW_CHAIN, NLM_F_CREATE, family, attributes);
+        self.push(NEW_CHAIN, NLM_F_CREATE, family, &attributes);
     }
 
     /// Adds a set or map, or changes nothing if it is there.
@@ -129,18 +129,18 @@ impl Batch {
             attributes = attributes.bytes(13, &[&[0, 4][..], &1_u32.to_ne_bytes()].concat());
         }
         // An id by which later messages of the same transaction may refer to the set.
-        self.push(NEW_SET, NLM_F_CREATE, family, attributes.number(10, self.sets));
+        self.push(NEW_SET, NLM_F_CREATE, family, &attributes.number(10, self.sets));
     }
 
     /// Removes every rule of a chain.
     pub(super) fn flush(&mut self, family: Family, table: &str, chain: &str) {
-        self.push(DELETE_RULE, 0, family, Attributes::default().text(1, table).text(2, chain));
+        self.push(DELETE_RULE, 0, family, &Attributes::default().text(1, table).text(2, chain));
     }
 
     /// Adds a rule at the end of a chain.
     pub(super) fn rule(&mut self, family: Family, table: &str, chain: &str, rule: &[Expression]) {
-        let attributes = Attributes::default().text(1, table).text(2, chain).nest(4, Expression::list(rule));
-        self.push(NEW_RULE, NLM_F_CREATE | NLM_F_APPEND, family, attributes);
+        let attributes = Attributes::default().text(1, table).text(2, chain).nest(4, &Expression::list(rule));
+        self.push(NEW_RULE, NLM_F_CREATE | NLM_F_APPEND, family, &attributes);
     }
 
     /// Adds a rule with a comment at the head of a chain.
@@ -148,15 +148,15 @@ impl Batch {
         let attributes = Attributes::default()
             .text(1, table)
             .text(2, chain)
-            .nest(4, Expression::list(rule))
+            .nest(4, &Expression::list(rule))
             .bytes(7, &user_data(comment));
-        self.push(NEW_RULE, NLM_F_CREATE, family, attributes);
+        self.push(NEW_RULE, NLM_F_CREATE, family, &attributes);
     }
 
     /// Removes one rule by its handle.
     pub(super) fn delete_rule(&mut self, family: Family, table: &str, chain: &str, handle: u64) {
         let attributes = Attributes::default().text(1, table).text(2, chain).wide(3, handle);
-        self.push(DELETE_RULE, 0, family, attributes);
+        self.push(DELETE_RULE, 0, family, &attributes);
     }
 
     /// Adds elements to a set, or, with data, to a map. Those that are there already stay.
@@ -173,13 +173,13 @@ impl Batch {
         // An attribute's length is 16 bits, and an element takes some 50 bytes.
         for chunk in elements.chunks(500) {
             let list = chunk.iter().fold(Attributes::default(), |list, element| {
-                let mut one = Attributes::default().nest(1, Attributes::default().bytes(1, &element.key));
+                let mut one = Attributes::default().nest(1, &Attributes::default().bytes(1, &element.key));
                 if !element.data.is_empty() {
-                    one = one.nest(2, Attributes::default().bytes(1, &element.data));
+                    one = one.nest(2, &Attributes::default().bytes(1, &element.data));
                 }
-                list.nest(1, one)
+                list.nest(1, &one)
             });
-            self.push(kind, flags, family, Attributes::default().text(1, table).text(2, set).nest(3, list));
+            self.push(kind, flags, family, &Attributes::default().text(1, table).text(2, set).nest(3, &list));
         }
     }
 
@@ -188,7 +188,7 @@ impl Batch {
         if self.is_empty() {
             return Ok(());
         }
-        let end = Request { kind: BATCH_END, flags: 0, payload: payload(0, SUBSYSTEM >> 8, Attributes::default()) };
+        let end = Request { kind: BATCH_END, flags: 0, payload: payload(0, SUBSYSTEM >> 8, &Attributes::default()) };
         self.requests.push(end);
         socket.transaction(&self.requests)
     }

@@ -17,7 +17,7 @@ const ORIGINAL: u16 = 1;
 const REPLY: u16 = 2;
 const UDP: u8 = 17;
 
-fn request(kind: u16, family: u8, body: Attributes) -> Request {
+fn request(kind: u16, family: u8, body: &Attributes) -> Request {
     let mut payload = vec![family, 0, 0, 0];
     payload.extend_from_slice(&body.0);
     Request { kind, flags: 0, payload }
@@ -51,7 +51,7 @@ pub(super) fn forget(socket: &mut Socket, containers: &[SocketAddr]) -> Result<(
         if !containers.iter().any(|c| c.is_ipv4() == (i32::from(family) == libc::AF_INET)) {
             continue;
         }
-        let flows = match socket.dump(&request(GET, family, Attributes::default())) {
+        let flows = match socket.dump(&request(GET, family, &Attributes::default())) {
             // The table is of a module that nothing has loaded: no flow is tracked.
             Err(refusal) if matches!(refusal.errno, Errno::EINVAL | Errno::EOPNOTSUPP) => continue,
             other => other.map_err(error("tracked connections"))?,
@@ -61,8 +61,8 @@ pub(super) fn forget(socket: &mut Socket, containers: &[SocketAddr]) -> Result<(
             let tuple = |wanted: u16| tuples.iter().find(|(kind, _)| *kind == wanted).map(|(_, value)| *value);
             let (Some(original), Some(reply)) = (tuple(ORIGINAL), tuple(REPLY)) else { continue };
             if source(reply).is_some_and(|from| containers.contains(&from)) {
-                let tuple = Attributes::default().nest(ORIGINAL, Attributes(original.to_vec()));
-                match socket.execute(&[request(DELETE, family, tuple)]) {
+                let tuple = Attributes::default().nest(ORIGINAL, &Attributes(original.to_vec()));
+                match socket.execute(&[request(DELETE, family, &tuple)]) {
                     // It ended by itself.
                     Err(refusal) if refusal.errno == Errno::ENOENT => {}
                     other => {

@@ -50,7 +50,7 @@ impl Attributes {
         self.bytes(kind, &value.to_be_bytes())
     }
 
-    pub(super) fn nest(self, kind: u16, inner: Self) -> Self {
+    pub(super) fn nest(self, kind: u16, inner: &Self) -> Self {
         self.bytes(kind | NLA_F_NESTED, &inner.0)
     }
 }
@@ -63,7 +63,7 @@ impl Expression {
     /// Encodes a rule's list of expressions.
     pub(super) fn list(expressions: &[Self]) -> Attributes {
         expressions.iter().fold(Attributes::default(), |list, Self(name, data)| {
-            list.nest(1, Attributes::default().text(1, name).nest(2, data.clone()))
+            list.nest(1, &Attributes::default().text(1, name).nest(2, &data.clone()))
         })
     }
 }
@@ -75,21 +75,21 @@ pub(super) fn verdict_data(code: i32, chain: Option<&str>) -> Attributes {
         Some(chain) => verdict.text(2, chain),
         None => verdict,
     };
-    Attributes::default().nest(2, verdict)
+    Attributes::default().nest(2, &verdict)
 }
 
 pub(super) fn verdict(code: i32) -> Expression {
-    Expression("immediate", Attributes::default().number(1, 0).nest(2, verdict_data(code, None)))
+    Expression("immediate", Attributes::default().number(1, 0).nest(2, &verdict_data(code, None)))
 }
 
 pub(super) fn jump(chain: &str) -> Expression {
-    Expression("immediate", Attributes::default().number(1, 0).nest(2, verdict_data(JUMP, Some(chain))))
+    Expression("immediate", Attributes::default().number(1, 0).nest(2, &verdict_data(JUMP, Some(chain))))
 }
 
 /// Puts bytes into a register.
 pub(super) fn immediate(register: u32, value: &[u8]) -> Expression {
     let data = Attributes::default().bytes(1, value);
-    Expression("immediate", Attributes::default().number(1, register).nest(2, data))
+    Expression("immediate", Attributes::default().number(1, register).nest(2, &data))
 }
 
 /// A fact about a packet (`enum nft_meta_keys`).
@@ -131,7 +131,7 @@ pub(super) fn rewrite(base: Base, offset: u32, length: u32, register: u32, check
 
 fn compare(operation: u32, register: u32, value: &[u8]) -> Expression {
     let data = Attributes::default().bytes(1, value);
-    Expression("cmp", Attributes::default().number(1, register).number(2, operation).nest(3, data))
+    Expression("cmp", Attributes::default().number(1, register).number(2, operation).nest(3, &data))
 }
 
 pub(super) fn equal(register: u32, value: &[u8]) -> Expression {
@@ -150,8 +150,8 @@ pub(super) fn mask(register: u32, mask: &[u8]) -> Expression {
         .number(1, register)
         .number(2, register)
         .number(3, length)
-        .nest(4, Attributes::default().bytes(1, mask))
-        .nest(5, Attributes::default().bytes(1, &zero));
+        .nest(4, &Attributes::default().bytes(1, mask))
+        .nest(5, &Attributes::default().bytes(1, &zero));
     Expression("bitwise", data)
 }
 

@@ -53,7 +53,7 @@ fn string(bytes: &[u8]) -> String {
 fn read(socket: &mut Socket) -> Result<Tables, FilterError> {
     let error = |what| move |source: Refusal| FilterError::Read { what, source };
     let mut tables = Tables::default();
-    let chains = socket.dump(&request(GET_CHAIN, ANY, Attributes::default())).map_err(error("chains"))?;
+    let chains = socket.dump(&request(GET_CHAIN, ANY, &Attributes::default())).map_err(error("chains"))?;
     for reply in &chains {
         let Some((header, body)) = reply.payload.split_at_checked(4) else { continue };
         let mut name = ChainName { family: header[0], table: String::new(), chain: String::new() };
@@ -79,7 +79,7 @@ fn read(socket: &mut Socket) -> Result<Tables, FilterError> {
     }
     let owners: BTreeSet<(u8, String)> = tables.forward.keys().map(|c| (c.family, c.table.clone())).collect();
     for (family, table) in owners {
-        let dump = request(GET_RULE, Family(family), Attributes::default().text(1, &table));
+        let dump = request(GET_RULE, Family(family), &Attributes::default().text(1, &table));
         for reply in socket.dump(&dump).map_err(error("rules"))? {
             let Some((header, body)) = reply.payload.split_at_checked(4) else { continue };
             let mut name = ChainName { family: header[0], table: String::new(), chain: String::new() };
@@ -199,7 +199,7 @@ pub(super) fn withdraw(socket: &mut Socket, batch: &mut Batch) -> Result<(), Fil
     for name in tables.forward.keys() {
         for handle in tables.ours(name) {
             let attributes = Attributes::default().text(1, &name.table).text(2, &name.chain).wide(3, handle);
-            batch.push(DELETE_RULE, 0, Family(name.family), attributes);
+            batch.push(DELETE_RULE, 0, Family(name.family), &attributes);
         }
     }
     Ok(())

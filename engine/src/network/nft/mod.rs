@@ -191,11 +191,29 @@ impl Filter {
 
     /// Leads published ports to their containers, replacing what was there for the same ports.
     pub(crate) fn publish(&mut self, mappings: &[Mapping]) -> Result<(), FilterError> {
+        // As a rule nobody has had these ports before, and there is nothing to look up.
+        let mut batch = Batch::new(None);
+        for map in PORT_SETS {
+            batch.add(INET, TABLE, map.name, &elements_of(map.name, mappings));
+        }
+        match batch.commit(&mut self.socket) {
+            Err(refusal) if matches!(refusal.errno, Errno::EEXIST | Errno::EBUSY) => {}
+            other => return other.map_err(|source| FilterError::Write { what: "publish ports", source }),
+        }
         self.retry("publish ports", |filter, batch| filter.replace(batch, mappings))
     }
 
     /// Removes published ports. One that was led elsewhere meanwhile, or that is gone, is left as it is.
     pub(crate) fn unpublish(&mut self, mappings: &[Mapping]) -> Result<(), FilterError> {
+        // As a rule they are there.
+        let mut batch = Batch::new(None);
+        for map in PORT_SETS {
+            batch.remove(INET, TABLE, map.name, &elements_of(map.name, mappings));
+        }
+        match batch.commit(&mut self.socket) {
+            Err(refusal) if refusal.errno == Errno::ENOENT => {}
+            other => return other.map_err(|source| FilterError::Write { what: "withdraw published ports", source }),
+        }
         self.retry("withdraw published ports", |filter, batch| {
             for map in PORT_SETS {
                 let mut gone = elements_of(map.name, mappings);
@@ -233,7 +251,7 @@ impl Filter {
                 there.iter().map(|key| text(key)).filter(|name| bridges.contains(name) || !exists(name)).collect();
             if gone.len() == there.len() {
                 if !there.is_empty() || filter.has_table()? {
-                    batch.push(DELETE_TABLE, 0, INET, Attributes::default().text(1, TABLE));
+                    batch.push(DELETE_TABLE, 0, INET, &Attributes::default().text(1, TABLE));
                 }
                 return foreign::withdraw(&mut filter.socket, batch);
             }
@@ -251,7 +269,8 @@ impl Filter {
                     .elements(map.name)?
                     .into_iter()
                     .filter(|element| {
-                        target(if element.data.is_empty() { &element.key } else { &element.data }).is_some_and(|ip| subnets.iter().any(|s| super::pool::contains(*s, ip)))
+                        target(if element.data.is_empty() { &element.key } else { &element.data })
+                            .is_some_and(|ip| subnets.iter().any(|s| super::pool::contains(*s, ip)))
                     })
                     .collect();
                 batch.remove(INET, TABLE, map.name, &stale);
@@ -320,7 +339,7 @@ impl Filter {
     }
 
     fn generation(&mut self) -> Result<u32, FilterError> {
-        let request = batch::request(GET_GENERATION, batch::ANY, Attributes::default());
+        let request = batch::request(GET_GENERATION, batch::ANY, &Attributes::default());
         let replies = self.socket.get(&request).map_err(|source| FilterError::Read { what: "generation", source })?;
         let generation = replies.iter().flat_map(|reply| attributes(reply.payload.get(4..).unwrap_or_default()));
         let generation = generation.filter(|(kind, value)| *kind == 1 && value.len() == 4);
@@ -329,7 +348,7 @@ impl Filter {
 
     fn has_table(&mut self) -> Result<bool, FilterError> {
         const GET_TABLE: u16 = 1;
-        let request = batch::request(GET_TABLE, INET, Attributes::default().text(1, TABLE));
+        let request = batch::request(GET_TABLE, INET, &Attributes::default().text(1, TABLE));
         match self.socket.get(&request) {
             Ok(_) => Ok(true),
             Err(refusal) if refusal.errno == Errno::ENOENT => Ok(false),
@@ -343,7 +362,7 @@ impl Filter {
     }
 
     fn elements(&mut self, set: &str) -> Result<Vec<Element>, FilterError> {
-        let request = batch::request(GET_ELEMENT, INET, Attributes::default().text(1, TABLE).text(2, set));
+        let request = batch::request(GET_ELEMENT, INET, &Attributes::default().text(1, TABLE).text(2, set));
         let replies = match self.socket.dump(&request) {
             Ok(replies) => replies,
             Err(refusal) if refusal.errno == Errno::ENOENT => return Ok(Vec::new()),
@@ -382,8 +401,7 @@ fn elements_of(map: &str, mappings: &[Mapping]) -> Vec<Element> {
 /// The container's address in a map's data, or in the key of a set of own ports.
 fn target(data: &[u8]) -> Option<IpAddr> {
     match data.len() {
-        8 => <[u8; 4]>::try_from(&data[..4]).ok().map(IpAddr::from),
-        12 => <[u8; 4]>::try_from(&data[..4]).ok().map(IpAddr::from),
+        8 | 12 => <[u8; 4]>::try_from(&data[..4]).ok().map(IpAddr::from),
         20 | 24 => <[u8; 16]>::try_from(&data[..16]).ok().map(IpAddr::from),
         _ => None,
     }

@@ -7,9 +7,9 @@
 
 use super::batch::{Batch, FORWARD, Family, Hook, INET, INPUT, OUTPUT, POSTROUTING, PREROUTING, SetKind};
 use super::expression::{
-    ACCEPT, Base, DROP, Expression, Meta, R0, R1, R2, R4, R5, STATE_ESTABLISHED_RELATED, STATE_NEW, STATUS_DNAT, absent,
-    conntrack, contained, destination_type, dnat, equal, jump, mapped, mask, masquerade, meta, payload, unequal,
-    verdict,
+    ACCEPT, Base, DROP, Expression, Meta, R0, R1, R2, R4, R5, STATE_ESTABLISHED_RELATED, STATE_NEW, STATUS_DNAT,
+    absent, conntrack, contained, destination_type, dnat, equal, jump, mapped, mask, masquerade, meta, payload,
+    unequal, verdict,
 };
 
 /// The table's name; its family is `inet`.
