@@ -1,5 +1,6 @@
 //! A container's network while it runs: its namespace, its place on networks, and the files that tell it of them.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -208,7 +209,7 @@ fn host_hosts(extra: &[(String, String)]) -> Result<String, Failure> {
             .trim_matches(['[', ']'])
             .parse()
             .map_err(|_| other(format!("`{address}` of extra host {name} is not an address")))?;
-        hosts.push_str(&format!("{parsed}\t{name}\n"));
+        let _ = writeln!(hosts, "{parsed}\t{name}");
     }
     Ok(hosts)
 }
@@ -226,7 +227,7 @@ fn failure(config: &ContainerConfig, error: &NetworkError) -> Failure {
     let mut message = format!("cannot start container {}: {error}", config.name);
     let mut source = std::error::Error::source(error);
     while let Some(cause) = source {
-        message.push_str(&format!(": {cause}"));
+        let _ = write!(message, ": {cause}");
         source = cause.source();
     }
     Failure { kind, message, hint: None }

@@ -364,16 +364,15 @@ impl Actor {
                 Err(Failure { hint: Some("stop it first, or remove it with force".to_owned()), ..failure }),
             );
         }
-        match &mut self.removing {
-            Some(removing) => removing.answers.push(answer),
-            None => {
-                self.removing = Some(Removing { volumes, answers: vec![answer] });
-                self.restart_at = None;
-                self.state.stopped = true;
-                if self.run.is_some() {
-                    self.signal(KILL);
-                }
-            }
+        if let Some(removing) = &mut self.removing {
+            removing.answers.push(answer);
+            return;
+        }
+        self.removing = Some(Removing { volumes, answers: vec![answer] });
+        self.restart_at = None;
+        self.state.stopped = true;
+        if self.run.is_some() {
+            self.signal(KILL);
         }
     }
 

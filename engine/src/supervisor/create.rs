@@ -165,8 +165,8 @@ pub(super) fn start_failure(config: &ContainerConfig, failure: &ShimFailure) -> 
 mod tests {
     use super::*;
 
-    fn seconds(n: u64) -> Option<Duration> {
-        Some(Duration::from_secs(n))
+    fn seconds(n: u64) -> Duration {
+        Duration::from_secs(n)
     }
 
     fn image() -> image::Healthcheck {
@@ -181,7 +181,7 @@ mod tests {
     fn asked(test: HealthTest) -> Healthcheck {
         Healthcheck {
             test,
-            interval: seconds(1),
+            interval: Some(seconds(1)),
             timeout: None,
             retries: None,
             start_period: None,
@@ -193,10 +193,10 @@ mod tests {
     fn what_is_not_said_is_as_the_image_says() {
         let resolved = healthcheck(None, Some(&image())).unwrap();
         assert_eq!(resolved.test, HealthTest::Shell("pg_isready".into()));
-        assert_eq!((resolved.interval, resolved.retries, resolved.timeout), (seconds(5), Some(7), None));
+        assert_eq!((resolved.interval, resolved.retries, resolved.timeout), (Some(seconds(5)), Some(7), None));
         let resolved = healthcheck(Some(asked(HealthTest::Inherit)), Some(&image())).unwrap();
         assert_eq!(resolved.test, HealthTest::Shell("pg_isready".into()));
-        assert_eq!((resolved.interval, resolved.retries), (seconds(1), Some(7)));
+        assert_eq!((resolved.interval, resolved.retries), (Some(seconds(1)), Some(7)));
     }
 
     #[test]

@@ -172,8 +172,8 @@ mod tests {
         Outcome { result: HealthResult { start: now, end: now, exit_code, output: String::new() } }
     }
 
-    fn monitor(check: Healthcheck) -> Monitor {
-        Monitor::new(Plan::new(&check).unwrap(), PathBuf::new(), None)
+    fn monitor(check: &Healthcheck) -> Monitor {
+        Monitor::new(Plan::new(check).unwrap(), PathBuf::new(), None)
     }
 
     fn check() -> Healthcheck {
@@ -187,9 +187,9 @@ mod tests {
         }
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn failures_that_count_make_it_unhealthy_and_a_success_makes_it_healthy() {
-        let mut monitor = monitor(check());
+    #[test]
+    fn failures_that_count_make_it_unhealthy_and_a_success_makes_it_healthy() {
+        let mut monitor = monitor(&check());
         monitor.record(outcome(1), true, Instant::now());
         assert_eq!((monitor.health.status, monitor.health.failing_streak), (HealthStatus::Starting, 1));
         monitor.record(outcome(1), true, Instant::now());
@@ -198,15 +198,15 @@ mod tests {
         assert_eq!((monitor.health.status, monitor.health.failing_streak), (HealthStatus::Healthy, 0));
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn early_failures_and_failures_in_the_start_period_do_not_count() {
-        let mut early = monitor(check());
+    #[test]
+    fn early_failures_and_failures_in_the_start_period_do_not_count() {
+        let mut early = monitor(&check());
         for _ in 0..9 {
             early.record(outcome(1), false, Instant::now());
         }
         assert_eq!((early.health.failing_streak, early.health.log.len()), (0, 0));
 
-        let mut patient = monitor(Healthcheck { start_period: Some(Duration::from_secs(60)), ..check() });
+        let mut patient = monitor(&Healthcheck { start_period: Some(Duration::from_mins(1)), ..check() });
         let now = Instant::now();
         for _ in 0..9 {
             patient.record(outcome(1), true, now);
@@ -216,10 +216,10 @@ mod tests {
         assert_eq!(patient.regular, now + Duration::from_secs(5), "the start interval is used");
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn early_checks_grow_into_the_regular_ones() {
-        let mut monitor = monitor(check());
-        let now = Instant::now();
+    #[test]
+    fn early_checks_grow_into_the_regular_ones() {
+        let mut monitor = monitor(&check());
+        let now = monitor.started;
         assert_eq!(monitor.early.unwrap().0, now);
         let mut pauses = Vec::new();
         while let Some((due, _)) = monitor.early {

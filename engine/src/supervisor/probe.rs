@@ -61,19 +61,15 @@ async fn check(run: &Path, args: Vec<String>, timeout: Duration) -> io::Result<(
         }
     })
     .await;
-    match ended {
-        Ok(ended) => {
-            let (code, failure) = ended?;
-            output.rest();
-            Ok((code, failure.unwrap_or_else(|| output.text())))
-        }
-        Err(_) => {
-            shim.send(&ToShim::KillExec { exec: 0 }, &[]).await?;
-            output.rest();
-            let seconds = timeout.as_secs_f64();
-            Ok((-1, format!("Health check exceeded timeout ({seconds}s): {}", output.text())))
-        }
-    }
+    let Ok(ended) = ended else {
+        shim.send(&ToShim::KillExec { exec: 0 }, &[]).await?;
+        output.rest();
+        let seconds = timeout.as_secs_f64();
+        return Ok((-1, format!("Health check exceeded timeout ({seconds}s): {}", output.text())));
+    };
+    let (code, failure) = ended?;
+    output.rest();
+    Ok((code, failure.unwrap_or_else(|| output.text())))
 }
 
 /// The output of a check, of which the first [`OUTPUT`] bytes are kept and the rest is read away.

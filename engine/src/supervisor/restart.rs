@@ -7,7 +7,7 @@ use crate::container::config::RestartPolicy;
 /// The pause before the first restart.
 const FIRST: Duration = Duration::from_millis(100);
 /// The longest pause between restarts.
-const LONGEST: Duration = Duration::from_secs(60);
+const LONGEST: Duration = Duration::from_mins(1);
 /// A container that ran this long has recovered: the next pause is the first one again.
 const RECOVERED: Duration = Duration::from_secs(10);
 

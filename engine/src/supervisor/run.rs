@@ -103,23 +103,22 @@ impl Run {
             },
             Err(_) => None,
         };
-        let (shim, started, kept, orphaned) = match from_shim {
-            Some((shim, started, kept)) => (shim, started, kept, false),
-            None => {
-                // The shim is gone as well. A process that lives is found by its number and start time.
-                let (Some(pid), Some(since)) = (state.pid, state.pid_started) else { return Ok(None) };
-                let Ok(process) = pidfd::open(nix::unistd::Pid::from_raw(pid)) else { return Ok(None) };
-                if store::process_started(pid) != Some(since) {
-                    return Ok(None);
-                }
-                let netns = std::fs::File::open(format!("/proc/{pid}/ns/net"))
-                    .map_err(|error| other(format!("cannot open the network namespace of {}: {error}", config.name)))?;
-                let fds = vec![process, OwnedFd::from(netns)];
-                spawn.task = Task::Adopt { pid };
-                let borrowed: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
-                let shim = spawn_shim(project, &spawn, &borrowed)?;
-                (shim, Started { pid, fds }, Vec::new(), true)
+        let (shim, started, kept, orphaned) = if let Some((shim, started, kept)) = from_shim {
+            (shim, started, kept, false)
+        } else {
+            // The shim is gone as well. A process that lives is found by its number and start time.
+            let (Some(pid), Some(since)) = (state.pid, state.pid_started) else { return Ok(None) };
+            let Ok(process) = pidfd::open(nix::unistd::Pid::from_raw(pid)) else { return Ok(None) };
+            if store::process_started(pid) != Some(since) {
+                return Ok(None);
             }
+            let netns = std::fs::File::open(format!("/proc/{pid}/ns/net"))
+                .map_err(|error| other(format!("cannot open the network namespace of {}: {error}", config.name)))?;
+            let fds = vec![process, OwnedFd::from(netns)];
+            spawn.task = Task::Adopt { pid };
+            let borrowed: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+            let shim = spawn_shim(project, &spawn, &borrowed)?;
+            (shim, Started { pid, fds }, Vec::new(), true)
         };
         let network = attach::adopt(project, config, state, started.fds.get(1), kept).await?;
         let mut run = Self::new(project, config, spawn, shim, started, network)?;
@@ -231,9 +230,10 @@ impl Run {
     }
 
     /// Corrects an exit by what this process knows as the parent of PID 1, which it is where the shim had died.
-    fn known(&self, exit: Exit) -> Exit {
+    fn known(&self, mut exit: Exit) -> Exit {
         self.project.reap();
-        Exit { code: self.project.status_of(self.pid).unwrap_or(exit.code), ..exit }
+        exit.code = self.project.status_of(self.pid).unwrap_or(exit.code);
+        exit
     }
 
     /// Gives the shim what must outlive this supervisor.
