@@ -99,7 +99,7 @@ fn overlay(layers: &[PathBuf], writable: Option<&Rootfs>, attributes: u64) -> St
                 break;
             }
             result => {
-                result.step(|| format!("add layer {} to the overlay ({})", layer.display(), context.messages()))?
+                result.step(|| format!("add layer {} to the overlay ({})", layer.display(), context.messages()))?;
             }
         }
     }
