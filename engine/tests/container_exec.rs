@@ -38,6 +38,12 @@ fn a_process_runs_inside_and_its_exit_is_told() {
     let (_, output) =
         container.exec(Exec { privileged: true, ..exec(&["sh", "-c", "mount -t tmpfs x /tmp && echo mounted"]) });
     assert_eq!(output, "mounted\n");
+    // A home that was set is not the engine's to change.
+    let mut config = lab.shell("echo up; sleep 100");
+    config.environment.insert("HOME".into(), Some("/set".into()));
+    let container = lab.start(&config);
+    let (_, output) = container.exec(Exec { user: Some("app".into()), ..exec(&["sh", "-c", "echo $HOME"]) });
+    assert_eq!(output, "/set\n");
 }
 
 #[test]

@@ -6,9 +6,10 @@ mod lab;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use lab::Lab;
-use rcompose_engine::container::config::{Device, Mount, MountSource, NetworkMode, Ulimit};
+use rcompose_engine::container::config::{Device, LogConfig, Mount, MountSource, NetworkMode, Ulimit};
 
 fn check(lab: &Lab, script: &str, want: &str) {
     let (code, output) = lab.run(&lab.shell(script));
@@ -280,4 +281,54 @@ fn standard_input_can_be_open() {
     assert_eq!(container.output(), "<words>\n");
     let mode = fs::metadata(container.run.join("stdout")).unwrap();
     assert_eq!((mode.permissions().mode() & 0o777, mode.uid()), (0o600, 0));
+}
+
+/// A volume in which a directory on the way to another mount's target is exchanged for a link, over and over, while
+/// containers start (CVE-2021-30465).
+#[test]
+fn a_volume_that_changes_under_way_leads_nowhere_outside() {
+    let Some(lab) = Lab::new() else { return };
+    let canary = lab.path().join("canary");
+    fs::create_dir(&canary).unwrap();
+    let volume = lab.root.volume("vol").join("_data");
+    fs::create_dir_all(volume.join("way")).unwrap();
+    symlink(&canary, volume.join("other")).unwrap();
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let swapper = scope.spawn(|| {
+            let (way, other) = (volume.join("way"), volume.join("other"));
+            let (cwd, exchange) = (nix::fcntl::AT_FDCWD, nix::fcntl::RenameFlags::RENAME_EXCHANGE);
+            let mut swaps = 0_u64;
+            while !stop.load(Ordering::Relaxed) {
+                nix::fcntl::renameat2(cwd, &way, cwd, &other, exchange).unwrap();
+                swaps += 1;
+            }
+            swaps
+        });
+        for number in 0..40 {
+            let mut config = lab.shell("true");
+            let named = MountSource::Volume { name: "vol".into(), anonymous: false, no_copy: true, subpath: None };
+            let tmpfs = MountSource::Tmpfs { size: None, mode: None, options: Vec::new() };
+            config.mounts = vec![
+                Mount { target: "/vol".into(), read_only: false, source: named },
+                Mount { target: format!("/vol/way/target{number}"), read_only: false, source: tmpfs },
+            ];
+            // It may fail, where the path did not hold still; what counts is where it did not get to.
+            if let Ok(mut container) = lab.try_start(&config) {
+                container.wait();
+            }
+        }
+        stop.store(true, Ordering::Relaxed);
+        let swaps = swapper.join().unwrap();
+        assert!(swaps > 100, "only {swaps} exchanges");
+    });
+    assert_eq!(fs::read_dir(&canary).unwrap().count(), 0);
+}
+
+#[test]
+fn without_a_log_output_goes_nowhere() {
+    let Some(lab) = Lab::new() else { return };
+    let mut config = lab.shell("echo lost; test $(readlink /proc/$$/fd/1) = /dev/null");
+    config.log = LogConfig::None;
+    assert_eq!(lab.run(&config), (0, String::new()));
 }

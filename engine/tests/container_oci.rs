@@ -34,6 +34,13 @@ fn another_runtime_runs_the_same_bundle() {
         .arg("x")
         .output()
         .unwrap();
+    // It makes groups in every hierarchy and leaves their parents.
+    for hierarchy in fs::read_dir("/sys/fs/cgroup").unwrap().flatten() {
+        let parent = hierarchy.path().join("rcompose");
+        fs::remove_dir(parent.join(&lab.project).join(config.id.as_str())).ok();
+        fs::remove_dir(parent.join(&lab.project)).ok();
+        fs::remove_dir(parent).ok();
+    }
     let errors = String::from_utf8_lossy(&output.stderr);
     assert_eq!(String::from_utf8_lossy(&output.stdout), ours, "{errors}");
 }

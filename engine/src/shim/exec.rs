@@ -192,7 +192,12 @@ fn adjust(wanted: &mut OciProcess, request: &Exec) -> Step<()> {
     if let Some(name) = &request.user {
         let (passwd, group) = (user::database(root.as_fd(), "passwd"), user::database(root.as_fd(), "group"));
         let resolved = user::resolve(name, &[], &passwd, &group).map_err(|error| fault(error.to_string()))?;
-        set_variable(&mut env, &format!("HOME={}", resolved.home));
+        // The home of PID 1's user was the engine's choice and gives way; a HOME that the image or the service set stays.
+        let own = user::resolve(&wanted.user().uid().to_string(), &[], &passwd, &group);
+        let chosen = own.is_ok_and(|own| env.contains(&format!("HOME={}", own.home)));
+        if chosen || !env.iter().any(|variable| variable.starts_with("HOME=")) {
+            set_variable(&mut env, &format!("HOME={}", resolved.home));
+        }
         let user = UserBuilder::default()
             .uid(resolved.uid)
             .gid(resolved.gid)

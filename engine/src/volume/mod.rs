@@ -5,7 +5,7 @@ pub mod copy_up;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -75,7 +75,10 @@ pub fn ensure(root: &Root, config: &VolumeConfig) -> Result<bool, VolumeError> {
     let aside = volumes.join(format!(".{}", Id::random()));
     let made = (|| {
         make(&aside, 0o711)?;
-        make(&aside.join("_data"), 0o755)?;
+        let data = aside.join("_data");
+        make(&data, 0o755)?;
+        // Whatever the umask: containers run as any user.
+        fs::set_permissions(&data, fs::Permissions::from_mode(0o755)).map_err(failed("change", &data))?;
         let volume = Volume { config: config.clone(), created: jiff::Timestamp::now() };
         let record = serde_json::to_vec(&volume).expect("our own types have string keys only and always serialise");
         store::write(&aside.join("volume.json"), &record)?;
