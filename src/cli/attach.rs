@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use rcompose_engine::container::log;
-use rcompose_engine::container::state::Status;
 use rcompose_engine::container::store::{self, Container};
 use rcompose_engine::id::Id;
 use rcompose_engine::protocol::{Condition, Event, EventKind};
@@ -20,7 +19,7 @@ use super::up::UpArgs;
 use crate::compose::Project;
 use crate::project::apply::{self, ApplyError, Options};
 use crate::project::engine::Engine;
-use crate::project::labels::Labelled;
+use crate::project::labels::Labelled as _;
 use crate::project::names;
 use crate::project::plan::{Plan, lifecycle};
 use crate::ui::logs::{Printer, Style};
@@ -64,7 +63,8 @@ pub async fn run(
 ) -> Result<(), Error> {
     let mut interrupts = Interrupts::new()?;
     let mut session = Session::begin(context, args, engine, project, attached).await?;
-    let mut events = engine.client().await?.subscribe().await?;
+    let mut client = engine.client().await?;
+    let mut events = client.subscribe().await?;
     let interrupt = CancellationToken::new();
     let options = Options { parallel: context.parallel(), keep_going: false, interrupt: interrupt.clone() };
     let quiet = Progress::quiet();
@@ -89,9 +89,14 @@ pub async fn run(
             event = events.recv() => match event {
                 Ok(event) => session.event(&event).await?,
                 Err(RecvError::Lagged(_)) => {}
-                Err(RecvError::Closed) => return Err(Error::new("the project's supervisor has ended")),
+                Err(RecvError::Closed) => {
+                    // The supervisor has died, and another one takes over.
+                    engine.give_up(&client).await;
+                    client = engine.client().await?;
+                    events = client.subscribe().await?;
+                }
             },
-            Some(ended) = session.ends.join_next() => session.ended(ended)?,
+            Some(ended) = session.ends.join_next() => session.ended(ended).await?,
             Some(stopped) = session.stopping.join_next() => session.stopped(stopped)?,
             () = interrupts.next() => {
                 interrupt.cancel();
@@ -125,6 +130,8 @@ struct Session<'a> {
     /// Which containers have not ended for good.
     ends: JoinSet<Result<Id, Error>>,
     watched: BTreeSet<Id>,
+    /// Which containers were said to have ended for good.
+    mourned: BTreeSet<Id>,
     /// Stops that are under way.
     stopping: JoinSet<Result<(), ApplyError>>,
     /// How often the user asked for the end.
@@ -179,6 +186,7 @@ impl<'a> Session<'a> {
             feeds,
             ends: JoinSet::new(),
             watched: BTreeSet::new(),
+            mourned: BTreeSet::new(),
             stopping: JoinSet::new(),
             presses: 0,
             aborted: false,
@@ -204,7 +212,7 @@ impl<'a> Session<'a> {
         }
         let engine = Arc::clone(self.engine);
         self.ends.spawn(async move {
-            engine.client().await?.wait(&id, Condition::NotRunning).await?;
+            engine.wait(&id, Condition::NotRunning).await?;
             Ok(id)
         });
     }
@@ -214,15 +222,18 @@ impl<'a> Session<'a> {
             return Ok(());
         }
         match event.kind {
-            EventKind::Start => self.watch(event.id.clone()),
+            EventKind::Start => {
+                self.mourned.remove(&event.id);
+                self.watch(event.id.clone());
+            }
             EventKind::Die => {
                 let code = event.attributes.get("exitCode").and_then(|code| code.parse().ok()).unwrap_or(0);
-                let there = store::load(&self.engine.root, &event.id)?;
-                let restarting = there.as_ref().is_some_and(|c| c.state.status == Status::Restarting);
-                let again = if restarting { " (restarting)" } else { "" };
-                self.feeds.status(&event.id, &format!("exited with code {code}{again}")).await;
-                if !restarting {
-                    self.exited(there.as_ref().map(Labelled::service).unwrap_or_default(), code)?;
+                match store::load(&self.engine.root, &event.id)? {
+                    Some(there) if !lifecycle::is_active(&there) => {
+                        self.dead(&event.id, &there, code).await?;
+                    }
+                    Some(_) => self.feeds.status(&event.id, &format!("exited with code {code} (restarting)")).await,
+                    None => self.feeds.status(&event.id, &format!("exited with code {code}")).await,
                 }
             }
             _ => {}
@@ -284,10 +295,24 @@ impl<'a> Session<'a> {
         self.stopping.spawn(async move { apply::apply(&engine, plan, &progress, options).await });
     }
 
-    fn ended(&mut self, ended: Result<Result<Id, Error>, tokio::task::JoinError>) -> Result<(), Error> {
-        match ended {
-            Ok(id) => drop(self.watched.remove(&id?)),
+    async fn ended(&mut self, ended: Result<Result<Id, Error>, tokio::task::JoinError>) -> Result<(), Error> {
+        let id = match ended {
+            Ok(id) => id?,
             Err(error) => std::panic::resume_unwind(error.into_panic()),
+        };
+        self.watched.remove(&id);
+        // The event of it may be still to come, or lost with a supervisor that died.
+        if let Some(there) = store::load(&self.engine.root, &id)? {
+            self.dead(&id, &there, there.state.exit_code).await?;
+        }
+        Ok(())
+    }
+
+    /// Says once that a container has ended for good, and does what follows from that.
+    async fn dead(&mut self, id: &Id, container: &Container, code: i32) -> Result<(), Error> {
+        if self.mourned.insert(id.clone()) {
+            self.feeds.status(id, &format!("exited with code {code}")).await;
+            self.exited(container.service(), code)?;
         }
         Ok(())
     }

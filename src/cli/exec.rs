@@ -59,6 +59,8 @@ pub fn run(context: &Context, args: &ExecArgs) -> Result<(), Error> {
         user: args.user.clone(),
         cwd: args.workdir.clone(),
         tty,
+        // The session knows it.
+        size: None,
         privileged: args.privileged,
     };
     let mut client = Client::connect(&engine.root.container_run(&container.config.id))?;

@@ -157,7 +157,8 @@ async fn follow(
     if running.is_empty() {
         return feeds.finish().await;
     }
-    let mut events = engine.client().await?.subscribe().await?;
+    let mut client = engine.client().await?;
+    let mut events = client.subscribe().await?;
     for container in running {
         ends.spawn(end(Arc::clone(engine), container.config.id.clone()));
     }
@@ -185,7 +186,12 @@ async fn follow(
                     }
                 }
                 Ok(_) | Err(RecvError::Lagged(_)) => {}
-                Err(RecvError::Closed) => return feeds.finish().await,
+                Err(RecvError::Closed) => {
+                    // The supervisor has died, and another one takes over.
+                    engine.give_up(&client).await;
+                    client = engine.client().await?;
+                    events = client.subscribe().await?;
+                }
             },
             error = feeds.failure() => return Err(error),
         }
@@ -194,7 +200,7 @@ async fn follow(
 
 /// Waits until a container has ended for good, and returns its id.
 async fn end(engine: Arc<Engine>, id: rcompose_engine::id::Id) -> Result<rcompose_engine::id::Id, Error> {
-    engine.client().await?.wait(&id, Condition::NotRunning).await?;
+    engine.wait(&id, Condition::NotRunning).await?;
     Ok(id)
 }
 

@@ -145,7 +145,7 @@ pub fn run(context: &Context, args: &UpArgs) -> Result<(), Error> {
 pub async fn within(limit: Option<Duration>, work: impl Future<Output = Result<(), Error>>) -> Result<(), Error> {
     let Some(limit) = limit else { return work.await };
     let timed = tokio::time::timeout(limit, work).await;
-    timed.unwrap_or_else(|_| Err(Error::new("timeout waiting for dependencies")))
+    timed.unwrap_or_else(|_| Err(Error::new(format!("application not healthy after {}s", limit.as_secs()))))
 }
 
 /// Returns the project with the services that take part, at the scale that was asked for.

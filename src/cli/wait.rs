@@ -32,7 +32,7 @@ pub fn run(context: &Context, args: &WaitArgs) -> Result<(), Error> {
         for container in chosen {
             let (engine, config) = (std::sync::Arc::clone(&engine), container.config.clone());
             waits.spawn(async move {
-                let state = engine.client().await?.wait(&config.id, Condition::NotRunning).await?;
+                let state = engine.wait(&config.id, Condition::NotRunning).await?;
                 Ok::<_, Error>((config.name, state.exit_code))
             });
         }

@@ -4,25 +4,31 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 
+use rcompose_engine::container::state::ContainerState;
 use rcompose_engine::container::store::{self, Container};
 use rcompose_engine::id::Id;
 use rcompose_engine::network::config::NetworkConfig;
+use rcompose_engine::protocol::Condition;
 use rcompose_engine::root::Root;
 use rcompose_engine::supervisor::client::{Client, ClientError};
 use rcompose_engine::volume::{self, VolumeError};
 use serde::Deserialize;
-use tokio::sync::OnceCell;
+use tokio::sync::Mutex;
 
 use super::labels;
 use super::observe::{Observed, Volume};
+
+/// How many supervisors may die under one that waits: more than that is no accident.
+const ATTEMPTS: u32 = 20;
 
 /// What is on disk, and, from the first need on, a connection to the project's supervisor.
 #[derive(Debug)]
 pub struct Engine {
     pub root: Root,
     pub project: String,
-    client: OnceCell<Client>,
+    client: Mutex<Option<Arc<Client>>>,
 }
 
 /// What is there could not be seen.
@@ -48,17 +54,47 @@ struct Network {
 
 impl Engine {
     pub fn new(root: Root, project: String) -> Self {
-        Self { root, project, client: OnceCell::new() }
+        Self { root, project, client: Mutex::new(None) }
     }
 
     /// Returns the connection to the project's supervisor, which is started where none runs.
-    pub async fn client(&self) -> Result<&Client, ClientError> {
-        self.client.get_or_try_init(|| Client::connect_or_start(&self.root, &self.project)).await
+    pub async fn client(&self) -> Result<Arc<Client>, ClientError> {
+        let mut client = self.client.lock().await;
+        if let Some(client) = client.as_ref() {
+            return Ok(Arc::clone(client));
+        }
+        let connected = Arc::new(Client::connect_or_start(&self.root, &self.project).await?);
+        *client = Some(Arc::clone(&connected));
+        Ok(connected)
+    }
+
+    /// Gives up a connection whose supervisor has died; the next use makes another one.
+    pub async fn give_up(&self, ended: &Arc<Client>) {
+        let mut client = self.client.lock().await;
+        if client.as_ref().is_some_and(|client| Arc::ptr_eq(client, ended)) {
+            *client = None;
+        }
+    }
+
+    /// Waits until a container is what is wanted of it, or can no longer become it. A supervisor that dies meanwhile is
+    /// followed by the next one, which knows the same.
+    pub async fn wait(&self, id: &Id, condition: Condition) -> Result<ContainerState, ClientError> {
+        let mut attempts = 0;
+        loop {
+            let client = self.client().await?;
+            match client.wait(id, condition).await {
+                Err(ClientError::Ended) if attempts < ATTEMPTS => {
+                    attempts += 1;
+                    self.give_up(&client).await;
+                }
+                result => return result,
+            }
+        }
     }
 
     /// Asks the supervisor to end, if one runs, now that nothing is left for it to look after.
     pub async fn shutdown(self) -> Result<(), ClientError> {
-        let client = match self.client.into_inner() {
+        let client = match self.client.into_inner().and_then(Arc::into_inner) {
             Some(client) => Some(client),
             None => Client::connect(&self.root, &self.project).await?,
         };

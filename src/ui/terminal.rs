@@ -12,7 +12,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 use rcompose_engine::shim::client::{Client, ClientError};
 use rcompose_engine::shim::protocol::{Exec, FromShim, ToShim};
-use rcompose_engine::sys::terminal::{set_window_size, window_size};
+use rcompose_engine::sys::terminal::{Size, set_window_size, window_size};
 
 /// How a process in a container came to its end.
 #[derive(Debug)]
@@ -39,14 +39,14 @@ impl Session {
     }
 
     /// Runs a process with a terminal of its own and connects the two, until it ends.
-    pub fn run(self, client: &mut Client, request: Exec) -> io::Result<Ended> {
+    pub fn run(self, client: &mut Client, mut request: Exec) -> io::Result<Ended> {
+        request.size = window_size(io::stdin()).ok().map(Size::rows_and_columns);
         let (number, master) = match client.exec(request, &[]) {
             Ok((number, _, Some(master))) => (number, File::from(master)),
             Ok((_, _, None)) => return Err(io::Error::other("the container gave no terminal")),
             Err(error) => return Ok(Ended::NeverBegan(error)),
         };
         nonblocking(&master)?;
-        resize(&master);
         let mut raw = self.before.clone();
         cfmakeraw(&mut raw);
         tcsetattr(io::stdin(), SetArg::TCSADRAIN, &raw)?;

@@ -74,7 +74,8 @@ pub(crate) fn list_as_written(root: &Root, project: &str) -> Result<Vec<Containe
     let mut containers = Vec::new();
     for id in ids(&root.project(project).join("containers"))? {
         let bundle = root.container(&id);
-        if let (Some(config), Some(state)) = (read(&bundle.join("container.json"))?, read(&bundle.join("state.json"))?) {
+        if let (Some(config), Some(state)) = (read(&bundle.join("container.json"))?, read(&bundle.join("state.json"))?)
+        {
             containers.push(Container { config, state });
         }
     }
@@ -381,7 +382,11 @@ mod tests {
         while let Some(directory) = directories.pop() {
             for entry in fs::read_dir(directory).unwrap() {
                 let entry = entry.unwrap();
-                if entry.file_type().unwrap().is_dir() { directories.push(entry.path()) } else { files.push(entry.path()) }
+                if entry.file_type().unwrap().is_dir() {
+                    directories.push(entry.path())
+                } else {
+                    files.push(entry.path())
+                }
             }
         }
         files
@@ -447,8 +452,7 @@ mod tests {
         let root = Root::below(directory.path());
         let one = config("one", "shop");
         let me = i32::try_from(std::process::id()).unwrap();
-        let running =
-            ContainerState { pid: Some(me), pid_started: process_started(me), ..state(Status::Running) };
+        let running = ContainerState { pid: Some(me), pid_started: process_started(me), ..state(Status::Running) };
         create(&root, &one, &running, &[]).unwrap();
         assert_eq!(load(&root, &one.id).unwrap().unwrap().state.status, Status::Running);
         let other = ContainerState { pid_started: Some(1), ..running };

@@ -156,11 +156,7 @@ fn owned(descriptors: Vec<(&'static str, OwnedFd)>) -> Vec<(String, OwnedFd)> {
 
 /// Fills in `/etc/hostname`, `/etc/hosts` and `/etc/resolv.conf`, which are bound into the container by then perhaps:
 /// they are written in place.
-async fn write_files(
-    project: &Project,
-    config: &ContainerConfig,
-    attached: Option<&Attached>,
-) -> Result<(), Failure> {
+async fn write_files(project: &Project, config: &ContainerConfig, attached: Option<&Attached>) -> Result<(), Failure> {
     let bundle = project.root.container(&config.id);
     if let NetworkMode::Container(id) = &config.network {
         let holder = project.root.container(id);

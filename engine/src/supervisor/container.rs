@@ -359,7 +359,10 @@ impl Actor {
     fn remove(&mut self, force: bool, volumes: bool, answer: Answer<()>) {
         if self.run.is_some() && !force {
             let failure = conflict(&self.config, "is running");
-            return reply(answer, Err(Failure { hint: Some("stop it first, or remove it with force".to_owned()), ..failure }));
+            return reply(
+                answer,
+                Err(Failure { hint: Some("stop it first, or remove it with force".to_owned()), ..failure }),
+            );
         }
         match &mut self.removing {
             Some(removing) => removing.answers.push(answer),

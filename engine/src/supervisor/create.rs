@@ -52,10 +52,8 @@ pub(super) fn create(
         ports: Vec::new(),
     };
     let encode = |value: Result<Vec<u8>, serde_json::Error>| value.map_err(other);
-    let files = [
-        ("config.json", encode(serde_json::to_vec(&spec))?),
-        (shim::config::FILE, encode(serde_json::to_vec(&shim))?),
-    ];
+    let files =
+        [("config.json", encode(serde_json::to_vec(&spec))?), (shim::config::FILE, encode(serde_json::to_vec(&shim))?)];
     // Bound into the container, so they exist before they are known; the network fills them in.
     let files = files.into_iter().chain(ETC.map(|name| (name, Vec::new()))).collect::<Vec<_>>();
     store::create(root, &config, &state, &files).map_err(name_failure)?;

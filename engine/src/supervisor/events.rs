@@ -25,7 +25,12 @@ impl Events {
     }
 
     /// Says that something happened to a container; `more` is what this kind of event adds to the labels.
-    pub(super) fn container<const N: usize>(&self, config: &ContainerConfig, kind: EventKind, more: [(&str, String); N]) {
+    pub(super) fn container<const N: usize>(
+        &self,
+        config: &ContainerConfig,
+        kind: EventKind,
+        more: [(&str, String); N],
+    ) {
         let mut attributes = config.labels.clone();
         attributes.insert("image".to_owned(), config.image.clone());
         attributes.insert("name".to_owned(), config.name.clone());

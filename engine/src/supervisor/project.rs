@@ -69,7 +69,14 @@ pub(super) fn other(error: impl Display) -> Failure {
 }
 
 impl Project {
-    pub(super) fn new(name: String, root: Root, host: Host, launcher: Launcher, networks: Networks, images: Store) -> Arc<Self> {
+    pub(super) fn new(
+        name: String,
+        root: Root,
+        host: Host,
+        launcher: Launcher,
+        networks: Networks,
+        images: Store,
+    ) -> Arc<Self> {
         Arc::new(Self {
             name,
             root,
@@ -137,7 +144,8 @@ impl Project {
         }
         self.expect_start(&config);
         let project = Arc::clone(self);
-        let made = tokio::task::spawn_blocking(move || create::create(&project.root, &project.host, &project.images, config));
+        let made =
+            tokio::task::spawn_blocking(move || create::create(&project.root, &project.host, &project.images, config));
         let container = made.await.map_err(other)??;
         let config = container.config.clone();
         self.supervise(container, None);

@@ -51,10 +51,7 @@ struct Started {
 
 impl Run {
     /// Starts a container that has been created.
-    pub(super) async fn start(
-        project: &std::sync::Arc<Project>,
-        config: &ContainerConfig,
-    ) -> Result<Self, Failure> {
+    pub(super) async fn start(project: &std::sync::Arc<Project>, config: &ContainerConfig) -> Result<Self, Failure> {
         let bundle = project.root.container(&config.id);
         let run = project.root.container_run(&config.id);
         make_run_directory(&run).map_err(|error| other(format!("cannot make {}: {error}", run.display())))?;
@@ -256,7 +253,11 @@ impl Run {
 }
 
 /// Waits for the shim to start PID 1, giving it the network when that is asked for.
-async fn begin(shim: &mut Connection, config: &ContainerConfig, network: Option<&Attached>) -> Result<Started, Failure> {
+async fn begin(
+    shim: &mut Connection,
+    config: &ContainerConfig,
+    network: Option<&Attached>,
+) -> Result<Started, Failure> {
     if let Some(network) = network
         && config.network != NetworkMode::Host
     {
@@ -302,11 +303,7 @@ async fn adopt(shim: &mut Connection) -> io::Result<(Started, Vec<(String, Owned
     }
 }
 
-fn spawn_shim(
-    project: &Project,
-    spawn: &Spawn,
-    fds: &[std::os::fd::BorrowedFd<'_>],
-) -> Result<Connection, Failure> {
+fn spawn_shim(project: &Project, spawn: &Spawn, fds: &[std::os::fd::BorrowedFd<'_>]) -> Result<Connection, Failure> {
     let socket = project.launcher.spawn(spawn, fds).map_err(|error| other(format!("cannot start a shim: {error}")))?;
     Connection::new(socket).map_err(other)
 }

@@ -65,9 +65,7 @@ async fn answer(project: &Arc<Project>, request: Request) -> Result<Reply, Failu
         Request::RemoveNetwork { name } => project.remove_network(&name).await.map(|()| Reply::Done),
         Request::Create(config) => project.create(*config).await.map(|()| Reply::Done),
         Request::Start { id } => project.container(&id)?.start().await.map(|()| Reply::Done),
-        Request::Stop { id, timeout } => {
-            project.container(&id)?.stop(timeout).await.map(|how| Reply::Stopped { how })
-        }
+        Request::Stop { id, timeout } => project.container(&id)?.stop(timeout).await.map(|how| Reply::Stopped { how }),
         Request::Restart { id, timeout } => project.container(&id)?.restart(timeout).await.map(|()| Reply::Done),
         Request::Kill { id, signal } => project.container(&id)?.kill(signal).await.map(|()| Reply::Done),
         Request::Remove { id, force, volumes } => {

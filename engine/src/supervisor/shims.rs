@@ -33,17 +33,13 @@ impl Connection {
     /// Sends one message.
     pub(super) async fn send(&self, message: &ToShim, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
         let bytes = serde_json::to_vec(message)?;
-        self.socket
-            .async_io(Interest::WRITABLE, |socket| Ok(socket::send(socket.as_fd(), &bytes, fds)?))
-            .await
+        self.socket.async_io(Interest::WRITABLE, |socket| Ok(socket::send(socket.as_fd(), &bytes, fds)?)).await
     }
 
     /// Receives the next message; `None` when the shim is gone. Cancel-safe.
     pub(super) async fn receive(&mut self) -> io::Result<Option<(FromShim, Vec<OwnedFd>)>> {
         let Self { socket, buffer } = self;
-        let packet = socket
-            .async_io(Interest::READABLE, |socket| Ok(socket::receive(socket.as_fd(), buffer)?))
-            .await?;
+        let packet = socket.async_io(Interest::READABLE, |socket| Ok(socket::receive(socket.as_fd(), buffer)?)).await?;
         let Some((length, fds)) = packet else { return Ok(None) };
         Ok(Some((serde_json::from_slice(&buffer[..length])?, fds)))
     }

@@ -3,7 +3,6 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 
-
 fn set(fd: &impl AsFd, level: i32, option: i32, value: i32) -> io::Result<()> {
     let length = libc::socklen_t::try_from(size_of::<i32>()).expect("four fits");
     // SAFETY: `value` is an initialised int that outlives the call and `length` is its size; the descriptor is open

@@ -9,6 +9,13 @@ use nix::errno::Errno;
 #[derive(Debug, Clone, Copy)]
 pub struct Size(libc::winsize);
 
+impl Size {
+    /// Returns how many rows and columns of characters there are.
+    pub fn rows_and_columns(self) -> (u16, u16) {
+        (self.0.ws_row, self.0.ws_col)
+    }
+}
+
 /// Returns the size of a terminal.
 pub fn window_size(terminal: impl AsFd) -> io::Result<Size> {
     let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };

@@ -96,8 +96,8 @@ pub(super) async fn run(engine: &Engine, progress: &Progress, action: Action) ->
             let id = format!("Volume {}", volume.name);
             said(progress, &id, ["Creating", "Created"], async { create_volume(engine, &volume) }).await
         }
-        Action::RemoveVolume { name, anonymous: false } => remove_volume(engine, progress, &name),
-        Action::RemoveVolume { name, anonymous: true } => remove_volume(engine, &Progress::quiet(), &name),
+        Action::RemoveVolume { name, anonymous: false } => remove_volume(engine, progress, name).await,
+        Action::RemoveVolume { name, anonymous: true } => remove_volume(engine, &Progress::quiet(), name).await,
         Action::Rename { container, name } => {
             let client = engine.client().await.map_err(StepError::container("rename", &container))?;
             client.rename(&container.id, &name).await.map_err(StepError::container("rename", &container))
@@ -275,16 +275,19 @@ async fn remove_network(engine: &Engine, progress: &Progress, name: &str) -> Res
     Ok(())
 }
 
-fn remove_volume(engine: &Engine, progress: &Progress, name: &str) -> Result<(), StepError> {
+async fn remove_volume(engine: &Engine, progress: &Progress, name: String) -> Result<(), StepError> {
     let id = format!("Volume {name}");
     progress.working(&id, "Removing");
-    match volume::remove(&engine.root, name) {
+    let (root, victim) = (engine.root.clone(), name.clone());
+    // It may have a million files in it.
+    let removed = tokio::task::spawn_blocking(move || volume::remove(&root, &victim)).await;
+    match removed.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic())) {
         Ok(true) => progress.done(&id, "Removed"),
         Ok(false) => progress.warning(&id, "No resource found to remove"),
         Err(VolumeError::InUse { .. }) => progress.warning(&id, "Resource is still in use"),
         Err(error) => {
             progress.error(&id, "Error");
-            return Err(StepError::volume("remove", name)(error));
+            return Err(StepError::volume("remove", &name)(error));
         }
     }
     Ok(())

@@ -43,8 +43,7 @@ async fn reached(engine: &Engine, container: &Named, until: Until) -> Result<Con
         return Ok(known.state);
     }
     let condition = if until == Until::Completed { Condition::NotRunning } else { Condition::Healthy };
-    let client = engine.client().await.map_err(StepError::container("wait for", container))?;
-    client.wait(&container.id, condition).await.map_err(StepError::container("wait for", container))
+    engine.wait(&container.id, condition).await.map_err(StepError::container("wait for", container))
 }
 
 /// Returns whether waiting would change nothing any more. A container that ended may be about to be restarted.
