@@ -20,12 +20,12 @@ fn up_shows_logs_and_one_interrupt_stops_gracefully() {
     let stack = Stack::new("attached");
     stack.write("compose.yaml", TALKERS);
     let up = stack.spawn(&["up"]);
+    // What a service writes to its standard error comes out at that of `up`.
     up.wait_output("both services' lines", |output| {
-        output.stdout.contains("one starts") && output.stdout.contains("two starts")
+        output.stdout.contains("one-1  | one starts") && output.stderr.contains("two-1  | two starts")
     });
     up.signal(Signal::SIGINT);
     let output = up.wait();
-    assert!(output.stdout.contains("one-1  | one starts"), "{output:?}");
     assert!(output.stdout.contains("one ends") && output.stdout.contains("two ends"), "{output:?}");
     for service in ["one", "two"] {
         let container = stack.container(service);

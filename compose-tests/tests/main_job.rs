@@ -196,7 +196,7 @@ fn a_firewall_like_dockers_does_no_harm_and_takes_none() {
     assert!(stack.get("open", 80, "/").text().contains("hello"));
     assert!(stack.get("local", 80, "/").text().contains("hello"));
     // Container to container, and out to the neighbour.
-    stack.run(&["exec", "-T", "asker", "wget", "-qO-", "-T5", "http://open/"]).ok();
+    stack.run(&["exec", "-T", "asker", "wget", "-qO-", "http://open/"]).ok();
     stack.run(&["exec", "-T", "asker", "ping", "-c1", "-w5", "192.0.2.2"]).ok();
 
     let host = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));

@@ -283,7 +283,7 @@ fn a_process_killed_at_any_moment_leaves_a_good_store() {
     };
     let (status, whole) = run(None);
     assert!(status.success());
-    let rounds = 40_u32;
+    let rounds = 20_u32;
     let mut killed = 0;
     for round in 0..rounds {
         let (status, _) = run(Some(whole * round / rounds));

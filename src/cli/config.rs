@@ -12,7 +12,8 @@ use super::GlobalArgs;
 use crate::compose::node::{Node, Value};
 use crate::compose::shape::{self, Flavour, Out};
 use crate::compose::{
-    Diagnostic, Disk, LoadOptions, Loaded, Project, deep, interpolate, load, load_untyped, print, units,
+    Diagnostic, Disk, LoadOptions, Project, Resolved, deep, interpolate, load, load_resolved, load_untyped, print,
+    units,
 };
 
 /// The flags of `config`.
@@ -191,11 +192,11 @@ fn output(global: &GlobalArgs, arguments: &ConfigArgs) -> Output {
         });
     }
     if !arguments.explain.is_empty() {
-        let loaded = load(&options, &Disk)?;
+        let loaded = load_resolved(&options, &Disk)?;
         return Ok((explain(&loaded, &arguments.explain), loaded.warnings));
     }
     if arguments.provenance {
-        let loaded = load(&options, &Disk)?;
+        let loaded = load_resolved(&options, &Disk)?;
         let text = with_stack(loaded.depth, || provenance(&loaded));
         return Ok((text, loaded.warnings));
     }
@@ -255,21 +256,28 @@ fn project(options: &LoadOptions, arguments: &ConfigArgs) -> Output {
         let text = with_stack(untyped.depth, || write(&shape::emit_untyped(&untyped.tree.0, flavour), flavour));
         return Ok((text, untyped.warnings));
     }
-    let loaded = load(options, &Disk)?;
-    if flavour == Flavour::Json {
-        let with_path = |service: &&crate::compose::Service| {
-            service.build.iter().flat_map(|build| &build.ssh).any(|key| key.path.is_some())
-        };
-        if let Some(service) = loaded.project.services.values().find(with_path) {
-            return Err(vec![
-                Diagnostic::error("no-json", format!("services.{}.build.ssh has no form in JSON", service.name))
-                    .help("Docker Compose cannot print it either; use --format yaml"),
-            ]);
-        }
+    let loaded = load_resolved(options, &Disk)?;
+    if flavour == Flavour::Json
+        && let Some(name) = with_ssh_path(&loaded.tree.0)
+    {
+        return Err(vec![
+            Diagnostic::error("no-json", format!("services.{name}.build.ssh has no form in JSON"))
+                .help("Docker Compose cannot print it either; use --format yaml"),
+        ]);
     }
     let text = with_stack(loaded.depth, || write(&shape::emit_project(&loaded.tree.0, flavour), flavour));
     // The output can be loaded again: dollars in it stand for themselves.
     Ok((text.replace('$', "$$"), loaded.warnings))
+}
+
+/// A service whose build has an SSH key with a path.
+fn with_ssh_path(root: &Node) -> Option<&String> {
+    let has_path = |service: &Node| {
+        let keys = service.get("build").and_then(|build| build.get("ssh")).and_then(Node::as_map);
+        keys.into_iter().flatten().any(|(_, path)| !path.is_null())
+    };
+    let mut services = root.get("services").and_then(Node::as_map).into_iter().flatten();
+    services.find(|(_, service)| has_path(service)).map(|(name, _)| name)
 }
 
 fn write(out: &Out, flavour: Flavour) -> String {
@@ -342,7 +350,7 @@ fn table<const COLUMNS: usize>(head: &[String; COLUMNS], rows: &[[String; COLUMN
 }
 
 /// Every source of some variables.
-fn explain(loaded: &Loaded, names: &[String]) -> String {
+fn explain(loaded: &Resolved, names: &[String]) -> String {
     let mut text = String::new();
     for name in names {
         let counts = loaded.environment.get(name);
@@ -366,13 +374,13 @@ fn explain(loaded: &Loaded, names: &[String]) -> String {
 }
 
 /// Every value with its path and its place.
-fn provenance(loaded: &Loaded) -> String {
+fn provenance(loaded: &Resolved) -> String {
     let mut rows = Vec::new();
     trace(&loaded.tree.0, String::new(), loaded, &mut rows);
     table(&["PATH", "VALUE", "FROM"].map(ToOwned::to_owned), &rows)
 }
 
-fn trace(node: &Node, path: String, loaded: &Loaded, rows: &mut Vec<[String; 3]>) {
+fn trace(node: &Node, path: String, loaded: &Resolved, rows: &mut Vec<[String; 3]>) {
     match &node.value {
         Value::Map(map) if !map.is_empty() => {
             for (key, node) in map.iter().filter(|(key, _)| !key.starts_with('\0')) {

@@ -6,6 +6,9 @@ use super::diagnostic::{Diagnostic, Severity};
 use super::path::Path;
 use super::source::Sources;
 
+/// How many diagnostics are kept; who has more faults than this wants to see the first ones.
+const MOST: usize = 100;
+
 /// Collects diagnostics.
 #[derive(Debug, Default)]
 pub(super) struct Faults {
@@ -39,7 +42,13 @@ impl Faults {
         if diagnostic.severity == Severity::Error {
             self.errors += 1;
         }
-        self.list.push(diagnostic);
+        if self.list.len() < MOST || (diagnostic.severity == Severity::Error && self.kept_errors() < MOST) {
+            self.list.push(diagnostic);
+        }
+    }
+
+    fn kept_errors(&self) -> usize {
+        self.list.iter().filter(|diagnostic| diagnostic.severity == Severity::Error).count()
     }
 
     /// How many errors there are.
@@ -73,6 +82,10 @@ impl Faults {
     /// All diagnostics, in the order of the files and the places in them; those without a place first.
     pub(super) fn take(&mut self) -> Vec<Diagnostic> {
         let mut list = std::mem::take(&mut self.list);
+        let kept = list.iter().filter(|diagnostic| diagnostic.severity == Severity::Error).count();
+        if self.errors > kept {
+            list.push(Diagnostic::error("more", format!("and {} errors more", self.errors - kept)));
+        }
         list.sort_by_key(|diagnostic| diagnostic.severity == Severity::Error);
         list
     }

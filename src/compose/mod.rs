@@ -88,21 +88,36 @@ pub struct LoadOptions {
     pub no_consistency: bool,
 }
 
-/// A loaded project and what else is known about it.
+/// A loaded project and what it was made of.
 #[derive(Debug)]
 pub struct Loaded {
     /// The project.
     pub project: Project,
     /// What is odd but no fault.
     pub warnings: Vec<Diagnostic>,
-    /// The tree that the project was made of: every value with its place.
+    /// What it was made of.
+    pub resolved: Resolved,
+}
+
+/// A loaded project as a tree, which is all that printing it takes.
+#[derive(Debug)]
+pub struct Resolved {
+    /// The tree: every value with its type and its place. Services that are not active are not in it.
     pub tree: deep::Tree,
     /// How deep the tree is nested; above [`deep::SHALLOW`] walk it with [`deep::run`].
     pub depth: usize,
+    /// The project's name.
+    pub name: String,
+    /// What is odd but no fault.
+    pub warnings: Vec<Diagnostic>,
     /// The variables and where they come from.
     pub environment: Environment,
     /// The files that places refer to.
     pub sources: Sources,
+    disabled: Map,
+    profiles: Vec<String>,
+    directory: String,
+    files: Vec<String>,
 }
 
 /// A project before types are given to it, as `config --no-interpolate` and `--variables` show it.
@@ -121,6 +136,23 @@ pub struct Untyped {
 /// # Errors
 /// All faults that were found; warnings come with them, before the errors.
 pub fn load(options: &LoadOptions, files: &dyn Files) -> Result<Loaded, Vec<Diagnostic>> {
+    let mut resolved = load_resolved(options, files)?;
+    let mut faults = Faults::default();
+    std::mem::swap(&mut faults.sources, &mut resolved.sources);
+    let project = typed::project(&resolved, &mut faults);
+    std::mem::swap(&mut faults.sources, &mut resolved.sources);
+    if faults.errors() > 0 {
+        return Err(faults.take());
+    }
+    let warnings = std::mem::take(&mut resolved.warnings);
+    Ok(Loaded { project, warnings, resolved })
+}
+
+/// Loads a project as a tree.
+///
+/// # Errors
+/// All faults that were found; warnings come with them, before the errors.
+pub fn load_resolved(options: &LoadOptions, files: &dyn Files) -> Result<Resolved, Vec<Diagnostic>> {
     with_stack(|deep_stack| {
         let mut faults = Faults::default();
         match loader::load(options, files, &mut faults, deep_stack, true) {
@@ -162,7 +194,7 @@ fn finish(
     options: &LoadOptions,
     files: &dyn Files,
     mut faults: Faults,
-) -> Result<Loaded, Vec<Diagnostic>> {
+) -> Result<Resolved, Vec<Diagnostic>> {
     let loader::Model { mut root, name, discovered, depth } = model;
     if options.no_normalize
         && let Some(map) = root.as_map_mut()
@@ -185,18 +217,17 @@ fn finish(
     if faults.errors() > 0 {
         return Err(faults.take());
     }
-    let project =
-        typed::project(&root, &selection.disabled, &name, &discovered, selection.profiles, depth, &mut faults);
-    if faults.errors() > 0 {
-        return Err(faults.take());
-    }
     let warnings = faults.take();
-    Ok(Loaded {
-        project,
-        warnings,
+    Ok(Resolved {
         tree: deep::Tree(root),
         depth,
+        name,
+        warnings,
         environment: discovered.environment,
         sources: faults.sources,
+        disabled: selection.disabled,
+        profiles: selection.profiles,
+        directory: discovered.directory,
+        files: discovered.files,
     })
 }

@@ -54,7 +54,6 @@ pub enum Origin {
 }
 
 /// A file that was read.
-#[derive(Debug)]
 pub struct SourceFile {
     /// The path as it was opened; `-` for standard input.
     pub path: PathBuf,
@@ -62,6 +61,13 @@ pub struct SourceFile {
     pub text: String,
     /// Why it was read.
     pub origin: Origin,
+}
+
+/// Everything but the text.
+impl std::fmt::Debug for SourceFile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SourceFile").field("path", &self.path).field("origin", &self.origin).finish_non_exhaustive()
+    }
 }
 
 impl SourceFile {

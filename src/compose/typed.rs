@@ -6,35 +6,27 @@ use serde::de::DeserializeOwned;
 use serde_json::Value as Json;
 use sha2::{Digest, Sha256};
 
-use super::discover::Discovered;
 use super::model::{Config, Model, Network, Project, Secret, Service, Volume};
 use super::node::{Map, Node, Value};
 use super::normalize::SECRET_CONTENT;
 use super::shape::{Flavour, Out, emit_section, emit_service};
-use super::{Diagnostic, Faults, deep, print};
+use super::{Diagnostic, Faults, Resolved, deep, print};
 
-/// Makes the project of a tree whose services are split into active and other ones.
-pub(super) fn project(
-    root: &Node,
-    disabled: &Map,
-    name: &str,
-    discovered: &Discovered,
-    profiles: Vec<String>,
-    depth: usize,
-    faults: &mut Faults,
-) -> Project {
+/// Makes the project of a resolved tree.
+pub(super) fn project(resolved: &Resolved, faults: &mut Faults) -> Project {
+    let root = &resolved.tree.0;
     let mut project = Project {
-        name: name.to_owned(),
-        working_dir: discovered.directory.clone().into(),
-        compose_files: discovered.files.iter().map(Into::into).collect(),
-        environment: discovered.environment.values.clone(),
-        profiles,
+        name: resolved.name.clone(),
+        working_dir: resolved.directory.clone().into(),
+        compose_files: resolved.files.iter().map(Into::into).collect(),
+        environment: resolved.environment.values.clone(),
+        profiles: resolved.profiles.clone(),
         ..Project::default()
     };
     if let Some(services) = root.get("services").and_then(Node::as_map) {
         project.services = self::services(services, faults);
     }
-    project.disabled_services = services(disabled, faults);
+    project.disabled_services = services(&resolved.disabled, faults);
     project.networks = section(root, "networks", faults, |network: &mut Network, out| network.config_hash = hash(out));
     project.volumes = section(root, "volumes", faults, |volume: &mut Volume, out| {
         let mut out = out.clone();
@@ -59,7 +51,7 @@ pub(super) fn project(
         secret.content = content("secrets", key, SECRET_CONTENT);
     }
     // Values that are nested too deeply for everybody's stack are of no use to anyone here; `config` prints them all the same.
-    if depth <= deep::SHALLOW {
+    if resolved.depth <= deep::SHALLOW {
         let extensions = root.as_map().into_iter().flatten().filter(|(key, _)| key.starts_with("x-"));
         project.extensions = extensions.map(|(key, node)| (key.clone(), raw_json(node))).collect();
     }

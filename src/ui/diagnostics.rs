@@ -25,14 +25,24 @@ pub fn render(diagnostic: &Diagnostic, colours: bool) -> String {
         if done[first] {
             continue;
         }
-        let mut snippet = Snippet::source(&diagnostic.labels[first].file.text).path(&paths[first]);
-        for (index, label) in diagnostic.labels.iter().enumerate().skip(first) {
-            if done[index] || !std::sync::Arc::ptr_eq(&label.file, &diagnostic.labels[first].file) {
-                continue;
-            }
+        // Only the lines that are shown are handed on: files may be large.
+        let file = &diagnostic.labels[first].file;
+        let here: Vec<usize> = (first..diagnostic.labels.len())
+            .filter(|index| !done[*index] && std::sync::Arc::ptr_eq(&diagnostic.labels[*index].file, file))
+            .collect();
+        let ranges = || here.iter().map(|index| &diagnostic.labels[*index].range);
+        let start = ranges().map(|range| range.start).min().unwrap_or(0);
+        let end = ranges().map(|range| range.end).max().unwrap_or(0);
+        let start = file.text[..start].rfind('\n').map_or(0, |newline| newline + 1);
+        let end = file.text[end..].find('\n').map_or(file.text.len(), |newline| end + newline);
+        let mut snippet =
+            Snippet::source(&file.text[start..end]).line_start(file.position(start).0).path(&paths[first]);
+        for index in here {
             done[index] = true;
+            let label = &diagnostic.labels[index];
             let kind = if index == 0 { AnnotationKind::Primary } else { AnnotationKind::Context };
-            snippet = snippet.annotation(kind.span(label.range.clone()).label(&label.text));
+            snippet =
+                snippet.annotation(kind.span(label.range.start - start..label.range.end - start).label(&label.text));
         }
         group = group.element(snippet);
     }

@@ -4,17 +4,18 @@
 //! redirect to another origin goes on without them (CVE-2020-15157), and never from HTTPS to plain HTTP.
 
 use std::collections::HashMap;
-use std::io;
+use std::io::{self, Read as _};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty, Full};
-use hyper::body::{Bytes, Incoming};
+use hyper::body::{Body, Bytes, Incoming};
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper::header::{AUTHORIZATION, HOST, HeaderMap, HeaderName, HeaderValue, LOCATION, USER_AGENT};
 use hyper::{Method, StatusCode};
@@ -26,7 +27,7 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::timeout;
 
 use super::settings::RegistrySettings;
@@ -175,16 +176,110 @@ impl TransportError {
 }
 
 /// A request to be sent, perhaps several times (redirects, a stale connection).
+#[derive(Clone)]
 pub(crate) struct Request {
     pub(crate) method: Method,
     pub(crate) url: Url,
     pub(crate) headers: HeaderMap,
-    pub(crate) body: Bytes,
+    pub(crate) body: Payload,
+}
+
+/// What a request carries, in a form that can be sent again.
+#[derive(Clone)]
+pub(crate) enum Payload {
+    None,
+    Bytes(Bytes),
+    /// A file of a known length. The counter tells how much of it was handed to the connection.
+    File {
+        path: PathBuf,
+        length: u64,
+        sent: Arc<AtomicU64>,
+    },
+}
+
+impl Payload {
+    fn sent(&self) -> u64 {
+        match self {
+            Self::File { sent, .. } => sent.load(Ordering::Relaxed),
+            _ => 0,
+        }
+    }
+
+    fn open(&self) -> RequestBody {
+        match self {
+            Self::None => Empty::new().map_err(|never| match never {}).boxed_unsync(),
+            Self::Bytes(bytes) => Full::new(bytes.clone()).map_err(|never| match never {}).boxed_unsync(),
+            Self::File { path, length, sent } => FileBody::open(path.clone(), *length, Arc::clone(sent)).boxed_unsync(),
+        }
+    }
+}
+
+/// Sends a file, which a thread of its own reads.
+struct FileBody {
+    chunks: mpsc::Receiver<io::Result<Bytes>>,
+    left: u64,
+    sent: Arc<AtomicU64>,
+}
+
+impl FileBody {
+    fn open(path: PathBuf, length: u64, sent: Arc<AtomicU64>) -> Self {
+        let (sender, chunks) = mpsc::channel(4);
+        sent.store(0, Ordering::Relaxed);
+        let failure = sender.clone();
+        let read = move || -> io::Result<()> {
+            let mut file = std::fs::File::open(path)?.take(length);
+            loop {
+                let mut chunk = vec![0; 128 * 1024];
+                let read = file.read(&mut chunk)?;
+                chunk.truncate(read);
+                // Whoever sends may have given up.
+                if read == 0 || sender.blocking_send(Ok(chunk.into())).is_err() {
+                    return Ok(());
+                }
+            }
+        };
+        let reader = std::thread::Builder::new().name("image-upload".to_owned()).spawn(move || {
+            if let Err(error) = read() {
+                drop(failure.blocking_send(Err(error)));
+            }
+        });
+        if let Err(error) = reader {
+            // The body then ends before its length, which fails the request.
+            tracing::error!(%error, "cannot start a thread");
+        }
+        Self { chunks, left: length, sent }
+    }
+}
+
+impl Body for FileBody {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<hyper::body::Frame<Bytes>, io::Error>>> {
+        let next = std::task::ready!(self.chunks.poll_recv(context));
+        Poll::Ready(match next {
+            Some(Ok(chunk)) => {
+                self.left = self.left.saturating_sub(chunk.len() as u64);
+                self.sent.fetch_add(chunk.len() as u64, Ordering::Relaxed);
+                Some(Ok(hyper::body::Frame::data(chunk)))
+            }
+            Some(Err(error)) => Some(Err(error)),
+            None if self.left > 0 => Some(Err(io::ErrorKind::UnexpectedEof.into())),
+            None => None,
+        })
+    }
+
+    fn size_hint(&self) -> hyper::body::SizeHint {
+        hyper::body::SizeHint::with_exact(self.left)
+    }
 }
 
 impl Request {
     pub(crate) fn new(method: Method, url: Url) -> Self {
-        Self { method, url, headers: HeaderMap::new(), body: Bytes::new() }
+        Self { method, url, headers: HeaderMap::new(), body: Payload::None }
     }
 
     pub(crate) fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
@@ -341,19 +436,19 @@ impl HttpClient {
                 sender.ready().await?;
                 sender.send_request(built).await
             };
-            let answer = match timeout(self.timeouts.idle, attempt).await {
-                Err(_) => {
+            let answer = match patiently(attempt, self.timeouts.idle, || request.body.sent()).await {
+                None => {
                     let limit = self.timeouts.idle;
                     return Err(TransportError::TimedOut { address, what: "answer", limit });
                 }
                 // A kept connection that was closed as we used it says nothing about the server.
-                Ok(Err(error))
+                Some(Err(error))
                     if !is_fresh && (error.is_closed() || error.is_canceled() || error.is_incomplete_message()) =>
                 {
                     continue;
                 }
-                Ok(Err(source)) => return Err(TransportError::Http { address, source }),
-                Ok(Ok(answer)) => answer,
+                Some(Err(source)) => return Err(TransportError::Http { address, source }),
+                Some(Ok(answer)) => answer,
             };
             let (head, incoming) = answer.into_parts();
             return Ok(Response {
@@ -434,18 +529,26 @@ impl HttpClient {
     }
 }
 
+/// Waits for something for as long as a counter moves, and then for as long as the limit says.
+async fn patiently<T>(work: impl Future<Output = T>, limit: Duration, progress: impl Fn() -> u64) -> Option<T> {
+    tokio::pin!(work);
+    loop {
+        let before = progress();
+        match timeout(limit, &mut work).await {
+            Ok(done) => return Some(done),
+            Err(_) if progress() != before => {}
+            Err(_) => return None,
+        }
+    }
+}
+
 fn build(request: &Request, url: &Url, proxy: Option<&Url>) -> Result<hyper::Request<RequestBody>, String> {
     let through_proxy = proxy.is_some() && url.scheme == Scheme::Http;
     let target = if through_proxy { format!("http://{}{}", url.authority(), url.path) } else { url.path.clone() };
-    let body: RequestBody = if request.body.is_empty() {
-        Empty::new().map_err(|never| match never {}).boxed_unsync()
-    } else {
-        Full::new(request.body.clone()).map_err(|never| match never {}).boxed_unsync()
-    };
     let mut built = hyper::Request::builder()
         .method(request.method.clone())
         .uri(target)
-        .body(body)
+        .body(request.body.open())
         .map_err(|error| error.to_string())?;
     let headers = built.headers_mut();
     *headers = request.headers.clone();
@@ -454,7 +557,7 @@ fn build(request: &Request, url: &Url, proxy: Option<&Url>) -> Result<hyper::Req
     }
     headers.insert(HOST, HeaderValue::from_str(&url.authority()).map_err(|error| error.to_string())?);
     headers.insert(USER_AGENT, HeaderValue::from_static(concat!("rcompose/", env!("CARGO_PKG_VERSION"))));
-    if request.body.is_empty() && matches!(request.method, Method::POST | Method::PUT | Method::PATCH) {
+    if matches!(request.body, Payload::None) && matches!(request.method, Method::POST | Method::PUT | Method::PATCH) {
         headers.insert(hyper::header::CONTENT_LENGTH, HeaderValue::from_static("0"));
     }
     Ok(built)

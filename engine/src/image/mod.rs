@@ -7,6 +7,7 @@
 //! Everything that comes out of a registry or an archive is hostile until its digest is checked, and its content
 //! stays so: see [`unpack`] and [`lookup`] for how paths are resolved, [`manifest`] for bounds.
 
+mod archive;
 mod blob;
 pub mod builtin;
 mod challenge;
@@ -21,6 +22,7 @@ mod lock;
 mod lookup;
 mod manifest;
 mod pull;
+mod push;
 mod reference;
 mod registry;
 mod remove;
@@ -31,6 +33,7 @@ mod unpack;
 mod url;
 mod user;
 
+pub use archive::ArchiveError;
 pub use config::{ConfigError, DockerConfig, Healthcheck, Image};
 pub use credentials::{Credentials, CredentialsError, erase_credentials, find_credentials, save_credentials};
 pub use digest::{Digest, DigestError, Hasher};
@@ -39,6 +42,7 @@ pub use http::{Timeouts, TransportError};
 pub use lookup::{LayerStack, LookupError};
 pub use manifest::{Descriptor, Document, Index, Manifest, ManifestError, Platform, PlatformError, media};
 pub use pull::{Progress, PullError, PullEvent, PullOptions, PullPhase, no_progress, prepare, pull};
+pub use push::{PushError, PushEvent, PushPhase, PushProgress, push};
 pub use reference::{DEFAULT_REGISTRY, DEFAULT_TAG, Reference, ReferenceError};
 pub use registry::{Client, ClientOptions, RegistryError};
 pub use settings::{ProxySettings, RegistryConfig, RegistrySettings, SettingsError};

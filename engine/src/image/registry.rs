@@ -12,7 +12,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use hyper::body::Bytes;
 use hyper::header::{
-    ACCEPT, AUTHORIZATION, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, HeaderValue, RANGE, RETRY_AFTER, WWW_AUTHENTICATE,
+    ACCEPT, AUTHORIZATION, CONTENT_RANGE, CONTENT_TYPE, HeaderValue, RANGE, RETRY_AFTER, WWW_AUTHENTICATE,
 };
 use hyper::{Method, StatusCode};
 use serde::Deserialize;
@@ -21,7 +21,7 @@ use tokio::sync::{Mutex, mpsc};
 use super::challenge::{Challenge, parse_challenges};
 use super::credentials::{Credentials, CredentialsError, find_credentials};
 use super::digest::Digest;
-use super::http::{HttpClient, Request, Response, Timeouts, TransportError};
+use super::http::{HttpClient, Payload, Request, Response, Timeouts, TransportError};
 use super::manifest::{Descriptor, Document, MAX_MANIFEST, ManifestError, media};
 use super::reference::Reference;
 use super::settings::{Endpoint, RegistrySettings, SettingsError};
@@ -457,6 +457,28 @@ impl Client {
         scope: &str,
         step: &'static str,
     ) -> Result<Response, RegistryError> {
+        self.request_up_to(self.options.attempts, endpoint, request, scope, step).await
+    }
+
+    /// Sends a request that cannot simply be sent again.
+    pub(crate) async fn request_once(
+        &self,
+        endpoint: &Endpoint,
+        request: &Request,
+        scope: &str,
+        step: &'static str,
+    ) -> Result<Response, RegistryError> {
+        self.request_up_to(1, endpoint, request, scope, step).await
+    }
+
+    async fn request_up_to(
+        &self,
+        most: u32,
+        endpoint: &Endpoint,
+        request: &Request,
+        scope: &str,
+        step: &'static str,
+    ) -> Result<Response, RegistryError> {
         let registry = || endpoint.registry.clone();
         let mut attempt = 0;
         loop {
@@ -465,8 +487,7 @@ impl Client {
                 Ok(response) => response,
                 Err(RegistryError::Unreachable { source, .. }) => {
                     // Where nobody listens, nobody will within seconds; two tries are for a registry that restarts.
-                    let attempts =
-                        if source.is_connect() { self.options.attempts.min(2) } else { self.options.attempts };
+                    let attempts = if source.is_connect() { most.min(2) } else { most };
                     // A mirror that is away has the registry itself behind it.
                     let give_up = endpoint.is_mirror && source.is_connect();
                     if give_up || !source.is_temporary() || attempt >= attempts {
@@ -493,7 +514,7 @@ impl Client {
                 _ => {}
             }
             let is_temporary = matches!(status.as_u16(), 408 | 425 | 429 | 500 | 502 | 503 | 504);
-            if !is_temporary || attempt >= self.options.attempts {
+            if !is_temporary || attempt >= most {
                 return Err(RegistryError::Status { registry, step, status, message });
             }
             tracing::debug!(%status, attempt, "trying again");
@@ -506,7 +527,7 @@ impl Client {
         let unreachable = |source| RegistryError::Unreachable { registry: endpoint.registry.clone(), source };
         let key = (endpoint.base.clone(), scope.to_owned());
         let known = self.tokens.lock().await.get(&key).cloned();
-        let response = self.http.send(&authorize(request, known.as_ref())).await.map_err(unreachable)?;
+        let response = self.http.send(&authorize(endpoint, request, known.as_ref())).await.map_err(unreachable)?;
         // A 401 of another host, after a redirect, is none of the registry's.
         if response.status != StatusCode::UNAUTHORIZED {
             return Ok(response);
@@ -531,7 +552,7 @@ impl Client {
             None => Ok(response),
             Some(authorization) => {
                 drop(response.bytes(MAX_ANSWER).await);
-                self.http.send(&authorize(request, Some(&authorization))).await.map_err(unreachable)
+                self.http.send(&authorize(endpoint, request, Some(&authorization))).await.map_err(unreachable)
             }
         }
     }
@@ -584,7 +605,7 @@ impl Client {
                 .with_query("client_id", "rcompose")
                 .with_query("scope", scope)
                 .with_query("refresh_token", token);
-            request.body = Bytes::from(form.path[2..].to_owned());
+            request.body = Payload::Bytes(Bytes::from(form.path[2..].to_owned()));
             request.header(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"))
         } else {
             let mut url = realm;
@@ -695,12 +716,15 @@ fn realm_name(url: &Url) -> String {
     url.without_query()
 }
 
-fn authorize(request: &Request, authorization: Option<&HeaderValue>) -> Request {
-    let mut headers: HeaderMap = request.headers.clone();
-    if let Some(value) = authorization {
-        headers.insert(AUTHORIZATION, value.clone());
+/// Adds what is known of a registry's authorization, if the request is to the registry itself.
+fn authorize(endpoint: &Endpoint, request: &Request, authorization: Option<&HeaderValue>) -> Request {
+    let mut request = request.clone();
+    if let Some(value) = authorization
+        && request.url.same_origin(&endpoint.base)
+    {
+        request.headers.insert(AUTHORIZATION, value.clone());
     }
-    Request { method: request.method.clone(), url: request.url.clone(), headers, body: request.body.clone() }
+    request
 }
 
 fn basic(username: &str, password: &str) -> HeaderValue {

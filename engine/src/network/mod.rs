@@ -193,7 +193,7 @@ impl Removal {
 #[derive(Debug)]
 struct Running {
     sandbox: Sandbox,
-    resolver: Option<Resolver>,
+    resolver: Resolver,
     networks: Vec<Id>,
     /// Keeps the ports taken.
     reservations: Vec<Reservation>,
@@ -439,15 +439,11 @@ impl Networks {
         let container = || member.name.clone();
         let networks: Vec<Id> = states.iter().map(|state| state.network_id.clone()).collect();
         let failed = |source| NetworkError::Resolver { container: container(), source };
-        let resolver = match sandbox.resolver().map_err(failed)? {
-            Some(sockets) => {
-                let view = Arc::new(View::new(Arc::clone(&self.0.tables), &networks));
-                let patience = files::ResolvConf::default().timeout();
-                let upstream = (!dns.is_empty()).then(|| Upstream::new(dns, patience));
-                Some(Resolver::start(sockets, view, Arc::clone(&self.0.forwarder), upstream).map_err(failed)?)
-            }
-            None => None,
-        };
+        let sockets = sandbox.resolver().map_err(failed)?;
+        let view = Arc::new(View::new(Arc::clone(&self.0.tables), &networks));
+        let patience = files::ResolvConf::default().timeout();
+        let upstream = (!dns.is_empty()).then(|| Upstream::new(dns, patience));
+        let resolver = Resolver::start(sockets, view, Arc::clone(&self.0.forwarder), upstream).map_err(failed)?;
         let stop = self.0.stop.child_token();
         let relays = TaskTracker::new();
         let running = Running {
@@ -492,7 +488,8 @@ impl Networks {
         self.0.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes over a container that runs already, from what its shim kept ([`Joined::keep`]) and its state says.
+    /// Takes over a container that runs already, from what its shim kept ([`Joined::keep`]) and its state says. Of what
+    /// was kept only the namespace is indispensable; the rest is made again where it is missing.
     pub async fn adopt(
         &self,
         member: &Member,
@@ -511,8 +508,12 @@ impl Networks {
         for port in ports {
             if let Some(socket) = kept.remove(&port::name(port)) {
                 reservations.push(Reservation { port: port.clone(), socket });
-            } else {
-                tracing::warn!(container = member.name, ?port, "the socket of a published port was lost");
+                continue;
+            }
+            match port::rebind(port) {
+                Ok(reservation) => reservations.push(reservation),
+                // The packet filter still leads it into the container; only others can bind it as well.
+                Err(error) => tracing::warn!(container = member.name, ?port, %error, "a published port was lost"),
             }
         }
         let (who, what) = (member.clone(), states.to_vec());
@@ -534,9 +535,7 @@ impl Networks {
         let state = states.into_iter().next().ok_or(NetworkError::Gone)?;
         if let Some(running) = self.running().get_mut(&member.id) {
             running.networks.push(state.network_id.clone());
-            if let Some(resolver) = &running.resolver {
-                resolver.view().set(&running.networks);
-            }
+            running.resolver.view().set(&running.networks);
         }
         Ok(state)
     }
@@ -550,9 +549,7 @@ impl Networks {
         self.0.worker.run(move |worker| worker.detach(&sandbox, &who, &name)).await?;
         if let Some(running) = self.running().get_mut(container) {
             running.networks.retain(|known| Some(known) != id.as_ref());
-            if let Some(resolver) = &running.resolver {
-                resolver.view().set(&running.networks);
-            }
+            running.resolver.view().set(&running.networks);
         }
         Ok(())
     }

@@ -70,6 +70,12 @@ pub(crate) fn name(port: &BoundPort) -> String {
     format!("port {host} {}/{}", port.container_port, port.protocol.as_str())
 }
 
+/// Binds a port again whose socket nobody kept.
+pub(crate) fn rebind(port: &BoundPort) -> io::Result<Reservation> {
+    let (socket, _) = bind_one(SocketAddr::new(port.host_ip, port.host_port), port.protocol)?;
+    Ok(Reservation { port: port.clone(), socket })
+}
+
 /// What one attempt to bind came to.
 enum Attempt {
     Bound(Vec<Reservation>),

@@ -53,7 +53,7 @@ pub struct Sandbox(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     netns: OwnedFd,
-    resolver: Option<(UdpSocket, TcpListener)>,
+    resolver: (UdpSocket, TcpListener),
     route: Mutex<Socket>,
 }
 
@@ -64,20 +64,16 @@ impl Sandbox {
     }
 
     /// Returns copies of the descriptors that must outlive the supervisor: the namespace, and the resolver's UDP and TCP
-    /// sockets where it has them.
+    /// sockets.
     pub fn descriptors(&self) -> io::Result<Vec<(&'static str, OwnedFd)>> {
-        let mut all = vec![("netns", self.0.netns.try_clone()?)];
-        if let Some((udp, tcp)) = &self.0.resolver {
-            all.push(("dns-udp", udp.try_clone()?.into()));
-            all.push(("dns-tcp", tcp.try_clone()?.into()));
-        }
-        Ok(all)
+        let (udp, tcp) = self.resolver()?;
+        Ok(vec![("netns", self.0.netns.try_clone()?), ("dns-udp", udp.into()), ("dns-tcp", tcp.into())])
     }
 
     /// Returns copies of the resolver's sockets.
-    pub(crate) fn resolver(&self) -> io::Result<Option<(UdpSocket, TcpListener)>> {
-        let Some((udp, tcp)) = &self.0.resolver else { return Ok(None) };
-        Ok(Some((udp.try_clone()?, tcp.try_clone()?)))
+    pub(crate) fn resolver(&self) -> io::Result<(UdpSocket, TcpListener)> {
+        let (udp, tcp) = &self.0.resolver;
+        Ok((udp.try_clone()?, tcp.try_clone()?))
     }
 
     /// Runs `work` with a netlink socket of the namespace.
@@ -207,7 +203,7 @@ fn create() -> Result<Sandbox, SandboxError> {
         }
     }
     let resolver = bind_resolver().map_err(SandboxError::Resolver)?;
-    Ok(Sandbox(Arc::new(Inner { netns, resolver: Some(resolver), route: Mutex::new(route) })))
+    Ok(Sandbox(Arc::new(Inner { netns, resolver, route: Mutex::new(route) })))
 }
 
 /// `RTM_SETLINK`.
@@ -244,8 +240,9 @@ fn adopt(netns: OwnedFd, udp: Option<OwnedFd>, tcp: Option<OwnedFd>) -> Result<S
     setns(&netns, CloneFlags::CLONE_NEWNET).map_err(|errno| SandboxError::Enter(errno.into()))?;
     let route = Socket::route().map_err(SandboxError::Enter)?;
     let resolver = match (udp, tcp) {
-        (Some(udp), Some(tcp)) => Some((udp.into(), tcp.into())),
-        _ => None,
+        (Some(udp), Some(tcp)) => (udp.into(), tcp.into()),
+        // Both the supervisor and the shim died.
+        _ => bind_resolver().map_err(SandboxError::Resolver)?,
     };
     Ok(Sandbox(Arc::new(Inner { netns, resolver, route: Mutex::new(route) })))
 }

@@ -696,7 +696,14 @@ impl Worker {
             self.published.insert(member.id.clone(), mappings);
         }
         for endpoint in endpoints {
-            let network = self.by_name(&endpoint.network)?;
+            let network = match self.by_name(&endpoint.network) {
+                // Somebody removed its record by hand. The container still has its other networks.
+                Err(NetworkError::Unknown(network)) => {
+                    tracing::warn!(container = member.name, network, "a running container's network is gone");
+                    continue;
+                }
+                other => other?,
+            };
             self.used.insert(network.id.clone());
             let _lock = store::lock(&self.registries)?;
             let mut leases = self.read_leases(&network.id)?;

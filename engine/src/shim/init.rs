@@ -64,7 +64,8 @@ impl Init<'_> {
             .step(|| format!("set the OOM score adjustment to {score}"))?;
 
         let early = self.isolate_mounts(&spec)?;
-        for path in &self.config.create_host_paths {
+        // What exists may be a file.
+        for path in self.config.create_host_paths.iter().filter(|path| !path.exists()) {
             std::fs::create_dir_all(path).step(|| format!("create host path {}", path.display()))?;
         }
         join(&self.config.namespaces.ipc, CloneFlags::CLONE_NEWIPC)?;

@@ -131,3 +131,23 @@ fn a_new_supervisor_takes_over() {
         }
     });
 }
+
+#[test]
+fn nothing_but_the_namespace_was_kept() {
+    on_host(async |host| {
+        host.networks.ensure(&network("n")).await.unwrap();
+        let lan = host.lan().await;
+        let mut a = host.container("a", &[on("n", &["web"])], &[publish(None, Some(8080), 80)]).await.unwrap();
+        a.serve(80, "a");
+        let root = host.root.clone();
+        drop(host.networks);
+        a.joined.keep.retain(|(name, _)| name == "netns");
+        let keep = a.joined.keep.iter().map(|(name, fd)| (name.clone(), fd.try_clone().unwrap())).collect();
+        let new = Networks::open(&root, Options::default()).await.unwrap();
+        let sandbox = new.adopt(&a.member, &a.joined.endpoints, &a.joined.ports, &[], keep).await.unwrap();
+        assert_eq!(crate::dns::query(sandbox.netns(), "web", crate::dns::A).await.addresses.len(), 1);
+        assert_eq!(lan.ask("192.0.2.1:8080", SOON).unwrap(), "a 192.0.2.2");
+        assert_eq!(ask("[::1]:8080".parse().unwrap(), SOON).unwrap().split(' ').next(), Some("a"));
+        assert!(std::net::TcpListener::bind("0.0.0.0:8080").is_err());
+    });
+}

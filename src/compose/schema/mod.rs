@@ -99,6 +99,25 @@ impl Rule {
     }
 }
 
+/// Whether two items are the same in the eyes of Docker Compose's validator, which takes a text for the number that a later item
+/// is.
+fn equal(earlier: &Node, later: &Node) -> bool {
+    match (&earlier.value, &later.value) {
+        (Value::String(text), Value::Int(_) | Value::Uint(_) | Value::Float(_)) => {
+            let number = |value: &Value| value.print().and_then(|text| super::units::parse_float(&text));
+            super::units::parse_float(text).is_some_and(|text| number(&later.value) == Some(text))
+        }
+        (Value::List(earlier), Value::List(later)) => {
+            earlier.len() == later.len() && earlier.iter().zip(later).all(|(earlier, later)| equal(earlier, later))
+        }
+        (Value::Map(earlier), Value::Map(later)) => {
+            earlier.len() == later.len()
+                && earlier.iter().all(|(key, earlier)| later.get(key).is_some_and(|later| equal(earlier, later)))
+        }
+        _ => super::node::same(earlier, later),
+    }
+}
+
 /// A number without a fraction.
 fn whole(value: &Value) -> Option<i64> {
     match value {
@@ -227,8 +246,7 @@ impl Checker<'_> {
         if unique {
             let mut later = 1;
             while later < list.len() {
-                let Some(earlier) = list[..later].iter().position(|other| super::node::same(other, &list[later]))
-                else {
+                let Some(earlier) = list[..later].iter().position(|other| equal(other, &list[later])) else {
                     later += 1;
                     continue;
                 };

@@ -30,16 +30,10 @@ fn structure(node: &mut Node, shape: &'static Shape, path: &Path<'_>, faults: &m
         report(node, path, &format!("must be a mapping, not {kind}"), faults);
         return false;
     };
-    for field in shape.fields {
-        let Some(node) = map.get_mut(field.key) else { continue };
-        if node.is_null() {
-            map.shift_remove(field.key);
-            continue;
-        }
-        if !value(node, field.kind, &path.key(field.key), faults) {
-            map.shift_remove(field.key);
-        }
-    }
+    map.retain(|key, node| {
+        let Some(number) = shape.find(key) else { return true };
+        !node.is_null() && value(node, shape.fields[number].kind, &path.key(key), faults)
+    });
     true
 }
 

@@ -124,9 +124,15 @@ fn extensions(map: Option<&Map>, flavour: Flavour) -> Vec<(String, Out)> {
 
 fn emit_structure(node: &Node, shape: &Shape, flavour: Flavour) -> Out {
     let map = node.as_map();
+    let mut nodes: Vec<Option<&Node>> = vec![None; shape.fields.len()];
+    for (key, node) in map.into_iter().flatten() {
+        if let Some(number) = shape.find(key) {
+            nodes[number] = Some(node);
+        }
+    }
     let mut entries = Vec::new();
-    for field in shape.fields {
-        if let Some(out) = emit_field(map.and_then(|map| map.get(field.key)), field, flavour) {
+    for (field, node) in shape.fields.iter().zip(nodes) {
+        if let Some(out) = emit_field(node, field, flavour) {
             let key = if flavour == Flavour::Json { field.json } else { field.key };
             entries.push((key.to_owned(), out));
         }

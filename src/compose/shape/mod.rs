@@ -3,6 +3,8 @@
 //! `tables` lists every attribute in the order in which it is printed; `decode` gives each value its type, in place, so that it
 //! keeps its place in the file; `emit` prints.
 
+use std::sync::OnceLock;
+
 mod decode;
 mod emit;
 mod tables;
@@ -28,6 +30,21 @@ pub struct Field {
 pub struct Shape {
     /// The attributes, in the order of printing.
     pub fields: &'static [Field],
+    /// The numbers of the fields, sorted by key.
+    sorted: OnceLock<Vec<usize>>,
+}
+
+impl Shape {
+    /// The number of the field with this key.
+    fn find(&self, key: &str) -> Option<usize> {
+        let sorted = self.sorted.get_or_init(|| {
+            let mut numbers: Vec<usize> = (0..self.fields.len()).collect();
+            numbers.sort_unstable_by_key(|number| self.fields[*number].key);
+            numbers
+        });
+        let at = sorted.binary_search_by_key(&key, |number| self.fields[*number].key).ok()?;
+        Some(sorted[at])
+    }
 }
 
 /// A type.

@@ -17,7 +17,7 @@ use super::source::{Sources, Span};
 /// How deep collections may be nested (Go's limit).
 const DEEPEST: usize = 10_000;
 /// How many values a file may have after its aliases are expanded: this many, and this many times what it has before.
-const EXPANDED_VALUES: usize = 100_000;
+const EXPANDED_VALUES: usize = 20_000;
 const EXPANDED_TIMES: usize = 50;
 
 /// One document of a file.
@@ -489,7 +489,7 @@ impl<'b, 's> Resolver<'b, 's> {
         // Without dots in a key nothing but a real cycle could clash, and that is found by other means.
         let clash = seen
             .iter()
-            .filter(|_| self.has_dots)
+            .take(if self.has_dots { usize::MAX } else { 0 })
             .find(|other| (inside(other, &path) || inside(&path, other)) && service(&path) == service(other))
             .cloned();
         seen.push(path.clone());

@@ -425,6 +425,8 @@ pub(crate) fn redirect_dns(address: std::net::Ipv4Addr, port: u16) -> Result<(),
     batch.table(IPV4, table);
     let hook = Hook { kind: "filter", number: OUTPUT, priority: -300 };
     batch.chain(IPV4, table, chain, Some(hook));
+    // The namespace of a container that runs may have been led to sockets that nobody kept.
+    batch.flush(IPV4, table, chain);
     let dns = 53_u16.to_be_bytes();
     let port = port.to_be_bytes();
     // Offsets: source and destination address 12 and 16 in the IP header, ports 0 and 2 and checksum (6 in UDP, 16 in

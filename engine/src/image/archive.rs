@@ -1,0 +1,446 @@
+//! Writes images into one file and reads them back (`save`, `load`).
+//!
+//! What is written is an OCI image layout and a Docker archive in one: `index.json` and `manifest.json` point to the same
+//! blobs, as Docker's own `save` has it, so that Docker, skopeo and podman all load it. What is read is either, also as
+//! older programs wrote it. An archive is as hostile as a registry: every blob is hashed as it is read, names in it are
+//! only ever compared, and nothing is unpacked before its digest is known.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::blob::PendingFile;
+use super::config::{Image, ParsedConfig};
+use super::decompress::Decompressor;
+use super::digest::{Digest, Hasher};
+use super::manifest::{
+    Descriptor, Document, Index, MAX_CONFIG, MAX_MANIFEST, Manifest, ManifestError, Platform, media,
+};
+use super::reference::Reference;
+use super::store::{REF_NAME, Store, StoreError, io_error};
+use super::tar::{Kind, Reader, TarError};
+
+/// The annotation that containerd and Docker keep an image's whole name in.
+const CONTAINERD_NAME: &str = "io.containerd.image.name";
+/// Largest table of contents in an archive that is read, in bytes.
+const MAX_TABLE: u64 = 16 * 1024 * 1024;
+/// Most entries of an archive.
+const MAX_ENTRIES: usize = 100_000;
+
+/// Why an archive cannot be written or read.
+#[derive(Debug, thiserror::Error)]
+pub enum ArchiveError {
+    /// The store does not have or cannot take it.
+    #[error(transparent)]
+    Store(#[from] Box<StoreError>),
+    /// The archive cannot be written.
+    #[error("cannot write the archive: {0}")]
+    Write(#[source] io::Error),
+    /// The archive cannot be decompressed.
+    #[error("cannot read the archive: {0}")]
+    Read(#[source] io::Error),
+    /// The archive is damaged.
+    #[error(transparent)]
+    Tar(#[from] TarError),
+    /// A table of contents in it is not of a known form.
+    #[error("{name} in the archive is invalid: {source}")]
+    Table {
+        /// The table.
+        name: &'static str,
+        /// What is wrong.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// It has no table of contents, or too many entries: it is no image archive.
+    #[error("not an image archive: {0}")]
+    NoImages(&'static str),
+    /// A table of contents names what is not there.
+    #[error("the archive lacks {0}")]
+    Missing(String),
+    /// A manifest in it cannot be used.
+    #[error("the archive's image {image}: {source}")]
+    Manifest {
+        /// The image's name or digest.
+        image: String,
+        /// What is wrong.
+        #[source]
+        source: ManifestError,
+    },
+}
+
+impl From<StoreError> for ArchiveError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(Box::new(error))
+    }
+}
+
+/// One image in Docker's table of contents.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct DockerEntry {
+    config: String,
+    #[serde(default)]
+    repo_tags: Option<Vec<String>>,
+    layers: Vec<String>,
+}
+
+impl Store {
+    /// Writes images with their names into an archive. Images that are there under several names share everything.
+    pub fn save(&self, images: &[Image], output: impl Write) -> Result<(), ArchiveError> {
+        let _lease = self.lease()?;
+        let mut builder = tar::Builder::new(output);
+        let mut index = Index::default();
+        let mut docker: BTreeMap<Digest, DockerEntry> = BTreeMap::new();
+        let mut blobs: BTreeMap<Digest, u64> = BTreeMap::new();
+        for image in images {
+            let (manifest, media_type) = self.manifest_of(image)?;
+            let mut entry = Descriptor::new(&media_type, image.digest, manifest.len() as u64);
+            entry.platform = Some(image.platform.clone());
+            let mut tags = Vec::new();
+            if let Some(tag) = image.reference.tag().filter(|_| !image.dangling) {
+                entry =
+                    entry.with_annotation(CONTAINERD_NAME, image.reference.to_string()).with_annotation(REF_NAME, tag);
+                tags.push(format!("{}:{tag}", image.reference.familiar_name()));
+            }
+            index.manifests.push(entry);
+            blobs.insert(image.digest, manifest.len() as u64);
+            blobs.insert(image.id, self.blob_length(&image.id)?);
+            blobs.extend(image.layers.iter().map(|layer| (layer.digest, layer.size)));
+            let known = docker.entry(image.digest).or_insert_with(|| DockerEntry {
+                config: blob_name(&image.id),
+                repo_tags: Some(Vec::new()),
+                layers: image.layers.iter().map(|layer| blob_name(&layer.digest)).collect(),
+            });
+            known.repo_tags.get_or_insert_default().extend(tags);
+        }
+        let docker: Vec<DockerEntry> = docker.into_values().collect();
+        let index = serde_json::to_vec(&index).expect("an index can be written");
+        let docker = serde_json::to_vec(&docker).expect("a table can be written");
+        let mut add = |name: &str, length: u64, content: &mut dyn Read| {
+            let mut header = tar::Header::new_ustar();
+            header.set_size(length);
+            header.set_mode(0o644);
+            header.set_mtime(0);
+            builder.append_data(&mut header, name, content).map_err(ArchiveError::Write)
+        };
+        // The tables first: whoever reads a stream knows what to expect.
+        let layout = br#"{"imageLayoutVersion":"1.0.0"}"#;
+        add("oci-layout", layout.len() as u64, &mut &layout[..])?;
+        add("index.json", index.len() as u64, &mut index.as_slice())?;
+        add("manifest.json", docker.len() as u64, &mut docker.as_slice())?;
+        for (digest, length) in blobs {
+            let path = self.blob_path(&digest);
+            let file = match File::open(&path) {
+                Ok(file) => file,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    return Err(StoreError::MissingBlob { digest }.into());
+                }
+                Err(error) => return Err(io_error("open", &path)(error).into()),
+            };
+            let actual = file.metadata().map_err(io_error("look at", &path))?.len();
+            if actual != length {
+                return Err(StoreError::WrongSize { digest, expected: length, actual }.into());
+            }
+            add(&blob_name(&digest), length, &mut file.take(length))?;
+        }
+        builder.finish().map_err(ArchiveError::Write)
+    }
+
+    /// Reads an archive, compressed or not, and enters its images. Returns their names; their layers are not unpacked yet
+    /// (see [`super::prepare`]).
+    ///
+    /// Images without a name get one: `localhost/loaded` with the start of their id for a tag. On failure, nothing is
+    /// entered; what blobs were read are left to garbage collection.
+    pub fn load_archive(&self, input: impl Read, platform: &Platform) -> Result<Vec<Reference>, ArchiveError> {
+        let _lease = self.lease()?;
+        let contents = self.read_archive(input)?;
+        let mut entries = Vec::new();
+        // Docker's table is complete where there are both, and names images in a way of its own; the index is exact.
+        if let Some(index) = &contents.index {
+            let index: Index =
+                serde_json::from_slice(index).map_err(|source| ArchiveError::Table { name: "index.json", source })?;
+            for entry in index.manifests {
+                self.load_entry(entry, platform, &mut entries)?;
+            }
+        } else if let Some(table) = &contents.docker {
+            let table: Vec<DockerEntry> = serde_json::from_slice(table)
+                .map_err(|source| ArchiveError::Table { name: "manifest.json", source })?;
+            for entry in &table {
+                self.load_docker(entry, &contents, &mut entries)?;
+            }
+        } else {
+            return Err(ArchiveError::NoImages("it has neither index.json nor manifest.json"));
+        }
+        let mut names = Vec::new();
+        for (name, entry) in entries {
+            self.set_entry(&name, entry)?;
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+        Ok(names)
+    }
+
+    fn read_archive(&self, input: impl Read) -> Result<Contents, ArchiveError> {
+        let plain = Decompressor::new(input).map_err(ArchiveError::Read)?;
+        let mut reader = Reader::new(plain);
+        let mut contents = Contents::default();
+        let mut count = 0;
+        while let Some(entry) = reader.next()? {
+            count += 1;
+            if count > MAX_ENTRIES {
+                return Err(ArchiveError::NoImages("it has too many entries"));
+            }
+            let name = normalise(&String::from_utf8_lossy(&entry.path), None);
+            match entry.kind {
+                Kind::Symlink => {
+                    let target = normalise(&String::from_utf8_lossy(&entry.link), Some(&name));
+                    contents.aliases.insert(name, target);
+                    continue;
+                }
+                Kind::HardLink => {
+                    contents.aliases.insert(name, normalise(&String::from_utf8_lossy(&entry.link), None));
+                    continue;
+                }
+                Kind::Regular if entry.sparse.is_none() => {}
+                _ => continue,
+            }
+            if matches!(name.as_str(), "index.json" | "manifest.json" | "oci-layout" | "repositories") {
+                if entry.size > MAX_TABLE {
+                    return Err(ArchiveError::NoImages("its table of contents is too large"));
+                }
+                let mut table = Vec::new();
+                let mut buffer = [0; 8192];
+                loop {
+                    match reader.read_data(&mut buffer)? {
+                        0 => break,
+                        read => table.extend_from_slice(&buffer[..read]),
+                    }
+                }
+                match name.as_str() {
+                    "index.json" => contents.index = Some(table),
+                    "manifest.json" => contents.docker = Some(table),
+                    _ => {}
+                }
+                continue;
+            }
+            let expected = name.strip_prefix("blobs/sha256/").and_then(Digest::from_hex);
+            let (digest, start) = self.take_blob(&mut reader, expected)?;
+            contents.files.insert(name, Stored { digest, size: entry.size, start });
+        }
+        Ok(contents)
+    }
+
+    /// Stores the data of the archive's current entry as a blob.
+    fn take_blob<R: Read>(
+        &self,
+        reader: &mut Reader<R>,
+        expected: Option<Digest>,
+    ) -> Result<(Digest, Vec<u8>), ArchiveError> {
+        let temporary = self.temporary();
+        let mut file = PendingFile::create(&temporary).map_err(io_error("create a file in", &temporary))?;
+        let mut hasher = Hasher::new();
+        let mut buffer = vec![0; 128 * 1024];
+        let mut start = Vec::new();
+        loop {
+            let read = reader.read_data(&mut buffer)?;
+            if read == 0 {
+                break;
+            }
+            hasher.update(&buffer[..read]);
+            if start.len() < 4 {
+                start.extend(buffer[..read].iter().take(4));
+            }
+            file.file_mut().write_all(&buffer[..read]).map_err(io_error("write a file in", &temporary))?;
+        }
+        let digest = hasher.finish();
+        if let Some(expected) = expected.filter(|expected| *expected != digest) {
+            return Err(StoreError::WrongDigest { expected, actual: digest }.into());
+        }
+        if !self.has_blob(&digest) {
+            let path = self.blob_path(&digest);
+            file.finish(&path).map_err(io_error("write", &path))?;
+        }
+        Ok((digest, start))
+    }
+
+    /// Finds the image that an index entry means, and its name.
+    fn load_entry(
+        &self,
+        entry: Descriptor,
+        platform: &Platform,
+        entries: &mut Vec<(Reference, Descriptor)>,
+    ) -> Result<(), ArchiveError> {
+        let name = entry.annotation(CONTAINERD_NAME).or_else(|| entry.annotation(REF_NAME)).map(str::to_owned);
+        let mut entry = entry;
+        // Docker wraps images in an index of their own.
+        for _ in 0..3 {
+            let content = self.read_loaded(&entry.digest, MAX_MANIFEST)?;
+            let bad = |source| ArchiveError::Manifest { image: entry.digest.to_string(), source };
+            match Document::parse(&content, Some(&entry.media_type)).map_err(bad)? {
+                Document::Index(index) => {
+                    // An index with one entry means that entry, whatever it is for.
+                    let chosen = match index.manifests.as_slice() {
+                        [only] => only.clone(),
+                        _ => index.choose(platform).map_err(bad)?.clone(),
+                    };
+                    entry = chosen;
+                }
+                Document::Manifest(manifest) => {
+                    self.check_loaded(&manifest)?;
+                    let name = named(name.as_deref(), &manifest.config.digest);
+                    let mut plain = Descriptor::new(&entry.media_type, entry.digest, content.len() as u64);
+                    plain.platform = entry.platform;
+                    entries.push((name, plain));
+                    return Ok(());
+                }
+            }
+        }
+        Err(ArchiveError::NoImages("its indexes are nested too deeply"))
+    }
+
+    /// Makes a manifest for an image of Docker's table.
+    fn load_docker(
+        &self,
+        entry: &DockerEntry,
+        contents: &Contents,
+        entries: &mut Vec<(Reference, Descriptor)>,
+    ) -> Result<(), ArchiveError> {
+        let config = contents.find(&entry.config)?;
+        let mut layers = Vec::new();
+        for layer in &entry.layers {
+            let stored = contents.find(layer)?;
+            let media_type = match stored.start.as_slice() {
+                [0x1f, 0x8b, ..] => media::OCI_LAYER_GZIP,
+                [0x28, 0xb5, 0x2f, 0xfd] => media::OCI_LAYER_ZSTD,
+                _ => media::OCI_LAYER,
+            };
+            layers.push(Descriptor::new(media_type, stored.digest, stored.size));
+        }
+        let manifest = Manifest {
+            schema_version: 2,
+            media_type: Some(media::OCI_MANIFEST.to_owned()),
+            config: Descriptor::new(media::OCI_CONFIG, config.digest, config.size),
+            layers,
+            annotations: None,
+        };
+        let content = serde_json::to_vec(&manifest).expect("a manifest can be written");
+        // The same rules as for what comes from a registry.
+        Document::parse(&content, None)
+            .map_err(|source| ArchiveError::Manifest { image: entry.config.clone(), source })?;
+        let platform = self.check_loaded(&manifest)?;
+        let mut descriptor = Descriptor::new(media::OCI_MANIFEST, self.put_blob(&content)?, content.len() as u64);
+        descriptor.platform = Some(platform);
+        let tags = entry.repo_tags.as_deref().unwrap_or_default();
+        if tags.is_empty() {
+            entries.push((named(None, &config.digest), descriptor));
+            return Ok(());
+        }
+        for tag in tags {
+            entries.push((named(Some(tag), &config.digest), descriptor.clone()));
+        }
+        Ok(())
+    }
+
+    /// Checks that all of an image is here.
+    fn check_loaded(&self, manifest: &Manifest) -> Result<Platform, ArchiveError> {
+        let digest = manifest.config.digest;
+        let config = self.read_loaded(&digest, MAX_CONFIG)?;
+        let parsed = ParsedConfig::parse(&config, manifest.layers.len())
+            .map_err(|source| StoreError::Config { digest, source })?;
+        for layer in &manifest.layers {
+            if !self.has_blob(&layer.digest) {
+                return Err(ArchiveError::Missing(layer.digest.to_string()));
+            }
+            let actual = self.blob_length(&layer.digest)?;
+            if actual != layer.size {
+                return Err(StoreError::WrongSize { digest: layer.digest, expected: layer.size, actual }.into());
+            }
+        }
+        Ok(parsed.platform)
+    }
+
+    fn read_loaded(&self, digest: &Digest, limit: u64) -> Result<Vec<u8>, ArchiveError> {
+        match self.read_blob(digest, limit) {
+            Ok(content) => Ok(content),
+            Err(StoreError::MissingBlob { digest }) => Err(ArchiveError::Missing(digest.to_string())),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// What an archive holds.
+#[derive(Default)]
+struct Contents {
+    index: Option<Vec<u8>>,
+    docker: Option<Vec<u8>>,
+    files: HashMap<String, Stored>,
+    aliases: HashMap<String, String>,
+}
+
+/// A file of an archive, now a blob.
+struct Stored {
+    digest: Digest,
+    size: u64,
+    /// The first bytes, which tell the compression.
+    start: Vec<u8>,
+}
+
+impl Contents {
+    fn find(&self, name: &str) -> Result<&Stored, ArchiveError> {
+        let mut at = normalise(name, None);
+        // Old archives have links from one image's layer to another's.
+        for _ in 0..8 {
+            if let Some(stored) = self.files.get(&at) {
+                return Ok(stored);
+            }
+            match self.aliases.get(&at) {
+                Some(target) => at.clone_from(target),
+                None => break,
+            }
+        }
+        Err(ArchiveError::Missing(name.chars().take(200).collect()))
+    }
+}
+
+fn blob_name(digest: &Digest) -> String {
+    format!("blobs/sha256/{}", digest.hex())
+}
+
+/// Makes names comparable. `link` is where a relative target is taken from.
+fn normalise(name: &str, link: Option<&str>) -> String {
+    let mut parts: Vec<&str> = Vec::new();
+    let directory = link.and_then(|link| Path::new(link).parent()).and_then(Path::to_str).unwrap_or_default();
+    for part in directory.split('/').chain(name.split('/')) {
+        match part {
+            "" | "." => {}
+            ".." => {
+                parts.pop();
+            }
+            part => parts.push(part),
+        }
+    }
+    parts.join("/")
+}
+
+/// Returns the name that an image is to have.
+fn named(name: Option<&str>, id: &Digest) -> Reference {
+    name.and_then(|name| name.parse().ok())
+        .unwrap_or_else(|| format!("localhost/loaded:{}", id.short()).parse().expect("made of a valid name and digits"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_in_archives_are_only_compared() {
+        assert_eq!(normalise("./a//b/../c", None), "a/c");
+        assert_eq!(normalise("../../../etc/passwd", None), "etc/passwd");
+        assert_eq!(normalise("../x/layer.tar", Some("y/layer.tar")), "x/layer.tar");
+        assert_eq!(named(Some("Not A Name"), &Digest::of(b"x")).registry(), "localhost");
+    }
+}

@@ -1,0 +1,300 @@
+//! Pushes an image: every blob that the registry lacks, then the manifest.
+//!
+//! A blob that the registry has in another repository of ours is mounted from there instead of being sent. Mirrors are
+//! never pushed to.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use hyper::Method;
+use hyper::body::Bytes;
+use hyper::header::{CONTENT_TYPE, HeaderValue, LOCATION};
+use tokio::task::JoinSet;
+
+use super::config::Image;
+use super::digest::Digest;
+use super::http::{Payload, Request};
+use super::manifest::{Descriptor, MAX_MANIFEST};
+use super::pull::PullOptions;
+use super::reference::Reference;
+use super::registry::{Client, RegistryError, back_off};
+use super::settings::Endpoint;
+use super::store::{Store, StoreError};
+
+/// How often a blob is sent before giving up. Each time it is sent whole.
+const UPLOADS: u32 = 3;
+/// Time between two progress reports.
+const REPORT_EVERY: Duration = Duration::from_millis(100);
+
+/// Is told how a push goes on. Called from several tasks; it should be quick.
+pub type PushProgress = Arc<dyn Fn(PushEvent) + Send + Sync>;
+
+/// One step of a push.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PushEvent {
+    /// The name that is pushed to.
+    pub image: Reference,
+    /// The blob that this is about, if it is about one.
+    pub blob: Option<Digest>,
+    /// What happens.
+    pub phase: PushPhase,
+    /// Bytes that were sent.
+    pub current: u64,
+    /// Bytes of the blob.
+    pub total: u64,
+}
+
+/// What happens in a push.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PushPhase {
+    /// The blob is there already.
+    Exists,
+    /// The blob was taken over from another repository of the registry.
+    Mounted {
+        /// That repository.
+        from: String,
+    },
+    /// The blob is being sent.
+    Uploading,
+    /// The blob is there.
+    Complete,
+    /// The manifest is there, with this digest.
+    Done {
+        /// The manifest's digest.
+        digest: Digest,
+    },
+}
+
+/// Why an image cannot be pushed.
+#[derive(Debug, thiserror::Error)]
+pub enum PushError {
+    /// The registry did not do what it was asked for.
+    #[error("cannot push {image}: {source}")]
+    Registry {
+        /// The image.
+        image: String,
+        /// What went wrong.
+        #[source]
+        source: Box<RegistryError>,
+    },
+    /// The image, or a part of it, is not in the store.
+    #[error("cannot push {image}: {source}")]
+    Store {
+        /// The image.
+        image: String,
+        /// What went wrong.
+        #[source]
+        source: Box<StoreError>,
+    },
+    /// A reference by digest cannot be pushed to: the registry computes it.
+    #[error("cannot push {image}: a tag is needed and not a digest")]
+    Digest {
+        /// The image.
+        image: String,
+    },
+    /// A task of ours died.
+    #[error("cannot push {image}: a worker stopped unexpectedly")]
+    Worker {
+        /// The image.
+        image: String,
+    },
+}
+
+/// Pushes an image of the store under one of its names. Returns the manifest's digest.
+pub async fn push(
+    store: &Arc<Store>,
+    name: &Reference,
+    options: &PullOptions,
+    progress: &PushProgress,
+) -> Result<Digest, PushError> {
+    let store_failed = |source| PushError::Store { image: name.familiar(), source: Box::new(source) };
+    let registry_failed = |source| PushError::Registry { image: name.familiar(), source: Box::new(source) };
+    let Some(tag) = name.tag().filter(|_| name.digest().is_none()) else {
+        return Err(PushError::Digest { image: name.familiar() });
+    };
+    let _lease = store.lease().map_err(store_failed)?;
+    let image = store
+        .load_by_name(name)
+        .map_err(store_failed)?
+        .ok_or_else(|| store_failed(StoreError::NoSuchImage(name.familiar())))?;
+    let (manifest, media_type) = store.manifest_of(&image).map_err(store_failed)?;
+    let endpoint = reach(&options.client, name).await.map_err(registry_failed)?;
+
+    let others: Vec<Image> = store.list().map_err(store_failed)?;
+    let config_size = store.blob_length(&image.id).map_err(store_failed)?;
+    let mut blobs = image.layers.clone();
+    blobs.push(Descriptor::new("", image.id, config_size));
+    let mut tasks = JoinSet::new();
+    let mut started = HashSet::new();
+    for blob in blobs {
+        if !started.insert(blob.digest) {
+            continue;
+        }
+        if !store.has_blob(&blob.digest) {
+            return Err(store_failed(StoreError::MissingBlob { digest: blob.digest }));
+        }
+        let from = others
+            .iter()
+            .filter(|other| {
+                other.reference.registry() == name.registry() && other.reference.repository() != name.repository()
+            })
+            .find(|other| other.layers.iter().any(|layer| layer.digest == blob.digest))
+            .map(|other| other.reference.repository().to_owned());
+        let upload = Upload {
+            client: Arc::clone(&options.client),
+            endpoint: endpoint.clone(),
+            name: name.clone(),
+            path: store.blob_path(&blob.digest),
+            blob,
+            from,
+            progress: Arc::clone(progress),
+        };
+        let jobs = Arc::clone(&options.jobs);
+        tasks.spawn(async move {
+            let _permit = jobs.acquire_owned().await.expect("the semaphore is never closed");
+            upload.run().await
+        });
+    }
+    while let Some(result) = tasks.join_next().await {
+        // Dropping the set ends the others.
+        result.map_err(|_| PushError::Worker { image: name.familiar() })?.map_err(registry_failed)?;
+    }
+
+    let url = endpoint.base.join(&format!("v2/{}/manifests/{tag}", name.repository()));
+    let content_type = HeaderValue::from_str(&media_type).expect("it was compared with known types");
+    let mut request = Request::new(Method::PUT, url).header(CONTENT_TYPE, content_type);
+    request.body = Payload::Bytes(Bytes::from(manifest));
+    let step = "the upload of the manifest";
+    let response =
+        options.client.request(&endpoint, &request, &push_scope(name), step).await.map_err(registry_failed)?;
+    let declared: Option<Digest> = response.header("docker-content-digest").and_then(|text| text.parse().ok());
+    if let Some(actual) = declared.filter(|actual| *actual != image.digest) {
+        let registry = endpoint.registry.clone();
+        return Err(registry_failed(RegistryError::WrongDigest { registry, expected: image.digest, actual }));
+    }
+    let phase = PushPhase::Done { digest: image.digest };
+    progress(PushEvent { image: name.clone(), blob: None, phase, current: 0, total: 0 });
+    Ok(image.digest)
+}
+
+/// Finds out how the registry wants to be spoken to, and gets a token on the way.
+async fn reach(client: &Client, name: &Reference) -> Result<Endpoint, RegistryError> {
+    let mut failure = None;
+    for endpoint in client.push_endpoints(name.registry())? {
+        let request = Request::new(Method::GET, endpoint.base.join("v2/"));
+        match client.request(&endpoint, &request, &push_scope(name), "the request for access").await {
+            // Some answer "not found" to all but what they know.
+            Ok(_) | Err(RegistryError::NotFound { .. }) => return Ok(endpoint),
+            Err(error) if error.is_connect() => failure = Some(error),
+            Err(error) => return Err(error),
+        }
+    }
+    Err(failure.unwrap_or_else(|| RegistryError::NoEndpoint { registry: name.registry().to_owned() }))
+}
+
+fn push_scope(name: &Reference) -> String {
+    format!("repository:{}:pull,push", name.repository())
+}
+
+struct Upload {
+    client: Arc<Client>,
+    endpoint: Endpoint,
+    name: Reference,
+    path: std::path::PathBuf,
+    blob: Descriptor,
+    from: Option<String>,
+    progress: PushProgress,
+}
+
+impl Upload {
+    fn report(&self, phase: PushPhase, current: u64) {
+        (self.progress)(PushEvent {
+            image: self.name.clone(),
+            blob: Some(self.blob.digest),
+            phase,
+            current,
+            total: self.blob.size,
+        });
+    }
+
+    async fn run(&self) -> Result<(), RegistryError> {
+        let repository = self.name.repository();
+        let scope = push_scope(&self.name);
+        let url = self.endpoint.base.join(&format!("v2/{repository}/blobs/{}", self.blob.digest));
+        let head = Request::new(Method::HEAD, url);
+        match self.client.request(&self.endpoint, &head, &scope, "the question for a blob").await {
+            Ok(_) => {
+                self.report(PushPhase::Exists, self.blob.size);
+                return Ok(());
+            }
+            Err(RegistryError::NotFound { .. }) => {}
+            Err(error) => return Err(error),
+        }
+        let mut attempt = 0;
+        loop {
+            attempt += 1;
+            match self.send(repository, &scope).await {
+                Err(RegistryError::Unreachable { .. } | RegistryError::Status { .. }) if attempt < UPLOADS => {
+                    back_off(attempt, None).await;
+                }
+                result => return result,
+            }
+        }
+    }
+
+    async fn send(&self, repository: &str, scope: &str) -> Result<(), RegistryError> {
+        let step = "the start of an upload";
+        let digest = self.blob.digest.to_string();
+        let mut url = self.endpoint.base.join(&format!("v2/{repository}/blobs/uploads/"));
+        let mut mount_scope = scope.to_owned();
+        if let Some(from) = &self.from {
+            url = url.with_query("mount", &digest).with_query("from", from);
+            mount_scope = format!("{scope} repository:{from}:pull");
+        }
+        let start = Request::new(Method::POST, url.clone());
+        let response = self.client.request(&self.endpoint, &start, &mount_scope, step).await?;
+        if response.status == hyper::StatusCode::CREATED {
+            let from = self.from.clone().unwrap_or_default();
+            self.report(PushPhase::Mounted { from }, self.blob.size);
+            return Ok(());
+        }
+        let location = response.header(LOCATION).and_then(|location| url.follow(location));
+        let Some(location) = location else {
+            let registry = self.endpoint.registry.clone();
+            return Err(RegistryError::Answer { registry, step, message: "it names no place to send to".to_owned() });
+        };
+        drop(response);
+        let sent = Arc::new(AtomicU64::new(0));
+        let mut request = Request::new(Method::PUT, location.with_query("digest", &digest))
+            .header(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+        request.body = Payload::File { path: self.path.clone(), length: self.blob.size, sent: Arc::clone(&sent) };
+        let upload = self.client.request_once(&self.endpoint, &request, scope, "the upload of a blob");
+        tokio::pin!(upload);
+        loop {
+            self.report(PushPhase::Uploading, sent.load(Ordering::Relaxed));
+            if let Ok(result) = tokio::time::timeout(REPORT_EVERY, &mut upload).await {
+                result?;
+                self.report(PushPhase::Complete, self.blob.size);
+                return Ok(());
+            }
+        }
+    }
+}
+
+impl Store {
+    /// Returns an image's manifest as it is stored, with its media type.
+    pub(crate) fn manifest_of(&self, image: &Image) -> Result<(Vec<u8>, String), StoreError> {
+        let content = self.read_blob(&image.digest, MAX_MANIFEST)?;
+        let index = self.index()?;
+        let entry = index.manifests.iter().find(|entry| entry.digest == image.digest);
+        let media_type = entry.map(|entry| entry.media_type.clone());
+        Ok((content, media_type.ok_or_else(|| StoreError::NoSuchImage(image.reference.familiar()))?))
+    }
+
+    pub(crate) fn blob_length(&self, digest: &Digest) -> Result<u64, StoreError> {
+        let path = self.blob_path(digest);
+        std::fs::metadata(&path).map(|metadata| metadata.len()).map_err(super::store::io_error("look at", &path))
+    }
+}
