@@ -253,6 +253,11 @@ fn arguments(mut arguments: Vec<OsString>) -> (Vec<OsString>, bool) {
         arguments.remove(1);
         compatible = true;
     }
+    if let Some(first) = arguments.get_mut(1)
+        && (first == "-v" || first == "--version")
+    {
+        *first = "version".into();
+    }
     (arguments, compatible)
 }
 
@@ -269,6 +274,7 @@ mod tests {
     fn it_answers_to_dockers_names() {
         let given = |words: &[&str]| arguments(words.iter().map(OsString::from).collect());
         assert_eq!(given(&["rcompose", "up"]), (vec!["rcompose".into(), "up".into()], false));
+        assert_eq!(given(&["rcompose", "-v"]).0, ["rcompose", "version"]);
         assert_eq!(given(&["rcompose", "compose", "up"]), (vec!["rcompose".into(), "up".into()], true));
         assert_eq!(
             given(&["/usr/bin/docker-compose", "up"]),

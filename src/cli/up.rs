@@ -35,6 +35,9 @@ pub struct UpArgs {
     /// Automatically attach to log output of dependent services
     #[arg(long, conflicts_with = "detach")]
     pub attach_dependencies: bool,
+    /// Build images before starting containers
+    #[arg(long, conflicts_with = "no_build")]
+    pub build: bool,
     /// Detached mode: Run containers in the background
     #[arg(short, long)]
     pub detach: bool,
@@ -111,6 +114,12 @@ impl UpArgs {
 
 pub fn run(context: &Context, args: &UpArgs) -> Result<(), Error> {
     let project = project(context, args)?;
+    if let (true, Some(service)) = (args.build, project.services.values().find(|service| service.build.is_some())) {
+        return Err(Error::with_hint(
+            format!("service \"{}\" would have to be built, which is not possible yet", service.name),
+            "build the image elsewhere, push it to a registry, and leave --build out",
+        ));
+    }
     let engine = Arc::new(context.engine(&project.name)?);
     for service in project.services.values() {
         for sentence in unhonoured(&project, service) {

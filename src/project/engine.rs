@@ -10,7 +10,7 @@ use rcompose_engine::container::state::ContainerState;
 use rcompose_engine::container::store::{self, Container};
 use rcompose_engine::id::Id;
 use rcompose_engine::network::config::NetworkConfig;
-use rcompose_engine::protocol::Condition;
+use rcompose_engine::protocol::{Condition, FailureKind};
 use rcompose_engine::root::Root;
 use rcompose_engine::supervisor::client::{Client, ClientError};
 use rcompose_engine::volume::{self, VolumeError};
@@ -99,7 +99,11 @@ impl Engine {
             None => Client::connect(&self.root, &self.project).await?,
         };
         match client {
-            Some(client) => client.shutdown().await,
+            Some(client) => match client.shutdown().await {
+                // Somebody has begun something new meanwhile, which is to go on.
+                Err(ClientError::Failed(failure)) if failure.kind == FailureKind::Conflict => Ok(()),
+                result => result,
+            },
             None => Ok(()),
         }
     }
