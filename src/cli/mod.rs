@@ -1,11 +1,13 @@
 //! The command line: one file per command, with its arguments and a short call into the project.
 
 pub mod attach;
+pub mod completion;
 pub mod config;
 pub mod context;
 pub mod create;
 pub mod down;
 pub mod error;
+pub mod events;
 pub mod exec;
 pub mod follow;
 pub mod images;
@@ -133,10 +135,14 @@ enum Command {
     /// Parse, resolve and render compose file in canonical format
     #[command(visible_alias = "convert")]
     Config(config::ConfigArgs),
+    /// Generate the completion script for a shell
+    Completion(completion::CompletionArgs),
     /// Creates containers for a service
     Create(create::CreateArgs),
     /// Stop and remove containers, networks
     Down(down::DownArgs),
+    /// Receive real time events from containers
+    Events(events::EventsArgs),
     /// Execute a command in a running container
     Exec(exec::ExecArgs),
     /// List images used by the created containers
@@ -194,8 +200,10 @@ pub fn main() -> ExitCode {
     let context = Context::new(cli.global, ui, compatible);
     let done = match cli.command {
         Command::Config(args) => return config::run(&context.global, &args),
+        Command::Completion(args) => completion::run(&context, Cli::command(), &args),
         Command::Create(args) => create::run(&context, &args),
         Command::Down(args) => down::run(&context, &args),
+        Command::Events(args) => events::run(&context, &args),
         Command::Exec(args) => exec::run(&context, &args),
         Command::Images(args) => images::run(&context, &args),
         Command::Kill(args) => kill::run(&context, &args),
