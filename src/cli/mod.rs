@@ -39,7 +39,6 @@ use crate::compose::{Diagnostic, LoadOptions};
 use crate::ui::Ui;
 use crate::ui::colour::Ansi;
 use crate::ui::progress::Form;
-use crate::ui::{Ui, diagnostics};
 use context::Context;
 use error::Error;
 
