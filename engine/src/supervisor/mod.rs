@@ -176,7 +176,8 @@ fn ready(waiting: &mut Option<File>) {
 
 fn tracing_to_stderr() {
     use tracing_subscriber::{EnvFilter, fmt};
-    let filter = EnvFilter::try_from_env("RCOMPOSE_LOG").unwrap_or_else(|_| EnvFilter::new("warn,rcompose_engine=info"));
+    let filter =
+        EnvFilter::try_from_env("RCOMPOSE_LOG").unwrap_or_else(|_| EnvFilter::new("warn,rcompose_engine=info"));
     fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(false).init();
 }
 
