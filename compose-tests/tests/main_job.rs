@@ -23,7 +23,7 @@ fn example(name: &str) -> std::path::PathBuf {
 
 #[test]
 fn hello_needs_no_registry() {
-    let mut stack = Stack::new("hello");
+    let mut stack = Stack::on_host("hello");
     stack.stop_registry();
     stack.copy(&example("hello"));
     stack.set("PORT", &stack.fill("{PORT1}"));
@@ -68,7 +68,7 @@ fn texts(messages: &[Value]) -> Vec<&str> {
 
 #[test]
 fn guestbook_survives_what_can_be_killed() {
-    let mut stack = Stack::on_host("guestbook");
+    let mut stack = Stack::new("guestbook");
     stack.copy(&example("guestbook"));
     stack.set("WEB_PORT", &stack.fill("{PORT1}"));
     stack.run(&["up", "-d"]).ok();

@@ -202,9 +202,15 @@ fn make_bundle(
             fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).map_err(failed("change", &path))?;
         }
         let links = root.project(&config.project).join("containers");
-        make_directory(&links)?;
         let link = links.join(config.id.as_str());
-        std::os::unix::fs::symlink(&config.name, &link).map_err(failed("make", &link))?;
+        loop {
+            make_directory(&links)?;
+            match std::os::unix::fs::symlink(&config.name, &link) {
+                // The project's last container went at this moment, and the directory with it.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                made => break made.map_err(failed("make", &link))?,
+            }
+        }
         let bundle = root.container(&config.id);
         fs::rename(&aside, &bundle).map_err(failed("make", &bundle)).inspect_err(|_| {
             let _ = fs::remove_file(&link);
@@ -227,7 +233,15 @@ pub fn remove(root: &Root, config: &ContainerConfig) -> Result<(), StoreError> {
         Err(error) => return Err(failed("remove", &bundle)(error)),
     }
     let directory = root.project(&config.project);
-    absent(fs::remove_file(directory.join("containers").join(config.id.as_str())), &directory)?;
+    let links = directory.join("containers");
+    absent(fs::remove_file(links.join(config.id.as_str())), &directory)?;
+    // The last container takes the project's directories along; they stay while they have something in them.
+    for emptied in [&links, &directory] {
+        match fs::remove_dir(emptied) {
+            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => break,
+            removed => absent(removed, emptied)?,
+        }
+    }
     release_name(root, &config.name)?;
     absent(fs::remove_dir_all(&aside), &aside)?;
     let run = root.container_run(&config.id);
