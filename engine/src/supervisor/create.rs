@@ -6,10 +6,11 @@ use oci_spec::runtime::Spec;
 
 use super::container::name_failure;
 use super::project::other;
-use crate::container::config::{ContainerConfig, HealthTest, Healthcheck};
+use crate::container::config::{ContainerConfig, HealthTest, Healthcheck, NamespaceMode};
 use crate::container::state::{ContainerState, Health, HealthStatus, Status};
 use crate::container::{spec, store, user};
 use crate::host::Host;
+use crate::id::Id;
 use crate::image::{self, Image, Reference, Store};
 use crate::protocol::{Failure, FailureKind};
 use crate::root::Root;
@@ -18,6 +19,9 @@ use crate::shim::protocol::Failure as ShimFailure;
 
 /// Files of the bundle that the container has in `/etc`.
 const ETC: [&str; 3] = ["hostname", "hosts", "resolv.conf"];
+
+/// A process that is never the first one of a container.
+const NOBODY: i32 = i32::MAX;
 
 /// Makes the bundle of a container.
 pub(super) fn create(
@@ -31,7 +35,8 @@ pub(super) fn create(
     if config.stop_signal.is_none() {
         config.stop_signal = image.config.config().as_ref().and_then(|config| config.stop_signal().clone());
     }
-    let (spec, shim) = generate(root, host, images, &config, &image)?;
+    // Other containers' namespaces are looked up when it is started; now it is only checked that all else is right.
+    let (spec, shim) = generate(root, host, images, &config, &image, &|_| Some(NOBODY))?;
     let state = ContainerState {
         status: Status::Created,
         pid: None,
@@ -51,13 +56,35 @@ pub(super) fn create(
         endpoints: Vec::new(),
         ports: Vec::new(),
     };
-    let encode = |value: Result<Vec<u8>, serde_json::Error>| value.map_err(other);
-    let files =
-        [("config.json", encode(serde_json::to_vec(&spec))?), (shim::config::FILE, encode(serde_json::to_vec(&shim))?)];
+    let files = encode(&spec, &shim)?;
     // Bound into the container, so they exist before they are known; the network fills them in.
     let files = files.into_iter().chain(ETC.map(|name| (name, Vec::new()))).collect::<Vec<_>>();
     store::create(root, &config, &state, &files).map_err(name_failure)?;
     Ok(store::Container { config, state })
+}
+
+/// Writes `config.json` and `shim.json` anew where they depend on containers that may have been restarted since.
+pub(super) fn refresh(root: &Root, host: &Host, images: &Store, config: &ContainerConfig) -> Result<(), Failure> {
+    let joins = |mode: &NamespaceMode| matches!(mode, NamespaceMode::Container(_));
+    if ![&config.pid, &config.ipc, &config.uts].into_iter().any(joins) {
+        return Ok(());
+    }
+    let image = find_image(images, config)?;
+    let pid_of = |id: &Id| {
+        let container = store::load(root, id).ok().flatten()?;
+        container.state.pid.filter(|_| container.state.status.is_running())
+    };
+    let (spec, shim) = generate(root, host, images, config, &image, &pid_of)?;
+    for (name, content) in encode(&spec, &shim)? {
+        store::write(&root.container(&config.id).join(name), &content)?;
+    }
+    Ok(())
+}
+
+fn encode(spec: &Spec, shim: &shim::config::ShimConfig) -> Result<[(&'static str, Vec<u8>); 2], Failure> {
+    let spec = serde_json::to_vec(spec).map_err(other)?;
+    let shim = serde_json::to_vec(shim).map_err(other)?;
+    Ok([("config.json", spec), (shim::config::FILE, shim)])
 }
 
 /// Makes `config.json` and `shim.json`.
@@ -67,6 +94,7 @@ fn generate(
     images: &Store,
     config: &ContainerConfig,
     image: &Image,
+    pid_of: &dyn Fn(&Id) -> Option<i32>,
 ) -> Result<(Spec, shim::config::ShimConfig), Failure> {
     let layers = images.layer_paths(image);
     let asked = config.user.clone().or_else(|| image.config.config().as_ref().and_then(|config| config.user().clone()));
@@ -85,10 +113,7 @@ fn generate(
         layers: &layers,
         volatile: false,
         etc: &ETC,
-        pid_of: &|id| {
-            let container = store::load(root, id).ok().flatten()?;
-            container.state.pid.filter(|_| container.state.status.is_running())
-        },
+        pid_of,
         layers_of: &|id| images.find(id).ok().flatten().map(|image| images.layer_paths(&image)),
         supervisor_command: &command,
     })

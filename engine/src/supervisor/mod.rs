@@ -194,6 +194,13 @@ async fn serve(
     let networks = Networks::open(&root, Options::default()).await.map_err(|error| error.to_string())?;
     let images = Store::open(root.data()).map_err(|error| error.to_string())?;
     let project = Project::new(name, root, host, launcher, networks, images);
+    // Layers that were unpacked since the last time are forced to the disk, so that a power cut does not cost them.
+    let settling = Arc::clone(&project);
+    tokio::task::spawn_blocking(move || {
+        if let Err(error) = settling.images.settle() {
+            tracing::warn!(error = &error as &dyn std::error::Error, "cannot force layers to the disk");
+        }
+    });
     // Children end while containers are being adopted already.
     let mut children = signal(SignalKind::child()).map_err(|error| format!("cannot hear of children: {error}"))?;
     project.adopt_all().await.map_err(|failure| failure.to_string())?;

@@ -41,7 +41,7 @@ pub(super) struct Project {
     removals: TaskTracker,
     pub(super) launcher: Launcher,
     pub(super) networks: Networks,
-    images: Store,
+    pub(super) images: Store,
     /// Told when the supervisor may have nothing left to do.
     pub(super) idle: Notify,
     registry: Mutex<Registry>,

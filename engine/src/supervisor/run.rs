@@ -8,7 +8,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::time::Instant;
 
 use super::attach::{self, Attached};
-use super::create::start_failure;
+use super::create::{self, start_failure};
 use super::project::{Project, other};
 use super::shims::Connection;
 use crate::container::config::{ContainerConfig, NetworkMode};
@@ -62,6 +62,7 @@ impl Run {
             }
             _ => {}
         }
+        create::refresh(&project.root, &project.host, &project.images, config)?;
         let spawn = Spawn { id: config.id.clone(), bundle, run, task: Task::Create };
         // The shim makes namespaces and mounts while the network is made.
         let mut shim = spawn_shim(project, &spawn, &[])?;
