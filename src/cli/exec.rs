@@ -2,14 +2,22 @@
 
 use std::io::{self, IsTerminal as _};
 use std::os::fd::AsFd as _;
+use std::time::{Duration, Instant};
 
 use clap::Args;
+use rcompose_engine::id::Id;
 use rcompose_engine::shim::client::{Client, ClientError};
 use rcompose_engine::shim::protocol::Exec;
+use rcompose_engine::supervisor::client::Client as SupervisorClient;
 
 use super::context::Context;
 use super::error::Error;
+use crate::project::engine::Engine;
 use crate::ui::terminal::{self, Ended, Session};
+
+/// How long a container that runs may be without a shim, and how often it is looked for.
+const PATIENCE: Duration = Duration::from_secs(3);
+const PAUSE: Duration = Duration::from_millis(10);
 
 #[derive(Debug, Args)]
 pub struct ExecArgs {
@@ -63,7 +71,7 @@ pub fn run(context: &Context, args: &ExecArgs) -> Result<(), Error> {
         size: None,
         privileged: args.privileged,
     };
-    let mut client = Client::connect(&engine.root.container_run(&container.config.id))?;
+    let mut client = connect(context, &engine, &container.config.id)?;
     let code = if tty {
         with_terminal(&mut client, request)?
     } else if args.detach {
@@ -91,6 +99,26 @@ fn with_terminal(client: &mut Client, request: Exec) -> Result<Ended, Error> {
 }
 
 /// Says why the process could not be run, and returns Docker's exit code for that.
+/// Connects to the shim of a running container. One that was killed is replaced by the supervisor, and so is a supervisor
+/// that was killed too, by the one that is started here: that takes a moment.
+fn connect(context: &Context, engine: &Engine, id: &Id) -> Result<Client, Error> {
+    let run = engine.root.container_run(id);
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match Client::connect(&run) {
+            Err(ClientError::NotRunning(_)) if Instant::now() < deadline => {
+                context.block_on(async {
+                    let supervisor = SupervisorClient::connect_or_start(&engine.root, &engine.project).await?;
+                    tokio::time::sleep(PAUSE).await;
+                    drop(supervisor);
+                    Ok(())
+                })?;
+            }
+            result => return Ok(result?),
+        }
+    }
+}
+
 fn failed(context: &Context, error: ClientError) -> Error {
     match error {
         ClientError::Failed(failure) => {
