@@ -103,7 +103,8 @@ pub fn format_duration(nanos: i64) -> String {
 /// Reads a size such as `64m`, `1.5GiB`, `512 kb` or `100`; returns bytes. All units are powers of 1024.
 pub fn parse_bytes(text: &str) -> Result<i64, String> {
     let invalid = || format!("invalid size: '{text}'");
-    let suffix_error = |suffix: &str| format!("invalid suffix: '{suffix}'");
+    let suffix_error =
+        |suffix: &str| format!("invalid suffix: '{suffix}' (the units are b, k, m, g, t and p, also as kb or kib)");
     let split = text.rfind(|c: char| c.is_ascii_digit() || c == '.' || c == ' ').ok_or_else(invalid)?;
     let suffix = &text[split + 1..];
     let number = if text.as_bytes()[split] == b' ' { &text[..split] } else { &text[..=split] };

@@ -349,6 +349,14 @@ impl Checker<'_> {
             (["services", _], Value::Null) => {
                 diagnostic.help("a service needs at least `image` or `build`; the lines below it may not be indented")
             }
+            (
+                [
+                    ..,
+                    "interval" | "timeout" | "start_period" | "start_interval" | "stop_grace_period" | "delay"
+                    | "window" | "monitor",
+                ],
+                Value::Int(number),
+            ) => diagnostic.help(format!("a duration has a unit: {number}s")),
             (_, Value::Bool(_) | Value::Int(_) | Value::Uint(_) | Value::Float(_)) if rule.types() & STRING != 0 => {
                 diagnostic.help(format!("quote it: \"{}\"", self.faults.sources.text(node.span).unwrap_or("…").trim()))
             }
