@@ -122,6 +122,11 @@ impl Project {
 
     fn supervise(self: &Arc<Self>, container: store::Container, run: Option<Run>) {
         let (id, status) = (container.config.id.clone(), container.state.status);
+        if let NetworkMode::Networks(endpoints) = &container.config.network {
+            // A name of the project is nobody else's business, whether or not the container that has it runs.
+            let aliases = endpoints.iter().flat_map(|endpoint| endpoint.aliases.iter().cloned());
+            self.networks.reserve_names(aliases.chain([container.config.name.clone()]));
+        }
         let handle = Container::supervise(Arc::clone(self), container, run);
         let mut registry = self.registry();
         registry.statuses.insert(id.clone(), status);

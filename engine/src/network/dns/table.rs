@@ -96,10 +96,10 @@ impl Tables {
         self.cells.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
     }
 
-    /// Replaces the names that are never asked for outside.
+    /// Adds to the names that are never asked for outside.
     pub(crate) fn reserve(&self, names: impl IntoIterator<Item = String>) {
-        let names = names.into_iter().map(|name| name.to_ascii_lowercase()).collect();
-        *self.reserved.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(names);
+        let mut reserved = self.reserved.write().unwrap_or_else(PoisonError::into_inner);
+        Arc::make_mut(&mut reserved).extend(names.into_iter().map(|name| name.to_ascii_lowercase()));
     }
 }
 
