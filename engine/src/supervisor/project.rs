@@ -18,8 +18,8 @@ use crate::container::store;
 use crate::host::Host;
 use crate::id::Id;
 use crate::image::Store;
-use crate::network::Networks;
 use crate::network::config::NetworkConfig;
+use crate::network::{NetworkError, Networks};
 use crate::protocol::{EventKind, Failure, FailureKind, Reply};
 use crate::root::Root;
 use crate::shim::launcher::Launcher;
@@ -177,14 +177,14 @@ impl Project {
     }
 
     pub(super) async fn remove_network(&self, name: &str) -> Result<(), Failure> {
-        let Some(network) = self.networks.get(name).await.map_err(other)? else {
-            return Err(Failure {
-                kind: FailureKind::NoSuchNetwork,
-                message: format!("network {name} not found"),
-                hint: None,
-            });
-        };
-        let removal = self.networks.remove(name).await.map_err(other)?;
+        let gone =
+            || Failure { kind: FailureKind::NoSuchNetwork, message: format!("network {name} not found"), hint: None };
+        let network = self.networks.get(name).await.map_err(other)?.ok_or_else(gone)?;
+        let removal = self.networks.remove(name).await.map_err(|error| match error {
+            // Another project's supervisor, or another command, was faster.
+            NetworkError::Unknown(_) => gone(),
+            error => other(error),
+        })?;
         let name = name.to_owned();
         self.events.network(&network.id, &name, EventKind::NetworkDestroy, None);
         // The kernel takes its time with a bridge, and nobody needs to wait but who wants to see nothing left.
