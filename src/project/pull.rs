@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use rcompose_engine::container::store::layers;
 use rcompose_engine::image::{
     Client, ClientOptions, Platform, PlatformError, PullError, PullEvent, PullOptions, PullPhase, RegistrySettings,
     SettingsError, Store, StoreError, prepare, pull,
@@ -39,6 +40,8 @@ pub enum FetchError {
     Build { service: String, reference: String },
     #[error("service \"{service}\": image {reference} was removed meanwhile")]
     Gone { service: String, reference: String },
+    #[error(transparent)]
+    Containers(#[from] rcompose_engine::container::store::StoreError),
     #[error("cannot tell where this program is")]
     Binary(#[source] std::io::Error),
     #[error("interrupted")]
@@ -103,7 +106,7 @@ pub async fn ensure(
     if due.is_empty() {
         return Ok(found);
     }
-    fetch(&store, project, due, options, progress).await?;
+    fetch(engine, &store, project, due, options, progress).await?;
     let found = images::look_up(&store, project, false)?;
     match found.missing.first().cloned() {
         None => Ok(found),
@@ -122,6 +125,7 @@ pub struct Wanted {
 
 /// Fetches images, all at once and each of them once.
 pub async fn fetch(
+    engine: &Engine,
     store: &Arc<Store>,
     project: &Project,
     wanted: Vec<Wanted>,
@@ -182,11 +186,28 @@ pub async fn fetch(
         tokio::select! {
             ended = pulls.join_next() => match ended {
                 None => return Ok(()),
-                Some(ended) => ended.map_err(FetchError::Stopped)??,
+                Some(ended) => match ended.map_err(FetchError::Stopped)? {
+                    Ok(()) => {}
+                    Err(error) => {
+                        pulls.shutdown().await;
+                        if matches!(error, FetchError::Pull(PullError::DiskFull { .. })) {
+                            // What was fetched in vain must not keep the disk full.
+                            free(engine, store).await?;
+                        }
+                        return Err(error);
+                    }
+                },
             },
             () = options.interrupt.cancelled() => return Err(FetchError::Interrupted),
         }
     }
+}
+
+/// Frees what neither an image nor a container of the store needs. Waits for pulls of other processes.
+async fn free(engine: &Engine, store: &Arc<Store>) -> Result<(), FetchError> {
+    let (store, layers) = (Arc::clone(store), layers(&engine.root)?);
+    tokio::task::spawn_blocking(move || store.gc(|| layers)).await.map_err(FetchError::Stopped)??;
+    Ok(())
 }
 
 /// Says something of all services that share an image.

@@ -12,7 +12,10 @@ use std::path::{Path, PathBuf};
 use super::config::ContainerConfig;
 use super::state::{ContainerState, Status};
 use crate::id::Id;
+use crate::image::Digest;
 use crate::root::Root;
+use crate::shim;
+use crate::shim::config::ShimConfig;
 
 /// A container as it is known on disk.
 #[derive(Debug, Clone, PartialEq)]
@@ -80,6 +83,19 @@ pub(crate) fn list_as_written(root: &Root, project: &str) -> Result<Vec<Containe
         }
     }
     Ok(containers)
+}
+
+/// Returns the layers that containers are made of, whatever became of the images they came from.
+pub fn layers(root: &Root) -> Result<Vec<Digest>, StoreError> {
+    let mut layers = Vec::new();
+    for id in ids(&root.containers())? {
+        // A container that goes meanwhile needs nothing any more.
+        let Some(shim) = read::<ShimConfig>(&root.container(&id).join(shim::config::FILE))? else { continue };
+        let mounted = shim.mounts.values().flat_map(|mount| &mount.layers);
+        let names = shim.rootfs.layers.iter().chain(mounted).filter_map(|layer| layer.file_name()?.to_str());
+        layers.extend(names.filter_map(Digest::from_hex));
+    }
+    Ok(layers)
 }
 
 /// Returns the names of projects that have a container.

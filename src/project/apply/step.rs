@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use rcompose_engine::container::store::layers;
 use rcompose_engine::image;
 use rcompose_engine::protocol::FailureKind;
 use rcompose_engine::supervisor::client::ClientError;
@@ -44,6 +45,8 @@ pub enum StepError {
         #[source]
         source: rcompose_engine::container::store::StoreError,
     },
+    #[error("cannot tell which layers are in use")]
+    Layers(#[source] rcompose_engine::container::store::StoreError),
     /// What was waited for cannot come any more.
     #[error("{0}")]
     Waited(String),
@@ -297,13 +300,19 @@ fn remove_image(engine: &Engine, progress: &Progress, reference: &str) -> Result
     let id = format!("Image {reference}");
     let Ok(parsed) = reference.parse::<image::Reference>() else { return Ok(()) };
     progress.working(&id, "Removing");
-    let removed = image::Store::open(engine.root.data()).and_then(|store| store.remove(&parsed));
+    let failed = |source| StepError::Image { reference: reference.to_owned(), source: Box::new(source) };
+    let in_use = layers(&engine.root).map_err(StepError::Layers)?;
+    let removed = image::Store::open(engine.root.data()).and_then(|images| {
+        let removed = images.remove(&parsed)?;
+        images.gc(|| in_use)?;
+        Ok(removed)
+    });
     match removed {
         Ok(true) => progress.done(&id, "Removed"),
         Ok(false) => progress.warning(&id, "No resource found to remove"),
         Err(source) => {
             progress.error(&id, "Error");
-            return Err(StepError::Image { reference: reference.to_owned(), source: Box::new(source) });
+            return Err(failed(source));
         }
     }
     Ok(())
