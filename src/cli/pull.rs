@@ -92,10 +92,10 @@ async fn fetch(
     }
     let options = Options { sources: sources(), policy: None, interrupt: signals::interrupt()? };
     if !args.ignore_pull_failures {
-        return pull::fetch(&engine, &store, project, wanted, &options, progress).await.map_err(failed);
+        return pull::fetch(engine, &store, project, wanted, &options, progress).await.map_err(failed);
     }
     for wanted in wanted {
-        match pull::fetch(&engine, &store, project, vec![wanted], &options, progress).await.map_err(failed) {
+        match pull::fetch(engine, &store, project, vec![wanted], &options, progress).await.map_err(failed) {
             Err(Error::Failed(messages)) => messages.iter().for_each(|message| context.ui.warn(&message.text)),
             other => other?,
         }
