@@ -12,7 +12,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use hyper::body::Bytes;
 use hyper::header::{
-    ACCEPT, AUTHORIZATION, CONTENT_RANGE, CONTENT_TYPE, HeaderValue, RANGE, RETRY_AFTER, WWW_AUTHENTICATE,
+    ACCEPT, AUTHORIZATION, CONTENT_RANGE, CONTENT_TYPE, HeaderValue, LINK, RANGE, RETRY_AFTER, WWW_AUTHENTICATE,
 };
 use hyper::{Method, StatusCode};
 use serde::Deserialize;
@@ -32,6 +32,8 @@ use crate::resolve::Resolver;
 const MAX_ANSWER: u64 = 1024 * 1024;
 /// Longest time that a `Retry-After` is obeyed for.
 const MAX_RETRY_AFTER: Duration = Duration::from_mins(1);
+/// Most tags of a repository that are asked for.
+const MAX_TAGS: usize = 100_000;
 /// After so many bytes without trouble the next trouble is a new one.
 const PROGRESS: u64 = 4 << 20;
 
@@ -231,6 +233,51 @@ impl Client {
                 }
                 Err(error) => return Err(error),
             }
+        }
+        Err(worst(failures, reference))
+    }
+
+    /// Lists the tags of a repository, in the registry's order.
+    pub async fn tags(&self, reference: &Reference) -> Result<Vec<String>, RegistryError> {
+        #[derive(Deserialize)]
+        struct Answer {
+            tags: Option<Vec<String>>,
+        }
+        let step = "the request for the tags";
+        let mut failures = Vec::new();
+        'endpoints: for endpoint in self.options.settings.endpoints(reference.registry())? {
+            if endpoint.is_fallback && !failures.last().is_some_and(RegistryError::is_connect) {
+                continue;
+            }
+            let mut tags = Vec::new();
+            let mut url = endpoint.base.join(&format!("v2/{}/tags/list", reference.repository()));
+            // Some send a page at a time; no repository has more than this.
+            while tags.len() < MAX_TAGS {
+                let request = Request::new(Method::GET, url.clone());
+                let response = match self.request(&endpoint, &request, &pull_scope(reference), step).await {
+                    Ok(response) => response,
+                    Err(error) if error.is_elsewhere_perhaps() => {
+                        failures.push(error);
+                        continue 'endpoints;
+                    }
+                    Err(error) => return Err(error),
+                };
+                let next = response.header(LINK).and_then(next_page).and_then(|link| url.follow(link));
+                let registry = endpoint.registry.clone();
+                let bad = |message: String| RegistryError::Answer { registry, step, message };
+                let bytes = response.bytes(MAX_ANSWER).await.map_err(|error| bad(error.to_string()));
+                let answer: Answer = serde_json::from_slice(&bytes?).map_err(|error| RegistryError::Answer {
+                    registry: endpoint.registry.clone(),
+                    step,
+                    message: error.to_string(),
+                })?;
+                tags.extend(answer.tags.unwrap_or_default());
+                match next.filter(|next| next.same_origin(&endpoint.base)) {
+                    Some(next) => url = next,
+                    None => break,
+                }
+            }
+            return Ok(tags);
         }
         Err(worst(failures, reference))
     }
@@ -710,6 +757,12 @@ impl Client {
 
 pub(crate) fn pull_scope(reference: &Reference) -> String {
     format!("repository:{}:pull", reference.repository())
+}
+
+/// Reads where the next page is (RFC 8288).
+fn next_page(link: &str) -> Option<&str> {
+    let (target, parameters) = link.trim().strip_prefix('<')?.split_once('>')?;
+    parameters.replace('"', "").contains("rel=next").then_some(target)
 }
 
 fn realm_name(url: &Url) -> String {
