@@ -252,6 +252,7 @@ fn layer(progress: &Progress, service: &str, event: &PullEvent) {
         PullPhase::Complete => ("Pull complete", State::Done),
         PullPhase::Resolving | PullPhase::Resolved { .. } | PullPhase::Done { .. } => return,
     };
-    let amount = (event.phase == PullPhase::Downloading).then_some((event.current, Some(event.total)));
+    let comes = !matches!(event.phase, PullPhase::Exists | PullPhase::Waiting);
+    let amount = comes.then_some((event.current, Some(event.total)));
     progress.event(&Event { parent: Some(service), amount, ..Event::new(&digest.short(), state, status) });
 }

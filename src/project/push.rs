@@ -39,6 +39,7 @@ fn blob(progress: &Progress, parent: &str, event: &PushEvent) {
         PushPhase::Complete => ("Pushed", State::Done),
         PushPhase::Done { .. } => return,
     };
-    let amount = (event.phase == PushPhase::Uploading).then_some((event.current, Some(event.total)));
+    let goes = matches!(event.phase, PushPhase::Uploading | PushPhase::Complete);
+    let amount = goes.then_some((event.current, Some(event.total)));
     progress.event(&Event { parent: Some(parent), amount, ..Event::new(&digest.short(), state, status) });
 }

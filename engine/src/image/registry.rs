@@ -549,8 +549,7 @@ impl Client {
             if status.is_success() {
                 return Ok(response);
             }
-            let retry_after =
-                response.header(RETRY_AFTER).and_then(|text| text.trim().parse().ok()).map(Duration::from_secs);
+            let retry_after = response.header(RETRY_AFTER).and_then(|text| retry_after(text, jiff::Timestamp::now()));
             let message = error_message(response).await;
             let registry = registry();
             match status {
@@ -711,13 +710,14 @@ impl Client {
     }
 
     async fn credentials_for(&self, registry: &str) -> Result<Option<Credentials>, RegistryError> {
-        let Some(config) = self.options.docker_config.clone() else {
-            return Ok(None);
-        };
         let mut known = self.credentials.lock().await;
+        // Those that were typed (see `check_login`) need no file.
         if let Some(credentials) = known.get(registry) {
             return Ok(credentials.clone());
         }
+        let Some(config) = self.options.docker_config.clone() else {
+            return Ok(None);
+        };
         let name = registry.to_owned();
         let credentials = tokio::task::spawn_blocking(move || find_credentials(&config, &name))
             .await
@@ -763,6 +763,16 @@ pub(crate) fn pull_scope(reference: &Reference) -> String {
 fn next_page(link: &str) -> Option<&str> {
     let (target, parameters) = link.trim().strip_prefix('<')?.split_once('>')?;
     parameters.replace('"', "").contains("rel=next").then_some(target)
+}
+
+/// Reads for how long a server wants to be left alone: seconds, or the time until when (RFC 9110, section 10.2.3).
+fn retry_after(text: &str, now: jiff::Timestamp) -> Option<Duration> {
+    let text = text.trim();
+    if let Ok(seconds) = text.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let then = jiff::fmt::rfc2822::parse(text).ok()?.timestamp();
+    Some(Duration::try_from(then.duration_since(now)).unwrap_or_default())
 }
 
 fn realm_name(url: &Url) -> String {
@@ -841,4 +851,25 @@ async fn error_message(response: Response) -> String {
     };
     let text: String = text.chars().filter(|c| !c.is_control()).take(300).collect();
     if text.is_empty() { reason() } else { text }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pause_is_a_number_or_a_time() {
+        let now = "1994-11-06T08:49:00Z".parse().unwrap();
+        assert_eq!(retry_after(" 120 ", now), Some(Duration::from_secs(120)));
+        assert_eq!(retry_after("Sun, 06 Nov 1994 08:49:37 GMT", now), Some(Duration::from_secs(37)));
+        assert_eq!(retry_after("Sun, 06 Nov 1994 08:48:37 GMT", now), Some(Duration::ZERO));
+        assert_eq!(retry_after("soon", now), None);
+    }
+
+    #[test]
+    fn the_next_page_is_a_link() {
+        assert_eq!(next_page("</v2/a/tags/list?n=1&last=x>; rel=\"next\""), Some("/v2/a/tags/list?n=1&last=x"));
+        assert_eq!(next_page("</v2/a>; rel=\"prev\""), None);
+        assert_eq!(next_page("nothing"), None);
+    }
 }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Args;
-use rcompose_engine::image::{Platform, Reference, Store, prepare};
+use rcompose_engine::image::{Platform, PullError, Reference, Store, no_progress, prepare};
 
 use crate::cli::context::Context;
 use crate::cli::error::Error;
@@ -72,10 +72,15 @@ pub async fn unpack(store: &Arc<Store>, names: &[Reference], progress: &Progress
     for name in names {
         let id = name.familiar();
         progress.event(&Event { text: "Loading", ..Event::new(&id, State::Working, "") });
-        let result = prepare(store, name, &options, &project::listener(progress, &id)).await;
+        let result = prepare(store, name, &options, &no_progress()).await;
         let (text, state) = if result.is_ok() { ("Loaded", State::Done) } else { ("Error", State::Error) };
         progress.event(&Event { text, ..Event::new(&id, state, "") });
-        result?;
+        result.map_err(|error| match error {
+            PullError::Store { source, .. } | PullError::DiskFull { source, .. } => {
+                Error::new(format!("cannot load {id}: {source}"))
+            }
+            error => error.into(),
+        })?;
     }
     Ok(())
 }
