@@ -790,7 +790,7 @@ fn authorize(endpoint: &Endpoint, request: &Request, authorization: Option<&Head
     request
 }
 
-fn basic(username: &str, password: &str) -> HeaderValue {
+pub(crate) fn basic(username: &str, password: &str) -> HeaderValue {
     let encoded = BASE64.encode(format!("{username}:{password}"));
     let mut value = HeaderValue::from_str(&format!("Basic {encoded}")).expect("base64 is ASCII");
     value.set_sensitive(true);
