@@ -194,6 +194,23 @@ pub enum MountSource {
         image_id: String,
         subpath: Option<String>,
     },
+    /// A config or secret: a file in memory (`container::files`).
+    File {
+        content: FileContent,
+        uid: u32,
+        gid: u32,
+        mode: u32,
+    },
+}
+
+/// Where the content of a [`MountSource::File`] comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FileContent {
+    /// This file of the host, read whenever the container is started.
+    Host(PathBuf),
+    /// A command provides it (`Request::Provide`). The digest is that of `container::files::digest`.
+    Provided { digest: String },
 }
 
 /// What network a container has.

@@ -4,6 +4,7 @@ pub mod beneath;
 pub mod capabilities;
 pub mod cgroup;
 pub mod config;
+pub mod files;
 pub mod log;
 pub mod mounts;
 pub mod process;

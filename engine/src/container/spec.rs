@@ -586,6 +586,11 @@ fn add_mount(inputs: &Inputs<'_>, mounts: &mut Mounts, mount: &Mount) -> Result<
             mounts.extras.remove(&target);
             mounts.add(&target, "tmpfs", Path::new("tmpfs"), &all)
         }
+        MountSource::File { .. } => {
+            let source = super::files::path(inputs.root, &inputs.config.id, &mount.target);
+            mounts.extras.remove(&target);
+            mounts.add(&target, "bind", &source, &["bind", "rprivate", "ro", "nosuid", "nodev", "noexec"])
+        }
         MountSource::Image { image_id, subpath } => {
             let layers = (inputs.layers_of)(image_id).ok_or_else(|| SpecError::Image(image_id.clone()))?;
             let source = layers.first().cloned().unwrap_or_default();

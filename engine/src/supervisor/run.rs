@@ -9,12 +9,12 @@ use tokio::time::Instant;
 
 use super::attach::{self, Attached};
 use super::create::{self, start_failure};
-use super::project::{Project, other};
+use super::project::{Project, files_failure, other};
 use super::shims::Connection;
 use crate::container::config::{ContainerConfig, NetworkMode};
 use crate::container::signal;
 use crate::container::state::{BoundPort, ContainerState, EndpointState};
-use crate::container::store;
+use crate::container::{files, store};
 use crate::protocol::Failure;
 use crate::shim;
 use crate::shim::protocol::{Exit, FromShim, Spawn, Task, ToShim};
@@ -54,6 +54,7 @@ impl Run {
     pub(super) async fn start(project: &std::sync::Arc<Project>, config: &ContainerConfig) -> Result<Self, Failure> {
         let bundle = project.root.container(&config.id);
         let run = project.root.container_run(&config.id);
+        files::prepare(&project.root, config).map_err(|error| files_failure(config, &error))?;
         make_run_directory(&run).map_err(|error| other(format!("cannot make {}: {error}", run.display())))?;
         // What the run before this one left: its end must not be taken for the end of this one.
         match std::fs::remove_file(bundle.join("exit.json")) {

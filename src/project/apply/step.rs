@@ -114,9 +114,12 @@ pub(super) async fn run(engine: &Engine, progress: &Progress, action: Action) ->
             let work = Box::pin(recreate(engine, &old, running, *new, timeout));
             said(progress, &title(&old), ["Recreate", "Recreated"], work).await
         }
-        Action::Start(container) => {
+        Action::Start { container, files } => {
             let work = async {
                 let client = engine.client().await.map_err(StepError::container("start", &container))?;
+                for file in files {
+                    client.provide(&container.id, file).await.map_err(StepError::container("start", &container))?;
+                }
                 client.start(&container.id).await.map_err(StepError::container("start", &container))
             };
             said(progress, &title(&container), ["Starting", "Started"], work).await

@@ -2,6 +2,7 @@
 //!
 //! Every attribute is either carried over or named in a warning ([`unhonoured`]); none is dropped in silence.
 
+mod files;
 mod mounts;
 mod network;
 mod resources;
@@ -77,10 +78,11 @@ impl Blueprint<'_> {
         inherited: &BTreeMap<String, String>,
     ) -> Result<Wanted, InvalidAttribute> {
         let service = self.service;
-        let (mounts, volumes) = self.mounts(references, inherited)?;
+        let id = Id::random();
+        let (mounts, volumes) = self.mounts(&id, references, inherited)?;
         let namespace = |attribute, text: &Option<String>| self.namespace(attribute, text.as_deref(), references);
         let config = ContainerConfig {
-            id: Id::random(),
+            id,
             name: names::container(&self.project.name, service, number),
             project: self.project.name.clone(),
             image: self.image.reference.clone(),
@@ -281,8 +283,13 @@ pub(super) mod tests {
 
     /// Returns what becomes of this service.
     pub(in crate::project) fn made(service: Service) -> Result<Wanted, InvalidAttribute> {
+        made_in(Project::default(), service)
+    }
+
+    /// Returns what becomes of this service of a project with this besides it.
+    pub(in crate::project) fn made_in(project: Project, service: Service) -> Result<Wanted, InvalidAttribute> {
         let service = Service { name: "db".into(), ..service };
-        let project = Project { name: "shop".into(), ..Project::default() };
+        let project = Project { name: "shop".into(), ..project };
         let labels = ProjectLabels { name: "shop".into(), ..ProjectLabels::default() };
         let blueprint = Blueprint {
             project: &project,

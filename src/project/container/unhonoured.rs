@@ -1,5 +1,8 @@
 //! What a service asks for that is not done yet: said, and not dropped in silence.
 
+use std::path::Path;
+
+use super::files;
 use crate::compose::model::{Project, Service};
 
 /// Returns a sentence for each attribute of the service that has no effect.
@@ -27,18 +30,15 @@ pub fn unhonoured(project: &Project, service: &Service) -> Vec<String> {
     }
     let named = service.devices.iter().filter(|device| !device.source.starts_with('/'));
     attributes.extend(named.map(|device| format!("devices ({})", device.source)));
-    let content = |source: &str| {
-        project.configs.get(source).is_some_and(|config| config.file.is_none())
-            || project.secrets.get(source).is_some_and(|secret| secret.file.is_none())
+    let host = |source: &str| {
+        let config = project.configs.get(source).and_then(|config| config.file.as_deref());
+        config.or_else(|| project.secrets.get(source).and_then(|secret| secret.file.as_deref()))
     };
-    for (kind, files) in [("configs", &service.configs), ("secrets", &service.secrets)] {
-        for file in files {
-            if content(&file.source) {
-                attributes.push(format!("{kind} ({}), which is not a file,", file.source));
-            } else if file.uid.is_some() || file.gid.is_some() || file.mode.is_some() {
-                attributes.push(format!("{kind} ({}): uid, gid and mode", file.source));
-            }
-        }
+    for (kind, mounts) in [("configs", &service.configs), ("secrets", &service.secrets)] {
+        let owned = mounts.iter().filter(|mount| files::has_owner_or_mode(mount));
+        let directories = owned.filter(|mount| host(&mount.source).is_some_and(|path| Path::new(path).is_dir()));
+        attributes
+            .extend(directories.map(|mount| format!("{kind} ({}): uid, gid and mode of a directory", mount.source)));
     }
     if let Some(logging) = &service.logging {
         if let Some(driver) = logging.driver.as_deref().filter(|d| !matches!(*d, "" | "json-file" | "local" | "none")) {

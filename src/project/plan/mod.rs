@@ -15,6 +15,7 @@ use rcompose_engine::container::config::ContainerConfig;
 use rcompose_engine::container::store::Container;
 use rcompose_engine::id::Id;
 use rcompose_engine::network::config::NetworkConfig;
+use rcompose_engine::protocol::ProvidedFile;
 
 use super::container::AnonymousVolume;
 use super::labels::Labels;
@@ -80,7 +81,11 @@ pub enum Action {
         new: Box<New>,
         timeout: Option<Duration>,
     },
-    Start(Named),
+    Start {
+        container: Named,
+        /// The configs and secrets that it does not find on the host.
+        files: Vec<ProvidedFile>,
+    },
     Stop {
         container: Named,
         timeout: Option<Duration>,
@@ -164,6 +169,8 @@ pub enum Cause {
     NetworkChanged(String),
     /// The volume is not the one that is mounted.
     VolumeChanged(String),
+    /// The config or secret at this place has another content.
+    FileChanged(String),
     /// It shares something with a container of this service, which is replaced.
     Joined(String),
     /// A service that it is to be restarted with.
@@ -306,7 +313,7 @@ mod testing {
             Action::RemoveImage { reference } => format!("remove image {reference}"),
             Action::Create(new) => format!("create {}", new.config.name),
             Action::Recreate { new, .. } => format!("recreate {}", new.config.name),
-            Action::Start(container) => format!("start {}", container.name),
+            Action::Start { container, .. } => format!("start {}", container.name),
             Action::Stop { container, .. } => format!("stop {}", container.name),
             Action::Restart { container, .. } => format!("restart {}", container.name),
             Action::Kill { container, .. } => format!("kill {}", container.name),
