@@ -2,6 +2,7 @@
 
 pub mod beneath;
 pub mod capabilities;
+pub mod cdi;
 pub mod cgroup;
 pub mod config;
 pub mod files;

@@ -205,7 +205,7 @@ impl Plan {
 
 #[cfg(test)]
 mod testing {
-    use rcompose_engine::container::config::{LogConfig, NamespaceMode, NetworkMode, Resources, RestartPolicy};
+    use rcompose_engine::container::config::NetworkMode;
     use rcompose_engine::container::state::{ContainerState, Status};
 
     use super::*;
@@ -233,57 +233,10 @@ mod testing {
             driver_opts: BTreeMap::new(),
         };
         let config = ContainerConfig {
-            id: Id::random(),
-            name: name.into(),
-            project: "shop".into(),
-            image: "busybox".into(),
-            image_id: "sha256:1".into(),
             created: jiff::Timestamp::UNIX_EPOCH,
             labels: labels.map(|(key, value)| (key.to_owned(), value.to_owned())).into(),
-            annotations: BTreeMap::new(),
-            entrypoint: None,
-            command: None,
-            environment: BTreeMap::new(),
-            working_dir: None,
-            user: None,
-            group_add: Vec::new(),
-            tty: false,
-            stdin_open: false,
-            init: false,
-            stop_signal: None,
-            stop_grace_period: None,
-            hostname: None,
-            domainname: None,
-            privileged: false,
-            read_only: false,
-            cap_add: Vec::new(),
-            cap_drop: Vec::new(),
-            security_opt: Vec::new(),
-            sysctls: BTreeMap::new(),
-            ulimits: Vec::new(),
-            devices: Vec::new(),
-            device_cgroup_rules: Vec::new(),
-            pid: NamespaceMode::Private,
-            ipc: NamespaceMode::Private,
-            uts: NamespaceMode::Private,
-            cgroup: NamespaceMode::Private,
-            userns: NamespaceMode::Private,
-            cgroup_parent: None,
-            resources: Resources::default(),
-            shm_size: None,
-            oom_score_adj: None,
-            oom_kill_disable: false,
-            mounts: Vec::new(),
             network: NetworkMode::Networks(vec![endpoint]),
-            ports: Vec::new(),
-            expose: Vec::new(),
-            extra_hosts: Vec::new(),
-            dns: Vec::new(),
-            dns_search: Vec::new(),
-            dns_opt: Vec::new(),
-            healthcheck: None,
-            restart: RestartPolicy::No,
-            log: LogConfig::default(),
+            ..ContainerConfig::new(name.into(), "shop".into(), "busybox".into(), "sha256:1".into())
         };
         let state = ContainerState {
             status,
