@@ -46,8 +46,17 @@ pub(super) fn load(
     inherit: bool,
 ) -> Outcome {
     let Some(mut discovered) = discover::discover(options, files, faults) else { return Outcome::Failed };
-    let mut loader =
-        Loader { options, files, faults, extended: HashMap::new(), depth: 0, inherit, deep_stack, needs_stack: false };
+    let mut loader = Loader {
+        options,
+        files,
+        faults,
+        extended: HashMap::new(),
+        included: 0,
+        depth: 0,
+        inherit,
+        deep_stack,
+        needs_stack: false,
+    };
     let root = loader.project(&mut discovered);
     let (depth, needs_stack) = (loader.depth, loader.needs_stack);
     if needs_stack {
@@ -90,6 +99,8 @@ struct Loader<'l> {
     faults: &'l mut Faults,
     /// Files that were extended before, by path and by whose variables they were read with.
     extended: HashMap<(String, usize), Option<Extended>>,
+    /// How many files were included so far.
+    included: usize,
     depth: usize,
     /// Whether values are taken from the environment.
     inherit: bool,
@@ -97,6 +108,11 @@ struct Loader<'l> {
     deep_stack: bool,
     needs_stack: bool,
 }
+
+/// How many steps a chain of `extends` may have, and how many files may be below each other by `include`; each step takes stack.
+const LONGEST_CHAIN: usize = 100;
+/// How many files may be read by `include`; a file that is included twice by one that is included twice is read four times.
+const MOST_INCLUDED: usize = 1_000;
 
 /// Where a chain of `extends` has been: file and service.
 type Trail = Vec<(String, String)>;
@@ -308,7 +324,7 @@ impl Loader<'_> {
         }
         let names: Vec<String> = map.keys().cloned().collect();
         for name in names {
-            self.extend_service(&name, map, path, resets, context, &Trail::new());
+            self.extend_service(&name, map, path, resets, context, &mut Trail::new());
         }
     }
 
@@ -320,7 +336,7 @@ impl Loader<'_> {
         path: &str,
         resets: &[Vec<String>],
         context: &Context,
-        trail: &Trail,
+        trail: &mut Trail,
     ) {
         let Some(service) = services.get_mut(name) else { return };
         let Some(map) = service.as_map_mut() else { return };
@@ -374,7 +390,11 @@ impl Loader<'_> {
                     self.faults.taint(&Path::ROOT.key("services").key(name));
                     return;
                 };
-                other = (*extended.services).clone();
+                // A service that extends nothing itself is all that is needed.
+                other = match extended.services.get(&target) {
+                    Some(service) if service.get("extends").is_none() => Map::from([(target.clone(), service.clone())]),
+                    _ => (*extended.services).clone(),
+                };
                 (&mut other, full, Some(extended.resets))
             }
         };
@@ -390,8 +410,12 @@ impl Loader<'_> {
             self.fault_of(name, diagnostic, reference.span);
             return;
         }
-        let mut trail = trail.clone();
         trail.push((path.to_owned(), name.to_owned()));
+        if trail.len() > LONGEST_CHAIN {
+            let message = format!("a chain of `extends` with more than {LONGEST_CHAIN} services");
+            self.fault_of(name, Diagnostic::error("too-deep", message), extends.place());
+            return;
+        }
         if trail.contains(&(base_path.clone(), target.clone())) {
             let steps: Vec<String> =
                 trail.iter().skip(1).map(|(file, service)| format!("  extends {service} in {file}")).collect();
@@ -410,8 +434,9 @@ impl Loader<'_> {
             &base_path,
             base_resets.as_deref().map_or(resets, Vec::as_slice),
             context,
-            &trail,
+            trail,
         );
+        trail.pop();
         let Some(base) = base_services.get(&target).filter(|base| !base.is_null()).cloned() else { return };
         let Some(service) = services.get_mut(name) else { return };
         let over = std::mem::replace(service, Node::new(Value::Null, Span::NONE));
@@ -544,6 +569,22 @@ impl Loader<'_> {
         let text = |node: &Node| node.as_str().map(ToOwned::to_owned);
         let full =
             |path: &str| if path.starts_with('/') { path.to_owned() } else { gopath::join(&context.directory, path) };
+        self.included += named.len();
+        let too_much = if trail.len() > LONGEST_CHAIN {
+            Some(format!("files include each other more than {LONGEST_CHAIN} levels deep"))
+        } else if self.included > MOST_INCLUDED {
+            Some(format!("more than {MOST_INCLUDED} files are included"))
+        } else {
+            None
+        };
+        if let Some(message) = too_much {
+            self.faults.push(Diagnostic::error("too-deep", message).at_path("include").label(
+                &self.faults.sources,
+                entry.place(),
+                "here",
+            ));
+            return None;
+        }
         let mut sources = Vec::new();
         let (mut directory, mut base) = (context.directory.clone(), ".".to_owned());
         for (index, node) in named.iter().enumerate() {
