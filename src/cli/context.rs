@@ -10,11 +10,12 @@ use rcompose_engine::root::Root;
 
 use super::error::Error;
 use super::{GlobalArgs, signals};
-use crate::compose::{self, Disk, LoadOptions, Project};
+use crate::compose::{self, LoadOptions, Project};
 use crate::project::apply::{self, Options};
 use crate::project::engine::Engine;
 use crate::project::labels::{Labelled as _, ProjectLabels};
 use crate::project::plan::Plan;
+use crate::remote::Reader;
 use crate::ui::Ui;
 use crate::ui::progress::Progress;
 
@@ -42,7 +43,7 @@ impl Context {
     /// Loads the project with these services and what they depend on; no services: all.
     pub fn project(&self, services: &[String]) -> Result<Project, Error> {
         let options = LoadOptions { services: services.to_vec(), ..self.global.load_options() };
-        let loaded = compose::load(&options, &Disk).map_err(Error::Faults)?;
+        let loaded = compose::load(&options, &Reader::of_host()).map_err(Error::Faults)?;
         self.ui.diagnostics(&loaded.warnings);
         Ok(loaded.project)
     }

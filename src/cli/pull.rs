@@ -1,6 +1,5 @@
 //! `pull`: the images of services come from their registries.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
@@ -90,7 +89,7 @@ async fn fetch(
             wanted.push(Wanted { service: name.clone(), reference, force });
         }
     }
-    let options = Options { sources: sources(), policy: None, interrupt: signals::interrupt()? };
+    let options = Options { sources: Sources::of_host(), policy: None, interrupt: signals::interrupt()? };
     if !args.ignore_pull_failures {
         return pull::fetch(engine, &store, project, wanted, &options, progress).await.map_err(failed);
     }
@@ -112,7 +111,7 @@ pub async fn ensure(
     quiet: bool,
 ) -> Result<Images, Error> {
     let options =
-        Options { sources: sources(), policy: policy.map(PullPolicy::from), interrupt: signals::interrupt()? };
+        Options { sources: Sources::of_host(), policy: policy.map(PullPolicy::from), interrupt: signals::interrupt()? };
     let progress = if quiet { Progress::quiet() } else { context.ui.progress("Running") };
     let images = pull::ensure(engine, project, &options, &progress).await;
     progress.finish();
@@ -123,15 +122,5 @@ fn failed(error: FetchError) -> Error {
     match error {
         FetchError::Interrupted => Error::Exit(INTERRUPTED),
         error => error.into(),
-    }
-}
-
-/// Returns where registries' settings and credentials are on this host.
-fn sources() -> Sources {
-    let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let docker = variable("DOCKER_CONFIG").or_else(|| variable("HOME").map(|home| home.join(".docker")));
-    Sources {
-        settings: variable("RCOMPOSE_REGISTRIES").unwrap_or_else(|| PathBuf::from("/etc/rcompose/registries.json")),
-        docker_config: docker.map(|directory| directory.join("config.json")).filter(|path| path.is_file()),
     }
 }

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 use nix::fcntl::OFlag;
 
+use super::remote::Remote;
+
 /// The largest file that is read, in bytes.
 const LARGEST: u64 = 64 << 20;
 /// `/dev/null`, which is an empty file: `makedev(1, 3)`.
@@ -24,6 +26,26 @@ pub trait Files: Sync {
     fn canonicalize(&self, path: &Path) -> io::Result<PathBuf>;
     /// Whether the path itself is a symbolic link.
     fn is_symlink(&self, path: &Path) -> bool;
+
+    /// The path of the local copy of a compose file that lies elsewhere, absolute.
+    fn fetch(&self, remote: &Remote) -> Result<PathBuf, NotFetched> {
+        Err(NotFetched { message: format!("cannot fetch {remote} here"), help: None })
+    }
+
+    /// The directory that something was fetched to, if the path is in one.
+    fn tree_of(&self, path: &Path) -> Option<PathBuf> {
+        let _ = path;
+        None
+    }
+}
+
+/// Why there is no local copy.
+#[derive(Debug, Clone)]
+pub struct NotFetched {
+    /// What was being done and what went wrong.
+    pub message: String,
+    /// What to do about it.
+    pub help: Option<String>,
 }
 
 /// The real file system.

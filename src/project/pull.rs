@@ -59,6 +59,28 @@ pub struct Sources {
     pub docker_config: Option<PathBuf>,
 }
 
+impl Sources {
+    /// Returns where they are on this host, after this process's environment.
+    pub fn of_host() -> Self {
+        let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        let docker = variable("DOCKER_CONFIG").or_else(|| variable("HOME").map(|home| home.join(".docker")));
+        Self {
+            settings: variable("RCOMPOSE_REGISTRIES").unwrap_or_else(|| PathBuf::from("/etc/rcompose/registries.json")),
+            docker_config: docker.map(|directory| directory.join("config.json")).filter(|path| path.is_file()),
+        }
+    }
+
+    /// Returns a client for registries.
+    pub fn client(&self) -> Result<Client, SettingsError> {
+        let settings = RegistrySettings::from_file_if_there(&self.settings)?;
+        Ok(Client::new(ClientOptions {
+            settings: Arc::new(settings),
+            docker_config: self.docker_config.clone(),
+            ..ClientOptions::default()
+        }))
+    }
+}
+
 /// Which images are fetched.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
@@ -132,13 +154,7 @@ pub async fn fetch(
     options: &Options,
     progress: &Progress,
 ) -> Result<(), FetchError> {
-    let settings = RegistrySettings::from_file_if_there(&options.sources.settings)?;
-    let client = Client::new(ClientOptions {
-        settings: Arc::new(settings),
-        docker_config: options.sources.docker_config.clone(),
-        ..ClientOptions::default()
-    });
-    let mut pull_options = PullOptions::new(Arc::new(client));
+    let mut pull_options = PullOptions::new(Arc::new(options.sources.client()?));
     pull_options.builtin = Some(std::env::current_exe().map_err(FetchError::Binary)?);
     let mut services = BTreeMap::<String, Vec<Wanted>>::new();
     for wanted in wanted {

@@ -315,6 +315,14 @@ pub enum ManifestError {
         /// The configuration's media type.
         media_type: String,
     },
+    /// It is another artifact than the wanted one, or an image.
+    #[error("no artifact of type {wanted:?}: it is {found:?}")]
+    OtherArtifact {
+        /// The type that was asked for.
+        wanted: String,
+        /// What it says it is.
+        found: String,
+    },
     /// Nothing in the index runs on the wanted platform.
     #[error("no matching manifest for {wanted} in the manifest list entries (it offers {offered})")]
     NoPlatform {

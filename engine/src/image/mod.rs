@@ -8,6 +8,7 @@
 //! stays so: see [`unpack`] and [`lookup`] for how paths are resolved, [`manifest`] for bounds.
 
 mod archive;
+mod artifact;
 mod blob;
 pub mod builtin;
 mod challenge;
@@ -34,6 +35,7 @@ mod url;
 mod user;
 
 pub use archive::ArchiveError;
+pub use artifact::{Artifact, ArtifactKind};
 pub use config::{ConfigError, DockerConfig, Healthcheck, Image};
 pub use credentials::{Credentials, CredentialsError, erase_credentials, find_credentials, save_credentials};
 pub use digest::{Digest, DigestError, Hasher};
