@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rcompose_engine::container::store::Container;
+use rcompose_engine::image::Lease;
 use rcompose_engine::root::Root;
 
 use super::error::Error;
@@ -113,10 +114,31 @@ impl Context {
         progress: &Progress,
         keep_going: bool,
     ) -> Result<(), Error> {
+        self.carry_out(engine, plan, progress, Options { keep_going, ..Options::default() }).await
+    }
+
+    /// Carries out a plan that makes containers of images that are kept until then.
+    pub async fn apply_with(
+        &self,
+        engine: &Arc<Engine>,
+        plan: Plan,
+        title: &'static str,
+        lease: Option<Lease>,
+    ) -> Result<(), Error> {
+        self.carry_out(engine, plan, &self.ui.progress(title), Options { lease, ..Options::default() }).await
+    }
+
+    async fn carry_out(
+        &self,
+        engine: &Arc<Engine>,
+        plan: Plan,
+        progress: &Progress,
+        options: Options,
+    ) -> Result<(), Error> {
         for warning in &plan.warnings {
             self.ui.warn(warning);
         }
-        let options = Options { parallel: self.parallel(), keep_going, interrupt: signals::interrupt()? };
+        let options = Options { parallel: self.parallel(), interrupt: signals::interrupt()?, ..options };
         let applied = apply::apply(engine, plan, progress, options).await;
         progress.finish();
         Ok(applied?)

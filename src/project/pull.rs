@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use rcompose_engine::container::store::layers;
 use rcompose_engine::image::{
-    Client, ClientOptions, Platform, PlatformError, PullError, PullEvent, PullOptions, PullPhase, RegistrySettings,
+    Client, ClientOptions, Lease, Platform, PlatformError, PullError, PullEvent, PullOptions, PullPhase, RegistrySettings,
     SettingsError, Store, StoreError, prepare, pull,
 };
 use tokio::task::JoinSet;
@@ -98,6 +98,8 @@ pub async fn ensure(
     progress: &Progress,
 ) -> Result<Images, FetchError> {
     let store = Arc::new(Store::open(engine.root.data())?);
+    // Before they are looked up, so that none goes in between.
+    let mut lease = lease(&store, options).await?;
     let mut found = images::look_up(&store, project, true)?;
     let mut due = Vec::new();
     for missing in std::mem::take(&mut found.missing) {
@@ -126,13 +128,25 @@ pub async fn ensure(
         }
     }
     if due.is_empty() {
-        return Ok(found);
+        return Ok(Images { lease: Some(lease), ..found });
     }
+    // A pull that fills the disk collects garbage, which waits for all leases.
+    drop(lease);
     fetch(engine, &store, project, due, options, progress).await?;
+    lease = self::lease(&store, options).await?;
     let found = images::look_up(&store, project, false)?;
     match found.missing.first().cloned() {
-        None => Ok(found),
+        None => Ok(Images { lease: Some(lease), ..found }),
         Some(Missing { service, reference }) => Err(FetchError::Gone { service, reference }),
+    }
+}
+
+/// Keeps images from being removed. Waits for garbage collection that is at work.
+async fn lease(store: &Arc<Store>, options: &Options) -> Result<Lease, FetchError> {
+    let store = Arc::clone(store);
+    tokio::select! {
+        lease = tokio::task::spawn_blocking(move || store.lease()) => Ok(lease.map_err(FetchError::Stopped)??),
+        () = options.interrupt.cancelled() => Err(FetchError::Interrupted),
     }
 }
 
@@ -221,9 +235,9 @@ pub async fn fetch(
 
 /// Frees what neither an image nor a container of the store needs. Waits for pulls of other processes.
 async fn free(engine: &Engine, store: &Arc<Store>) -> Result<(), FetchError> {
-    let (store, layers) = (Arc::clone(store), layers(&engine.root)?);
-    tokio::task::spawn_blocking(move || store.gc(|| layers)).await.map_err(FetchError::Stopped)??;
-    Ok(())
+    let (store, root) = (Arc::clone(store), engine.root.clone());
+    let collected = tokio::task::spawn_blocking(move || store.gc(|| layers(&root).map_err(FetchError::from)));
+    collected.await.map_err(FetchError::Stopped)?.map(drop)
 }
 
 /// Says something of all services that share an image.
