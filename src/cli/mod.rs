@@ -9,20 +9,26 @@ pub mod down;
 pub mod error;
 pub mod events;
 pub mod exec;
+pub mod filter;
 pub mod follow;
+pub mod image;
 pub mod images;
 pub mod kill;
+pub mod login;
+pub mod logout;
 pub mod logs;
 pub mod ls;
 pub mod port;
 pub mod ps;
 pub mod pull;
+pub mod push;
 pub mod restart;
 pub mod rm;
 pub mod scale;
 pub mod signals;
 pub mod start;
 pub mod stop;
+pub mod system;
 pub mod up;
 pub mod version;
 pub mod volumes;
@@ -144,10 +150,16 @@ enum Command {
     Events(events::EventsArgs),
     /// Execute a command in a running container
     Exec(exec::ExecArgs),
+    /// Manage images
+    Image(image::ImageArgs),
     /// List images used by the created containers
     Images(images::ImagesArgs),
     /// Force stop service containers
     Kill(kill::KillArgs),
+    /// Authenticate to a registry
+    Login(login::LoginArgs),
+    /// Log out from a registry
+    Logout(logout::LogoutArgs),
     /// View output from containers
     Logs(logs::LogsArgs),
     /// List running compose projects
@@ -158,6 +170,8 @@ enum Command {
     Ps(ps::PsArgs),
     /// Pull service images
     Pull(pull::PullArgs),
+    /// Push service images
+    Push(push::PushArgs),
     /// Restart service containers
     Restart(restart::RestartArgs),
     /// Removes stopped service containers
@@ -168,6 +182,8 @@ enum Command {
     Start(start::StartArgs),
     /// Stop services
     Stop(stop::StopArgs),
+    /// Manage what this host keeps
+    System(system::SystemArgs),
     /// Create and start containers
     Up(up::UpArgs),
     /// Show the version information
@@ -204,18 +220,23 @@ pub fn main() -> ExitCode {
         Command::Down(args) => down::run(&context, &args),
         Command::Events(args) => events::run(&context, &args),
         Command::Exec(args) => exec::run(&context, &args),
+        Command::Image(args) => image::run(&context, &args),
         Command::Images(args) => images::run(&context, &args),
         Command::Kill(args) => kill::run(&context, &args),
+        Command::Login(args) => login::run(&context, &args),
+        Command::Logout(args) => logout::run(&context, &args),
         Command::Logs(args) => logs::run(&context, &args),
         Command::Ls(args) => ls::run(&context, &args),
         Command::Port(args) => port::run(&context, &args),
         Command::Ps(args) => ps::run(&context, &args),
         Command::Pull(args) => pull::run(&context, &args),
+        Command::Push(args) => push::run(&context, &args),
         Command::Restart(args) => restart::run(&context, &args),
         Command::Rm(args) => rm::run(&context, &args),
         Command::Scale(args) => scale::run(&context, &args),
         Command::Start(args) => start::run(&context, &args),
         Command::Stop(args) => stop::run(&context, &args),
+        Command::System(args) => system::run(&context, &args),
         Command::Up(args) => up::run(&context, &args),
         Command::Version(args) => version::run(&context, &args),
         Command::Volumes(args) => volumes::run(&context, &args),

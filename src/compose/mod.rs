@@ -39,7 +39,7 @@ pub mod shape;
 mod shell;
 pub mod short;
 pub mod source;
-mod suggest;
+pub(crate) mod suggest;
 mod typed;
 mod unique;
 pub mod units;

@@ -6,7 +6,7 @@ const MOST: usize = 2_000;
 const LARGEST_DIFFERENCE: usize = 16;
 
 /// The candidate that is most like a word, if one is like it at all.
-pub(super) fn closest<'c>(word: &str, candidates: impl IntoIterator<Item = &'c str>) -> Option<&'c str> {
+pub(crate) fn closest<'c>(word: &str, candidates: impl IntoIterator<Item = &'c str>) -> Option<&'c str> {
     if word.len() > LONGEST {
         return None;
     }

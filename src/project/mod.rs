@@ -2,6 +2,7 @@
 
 pub mod apply;
 pub mod container;
+pub mod disk;
 pub mod engine;
 pub mod graph;
 pub mod image;
@@ -12,3 +13,4 @@ pub mod network;
 pub mod observe;
 pub mod plan;
 pub mod pull;
+pub mod push;

@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
+use jiff::Timestamp;
 use rcompose_engine::container::store::layers;
 use rcompose_engine::image::{
     Client, ClientOptions, Lease, Platform, PlatformError, PullError, PullEvent, PullOptions, PullPhase, RegistrySettings,
-    SettingsError, Store, StoreError, prepare, pull,
+    SettingsError, Store, StoreError, no_progress, prepare, pull,
 };
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -62,23 +64,32 @@ pub struct Sources {
 impl Sources {
     /// Returns where they are on this host, after this process's environment.
     pub fn of_host() -> Self {
-        let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-        let docker = variable("DOCKER_CONFIG").or_else(|| variable("HOME").map(|home| home.join(".docker")));
         Self {
             settings: variable("RCOMPOSE_REGISTRIES").unwrap_or_else(|| PathBuf::from("/etc/rcompose/registries.json")),
-            docker_config: docker.map(|directory| directory.join("config.json")).filter(|path| path.is_file()),
+            docker_config: docker_config().filter(|path| path.is_file()),
         }
     }
 
     /// Returns a client for registries.
     pub fn client(&self) -> Result<Client, SettingsError> {
-        let settings = RegistrySettings::from_file_if_there(&self.settings)?;
+        let mut settings = RegistrySettings::from_file_if_there(&self.settings)?;
+        settings.proxy.fill_from(|name| std::env::var(name).ok())?;
         Ok(Client::new(ClientOptions {
             settings: Arc::new(settings),
             docker_config: self.docker_config.clone(),
             ..ClientOptions::default()
         }))
     }
+}
+
+/// Returns Docker's configuration file, whether it is there or not.
+pub fn docker_config() -> Option<PathBuf> {
+    let directory = variable("DOCKER_CONFIG").or_else(|| variable("HOME").map(|home| home.join(".docker")));
+    directory.map(|directory| directory.join("config.json"))
+}
+
+fn variable(name: &str) -> Option<PathBuf> {
+    std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)
 }
 
 /// Which images are fetched.
@@ -121,9 +132,12 @@ pub async fn ensure(
     for (name, service) in &project.services {
         let policy = options.policy.clone().or_else(|| service.pull_policy.clone()).unwrap_or_default();
         let Some(image) = found.services.get(name) else { continue };
-        // Asking is cheap where nothing has changed, so that there is no need to know when it was asked last.
-        let refresh = matches!(policy, PullPolicy::Always | PullPolicy::Refresh(_));
-        if refresh && service.image.is_some() {
+        let ask = match policy {
+            PullPolicy::Always => true,
+            PullPolicy::Refresh(age) => is_older(&store, name, &image.reference, age)?,
+            PullPolicy::Never | PullPolicy::Missing | PullPolicy::Build => false,
+        };
+        if ask && service.image.is_some() {
             due.push(Wanted { service: name.clone(), reference: image.reference.clone(), force: true });
         }
     }
@@ -150,6 +164,15 @@ async fn lease(store: &Arc<Store>, options: &Options) -> Result<Lease, FetchErro
     }
 }
 
+/// Returns whether the registry was asked about an image longer ago than this. One that no registry was ever asked about
+/// counts from when it got its name.
+pub fn is_older(store: &Store, service: &str, reference: &str, age: Duration) -> Result<bool, FetchError> {
+    let image = store.get(&images::reference(service, reference)?)?;
+    let asked = image.and_then(|image| image.checked.or(image.tagged));
+    let since = asked.map(|asked| Duration::try_from(Timestamp::now().duration_since(asked)).unwrap_or_default());
+    Ok(since.is_none_or(|since| since >= age))
+}
+
 /// An image to be fetched.
 #[derive(Debug, Clone)]
 pub struct Wanted {
@@ -157,6 +180,19 @@ pub struct Wanted {
     pub reference: String,
     /// Ask the registry even if the image is there.
     pub force: bool,
+}
+
+/// Returns how images are fetched from here: registries' settings, this user's credentials, this host's proxies.
+pub fn pull_options(sources: &Sources) -> Result<PullOptions, FetchError> {
+    let mut options = PullOptions::new(Arc::new(sources.client()?));
+    options.builtin = Some(std::env::current_exe().map_err(FetchError::Binary)?);
+    Ok(options)
+}
+
+/// Returns what shows the layers of a pull, below `id`.
+pub fn listener(progress: &Progress, id: &str) -> rcompose_engine::image::Progress {
+    let (shown, parent) = (progress.clone(), id.to_owned());
+    Arc::new(move |event| layer(&shown, &parent, &event))
 }
 
 /// Fetches images, all at once and each of them once.
@@ -168,8 +204,7 @@ pub async fn fetch(
     options: &Options,
     progress: &Progress,
 ) -> Result<(), FetchError> {
-    let mut pull_options = PullOptions::new(Arc::new(options.sources.client()?));
-    pull_options.builtin = Some(std::env::current_exe().map_err(FetchError::Binary)?);
+    let pull_options = pull_options(&options.sources)?;
     let mut services = BTreeMap::<String, Vec<Wanted>>::new();
     for wanted in wanted {
         services.entry(wanted.reference.clone()).or_default().push(wanted);
@@ -191,12 +226,7 @@ pub async fn fetch(
             if !quiet {
                 said(&progress, &names, "Pulling", State::Working);
             }
-            let (shown, first) = (progress.clone(), names[0].clone());
-            let listener: rcompose_engine::image::Progress = Arc::new(move |event| {
-                if !quiet {
-                    layer(&shown, &first, &event);
-                }
-            });
+            let listener = if quiet { no_progress() } else { listener(&progress, &names[0]) };
             let there = if force { None } else { prepare(&store, &parsed, &pull_options, &listener).await? };
             if there.is_none() {
                 let pulled = pull(&store, &parsed, &pull_options, &listener).await;
@@ -260,6 +290,7 @@ fn layer(progress: &Progress, service: &str, event: &PullEvent) {
         PullPhase::Complete => ("Pull complete", State::Done),
         PullPhase::Resolving | PullPhase::Resolved { .. } | PullPhase::Done { .. } => return,
     };
-    let amount = (event.phase == PullPhase::Downloading).then_some((event.current, Some(event.total)));
+    let comes = !matches!(event.phase, PullPhase::Exists | PullPhase::Waiting);
+    let amount = comes.then_some((event.current, Some(event.total)));
     progress.event(&Event { parent: Some(service), amount, ..Event::new(&digest.short(), state, status) });
 }
