@@ -20,9 +20,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use image_support::{FakeServer, Layer, Setup, TestImage, is_root, runtime};
+use image_support::{FakeServer, Layer, Setup, TestImage, is_root, nothing_in_use, runtime};
 use rcompose_engine::image::{
-    Client, ClientOptions, Damage, Digest, PullOptions, Reference, Store, no_progress, prepare, pull,
+    Client, ClientOptions, Damage, Digest, PullOptions, Reference, Store, StoreError, no_progress, prepare, pull, repair,
 };
 
 fn image(name: &str) -> TestImage {
@@ -71,16 +71,16 @@ fn names_move_and_garbage_goes() {
     assert_eq!((dangling[0].id, dangling[0].reference.tag()), (one.id, None));
     assert_eq!(setup.store.find(&one.id.short()).unwrap().unwrap().id, one.id);
 
-    assert_eq!(setup.store.gc(Vec::new).unwrap().blobs, 0, "everything is referred to");
+    assert_eq!(setup.store.gc(nothing_in_use).unwrap().blobs, 0, "everything is referred to");
     assert_eq!(setup.store.remove_image(&one.id).unwrap().len(), 1);
     // A container still uses the layer that only the first image has.
-    let freed = setup.store.gc(|| one.diff_ids.clone()).unwrap();
+    let freed = setup.store.gc(|| Ok::<_, StoreError>(one.diff_ids.clone())).unwrap();
     assert_eq!((freed.blobs, freed.layers), (3, 0), "manifest, configuration and its own layer's blob");
-    let freed = setup.store.gc(Vec::new).unwrap();
+    let freed = setup.store.gc(nothing_in_use).unwrap();
     assert_eq!((freed.blobs, freed.layers, freed.bytes), (0, 1, 5));
     assert!(setup.store.get(&latest).unwrap().is_some());
     assert_eq!(setup.store.remove_image(&two.id).unwrap().len(), 3);
-    let freed = setup.store.gc(Vec::new).unwrap();
+    let freed = setup.store.gc(nothing_in_use).unwrap();
     assert_eq!((freed.blobs, freed.layers), (4, 2));
     assert_eq!(setup.store.usage().unwrap(), rcompose_engine::image::Usage::default());
     assert_eq!(files_in(&setup.data().join("images/blobs/sha256")).len(), 0);
@@ -101,7 +101,7 @@ fn removing_a_name_leaves_the_others() {
     assert!(!setup.store.remove(&image.reference).unwrap());
     assert!(setup.store.get(&image.reference).unwrap().is_none());
     assert_eq!(setup.store.get(&other).unwrap().unwrap().id, image.id);
-    assert_eq!(setup.store.gc(Vec::new).unwrap().blobs, 0);
+    assert_eq!(setup.store.gc(nothing_in_use).unwrap().blobs, 0);
 }
 
 #[test]
@@ -199,7 +199,7 @@ fn collections_and_pulls_at_once_do_no_harm() {
             let store = Store::open(&setup.data()).unwrap();
             let mut rounds = 0;
             while !stop.load(Ordering::Relaxed) {
-                store.gc(Vec::new).unwrap();
+                store.gc(nothing_in_use).unwrap();
                 rounds += 1;
             }
             rounds
@@ -227,7 +227,7 @@ fn collections_and_pulls_at_once_do_no_harm() {
         stop.store(true, Ordering::Relaxed);
         assert!(collector.join().unwrap() > 0);
     });
-    setup.store.gc(Vec::new).unwrap();
+    setup.store.gc(nothing_in_use).unwrap();
     assert_eq!(setup.leftovers(), [""; 0]);
     assert_eq!(files_in(&setup.data().join("layers")).len(), 0);
 }
@@ -243,7 +243,7 @@ fn puller() {
     let reference: Reference = reference.parse().unwrap();
     runtime().block_on(pull(&store, &reference, &options, &no_progress())).unwrap();
     store.remove(&reference).unwrap();
-    store.gc(Vec::new).unwrap();
+    store.gc(nothing_in_use).unwrap();
 }
 
 #[test]
@@ -299,7 +299,7 @@ fn a_process_killed_at_any_moment_leaves_a_good_store() {
         assert_eq!(content, vec![number; 5000]);
     }
     assert!(setup.store.remove(&reference).unwrap());
-    setup.store.gc(Vec::new).unwrap();
+    setup.store.gc(nothing_in_use).unwrap();
     assert_eq!(setup.leftovers(), [""; 0]);
 }
 

@@ -12,9 +12,10 @@ use super::GlobalArgs;
 use crate::compose::node::{Node, Value};
 use crate::compose::shape::{self, Flavour, Out};
 use crate::compose::{
-    Diagnostic, Disk, LoadOptions, Project, Resolved, deep, interpolate, load, load_resolved, load_untyped, print,
-    units,
+    Diagnostic, LoadOptions, Project, Resolved, deep, interpolate, load, load_resolved, load_untyped, print, units,
 };
+
+use crate::remote::Reader;
 
 /// The flags of `config`.
 #[derive(Debug, Clone, Default, Args)]
@@ -146,7 +147,7 @@ fn output(global: &GlobalArgs, arguments: &ConfigArgs) -> Output {
 
     if arguments.list_services {
         if arguments.no_interpolate {
-            let untyped = load_untyped(&options, &Disk)?;
+            let untyped = load_untyped(&options, &Reader::of_host())?;
             let names = untyped
                 .tree
                 .0
@@ -192,11 +193,11 @@ fn output(global: &GlobalArgs, arguments: &ConfigArgs) -> Output {
         });
     }
     if !arguments.explain.is_empty() {
-        let loaded = load_resolved(&options, &Disk)?;
+        let loaded = load_resolved(&options, &Reader::of_host())?;
         return Ok((explain(&loaded, &arguments.explain), loaded.warnings));
     }
     if arguments.provenance {
-        let loaded = load_resolved(&options, &Disk)?;
+        let loaded = load_resolved(&options, &Reader::of_host())?;
         let text = with_stack(loaded.depth, || provenance(&loaded));
         return Ok((text, loaded.warnings));
     }
@@ -216,7 +217,7 @@ fn lines(all: impl IntoIterator<Item = String>) -> String {
 }
 
 fn list(options: &LoadOptions, what: impl Fn(&Project) -> Vec<String>) -> Output {
-    let loaded = load(options, &Disk)?;
+    let loaded = load(options, &Reader::of_host())?;
     Ok((lines(what(&loaded.project)), loaded.warnings))
 }
 
@@ -226,7 +227,7 @@ fn image(project: &Project, service: &crate::compose::Service) -> String {
 }
 
 fn hashes(options: &LoadOptions, names: &str) -> Output {
-    let loaded = load(options, &Disk)?;
+    let loaded = load(options, &Reader::of_host())?;
     let services = &loaded.project.services;
     let names: Vec<&str> =
         if names == "*" { services.keys().map(String::as_str).collect() } else { names.split(',').collect() };
@@ -252,11 +253,11 @@ fn project(options: &LoadOptions, arguments: &ConfigArgs) -> Output {
         Some(other) => return Err(unsupported_format(other)),
     };
     if arguments.no_interpolate {
-        let untyped = load_untyped(options, &Disk)?;
+        let untyped = load_untyped(options, &Reader::of_host())?;
         let text = with_stack(untyped.depth, || write(&shape::emit_untyped(&untyped.tree.0, flavour), flavour));
         return Ok((text, untyped.warnings));
     }
-    let loaded = load_resolved(options, &Disk)?;
+    let loaded = load_resolved(options, &Reader::of_host())?;
     if flavour == Flavour::Json
         && let Some(name) = with_ssh_path(&loaded.tree.0)
     {
@@ -290,7 +291,7 @@ fn write(out: &Out, flavour: Flavour) -> String {
 /// The variables that the files ask for.
 fn variables(mut options: LoadOptions, arguments: &ConfigArgs) -> Output {
     options.no_interpolate = true;
-    let untyped = load_untyped(&options, &Disk)?;
+    let untyped = load_untyped(&options, &Reader::of_host())?;
     let mut found = Vec::new();
     with_stack(untyped.depth, || collect(&untyped.tree.0, &mut found));
     let mut variables: BTreeMap<String, interpolate::Variable> = BTreeMap::new();

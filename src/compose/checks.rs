@@ -347,7 +347,8 @@ impl Check<'_> {
         }
         let message = format!("service {:?} refers to undefined {what} {key}", self.name);
         let known = defined.into_iter().flatten().map(|(key, _)| key.as_str());
-        let help = match suggest::closest(key, known) {
+        let known = if self.faults.is_full() { None } else { suggest::closest(key, known) };
+        let help = match known {
             Some(known) => format!("did you mean `{known}`?"),
             None => format!("define it at the top level: `{section}:` with `{key}:` below it"),
         };
@@ -368,6 +369,9 @@ impl Check<'_> {
     }
 
     fn did_you_mean_service(&self, name: &str) -> Option<String> {
+        if self.faults.is_full() {
+            return None;
+        }
         suggest::closest(name, self.services.keys().map(String::as_str)).map(|known| format!("did you mean {known:?}?"))
     }
 

@@ -2,8 +2,10 @@
 
 pub mod beneath;
 pub mod capabilities;
+pub mod cdi;
 pub mod cgroup;
 pub mod config;
+pub mod files;
 pub mod log;
 pub mod mounts;
 pub mod process;

@@ -369,23 +369,9 @@ pub fn write(path: &Path, content: &[u8]) -> Result<(), StoreError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::container::config::{LogConfig, NetworkMode};
 
     fn config(name: &str, project: &str) -> ContainerConfig {
-        let empty = serde_json::json!({
-            "id": Id::random(), "name": name, "project": project, "image": "busybox", "image_id": "sha256:0",
-            "created": "2026-01-01T00:00:00Z", "labels": {}, "annotations": {}, "environment": {}, "group_add": [],
-            "tty": false, "stdin_open": false, "init": false, "privileged": false, "read_only": false, "cap_add": [],
-            "cap_drop": [], "security_opt": [], "sysctls": {}, "ulimits": [], "devices": [],
-            "device_cgroup_rules": [], "pid": "private", "ipc": "private", "uts": "private", "cgroup": "private",
-            "userns": "private", "resources": { "blkio": { "weight_device": [], "read_bps": [], "write_bps": [],
-            "read_iops": [], "write_iops": [] } }, "oom_kill_disable": false, "mounts": [], "network": "none",
-            "ports": [], "expose": [], "extra_hosts": [], "dns": [], "dns_search": [], "dns_opt": [],
-            "restart": { "name": "no" }, "log": { "driver": "none" },
-        });
-        let config: ContainerConfig = serde_json::from_value(empty).unwrap();
-        assert_eq!((&config.network, &config.log), (&NetworkMode::None, &LogConfig::None));
-        config
+        ContainerConfig::new(name.into(), project.into(), "busybox".into(), "sha256:0".into())
     }
 
     fn state(status: Status) -> ContainerState {

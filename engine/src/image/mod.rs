@@ -8,6 +8,7 @@
 //! stays so: see [`unpack`] and [`lookup`] for how paths are resolved, [`manifest`] for bounds.
 
 mod archive;
+mod artifact;
 mod blob;
 pub mod builtin;
 mod challenge;
@@ -34,13 +35,15 @@ mod tar;
 mod unpack;
 mod url;
 mod user;
+mod verify;
 
 pub use archive::ArchiveError;
+pub use artifact::{Artifact, ArtifactKind};
 pub use config::{ConfigError, DockerConfig, Healthcheck, Image};
 pub use credentials::{Credentials, CredentialsError, erase_credentials, find_credentials, save_credentials};
 pub use describe::Layer;
 pub use digest::{Digest, DigestError, Hasher};
-pub use gc::{Damage, Freed, Usage};
+pub use gc::{Freed, Usage};
 pub use http::{Timeouts, TransportError};
 pub use import::{Import, ImportError, ImportedConfig};
 pub use lookup::{LayerStack, LookupError};
@@ -54,3 +57,4 @@ pub use store::{Lease, Store, StoreError};
 pub use tar::TarError;
 pub use unpack::{Limits, UnpackError, Unpacked, unpack};
 pub use user::{User, UserError, resolve_group, resolve_user};
+pub use verify::{Damage, repair};

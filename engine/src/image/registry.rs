@@ -202,6 +202,36 @@ pub(crate) struct FetchedManifest {
     pub(crate) endpoint: Endpoint,
 }
 
+/// A manifest before anybody has looked at it; its digest is right.
+#[derive(Debug)]
+pub(super) struct RawManifest {
+    pub(super) content_type: Option<String>,
+    pub(super) bytes: Vec<u8>,
+    pub(super) digest: Digest,
+    pub(super) endpoint: Endpoint,
+}
+
+impl RawManifest {
+    /// Reads it as what an image is made of.
+    fn parse(self) -> Result<FetchedManifest, RegistryError> {
+        let Self { content_type, bytes, digest, endpoint } = self;
+        let document = Document::parse(&bytes, content_type.as_deref())
+            .map_err(|source| RegistryError::Manifest { registry: endpoint.registry.clone(), source })?;
+        let own = match &document {
+            Document::Manifest(manifest) => manifest.media_type.clone(),
+            Document::Index(index) => index.media_type.clone(),
+        };
+        let fallback = match &document {
+            Document::Manifest(_) => media::OCI_MANIFEST,
+            Document::Index(_) => media::OCI_INDEX,
+        };
+        let declared_type =
+            content_type.filter(|media_type| media::is_manifest(media_type) || media::is_index(media_type));
+        let media_type = own.or(declared_type).unwrap_or_else(|| fallback.to_owned());
+        Ok(FetchedManifest { document, media_type, bytes, digest, endpoint })
+    }
+}
+
 /// What a download reports: bytes that came, or that another attempt is made.
 #[derive(Debug)]
 pub(crate) enum DownloadEvent {
@@ -220,13 +250,23 @@ impl Client {
     ///
     /// What comes has the reference's digest, if that has one, and the digest that the registry itself declares.
     pub(crate) async fn manifest(&self, reference: &Reference) -> Result<FetchedManifest, RegistryError> {
+        self.document(reference, &|raw| raw.parse()).await
+    }
+
+    /// Fetches what a reference names, and reads it in the caller's way.
+    pub(super) async fn document<T>(
+        &self,
+        reference: &Reference,
+        read: &(dyn Fn(RawManifest) -> Result<T, RegistryError> + Sync),
+    ) -> Result<T, RegistryError> {
         let mut failures: Vec<RegistryError> = Vec::new();
         for endpoint in self.options.settings.endpoints(reference.registry())? {
             if endpoint.is_fallback && !failures.last().is_some_and(RegistryError::is_connect) {
                 continue;
             }
-            match self.manifest_at(&endpoint, reference, &reference.identifier(), reference.digest()).await {
-                Ok(manifest) => return Ok(manifest),
+            let raw = self.manifest_at(&endpoint, reference, &reference.identifier(), reference.digest()).await;
+            match raw.and_then(read) {
+                Ok(read) => return Ok(read),
                 Err(error) if error.is_elsewhere_perhaps() => {
                     tracing::debug!(registry = %endpoint.base, %error, "asking elsewhere");
                     failures.push(error);
@@ -289,16 +329,16 @@ impl Client {
         reference: &Reference,
         entry: &Descriptor,
     ) -> Result<FetchedManifest, RegistryError> {
-        self.manifest_at(endpoint, reference, &entry.digest.to_string(), Some(entry.digest)).await
+        self.manifest_at(endpoint, reference, &entry.digest.to_string(), Some(entry.digest)).await?.parse()
     }
 
-    async fn manifest_at(
+    pub(super) async fn manifest_at(
         &self,
         endpoint: &Endpoint,
         reference: &Reference,
         identifier: &str,
         expected: Option<Digest>,
-    ) -> Result<FetchedManifest, RegistryError> {
+    ) -> Result<RawManifest, RegistryError> {
         const ACCEPTED: [&str; 4] =
             [media::OCI_INDEX, media::DOCKER_INDEX, media::OCI_MANIFEST, media::DOCKER_MANIFEST];
         let step = "the request for the manifest";
@@ -332,25 +372,7 @@ impl Client {
                 return Err(RegistryError::WrongDigest { registry, expected, actual });
             }
         }
-        let document = Document::parse(&bytes, content_type.as_deref())
-            .map_err(|source| RegistryError::Manifest { registry, source })?;
-        let own = match &document {
-            Document::Manifest(manifest) => manifest.media_type.clone(),
-            Document::Index(index) => index.media_type.clone(),
-        };
-        let fallback = match &document {
-            Document::Manifest(_) => media::OCI_MANIFEST,
-            Document::Index(_) => media::OCI_INDEX,
-        };
-        let declared_type =
-            content_type.filter(|media_type| media::is_manifest(media_type) || media::is_index(media_type));
-        Ok(FetchedManifest {
-            media_type: own.or(declared_type).unwrap_or_else(|| fallback.to_owned()),
-            document,
-            bytes,
-            digest: actual,
-            endpoint: endpoint.clone(),
-        })
+        Ok(RawManifest { content_type, bytes, digest: actual, endpoint: endpoint.clone() })
     }
 
     /// Fetches a small blob whole, and checks it.

@@ -582,7 +582,7 @@ pub(crate) fn is_named(entry: &Descriptor, reference: &Reference) -> bool {
     name == reference.to_string() || name.parse::<Reference>().as_ref() == Ok(reference)
 }
 
-fn find_entry<'a>(index: &'a Index, reference: &Reference) -> Option<&'a Descriptor> {
+pub(crate) fn find_entry<'a>(index: &'a Index, reference: &Reference) -> Option<&'a Descriptor> {
     // The last one wins: it came last.
     let mut entries = index.manifests.iter().rev();
     match reference.digest() {

@@ -11,13 +11,13 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::health::{Monitor, Plan};
-use super::project::{Project, other};
+use super::project::{Project, files_failure, other};
 use super::restart::{self, Backoff};
 use super::run::Run;
 use crate::container::config::ContainerConfig;
 use crate::container::signal;
 use crate::container::state::{ContainerState, HealthStatus, Status};
-use crate::container::store;
+use crate::container::{files, store};
 use crate::protocol::{Condition, EventKind, Failure, FailureKind, Stopped};
 use crate::shim::protocol::Exit;
 use crate::volume;
@@ -451,6 +451,7 @@ impl Actor {
         let config = self.config.clone();
         // The writable layer may be large.
         let removed = tokio::task::spawn_blocking(move || -> Result<(), Failure> {
+            files::remove(&root, &config.id).map_err(|error| files_failure(&config, &error))?;
             store::remove(&root, &config).map_err(other)?;
             for mount in &config.mounts {
                 if let MountSource::Volume { name, anonymous: true, .. } = &mount.source

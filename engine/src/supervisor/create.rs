@@ -8,7 +8,7 @@ use super::container::name_failure;
 use super::project::other;
 use crate::container::config::{ContainerConfig, HealthTest, Healthcheck, NamespaceMode};
 use crate::container::state::{ContainerState, Health, HealthStatus, Status};
-use crate::container::{spec, store, user};
+use crate::container::{signal, spec, store, user};
 use crate::host::Host;
 use crate::id::Id;
 use crate::image::{self, Image, Reference, Store};
@@ -30,10 +30,20 @@ pub(super) fn create(
     images: &Store,
     mut config: ContainerConfig,
 ) -> Result<store::Container, Failure> {
+    // From before the image is found until it can be seen that the container needs its layers.
+    let _lease = images.lease().map_err(other)?;
     let image = find_image(images, &config)?;
     config.healthcheck = healthcheck(config.healthcheck, image.docker.healthcheck.as_ref());
-    if config.stop_signal.is_none() {
-        config.stop_signal = image.config.config().as_ref().and_then(|config| config.stop_signal().clone());
+    match &config.stop_signal {
+        Some(name) if signal::parse(name).is_none() => {
+            return Err(other(format!("cannot make container {}: `{name}` is not a signal", config.name)));
+        }
+        Some(_) => {}
+        // What an image says that is none counts for nothing, as with Docker.
+        None => {
+            let of_image = image.config.config().as_ref().and_then(|config| config.stop_signal().clone());
+            config.stop_signal = of_image.filter(|name| signal::parse(name).is_some());
+        }
     }
     // Other containers' namespaces are looked up when it is started; now it is only checked that all else is right.
     let (spec, shim) = generate(root, host, images, &config, &image, &|_| Some(NOBODY))?;

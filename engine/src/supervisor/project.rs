@@ -1,7 +1,7 @@
 //! Everything a supervisor has: its containers, its networks, and what they need of it.
 
 use std::collections::{HashMap, VecDeque};
-use std::fmt::Display;
+use std::fmt::{Display, Write as _};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use tokio::sync::Notify;
@@ -13,6 +13,7 @@ use super::events::Events;
 use super::run::Run;
 use crate::container::cgroup;
 use crate::container::config::{ContainerConfig, NetworkMode};
+use crate::container::files::{self, FilesError};
 use crate::container::state::Status;
 use crate::container::store;
 use crate::host::Host;
@@ -20,7 +21,7 @@ use crate::id::Id;
 use crate::image::Store;
 use crate::network::config::NetworkConfig;
 use crate::network::{NetworkError, Networks};
-use crate::protocol::{EventKind, Failure, FailureKind, Reply};
+use crate::protocol::{EventKind, Failure, FailureKind, ProvidedFile, Reply};
 use crate::root::Root;
 use crate::shim::launcher::Launcher;
 
@@ -66,6 +67,15 @@ impl Registry {
 /// Says of a step that failed no more than it says itself.
 pub(super) fn other(error: impl Display) -> Failure {
     Failure { kind: FailureKind::Other, message: error.to_string(), hint: None }
+}
+
+/// Says why a container cannot have its configs and secrets.
+pub(super) fn files_failure(config: &ContainerConfig, error: &FilesError) -> Failure {
+    let mut failure = other(format!("cannot start container {}: {error}", config.name));
+    if let Some(source) = std::error::Error::source(error) {
+        let _ = write!(failure.message, ": {source}");
+    }
+    failure
 }
 
 impl Project {
@@ -156,6 +166,21 @@ impl Project {
         self.supervise(container, None);
         self.events.container(&config, EventKind::Create, []);
         Ok(())
+    }
+
+    /// Keeps the content of a container's file.
+    pub(super) async fn provide(&self, id: Id, file: ProvidedFile) -> Result<(), Failure> {
+        let root = self.root.clone();
+        let kept = tokio::task::spawn_blocking(move || -> Result<(), Failure> {
+            let container = store::load(&root, &id).map_err(other)?.ok_or_else(|| Failure {
+                kind: FailureKind::NoSuchContainer,
+                message: format!("no container {}", id.short()),
+                hint: None,
+            })?;
+            files::provide(&root, &container.config, &file.target, file.content.as_bytes())
+                .map_err(|error| files_failure(&container.config, &error))
+        });
+        kept.await.map_err(other)?
     }
 
     /// Has ready what a container that is being created will want when it is started, which is as a rule at once.

@@ -9,12 +9,12 @@ use tokio::time::Instant;
 
 use super::attach::{self, Attached};
 use super::create::{self, start_failure};
-use super::project::{Project, other};
+use super::project::{Project, files_failure, other};
 use super::shims::Connection;
 use crate::container::config::{ContainerConfig, NetworkMode};
 use crate::container::signal;
 use crate::container::state::{BoundPort, ContainerState, EndpointState};
-use crate::container::store;
+use crate::container::{files, store};
 use crate::protocol::Failure;
 use crate::shim;
 use crate::shim::protocol::{Exit, FromShim, Spawn, Task, ToShim};
@@ -49,11 +49,19 @@ struct Started {
     fds: Vec<OwnedFd>,
 }
 
+/// A PID 1 whose end will be noticed.
+struct Watched {
+    pid: i32,
+    pidfd: AsyncFd<OwnedFd>,
+    handed: Vec<OwnedFd>,
+}
+
 impl Run {
     /// Starts a container that has been created.
     pub(super) async fn start(project: &std::sync::Arc<Project>, config: &ContainerConfig) -> Result<Self, Failure> {
         let bundle = project.root.container(&config.id);
         let run = project.root.container_run(&config.id);
+        files::prepare(&project.root, config).map_err(|error| files_failure(config, &error))?;
         make_run_directory(&run).map_err(|error| other(format!("cannot make {}: {error}", run.display())))?;
         // What the run before this one left: its end must not be taken for the end of this one.
         match std::fs::remove_file(bundle.join("exit.json")) {
@@ -76,7 +84,14 @@ impl Run {
             }
         };
         match begin(&mut shim, config, network.as_ref()).await {
-            Ok(started) => Self::new(project, config, spawn, shim, started, network),
+            Ok(started) => match watch(config, started) {
+                Ok(watched) => Ok(Self::new(project, config, spawn, shim, watched, network)),
+                Err((pid, failure)) => {
+                    abandon(shim, pid).await;
+                    clean_up(project, config, network).await;
+                    Err(failure)
+                }
+            },
             Err(failure) => {
                 drop(shim);
                 clean_up(project, config, network).await;
@@ -122,7 +137,8 @@ impl Run {
             (shim, Started { pid, fds }, Vec::new(), true)
         };
         let network = attach::adopt(project, config, state, started.fds.get(1), kept).await?;
-        let mut run = Self::new(project, config, spawn, shim, started, network)?;
+        let watched = watch(config, started).map_err(|(_, failure)| failure)?;
+        let mut run = Self::new(project, config, spawn, shim, watched, network);
         run.orphaned = orphaned;
         if orphaned {
             run.keep().await?;
@@ -135,33 +151,26 @@ impl Run {
         config: &ContainerConfig,
         spawn: Spawn,
         shim: Connection,
-        Started { pid, mut fds }: Started,
+        Watched { pid, pidfd, handed }: Watched,
         network: Option<Attached>,
-    ) -> Result<Self, Failure> {
-        let lacking = || other(format!("the shim of {} did not hand over its descriptors", config.name));
-        if fds.is_empty() {
-            return Err(lacking());
-        }
-        let process = fds.remove(0);
-        let stop_signal = match &config.stop_signal {
-            Some(name) => signal::parse(name).ok_or_else(|| other(format!("`{name}` is not a signal")))?,
-            None => nix::sys::signal::Signal::SIGTERM as i32,
-        };
+    ) -> Self {
+        // It was looked at when the container was made.
+        let stop_signal = config.stop_signal.as_deref().and_then(signal::parse);
         let (endpoints, ports) = network.as_ref().map(Attached::state).unwrap_or_default();
-        Ok(Self {
+        Self {
             pid,
             started: Instant::now(),
-            stop_signal,
+            stop_signal: stop_signal.unwrap_or(nix::sys::signal::Signal::SIGTERM as i32),
             endpoints,
             ports,
             spawn,
             project: std::sync::Arc::clone(project),
             shim,
-            pidfd: readiness::watch_reading(process).map_err(other)?,
-            handed: fds,
+            pidfd,
+            handed,
             network,
             orphaned: false,
-        })
+        }
     }
 
     /// Sends PID 1 a signal.
@@ -275,6 +284,27 @@ async fn begin(
             Some((FromShim::Failed(failure), _)) => return Err(start_failure(config, &failure)),
             Some(_) => {}
             None => return Err(other(format!("the shim of {} was killed while it made the container", config.name))),
+        }
+    }
+}
+
+/// Watches a PID 1; where that cannot be done, says which one it is.
+fn watch(config: &ContainerConfig, Started { pid, mut fds }: Started) -> Result<Watched, (i32, Failure)> {
+    if fds.is_empty() {
+        return Err((pid, other(format!("the shim of {} did not hand over its descriptors", config.name))));
+    }
+    let pidfd = readiness::watch_reading(fds.remove(0)).map_err(|error| (pid, other(error)))?;
+    Ok(Watched { pid, pidfd, handed: fds })
+}
+
+/// Ends a container that was started and cannot be kept.
+async fn abandon(mut shim: Connection, pid: i32) {
+    // Nobody but the shim reaps it, so the number is still its own.
+    let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+    while let Ok(Some((message, _))) = shim.receive().await {
+        if matches!(message, FromShim::Exited(_)) {
+            let _ = shim.send(&ToShim::Release, &[]).await;
+            return;
         }
     }
 }

@@ -64,6 +64,7 @@ async fn answer(project: &Arc<Project>, request: Request) -> Result<Reply, Failu
         Request::EnsureNetwork(config) => project.ensure_network(config).await,
         Request::RemoveNetwork { name } => project.remove_network(&name).await.map(|()| Reply::Done),
         Request::Create(config) => project.create(*config).await.map(|()| Reply::Done),
+        Request::Provide { id, file } => project.provide(id, file).await.map(|()| Reply::Done),
         Request::Start { id } => project.container(&id)?.start().await.map(|()| Reply::Done),
         Request::Stop { id, timeout } => project.container(&id)?.stop(timeout).await.map(|how| Reply::Stopped { how }),
         Request::Restart { id, timeout } => project.container(&id)?.restart(timeout).await.map(|()| Reply::Done),

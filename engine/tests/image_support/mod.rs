@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use rcompose_engine::image::{
-    Client, ClientOptions, Digest, PullOptions, Reference, RegistryConfig, RegistrySettings, Store, media,
+    Client, ClientOptions, Digest, PullOptions, Reference, RegistryConfig, RegistrySettings, Store, StoreError, media,
 };
 use serde_json::{Value, json};
 
@@ -486,6 +486,11 @@ impl Setup {
 
 pub(crate) fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
+}
+
+/// For garbage collection where there are no containers.
+pub(crate) fn nothing_in_use() -> Result<Vec<Digest>, StoreError> {
+    Ok(Vec::new())
 }
 
 /// Tells whether this process may make device nodes and set trusted attributes, which layers need.

@@ -11,9 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use rcompose_engine::container::config::{
-    ContainerConfig, LogConfig, NamespaceMode, NetworkMode, Resources, RestartPolicy,
-};
+use rcompose_engine::container::config::{ContainerConfig, NetworkMode};
 use rcompose_engine::container::log;
 use rcompose_engine::container::spec::{Inputs, generate};
 use rcompose_engine::container::user;
@@ -103,59 +101,12 @@ impl Lab {
     }
 
     pub fn config(&self, command: &[&str]) -> ContainerConfig {
-        let id = Id::random();
+        let config = ContainerConfig::new(String::new(), self.project.clone(), "busybox".into(), "sha256:0".into());
         ContainerConfig {
-            name: format!("{}-{}", self.project, id.short()),
-            id,
-            project: self.project.clone(),
-            image: "busybox".into(),
-            image_id: "sha256:0".into(),
-            created: jiff::Timestamp::now(),
-            labels: BTreeMap::new(),
-            annotations: BTreeMap::new(),
-            entrypoint: None,
+            name: format!("{}-{}", self.project, config.id.short()),
             command: Some(command.iter().map(ToString::to_string).collect()),
-            environment: BTreeMap::new(),
-            working_dir: None,
-            user: None,
-            group_add: Vec::new(),
-            tty: false,
-            stdin_open: false,
-            init: false,
-            stop_signal: None,
-            stop_grace_period: None,
-            hostname: None,
-            domainname: None,
-            privileged: false,
-            read_only: false,
-            cap_add: Vec::new(),
-            cap_drop: Vec::new(),
-            security_opt: Vec::new(),
-            sysctls: BTreeMap::new(),
-            ulimits: Vec::new(),
-            devices: Vec::new(),
-            device_cgroup_rules: Vec::new(),
-            pid: NamespaceMode::Private,
-            ipc: NamespaceMode::Private,
-            uts: NamespaceMode::Private,
-            cgroup: NamespaceMode::Private,
-            userns: NamespaceMode::Private,
-            cgroup_parent: None,
-            resources: Resources::default(),
-            shm_size: None,
-            oom_score_adj: None,
-            oom_kill_disable: false,
-            mounts: Vec::new(),
             network: NetworkMode::Host,
-            ports: Vec::new(),
-            expose: Vec::new(),
-            extra_hosts: Vec::new(),
-            dns: Vec::new(),
-            dns_search: Vec::new(),
-            dns_opt: Vec::new(),
-            healthcheck: None,
-            restart: RestartPolicy::No,
-            log: LogConfig::default(),
+            ..config
         }
     }
 

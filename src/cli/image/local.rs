@@ -87,19 +87,7 @@ impl Local {
 
     /// Frees what neither an image nor a container needs.
     pub fn collect(&self) -> Result<Freed, Error> {
-        let mut failure = None;
-        let freed = self.store.gc(|| match store::layers(&self.root) {
-            Ok(layers) => layers,
-            Err(error) => {
-                failure = Some(error);
-                // What cannot be seen may need any of them.
-                self.images.iter().flat_map(|image| image.diff_ids.clone()).collect()
-            }
-        })?;
-        match failure {
-            Some(error) => Err(error.into()),
-            None => Ok(freed),
-        }
+        self.store.gc(|| store::layers(&self.root).map_err(Error::from))
     }
 
     /// Returns what is wrong with an image.

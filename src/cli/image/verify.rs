@@ -8,8 +8,7 @@ use rcompose_engine::image::{Image, pull};
 use super::local::Local;
 use crate::cli::context::Context;
 use crate::cli::error::{Error, Message};
-use crate::cli::pull::sources;
-use crate::project::pull as project;
+use crate::project::pull::{self as project, Sources};
 use crate::ui::progress::Progress;
 
 #[derive(Debug, Args)]
@@ -66,7 +65,7 @@ pub fn run(context: &Context, args: &VerifyArgs) -> Result<(), Error> {
 
 /// Fetches an image again, by the digest that it had: its tag may mean another one by now.
 async fn repair(local: &Local, image: &Image) -> Result<(), Error> {
-    let options = project::pull_options(&sources())?;
+    let options = project::pull_options(&Sources::of_host())?;
     let exact = image.reference.with_digest(image.source_digest);
     let listener = project::listener(&Progress::quiet(), "");
     pull(&Arc::clone(&local.store), &exact, &options, &listener).await?;

@@ -114,9 +114,12 @@ pub(super) async fn run(engine: &Engine, progress: &Progress, action: Action) ->
             let work = Box::pin(recreate(engine, &old, running, *new, timeout));
             said(progress, &title(&old), ["Recreate", "Recreated"], work).await
         }
-        Action::Start(container) => {
+        Action::Start { container, files } => {
             let work = async {
                 let client = engine.client().await.map_err(StepError::container("start", &container))?;
+                for file in files {
+                    client.provide(&container.id, file).await.map_err(StepError::container("start", &container))?;
+                }
                 client.start(&container.id).await.map_err(StepError::container("start", &container))
             };
             said(progress, &title(&container), ["Starting", "Started"], work).await
@@ -296,23 +299,38 @@ async fn remove_volume(engine: &Engine, progress: &Progress, name: String) -> Re
     Ok(())
 }
 
+/// Why an image was not removed.
+enum RemoveError {
+    Store(image::StoreError),
+    Containers(rcompose_engine::container::store::StoreError),
+}
+
+impl From<image::StoreError> for RemoveError {
+    fn from(error: image::StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
 fn remove_image(engine: &Engine, progress: &Progress, reference: &str) -> Result<(), StepError> {
     let id = format!("Image {reference}");
     let Ok(parsed) = reference.parse::<image::Reference>() else { return Ok(()) };
     progress.working(&id, "Removing");
-    let failed = |source| StepError::Image { reference: reference.to_owned(), source: Box::new(source) };
-    let in_use = layers(&engine.root).map_err(StepError::Layers)?;
-    let removed = image::Store::open(engine.root.data()).and_then(|images| {
+    let removed = image::Store::open(engine.root.data()).map_err(RemoveError::Store).and_then(|images| {
         let removed = images.remove(&parsed)?;
-        images.gc(|| in_use)?;
+        images.gc(|| layers(&engine.root).map_err(RemoveError::Containers))?;
         Ok(removed)
     });
     match removed {
         Ok(true) => progress.done(&id, "Removed"),
         Ok(false) => progress.warning(&id, "No resource found to remove"),
-        Err(source) => {
+        Err(error) => {
             progress.error(&id, "Error");
-            return Err(failed(source));
+            return Err(match error {
+                RemoveError::Store(source) => {
+                    StepError::Image { reference: reference.to_owned(), source: Box::new(source) }
+                }
+                RemoveError::Containers(source) => StepError::Layers(source),
+            });
         }
     }
     Ok(())

@@ -4,9 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use petgraph::graph::NodeIndex;
-use rcompose_engine::container::config::{ContainerConfig, Mount, MountSource, NamespaceMode, NetworkMode};
+use rcompose_engine::container::config::{
+    ContainerConfig, FileContent, Mount, MountSource, NamespaceMode, NetworkMode,
+};
+use rcompose_engine::container::files::digest;
 use rcompose_engine::container::store::Container;
 use rcompose_engine::id::Id;
+use rcompose_engine::protocol::ProvidedFile;
 
 use super::{Action, Cause, Named, New, Plan, Until, Volume, Wait, lifecycle};
 use crate::compose::model::{self, Condition, MountKind, Project, Service};
@@ -118,6 +122,8 @@ struct Settled {
     /// The steps that stop containers which are replaced.
     replacing: Vec<NodeIndex>,
     starts: Vec<NodeIndex>,
+    /// The configs and secrets that its containers do not find on the host.
+    files: Vec<ProvidedFile>,
 }
 
 /// A container that the service has in the end.
@@ -290,13 +296,16 @@ impl Planner<'_> {
             return Err(UpError::NamedScale { service: service.name.clone(), name: name.clone() });
         }
         let observed = self.observed;
+        let files = self.blueprint(service).provided()?;
         let gone = |container: &&Container| self.replaced_networks.iter().any(|n| connected_to(container, n));
         let (left, there): (Vec<_>, Vec<_>) = observed.of_service(&service.name).partition(gone);
         // The newest numbers of what is out of date go first when there are too many.
-        let mut there =
-            there.into_iter().map(|container| (self.divergence(service, container), container)).collect::<Vec<_>>();
+        let mut there = there
+            .into_iter()
+            .map(|container| (self.divergence(service, &files, container), container))
+            .collect::<Vec<_>>();
         there.sort_by_key(|(cause, container)| (cause.is_some(), container.number()));
-        let mut settled = Settled::default();
+        let mut settled = Settled { files, ..Settled::default() };
         for (n, (cause, container)) in there.into_iter().enumerate() {
             if n >= usize::try_from(scale).unwrap_or(usize::MAX) {
                 self.remove(container, Cause::ScaledDown);
@@ -421,7 +430,7 @@ impl Planner<'_> {
     }
 
     /// Returns why a container has to be replaced, if it has to.
-    fn divergence(&self, service: &Service, container: &Container) -> Option<Cause> {
+    fn divergence(&self, service: &Service, files: &[ProvidedFile], container: &Container) -> Option<Cause> {
         let named = self.options.services.is_empty() || self.options.services.contains(&service.name);
         match if named { self.options.recreate } else { self.options.recreate_dependencies } {
             Recreate::Never => return None,
@@ -456,6 +465,17 @@ impl Planner<'_> {
                 return Some(Cause::VolumeChanged(volume.name.clone()));
             }
         }
+        for file in files {
+            let digest = digest(&container.config.id, file.content.as_bytes());
+            let content = FileContent::Provided { digest };
+            let same = |mount: &Mount| {
+                mount.target == file.target
+                    && matches!(&mount.source, MountSource::File { content: was, .. } if *was == content)
+            };
+            if !container.config.mounts.iter().any(same) {
+                return Some(Cause::FileChanged(file.target.clone()));
+            }
+        }
         None
     }
 
@@ -478,12 +498,13 @@ impl Planner<'_> {
             }
         }
         let settled = &self.services[&service.name];
+        let files = settled.files.clone();
         let idle = settled.members.iter().filter(|member| !member.running);
         let idle = idle.map(|member| (member.named.clone(), member.made)).collect::<Vec<_>>();
         let mut starts = Vec::new();
         for (named, made) in idle {
             let cause = if made.is_some() { Cause::Missing } else { Cause::NotRunning };
-            let step = self.plan.add(Action::Start(named), cause, &after);
+            let step = self.plan.add(Action::Start { container: named, files: files.clone() }, cause, &after);
             if let Some(made) = made {
                 self.plan.steps.update_edge(made, step, ());
             }
