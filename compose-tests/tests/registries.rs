@@ -318,3 +318,44 @@ fn what_is_damaged_is_fetched_again() {
     assert_eq!(names.stdout, "test/two-layers:latest\n", "it has the names that it had");
     stack.finish();
 }
+
+#[test]
+fn references_of_every_form_mean_the_same_image() {
+    let Some(mut stack) = stack("references") else { return };
+    // The first mirror is not there, the second one is.
+    let hub = json!({"mirrors": ["http://127.0.0.1:1", format!("http://{}", stack.registry_address())], "mirrors_only": true});
+    let settings = stack.project_folder().join("registries.json");
+    fs::write(&settings, json!({"registries": {"docker.io": hub}}).to_string()).expect("files can be written");
+    stack.set("RCOMPOSE_REGISTRIES", &settings.display().to_string());
+    let inspect =
+        |name: &str, what: &str| stack.run(&["image", "inspect", "-f", what, name]).ok().stdout.trim().to_owned();
+    stack.run(&["image", "pull", "-q", "busybox:musl"]).ok();
+    let id = inspect("busybox:musl", "{{.Id}}");
+    let digest = inspect("busybox:musl", "{{index .RepoDigests 0}}");
+    let digest = digest.strip_prefix("busybox@").expect("it is named by the repository");
+    for name in [
+        "library/busybox:musl".to_owned(),
+        "docker.io/busybox:musl".to_owned(),
+        "index.docker.io/library/busybox:musl".to_owned(),
+        format!("{}/library/busybox:musl", stack.registry_address()),
+        format!("busybox@{digest}"),
+        format!("busybox:musl@{digest}"),
+        // The digest decides; the tag is for people.
+        format!("busybox:nosuch@{digest}"),
+    ] {
+        stack.run(&["image", "pull", "-q", &name]).ok();
+        assert_eq!(inspect(&name, "{{.Id}}"), id, "{name}");
+    }
+    let wrong = format!("busybox@sha256:{}", "0".repeat(64));
+    let refused = stack.run(&["image", "pull", "-q", &wrong]);
+    assert!(refused.code == 1 && refused.stderr.contains("not found"), "{refused:?}");
+
+    stack.run(&["image", "prune", "-a", "-f"]).ok();
+    let file = format!("services:\n  web: {{image: \"busybox:musl@{digest}\", command: sleep 1000}}\n");
+    stack.write("compose.yaml", &file);
+    stack.run(&["up", "-d"]).ok();
+    assert_eq!(stack.container("web")["State"], "running");
+    let listed = stack.run(&["image", "ls", "--digests", "--format", "{{.Repository}} {{.Tag}} {{.Digest}}"]).ok();
+    assert_eq!(listed.stdout.trim(), format!("busybox <none> {digest}"));
+    stack.finish();
+}

@@ -319,7 +319,7 @@ fn converted(verb: char, item: &Item, precision: Option<usize>, signed: bool) ->
         'x' => match (&item.value, number) {
             (_, Some(number)) => format!("{number:x}"),
             (Some(Value::String(text)), _) => {
-                text.bytes().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
+                text.bytes().fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
             }
             _ => wrong(),
         },
@@ -358,7 +358,7 @@ fn url_query(text: &str) -> String {
         match byte {
             b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => result.push(char::from(byte)),
             b' ' => result.push('+'),
-            other => result += &format!("%{other:02X}"),
+            other => result = format!("{result}%{other:02X}"),
         }
     }
     result

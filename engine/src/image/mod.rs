@@ -8,6 +8,7 @@
 //! stays so: see [`unpack`] and [`lookup`] for how paths are resolved, [`manifest`] for bounds.
 
 mod archive;
+mod authorize;
 mod artifact;
 mod blob;
 pub mod builtin;

@@ -8,28 +8,23 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
 use hyper::body::Bytes;
-use hyper::header::{
-    ACCEPT, AUTHORIZATION, CONTENT_RANGE, CONTENT_TYPE, HeaderValue, LINK, RANGE, RETRY_AFTER, WWW_AUTHENTICATE,
-};
+use hyper::header::{ACCEPT, CONTENT_RANGE, CONTENT_TYPE, HeaderValue, LINK, RANGE, RETRY_AFTER};
 use hyper::{Method, StatusCode};
 use serde::Deserialize;
 use tokio::sync::{Mutex, mpsc};
 
-use super::challenge::{Challenge, parse_challenges};
-use super::credentials::{Credentials, CredentialsError, find_credentials};
+use super::credentials::{Credentials, CredentialsError};
 use super::digest::Digest;
-use super::http::{HttpClient, Payload, Request, Response, Timeouts, TransportError};
+use super::http::{HttpClient, Request, Response, Timeouts, TransportError};
 use super::manifest::{Descriptor, Document, MAX_MANIFEST, ManifestError, media};
 use super::reference::Reference;
 use super::settings::{Endpoint, RegistrySettings, SettingsError};
-use super::url::{Scheme, Url};
+use super::url::Url;
 use crate::resolve::Resolver;
 
 /// Most that a registry may say in an error or a token answer, in bytes.
-const MAX_ANSWER: u64 = 1024 * 1024;
+pub(super) const MAX_ANSWER: u64 = 1024 * 1024;
 /// Longest time that a `Retry-After` is obeyed for.
 const MAX_RETRY_AFTER: Duration = Duration::from_mins(1);
 /// Most tags of a repository that are asked for.
@@ -67,12 +62,12 @@ impl Default for ClientOptions {
 /// Speaks with registries.
 #[derive(Debug)]
 pub struct Client {
-    options: ClientOptions,
-    http: HttpClient,
+    pub(super) options: ClientOptions,
+    pub(super) http: HttpClient,
     /// Tokens by endpoint and scope.
-    tokens: Mutex<HashMap<(Url, String), HeaderValue>>,
+    pub(super) tokens: Mutex<HashMap<(Url, String), HeaderValue>>,
     /// Credentials by registry, each asked for once (a helper may ask the user).
-    credentials: Mutex<HashMap<String, Option<Credentials>>>,
+    pub(super) credentials: Mutex<HashMap<String, Option<Credentials>>>,
 }
 
 /// Why a registry did not do what it was asked for.
@@ -590,165 +585,6 @@ impl Client {
         }
     }
 
-    /// Sends a request with what is known of its authorization, and again with what the registry asks for.
-    async fn authorized(&self, endpoint: &Endpoint, request: &Request, scope: &str) -> Result<Response, RegistryError> {
-        let unreachable = |source| RegistryError::Unreachable { registry: endpoint.registry.clone(), source };
-        let key = (endpoint.base.clone(), scope.to_owned());
-        let known = self.tokens.lock().await.get(&key).cloned();
-        let response = self.http.send(&authorize(endpoint, request, known.as_ref())).await.map_err(unreachable)?;
-        // A 401 of another host, after a redirect, is none of the registry's.
-        if response.status != StatusCode::UNAUTHORIZED {
-            return Ok(response);
-        }
-        let challenges =
-            parse_challenges(response.headers.get_all(WWW_AUTHENTICATE).iter().filter_map(|v| v.to_str().ok()));
-        // One at a time: the layers of an image need one token, not eight.
-        let mut tokens = self.tokens.lock().await;
-        let current = tokens.get(&key).cloned();
-        let authorization = if current != known && current.is_some() {
-            current
-        } else {
-            let fresh = self.answer_challenges(endpoint, &challenges, scope).await?;
-            match &fresh {
-                Some(fresh) => tokens.insert(key, fresh.clone()),
-                None => tokens.remove(&key),
-            };
-            fresh
-        };
-        drop(tokens);
-        match authorization {
-            None => Ok(response),
-            Some(authorization) => {
-                drop(response.bytes(MAX_ANSWER).await);
-                self.http.send(&authorize(endpoint, request, Some(&authorization))).await.map_err(unreachable)
-            }
-        }
-    }
-
-    async fn answer_challenges(
-        &self,
-        endpoint: &Endpoint,
-        challenges: &[Challenge],
-        scope: &str,
-    ) -> Result<Option<HeaderValue>, RegistryError> {
-        let credentials = self.credentials_for(&endpoint.registry).await?;
-        if let Some(challenge) = challenges.iter().find(|challenge| challenge.scheme == "bearer") {
-            return self.fetch_token(endpoint, challenge, scope, credentials.as_ref()).await.map(Some);
-        }
-        let is_basic = challenges.iter().any(|challenge| challenge.scheme == "basic");
-        Ok(match credentials {
-            Some(Credentials::Basic { username, password }) if is_basic => Some(basic(&username, &password)),
-            _ => None,
-        })
-    }
-
-    /// Exchanges credentials, or nothing, for a token (distribution specification, "Token Authentication").
-    async fn fetch_token(
-        &self,
-        endpoint: &Endpoint,
-        challenge: &Challenge,
-        scope: &str,
-        credentials: Option<&Credentials>,
-    ) -> Result<HeaderValue, RegistryError> {
-        #[derive(Deserialize)]
-        struct Answer {
-            token: Option<String>,
-            access_token: Option<String>,
-        }
-        let step = "the request for a token";
-        let registry = || endpoint.registry.clone();
-        let bad = |message: &str| RegistryError::Answer { registry: registry(), step, message: message.to_owned() };
-        let realm = challenge.parameter("realm").and_then(Url::parse).ok_or_else(|| bad("it names no token server"))?;
-        if realm.scheme == Scheme::Http && endpoint.base.scheme == Scheme::Https && !endpoint.insecure {
-            return Err(bad("it wants credentials sent in the clear"));
-        }
-        let service = challenge.parameter("service").unwrap_or_default();
-        // What the registry asks for is what it will look for; ours is for those that don't say.
-        let scope = challenge.parameter("scope").filter(|scope| !scope.is_empty()).unwrap_or(scope);
-        let request = if let Some(Credentials::Identity { token }) = credentials {
-            let mut request = Request::new(Method::POST, realm);
-            let form = Url { path: "/".to_owned(), ..request.url.clone() }
-                .with_query("grant_type", "refresh_token")
-                .with_query("service", service)
-                .with_query("client_id", "rcompose")
-                .with_query("scope", scope)
-                .with_query("refresh_token", token);
-            request.body = Payload::Bytes(Bytes::from(form.path[2..].to_owned()));
-            request.header(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"))
-        } else {
-            let mut url = realm;
-            if !service.is_empty() {
-                url = url.with_query("service", service);
-            }
-            for scope in scope.split(' ').filter(|scope| !scope.is_empty()) {
-                url = url.with_query("scope", scope);
-            }
-            let request = Request::new(Method::GET, url);
-            match credentials {
-                Some(Credentials::Basic { username, password }) => {
-                    request.header(AUTHORIZATION, basic(username, password))
-                }
-                _ => request,
-            }
-        };
-        let mut attempt = 0;
-        let response = loop {
-            attempt += 1;
-            match self.http.send(&request).await {
-                Ok(response)
-                    if response.status.is_server_error() || response.status == StatusCode::TOO_MANY_REQUESTS =>
-                {
-                    if attempt >= self.options.attempts {
-                        break response;
-                    }
-                }
-                Ok(response) => break response,
-                Err(source) => {
-                    if !source.is_temporary() || attempt >= self.options.attempts {
-                        return Err(RegistryError::Unreachable { registry: realm_name(&request.url), source });
-                    }
-                }
-            }
-            back_off(attempt, None).await;
-        };
-        let status = response.status;
-        if !status.is_success() {
-            let message = error_message(response).await;
-            return Err(match status {
-                StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
-                    RegistryError::Denied { registry: registry(), message }
-                }
-                _ => RegistryError::Status { registry: registry(), step, status, message },
-            });
-        }
-        let bytes = response.bytes(MAX_ANSWER).await.map_err(|error| bad(&error.to_string()))?;
-        let answer: Answer = serde_json::from_slice(&bytes).map_err(|error| bad(&error.to_string()))?;
-        let token = answer.token.or(answer.access_token).filter(|token| !token.is_empty());
-        let token = token.ok_or_else(|| bad("there is no token in it"))?;
-        let mut value =
-            HeaderValue::from_str(&format!("Bearer {token}")).map_err(|_| bad("the token is no header value"))?;
-        value.set_sensitive(true);
-        Ok(value)
-    }
-
-    async fn credentials_for(&self, registry: &str) -> Result<Option<Credentials>, RegistryError> {
-        let mut known = self.credentials.lock().await;
-        // Those that were typed (see `check_login`) need no file.
-        if let Some(credentials) = known.get(registry) {
-            return Ok(credentials.clone());
-        }
-        let Some(config) = self.options.docker_config.clone() else {
-            return Ok(None);
-        };
-        let name = registry.to_owned();
-        let credentials = tokio::task::spawn_blocking(move || find_credentials(&config, &name))
-            .await
-            .expect("looking for credentials does not panic")
-            .map_err(|source| RegistryError::Credentials { registry: registry.to_owned(), source })?;
-        known.insert(registry.to_owned(), credentials.clone());
-        Ok(credentials)
-    }
-
     /// Returns where to push to: a registry itself, never a mirror of it.
     pub(crate) fn push_endpoints(&self, registry: &str) -> Result<Vec<Endpoint>, RegistryError> {
         let mut endpoints = self.options.settings.endpoints(registry)?;
@@ -797,28 +633,6 @@ fn retry_after(text: &str, now: jiff::Timestamp) -> Option<Duration> {
     Some(Duration::try_from(then.duration_since(now)).unwrap_or_default())
 }
 
-fn realm_name(url: &Url) -> String {
-    url.without_query()
-}
-
-/// Adds what is known of a registry's authorization, if the request is to the registry itself.
-fn authorize(endpoint: &Endpoint, request: &Request, authorization: Option<&HeaderValue>) -> Request {
-    let mut request = request.clone();
-    if let Some(value) = authorization
-        && request.url.same_origin(&endpoint.base)
-    {
-        request.headers.insert(AUTHORIZATION, value.clone());
-    }
-    request
-}
-
-pub(crate) fn basic(username: &str, password: &str) -> HeaderValue {
-    let encoded = BASE64.encode(format!("{username}:{password}"));
-    let mut value = HeaderValue::from_str(&format!("Basic {encoded}")).expect("base64 is ASCII");
-    value.set_sensitive(true);
-    value
-}
-
 /// Of several endpoints' failures, returns the one that says most about the image.
 fn worst(failures: Vec<RegistryError>, reference: &Reference) -> RegistryError {
     let rank = |error: &RegistryError| match error {
@@ -846,7 +660,7 @@ pub(crate) async fn back_off(attempt: u32, retry_after: Option<Duration>) {
 }
 
 /// Returns what a registry says in an error, made fit for a terminal.
-async fn error_message(response: Response) -> String {
+pub(super) async fn error_message(response: Response) -> String {
     #[derive(Deserialize)]
     struct Answer {
         #[serde(default)]

@@ -244,7 +244,7 @@ impl Proxy {
             Some(user) => {
                 let (name, password) = user.split_once(':').unwrap_or((user, ""));
                 let decoded = unescape(name).zip(unescape(password)).ok_or_else(invalid)?;
-                let mut value = super::registry::basic(&decoded.0, &decoded.1);
+                let mut value = super::authorize::basic(&decoded.0, &decoded.1);
                 value.set_sensitive(true);
                 Some(value)
             }
@@ -437,7 +437,7 @@ mod tests {
         assert_eq!(proxy("https://a.test/"), None);
         let https = proxy("https://b.test/").unwrap();
         assert_eq!(https.url.authority(), "proxy.test:3128");
-        assert_eq!(https.authorization.unwrap(), super::super::registry::basic("me", "p@ss"));
+        assert_eq!(https.authorization.unwrap(), super::super::authorize::basic("me", "p@ss"));
         for bad in ["socks5://proxy.test", "https://proxy.test", "http://", "http://u:%zz@proxy.test"] {
             let error = ProxySettings::default().fill_from(|_| Some(bad.to_owned())).unwrap_err().to_string();
             assert!(error.contains("cannot be used"), "{error}");

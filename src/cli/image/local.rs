@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use rcompose_engine::container::store::{self, Container};
-use rcompose_engine::image::{Damage, Digest, Freed, Image, Platform, Store};
+use rcompose_engine::image::{Digest, Freed, Image, Platform, Store};
 use rcompose_engine::root::Root;
 
 use crate::cli::context::Context;
@@ -88,11 +88,6 @@ impl Local {
     /// Frees what neither an image nor a container needs.
     pub fn collect(&self) -> Result<Freed, Error> {
         self.store.gc(|| store::layers(&self.root).map_err(Error::from))
-    }
-
-    /// Returns what is wrong with an image.
-    pub fn verify(&self, image: &Image) -> Result<Vec<Damage>, Error> {
-        Ok(self.store.verify(image)?)
     }
 }
 

@@ -200,6 +200,6 @@ async fn remove(
 fn list(text: &mut String, what: &str, items: impl Iterator<Item = String>) {
     let items = items.collect::<Vec<_>>();
     if !items.is_empty() {
-        *text += &format!("Deleted {what}:\n{}\n\n", items.join("\n"));
+        *text = format!("{text}Deleted {what}:\n{}\n\n", items.join("\n"));
     }
 }
