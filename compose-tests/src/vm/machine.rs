@@ -11,8 +11,12 @@ use std::{
 };
 
 use anyhow::{Context, bail};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 
-use super::guest::Guest;
+use super::{guest::Guest, payload::Payload};
 
 /// How long a machine may take until it answers, and how long QEMU until it listens.
 const BOOT_LIMIT: Duration = Duration::from_mins(10);
@@ -21,9 +25,24 @@ const BOOT_LIMIT: Duration = Duration::from_mins(10);
 #[derive(Debug, Clone)]
 pub struct Hardware {
     pub payload: PathBuf,
-    /// A disk that keeps what was written to it; all others forget it when the machine ends.
-    pub data: Option<PathBuf>,
+    /// Disks that keep what was written to them; the system's and the payload's forget it when the machine ends.
+    pub disks: Vec<Disk>,
     pub memory_mb: u32,
+}
+
+/// A disk in a file.
+#[derive(Debug, Clone)]
+pub struct Disk {
+    pub file: PathBuf,
+    /// What the guest knows it by. `init` mounts the one called `data`.
+    pub serial: String,
+}
+
+impl Hardware {
+    /// Returns a machine with the payload and no other disk.
+    pub fn new(payload: &Payload) -> Hardware {
+        Hardware { payload: payload.disk.clone(), disks: Vec::new(), memory_mb: 2048 }
+    }
 }
 
 /// A virtual machine that runs. Killed when dropped.
@@ -69,10 +88,10 @@ impl Machine {
         };
         disk(&guest.disk, "system", "snapshot=on");
         disk(&hardware.payload, "payload", "snapshot=on");
-        if let Some(data) = &hardware.data {
+        for Disk { file, serial } in &hardware.disks {
             // What the guest's kernel has written is in the host's page cache and outlives QEMU; what it has not
             // written is lost with it.
-            disk(data, "data", "cache=writeback");
+            disk(file, serial, "cache=writeback");
         }
         command.args(["-device", "virtio-serial-pci", "-device", "virtserialport,chardev=line,name=line"]);
         command.arg("-chardev").arg(format!("socket,id=line,path={},server=on,wait=on", socket.display()));
@@ -125,6 +144,29 @@ impl Machine {
             }
         }
         Ok(std::mem::take(&mut self.pending))
+    }
+
+    /// Waits for a text and returns what came up to its end.
+    pub fn listen_for(&mut self, text: &[u8], limit: Duration) -> anyhow::Result<Vec<u8>> {
+        let mut seen = Vec::new();
+        self.until(text, limit, &mut |bytes| seen.extend_from_slice(bytes))?;
+        seen.extend_from_slice(text);
+        Ok(seen)
+    }
+
+    /// Stops the machine where it is, so that its disks can be copied as a power cut would leave them.
+    pub fn freeze(&self) -> anyhow::Result<()> {
+        self.signal(Signal::SIGSTOP)
+    }
+
+    /// Lets a stopped machine go on.
+    pub fn thaw(&self) -> anyhow::Result<()> {
+        self.signal(Signal::SIGCONT)
+    }
+
+    fn signal(&self, signal: Signal) -> anyhow::Result<()> {
+        let pid = Pid::from_raw(i32::try_from(self.qemu.id()).context("a pid fits")?);
+        kill(pid, signal).context("cannot signal QEMU")
     }
 
     /// Cuts the power: whatever the guest has not written to its disk is lost.

@@ -8,3 +8,4 @@ pub mod guest;
 pub mod machine;
 mod newc;
 pub mod payload;
+pub mod power;

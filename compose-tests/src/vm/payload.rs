@@ -35,15 +35,24 @@ pub struct Payload {
 impl Program {
     /// Whether it is one of the test programs of the engine that need a kernel, root, and nothing else.
     pub fn is_of_engine(&self) -> bool {
-        ["container_", "image_", "network"].iter().any(|beginning| self.name.starts_with(beginning))
+        ["container_", "image_store", "network"].iter().any(|beginning| self.name.starts_with(beginning))
+    }
+
+    /// Whether it shows something in a virtual machine that it does not show on any host.
+    pub fn is_for_machines(&self) -> bool {
+        self.is_of_engine() || self.name == "cases"
     }
 }
 
-/// Builds everything by cargo and puts rcompose and the test programs that are `wanted` on a disk in `folder`.
-pub fn make(folder: &Path, wanted: &dyn Fn(&Program) -> bool) -> anyhow::Result<Payload> {
-    let mut tests = build(&["test", "--no-run"])?;
+/// Builds everything by cargo and puts rcompose and the test programs that are `wanted` (none: not even built) on a disk
+/// in `folder`.
+pub fn make(folder: &Path, wanted: Option<&dyn Fn(&Program) -> bool>) -> anyhow::Result<Payload> {
     let programs = build(&["build", "--bins"])?;
-    tests.retain(|test| wanted(test) && !programs.iter().any(|program| program.name == test.name));
+    let mut tests = Vec::new();
+    if let Some(wanted) = wanted {
+        tests = build(&["test", "--no-run"])?;
+        tests.retain(|test| wanted(test) && !programs.iter().any(|program| program.name == test.name));
+    }
     let tree = folder.join("payload");
     let bin = tree.join("bin");
     fs::create_dir_all(&bin)?;
@@ -55,6 +64,7 @@ pub fn make(folder: &Path, wanted: &dyn Fn(&Program) -> bool) -> anyhow::Result<
     for (name, source) in [
         ("compose-tests/cases", manifest.join("cases")),
         ("compose-tests/loader-cases", manifest.join("loader-cases")),
+        ("vm", manifest.join("vm/guest-files")),
         ("examples", workspace().join("examples")),
         ("cache/registry", cache::cache_root()?.join("registry")),
         ("cache/tools", cache::cache_root()?.join("tools")),
