@@ -10,4 +10,5 @@ pub mod http;
 pub mod output;
 pub mod process;
 pub mod stack;
+pub mod vm;
 pub mod wait;

@@ -1,6 +1,7 @@
 //! The command line: one file per command, with its arguments and a short call into the project.
 
 pub mod attach;
+pub mod autostart;
 pub mod completion;
 pub mod config;
 pub mod context;
@@ -137,6 +138,8 @@ pub fn show(found: &[Diagnostic], colours: bool, json: bool) {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Bring back containers after a reboot, as their restart policies say
+    Autostart(autostart::AutostartArgs),
     /// Parse, resolve and render compose file in canonical format
     #[command(visible_alias = "convert")]
     Config(config::ConfigArgs),
@@ -215,6 +218,7 @@ pub fn main() -> ExitCode {
     let context = Context::new(cli.global, ui, compatible);
     let done = match cli.command {
         Command::Config(args) => return config::run(&context.global, &args),
+        Command::Autostart(args) => autostart::run(&context, &args),
         Command::Completion(args) => completion::run(&context, Cli::command(), &args),
         Command::Create(args) => create::run(&context, &args),
         Command::Down(args) => down::run(&context, &args),

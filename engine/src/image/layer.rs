@@ -1,5 +1,6 @@
 //! Takes one layer into the store in one pass: check, keep, decompress and unpack as the bytes come.
 
+use std::collections::HashSet;
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::AsFd;
@@ -103,6 +104,32 @@ impl Store {
         }
         match unpacked {
             Some(aside) => self.commit_layer(&job.diff_id, aside),
+            None => Ok(()),
+        }
+    }
+
+    /// Unpacks layers again that are not to be believed after a power cut, from the blobs of whatever image has them.
+    ///
+    /// For layers of containers: pulling an image does the same ([`super::pull::prepare`]).
+    pub(crate) fn restore_layers(&self, wanted: &HashSet<Digest>) -> Result<(), StoreError> {
+        let _lease = self.lease()?;
+        for image in self.list()? {
+            for (descriptor, diff_id) in image.layers.iter().zip(&image.diff_ids) {
+                if !wanted.contains(diff_id) || !self.has_blob(&descriptor.digest) {
+                    continue;
+                }
+                let job =
+                    LayerJob { descriptor: descriptor.clone(), diff_id: *diff_id, limits: Limits::default() };
+                let _locks = self.lock_layer(&job, || ())?;
+                if !self.has_layer(diff_id) {
+                    let path = self.blob_path(&descriptor.digest);
+                    let blob = File::open(&path).map_err(io_error("open", &path))?;
+                    self.ingest_layer(&job, blob, None, || false)?;
+                }
+            }
+        }
+        match wanted.iter().find(|diff_id| !self.has_layer(diff_id)) {
+            Some(diff_id) => Err(StoreError::LostLayer { diff_id: *diff_id }),
             None => Ok(()),
         }
     }

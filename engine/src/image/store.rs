@@ -105,6 +105,12 @@ pub enum StoreError {
         /// Its digest.
         digest: Digest,
     },
+    /// A power cut came before a layer was durable, and what it could be unpacked from is no longer there.
+    #[error("layer {diff_id} was lost in a power cut, and no image in the store has it any more")]
+    LostLayer {
+        /// Its diff id.
+        diff_id: Digest,
+    },
     /// The content of a blob is not what its digest says.
     #[error("wrong digest: the content of {expected} is {actual}")]
     WrongDigest {
@@ -371,6 +377,21 @@ impl Store {
             Ok(boot) => boot == Path::new(&self.boot),
             Err(error) => error.kind() == io::ErrorKind::NotFound,
         }
+    }
+
+    /// Returns the layers that were unpacked in an earlier boot and never known to be durable.
+    pub(crate) fn doubtful_layers(&self) -> Result<HashSet<Digest>, StoreError> {
+        let directory = self.layers.join(".unsynced");
+        let mut doubtful = HashSet::new();
+        for entry in fs::read_dir(&directory).map_err(io_error("list", &directory))? {
+            let name = entry.map_err(io_error("list", &directory))?.file_name();
+            if let Some(id) = name.to_str().and_then(Digest::from_hex)
+                && !self.has_layer(&id)
+            {
+                doubtful.insert(id);
+            }
+        }
+        Ok(doubtful)
     }
 
     /// Returns what is known about an unpacked layer's size.
