@@ -104,19 +104,31 @@ fn sequence(node: Node) -> Vec<Node> {
                 match &value.value {
                     Value::Null => list.push(entry(key, &value)),
                     Value::List(items) => list.extend(items.iter().map(|item| {
-                        let mut node = entry(format!("{key}={}", item.value.print().unwrap_or_default()), item);
+                        let mut node = entry(format!("{key}={}", printed(&item.value)), item);
                         node.key = value.key;
                         node
                     })),
                     // A mapping is no value here; leave it for validation to find.
                     Value::Map(_) => list.push(value),
-                    scalar => list.push(entry(format!("{key}={}", scalar.print().unwrap_or_default()), &value)),
+                    scalar => list.push(entry(format!("{key}={}", printed(scalar)), &value)),
                 }
             }
             list.sort_by(|a, b| a.as_str().cmp(&b.as_str()));
             list
         }
         _ => Vec::new(),
+    }
+}
+
+/// A scalar as Go prints it with `%v`.
+fn printed(value: &Value) -> String {
+    let text = value.print().unwrap_or_default();
+    match (value, text.split_once('T')) {
+        (Value::Time(_), Some((date, time))) => match time.strip_suffix('Z') {
+            Some(time) => format!("{date} {time} +0000 UTC"),
+            None => text,
+        },
+        _ => text,
     }
 }
 
