@@ -90,6 +90,20 @@ pub struct ConfigArgs {
     pub lock_image_digests: bool,
 }
 
+impl ConfigArgs {
+    /// Returns whether something else is wanted than the project itself.
+    fn is_list(&self) -> bool {
+        self.list_services
+            || self.volumes
+            || self.networks
+            || self.models
+            || self.images
+            || self.profiles
+            || self.hash.is_some()
+            || self.environment
+    }
+}
+
 /// Runs `config`.
 pub fn run(global: &GlobalArgs, arguments: &ConfigArgs) -> ExitCode {
     let json = arguments.format.as_deref() == Some("json");
@@ -141,6 +155,7 @@ fn output(global: &GlobalArgs, arguments: &ConfigArgs) -> Output {
     options.no_normalize |= arguments.no_normalize;
     options.no_path_resolution = arguments.no_path_resolution;
     options.no_consistency = arguments.no_consistency;
+    options.names_may_clash = arguments.is_list();
 
     if arguments.list_services {
         if arguments.no_interpolate {

@@ -126,7 +126,13 @@ fn printed(value: &Value) -> String {
     match (value, text.split_once('T')) {
         (Value::Time(_), Some((date, time))) => match time.strip_suffix('Z') {
             Some(time) => format!("{date} {time} +0000 UTC"),
-            None => text,
+            None => match time.rfind(['+', '-']).map(|at| time.split_at(at)) {
+                Some((time, zone)) => {
+                    let zone = zone.replace(':', "");
+                    format!("{date} {time} {zone} {zone}")
+                }
+                None => text,
+            },
         },
         _ => text,
     }
