@@ -120,7 +120,8 @@ pub fn run(global: &GlobalArgs, arguments: &ConfigArgs) -> ExitCode {
 }
 
 fn deliver(text: &str, arguments: &ConfigArgs) -> ExitCode {
-    if arguments.quiet {
+    // Lists are what was asked for.
+    if arguments.quiet && !arguments.is_list() && !arguments.variables {
         return ExitCode::SUCCESS;
     }
     let written = match &arguments.output {
@@ -260,7 +261,7 @@ fn unsupported_format(format: &str) -> Vec<Diagnostic> {
 /// The project itself.
 fn project(options: &LoadOptions, arguments: &ConfigArgs) -> Output {
     let flavour = match arguments.format.as_deref() {
-        None | Some("yaml") => Flavour::Yaml,
+        None | Some("" | "yaml") => Flavour::Yaml,
         Some("json") => Flavour::Json,
         Some(other) => return Err(unsupported_format(other)),
     };

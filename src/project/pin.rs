@@ -41,15 +41,14 @@ pub async fn pin(images: BTreeSet<String>, sources: &Sources) -> Result<BTreeMap
         let (client, room) = (Arc::clone(&client), Arc::clone(&room));
         requests.spawn(async move {
             let reference = image.parse::<Reference>()?;
-            let pinned = match reference.digest() {
+            let pinned = if let Some(digest) = reference.digest() {
                 // A digest says it all; the tag is left out.
-                Some(digest) => format!("{}@{digest}", reference.name()),
-                None => {
-                    let _permit = room.acquire().await.expect("the semaphore is never closed");
-                    let asked = client.digest(&reference).await;
-                    let digest = asked.map_err(|source| PinError::Registry { image: reference.to_string(), source })?;
-                    reference.with_digest(digest).to_string()
-                }
+                format!("{}@{digest}", reference.name())
+            } else {
+                let _permit = room.acquire().await.expect("the semaphore is never closed");
+                let asked = client.digest(&reference).await;
+                let digest = asked.map_err(|source| PinError::Registry { image: reference.to_string(), source })?;
+                reference.with_digest(digest).to_string()
             };
             Ok::<_, PinError>((image, pinned))
         });
