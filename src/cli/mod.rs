@@ -69,7 +69,7 @@ pub struct GlobalArgs {
     #[arg(short, long, value_name = "NAME")]
     pub project_name: Option<String>,
     /// Specify an alternate working directory (default: the path of the first compose file)
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", alias = "workdir")]
     pub project_directory: Option<PathBuf>,
     /// Specify an alternate environment file
     #[arg(long, value_name = "FILE")]
@@ -103,7 +103,6 @@ impl GlobalArgs {
         let lossy = |text: OsString| text.to_string_lossy().into_owned();
         let environment =
             std::env::vars_os().map(|(name, value)| (lossy(name), lossy(value))).collect::<BTreeMap<_, _>>();
-        let compatible = environment.get("COMPOSE_COMPATIBILITY").is_some_and(|value| is_yes(value));
         LoadOptions {
             files: self.file.clone(),
             project_directory: self.project_directory.clone(),
@@ -113,7 +112,7 @@ impl GlobalArgs {
             environment,
             working_dir: std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/")),
             all_resources: self.all_resources,
-            no_normalize: self.compatibility || compatible,
+            no_normalize: self.compatibility,
             ..LoadOptions::default()
         }
     }

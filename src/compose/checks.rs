@@ -137,12 +137,12 @@ pub(super) fn consistency(root: &mut Node, disabled: &Map, faults: &mut Faults) 
             ));
         }
     }
-    container_names(services, faults);
     cycles(services, faults);
 }
 
-/// Two services cannot have the same container name.
-fn container_names(services: &Map, faults: &mut Faults) {
+/// Two services that are wanted together cannot have the same container name.
+pub(super) fn container_names(root: &Node, faults: &mut Faults) {
+    let Some(services) = root.get("services").and_then(Node::as_map) else { return };
     let mut seen: HashMap<&str, (&str, Span)> = HashMap::new();
     for (name, service) in services {
         let Some(node) =

@@ -5,6 +5,9 @@
 
 pub(super) mod rules;
 
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+
 use super::node::{Map, Node, Value};
 use super::path::Path;
 use super::source::Span;
@@ -116,6 +119,32 @@ fn equal(earlier: &Node, later: &Node) -> bool {
         }
         _ => super::node::same(earlier, later),
     }
+}
+
+/// A number that is the same for all items that are [`equal`].
+fn fingerprint(node: &Node) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    match &node.value {
+        Value::List(items) => items.iter().for_each(|item| hasher.write_u64(fingerprint(item))),
+        Value::Map(map) => {
+            let sum = map.iter().fold(0_u64, |sum, (key, node)| {
+                let mut hasher = DefaultHasher::new();
+                key.hash(&mut hasher);
+                hasher.write_u64(fingerprint(node));
+                sum.wrapping_add(hasher.finish())
+            });
+            hasher.write_u64(sum);
+        }
+        scalar => {
+            let text = scalar.print().unwrap_or_default();
+            match super::units::parse_float(&text) {
+                // Both zeros are one number.
+                Some(number) => hasher.write_u64((number + 0.0).to_bits()),
+                None => text.hash(&mut hasher),
+            }
+        }
+    }
+    hasher.finish()
 }
 
 /// A number without a fraction.
@@ -244,9 +273,13 @@ impl Checker<'_> {
             self.check(node, item, &path.index(index - 1))
         });
         if unique {
-            let mut later = 1;
+            // Ranges of ports make lists of thousands: only items that could be equal are compared.
+            let mut alike: HashMap<u64, Vec<usize>> = HashMap::with_capacity(list.len());
+            let mut later = 0;
             while later < list.len() {
-                let Some(earlier) = list[..later].iter().position(|other| equal(other, &list[later])) else {
+                let earlier = alike.entry(fingerprint(&list[later])).or_default();
+                let Some(earlier) = earlier.iter().copied().find(|index| equal(&list[*index], &list[later])) else {
+                    earlier.push(later);
                     later += 1;
                     continue;
                 };
