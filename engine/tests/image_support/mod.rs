@@ -474,8 +474,8 @@ impl Setup {
         for directory in ["images/.rcompose/tmp", "images/.rcompose/locks", "layers/.tmp"] {
             for entry in fs::read_dir(self.data().join(directory)).unwrap() {
                 let name = entry.unwrap().file_name().into_string().unwrap();
-                // The lock that others take shared stays.
-                if name != "store" {
+                // The locks that others take shared stay.
+                if name != "store" && name != "use" {
                     found.push(format!("{directory}/{name}"));
                 }
             }
@@ -489,6 +489,7 @@ pub(crate) fn runtime() -> tokio::runtime::Runtime {
 }
 
 /// For garbage collection where there are no containers.
+#[expect(clippy::unnecessary_wraps, reason = "it stands for something that can fail")]
 pub(crate) fn nothing_in_use() -> Result<Vec<Digest>, StoreError> {
     Ok(Vec::new())
 }
