@@ -6,26 +6,19 @@ use std::io::Read;
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 
+#[path = "../../src/image"]
 mod image {
-    #[path = "../../../src/image/config.rs"]
     pub(crate) mod config;
-    #[path = "../../../src/image/decompress.rs"]
     pub(crate) mod decompress;
-    #[path = "../../../src/image/digest.rs"]
     pub(crate) mod digest;
-    #[path = "../../../src/image/manifest.rs"]
     pub(crate) mod manifest;
-    #[path = "../../../src/image/reference.rs"]
     pub(crate) mod reference;
-    #[path = "../../../src/image/remove.rs"]
     pub(crate) mod remove;
-    #[path = "../../../src/image/tar.rs"]
     pub(crate) mod tar;
-    #[path = "../../../src/image/unpack.rs"]
     pub(crate) mod unpack;
 }
+#[path = "../../src/sys"]
 mod sys {
-    #[path = "../../../src/sys/xattr.rs"]
     pub(crate) mod xattr;
 }
 
