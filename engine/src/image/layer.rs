@@ -164,7 +164,10 @@ impl Store {
         write_volatile(&self.temporary(), &meta, size.as_bytes()).map_err(io_error("write", &meta))?;
         if destination.exists() {
             // It is from before a power cut and was not believed; no container of this boot can have it mounted.
-            remove_path(&destination).map_err(io_error("remove", &destination))?;
+            let former = self.layers().join(".tmp").join(format!("{}-former", id.hex()));
+            remove_path(&former).map_err(io_error("remove", &former))?;
+            fs::rename(&destination, &former).map_err(io_error("rename", &destination))?;
+            remove_path(&former).map_err(io_error("remove", &former))?;
         }
         // A link's target is part of its inode, so that journals keep it in order with the rename below: whoever sees the
         // layer after a power cut sees the mark.

@@ -14,7 +14,8 @@
 //!   boot is complete; one whose mark names an earlier boot is not believed and is unpacked again from its blob. So
 //!   nobody waits for a disk before a container starts.
 //!
-//! Whoever adds to the store holds the lock `store` shared; garbage collection holds it exclusively.
+//! Whoever adds to the store holds the lock `store` shared; garbage collection holds it exclusively. Whoever makes a
+//! container of an image holds the lock `use` shared besides; whoever removes an image holds it exclusively.
 
 use std::collections::{BTreeSet, HashSet};
 use std::fs::{self, DirBuilder, File};
@@ -187,6 +188,10 @@ pub(crate) fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Err
 #[derive(Debug)]
 pub struct Lease(#[expect(dead_code, reason = "held for its Drop")] Lock);
 
+/// Keeps every image of the store, and its name, from being removed. Held for as long as the value lives.
+#[derive(Debug)]
+pub struct Hold(#[expect(dead_code, reason = "held for their Drop")] (Lease, Lock));
+
 impl Store {
     /// Opens the store in a data directory, making it if it is new.
     pub fn open(root: &Path) -> Result<Self, StoreError> {
@@ -329,8 +334,11 @@ impl Store {
     }
 
     /// Takes a name away. Returns whether it was there. What nothing refers to any more is freed by [`Store::gc`].
+    ///
+    /// Waits for every [`Hold`] to end.
     pub fn remove(&self, reference: &Reference) -> Result<bool, StoreError> {
         let _lease = self.lease()?;
+        let _nobody_uses = self.lock_uses(Lock::exclusive_permanent)?;
         self.update_index(|index| {
             let before = index.manifests.len();
             let digest = find_entry(index, reference).map(|entry| entry.digest);
@@ -339,9 +347,10 @@ impl Store {
         })
     }
 
-    /// Takes all names away that one image has. Returns them.
+    /// Takes all names away that one image has. Returns them. Waits for every [`Hold`] to end.
     pub fn remove_image(&self, id: &Digest) -> Result<Vec<Reference>, StoreError> {
         let _lease = self.lease()?;
+        let _nobody_uses = self.lock_uses(Lock::exclusive_permanent)?;
         let manifests: BTreeSet<Digest> =
             self.list()?.into_iter().filter(|image| image.id == *id).map(|image| image.digest).collect();
         self.update_index(|index| {
@@ -361,6 +370,17 @@ impl Store {
     pub fn lease(&self) -> Result<Lease, StoreError> {
         let path = self.locks().join("store");
         Lock::shared(&path).map(Lease).map_err(io_error("lock", &path))
+    }
+
+    /// Keeps all images and their names while the returned value lives: for whoever looks an image up and is about to
+    /// make a container of it, until the container can be seen. Don't remove images or call [`Store::gc`] meanwhile.
+    pub fn hold(&self) -> Result<Hold, StoreError> {
+        Ok(Hold((self.lease()?, self.lock_uses(Lock::shared)?)))
+    }
+
+    fn lock_uses(&self, lock: impl FnOnce(&Path) -> io::Result<Lock>) -> Result<Lock, StoreError> {
+        let path = self.locks().join("use");
+        lock(&path).map_err(io_error("lock", &path))
     }
 
     /// Returns the directory of an unpacked layer.

@@ -32,7 +32,7 @@ pub(super) fn create(
     mut config: ContainerConfig,
 ) -> Result<store::Container, Failure> {
     // From before the image is found until it can be seen that the container needs its layers.
-    let _lease = images.lease().map_err(other)?;
+    let _hold = images.hold().map_err(other)?;
     let image = find_image(images, &config)?;
     config.healthcheck = healthcheck(config.healthcheck, image.docker.healthcheck.as_ref());
     match &config.stop_signal {
