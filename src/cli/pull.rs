@@ -129,7 +129,9 @@ async fn fetch(
             Ok(()) => {}
             Err(Error::Failed(messages)) => {
                 if args.ignore_pull_failures {
-                    messages.iter().for_each(|message| context.ui.warn(&message.text));
+                    for message in &messages {
+                        context.ui.warn(&message.text);
+                    }
                 } else {
                     failures.extend(messages);
                 }
