@@ -272,7 +272,8 @@ async fn begin(
     if let Some(network) = network
         && config.network != NetworkMode::Host
     {
-        shim.send(&ToShim::Network, &[network.netns()]).await.map_err(other)?;
+        // A shim that is gone has said why, which is what comes next.
+        let _ = shim.send(&ToShim::Network, &[network.netns()]).await;
     }
     loop {
         match shim.receive().await.map_err(other)? {
