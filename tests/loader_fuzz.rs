@@ -9,6 +9,7 @@ use proptest::prelude::*;
 use rcompose::compose;
 
 #[path = "../compose-tests/fuzz/src/targets.rs"]
+#[expect(unreachable_pub, reason = "the module is public where it belongs")]
 mod targets;
 
 fn tests_folder() -> PathBuf {
