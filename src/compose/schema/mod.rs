@@ -231,7 +231,9 @@ impl Checker<'_> {
                     node.span,
                     "not one of them",
                 );
-                if let Some(word) = suggest::closest(text, words.iter().copied()) {
+                // `healthy` for `service_healthy` is left out, not mistyped.
+                let ending = || words.iter().copied().find(|word| !text.is_empty() && word.ends_with(&format!("_{text}")));
+                if let Some(word) = suggest::closest(text, words.iter().copied()).or_else(ending) {
                     diagnostic = diagnostic.help(format!("did you mean {word:?}?"));
                 }
                 self.report(diagnostic, path);
@@ -398,6 +400,9 @@ impl Checker<'_> {
             }
             (_, Value::String(_)) if rule.types() & LIST != 0 && rule.types() & STRING == 0 => {
                 diagnostic.help("write it as a list: `- value` on a line of its own")
+            }
+            (_, Value::List(_)) if rule.types() & (LIST | MAP) == MAP => {
+                diagnostic.help("write each entry as a key, `name:`, without the dash")
             }
             (_, Value::Map(map))
                 if rule.types() & STRING != 0 && map.len() == 1 && matches!(path.parts().as_slice(), [.., "[]"]) =>

@@ -182,7 +182,7 @@ fn scenarios() -> Vec<Scenario> {
             teardown: vec![],
         });
     }
-    for (count, file) in [(10, "s10.yaml"), (100, "s100.yaml")] {
+    for (count, file) in [(10, "s10.yaml"), (100, "s100.yaml"), (1_000, "s1000.yaml")] {
         all.push(Scenario {
             name: format!("config, {count} services"),
             slow: false,
@@ -196,7 +196,7 @@ fn scenarios() -> Vec<Scenario> {
 
 fn run(options: &Options) -> anyhow::Result<()> {
     let stack = Stack::on_host("bench");
-    for count in [1, 10, 50, 100] {
+    for count in [1, 10, 50, 100, 1_000] {
         stack.write(&format!("s{count}.yaml"), &services(count));
     }
     stack.write("chain.yaml", &chain(5));
