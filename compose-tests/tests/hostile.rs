@@ -37,7 +37,7 @@ fn lay(folder: &Path, files: &[(String, Entry)]) {
             Link(target) => symlink(target, &path).expect("a link can be made"),
             Closed => {
                 fs::write(&path, "").expect("a file can be written");
-                fs::set_permissions(&path, fs::Permissions::from_mode(0)).expect("modes can be changed");
+                fs::set_permissions(&path, fs::Permissions::from_mode(0o000)).expect("modes can be changed");
             }
         }
     }
@@ -70,7 +70,10 @@ fn refuse(files: &[(String, Entry)], as_nobody: bool) -> Result<String, String> 
     }
 }
 
-fn check(cases: Vec<(&str, Vec<(String, Entry)>, &str)>) {
+/// A name, the files of a project, and words that the error must have.
+type Case<'a> = (&'a str, Vec<(String, Entry)>, &'a str);
+
+fn check(cases: Vec<Case<'_>>) {
     let faults: Vec<String> = cases
         .into_iter()
         .filter_map(|(name, files, words)| match refuse(&files, false) {
@@ -253,16 +256,16 @@ fn what_is_no_file() {
     ];
     let mut cases = Vec::new();
     for (name, text) in ways {
-        let kinds: [(fn() -> Entry, &str); 6] = [
-            (|| Fifo, "is not a regular file"),
-            (|| Folder, "is a directory"),
-            (|| Link("/dev/zero"), "is not a regular file"),
-            (|| Link("/proc/self/mem"), "cannot read"),
-            (|| Link("/"), "is a directory"),
-            (|| Link("/proc/self/pagemap"), "cannot read"),
+        let kinds = [
+            (Fifo, "is not a regular file"),
+            (Folder, "is a directory"),
+            (Link("/dev/zero"), "is not a regular file"),
+            (Link("/proc/self/mem"), "cannot read"),
+            (Link("/"), "is a directory"),
+            (Link("/proc/self/pagemap"), "cannot read"),
         ];
         for (entry, words) in kinds {
-            let mut files = vec![(name.to_owned(), entry()), ("b.yaml".to_owned(), Text(ONE.to_owned()))];
+            let mut files = vec![(name.to_owned(), entry), ("b.yaml".to_owned(), Text(ONE.to_owned()))];
             if name != "compose.yaml" {
                 files.push(("compose.yaml".to_owned(), Text(text.to_owned())));
             }

@@ -59,5 +59,6 @@ fn images_are_removed_while_others_use_them() {
         let left: Vec<_> = names.filter(|name| !name.to_string_lossy().starts_with('.')).collect();
         assert!(left.is_empty(), "{}: {left:?}", directory.display());
     }
-    stack.finish_without_down(&census::container_ids(&stack.root()));
+    let containers = census::container_ids(&stack.root());
+    stack.finish_without_down(&containers);
 }

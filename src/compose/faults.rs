@@ -71,7 +71,10 @@ impl Faults {
         self.push(
             Diagnostic::error(
                 "too-large",
-                format!("variables, env files and ranges of ports make more than {} MiB of this project", EXPANDED >> 20),
+                format!(
+                    "variables, env files and ranges of ports make more than {} MiB of this project",
+                    EXPANDED >> 20
+                ),
             )
             .help(
                 "a variable whose value has other variables several times grows with each level; look for such a chain",

@@ -1,6 +1,7 @@
 //! The container's root: an overlay of the image's layers, made detached in the container's own mount namespace.
 
 use std::ffi::CStr;
+use std::fmt::Write as _;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -133,7 +134,8 @@ fn mounted(layers: &[PathBuf], writable: Option<&Rootfs>, attributes: u64) -> ni
     let lower = layers.iter().map(|layer| named(layer)).collect::<nix::Result<Vec<_>>>()?.join(":");
     let mut options = format!("lowerdir={lower}");
     if let Some(rootfs) = writable {
-        options += &format!(",upperdir={},workdir={}", named(&rootfs.upper)?, named(&rootfs.work)?);
+        let (upper, work) = (named(&rootfs.upper)?, named(&rootfs.work)?);
+        let _ = write!(options, ",upperdir={upper},workdir={work}");
         if rootfs.volatile {
             options += ",volatile";
         }

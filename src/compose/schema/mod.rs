@@ -232,7 +232,8 @@ impl Checker<'_> {
                     "not one of them",
                 );
                 // `healthy` for `service_healthy` is left out, not mistyped.
-                let ending = || words.iter().copied().find(|word| !text.is_empty() && word.ends_with(&format!("_{text}")));
+                let ending =
+                    || words.iter().copied().find(|word| !text.is_empty() && word.ends_with(&format!("_{text}")));
                 if let Some(word) = suggest::closest(text, words.iter().copied()).or_else(ending) {
                     diagnostic = diagnostic.help(format!("did you mean {word:?}?"));
                 }

@@ -39,7 +39,9 @@ pub fn start(containers: &[&Container]) -> Plan {
     let mut plan = Plan::default();
     let steps = containers
         .iter()
-        .map(|container| plan.add(Action::Start { container: Named::from(*container), files: Vec::new() }, Cause::Asked, &[]))
+        .map(|container| {
+            plan.add(Action::Start { container: Named::from(*container), files: Vec::new() }, Cause::Asked, &[])
+        })
         .collect::<Vec<_>>();
     order(&mut plan, containers, &steps, &steps, Direction::DependenciesFirst);
     plan

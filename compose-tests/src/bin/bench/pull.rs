@@ -26,7 +26,7 @@ use serde_json::json;
 const MIB: usize = 1 << 20;
 
 /// An image in a registry of its own.
-pub struct Served {
+pub(crate) struct Served {
     registry: Registry,
     cache: Cache,
     layers: Vec<Layer>,
@@ -35,7 +35,7 @@ pub struct Served {
 
 impl Served {
     /// Makes an image of so many layers, each of so many files of 1 MiB, half of which is noise and half text.
-    pub fn new(layers: usize, files: usize) -> anyhow::Result<Served> {
+    pub(crate) fn new(layers: usize, files: usize) -> anyhow::Result<Served> {
         let folder = tempfile::Builder::new().prefix("rct-bench-").tempdir()?;
         let cache = Cache::open_at(&folder.path().join("cache"))?;
         cache.folder("blobs/sha256")?;
@@ -77,12 +77,12 @@ impl Served {
     }
 
     /// Returns a project with one service of this image.
-    pub fn project(&self) -> String {
+    pub(crate) fn project(&self) -> String {
         format!("services:\n  pulled:\n    image: {}/bench/pulled:latest\n", self.registry.address())
     }
 
     /// Decompresses all layers on all cores, and forgets what comes out.
-    pub fn decompress(&self) -> anyhow::Result<Duration> {
+    pub(crate) fn decompress(&self) -> anyhow::Result<Duration> {
         let cores = thread::available_parallelism()?.get();
         let next = AtomicUsize::new(0);
         let started = Instant::now();
@@ -107,7 +107,7 @@ impl Served {
 }
 
 /// Returns the most memory that a pull of a project's images takes, in KiB. The images are removed again.
-pub fn memory(stack: &Stack, file: &str) -> anyhow::Result<u64> {
+pub(crate) fn memory(stack: &Stack, file: &str) -> anyhow::Result<u64> {
     let mut child = stack
         .command(&["-f", file, "pull", "-q"])
         .stdin(Stdio::null())
