@@ -11,4 +11,5 @@ pub mod output;
 pub mod process;
 pub mod stack;
 pub mod tokens;
+pub mod vm;
 pub mod wait;

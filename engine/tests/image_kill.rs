@@ -31,7 +31,8 @@ use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use rcompose_engine::image::{
-    Client, ClientOptions, Digest, Image, Platform, PullOptions, Reference, Store, no_progress, prepare, pull, repair,
+    Client, ClientOptions, Damage, Digest, Image, Platform, PullOptions, Reference, Store, no_progress, prepare, pull,
+    repair,
 };
 
 fn options() -> PullOptions {
@@ -93,9 +94,7 @@ fn kill_at(count: usize, operation: &str, data: &Path, argument: &str) -> End {
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    let end = trace(&mut child, count, data);
-    let _ = child.wait();
-    end
+    trace(&mut child, count, data)
 }
 
 fn trace(child: &mut Child, count: usize, data: &Path) -> End {
@@ -105,11 +104,16 @@ fn trace(child: &mut Child, count: usize, data: &Path) -> End {
         | ptrace::Options::PTRACE_O_EXITKILL;
     for thread in fs::read_dir(format!("/proc/{pid}/task")).unwrap() {
         let thread = Pid::from_raw(thread.unwrap().file_name().to_str().unwrap().parse().unwrap());
-        ptrace::seize(thread, flags).unwrap();
-        ptrace::interrupt(thread).unwrap();
+        match ptrace::seize(thread, flags) {
+            Ok(()) => ptrace::interrupt(thread).unwrap(),
+            // A traced thread has just made it, so it is traced already.
+            Err(Errno::EPERM) => {}
+            Err(error) => panic!("cannot trace {thread}: {error}"),
+        }
     }
     child.stdin.take().unwrap().write_all(b"\n").unwrap();
     let mut changes = 0;
+    let mut killed = None;
     loop {
         // Children of this thread only: other tests have theirs.
         let status = waitpid(None, Some(WaitPidFlag::__WALL | WaitPidFlag::__WNOTHREAD)).unwrap();
@@ -118,13 +122,17 @@ fn trace(child: &mut Child, count: usize, data: &Path) -> End {
                 assert_eq!(code, 0, "it failed by itself");
                 return End::Done;
             }
-            WaitStatus::Signaled(ended, signal, _) if ended == pid => panic!("it died of {signal}"),
+            WaitStatus::Signaled(ended, signal, _) if ended == pid => {
+                return End::Killed(killed.unwrap_or_else(|| panic!("it died of {signal}")));
+            }
             WaitStatus::PtraceSyscall(thread) => {
                 let change = change(thread, data);
                 changes += usize::from(change.is_some());
-                if let Some(change) = change.filter(|_| changes == count) {
+                if change.is_some() && changes == count {
+                    killed = change;
                     child.kill().unwrap();
-                    return End::Killed(change);
+                    // All of its threads are waited for, or it would never be gone.
+                    continue;
                 }
                 (thread, None)
             }
@@ -148,9 +156,9 @@ fn change(thread: Pid, data: &Path) -> Option<String> {
         return None;
     }
     let call = registers.orig_rax.cast_signed();
+    let making = u64::from((libc::O_CREAT | libc::O_TRUNC).cast_unsigned());
     let name = match call {
-        libc::SYS_openat if registers.rdx & (libc::O_CREAT | libc::O_TRUNC).cast_unsigned() as u64 != 0 => "open",
-        libc::SYS_open if registers.rsi & (libc::O_CREAT | libc::O_TRUNC).cast_unsigned() as u64 != 0 => "open",
+        libc::SYS_openat if registers.rdx & making != 0 => "open",
         libc::SYS_rename | libc::SYS_renameat | libc::SYS_renameat2 => "rename",
         libc::SYS_unlink | libc::SYS_unlinkat | libc::SYS_rmdir => "unlink",
         libc::SYS_mkdir | libc::SYS_mkdirat => "mkdir",
@@ -159,9 +167,20 @@ fn change(thread: Pid, data: &Path) -> Option<String> {
         libc::SYS_mknod | libc::SYS_mknodat => "mknod",
         libc::SYS_chmod | libc::SYS_fchmodat => "chmod",
         libc::SYS_fchownat => "chown",
-        libc::SYS_write | libc::SYS_writev | libc::SYS_pwrite64 | libc::SYS_sendfile | libc::SYS_copy_file_range
-        | libc::SYS_ftruncate | libc::SYS_fsync | libc::SYS_fdatasync | libc::SYS_syncfs | libc::SYS_sync_file_range
-        | libc::SYS_fchmod | libc::SYS_fchown | libc::SYS_fsetxattr | libc::SYS_flock => {
+        libc::SYS_write
+        | libc::SYS_writev
+        | libc::SYS_pwrite64
+        | libc::SYS_sendfile
+        | libc::SYS_copy_file_range
+        | libc::SYS_ftruncate
+        | libc::SYS_fsync
+        | libc::SYS_fdatasync
+        | libc::SYS_syncfs
+        | libc::SYS_sync_file_range
+        | libc::SYS_fchmod
+        | libc::SYS_fchown
+        | libc::SYS_fsetxattr
+        | libc::SYS_flock => {
             let file = fs::read_link(format!("/proc/{thread}/fd/{}", registers.rdi)).ok()?;
             if !file.starts_with(data) {
                 return None;
@@ -208,7 +227,7 @@ struct World {
 
 fn picture(name: &str) -> TestImage {
     let base = Layer::new().directory("etc").file("etc/base", name.as_bytes()).symlink("link", "etc").tar();
-    let own = Layer::new().file("own", &[7; 3000]).file("etc/.wh.gone", b"").tar();
+    let own = Layer::new().file("own", &[7; 3000]).file("etc/.wh.gone", name.as_bytes()).tar();
     TestImage::new(&[(base, "gzip"), (own, "zstd")])
 }
 
@@ -216,9 +235,8 @@ impl World {
     fn new() -> Self {
         let setup = Setup::new();
         let keeper = FakeServer::serving(picture("kept"), |_| None);
-        let kept = runtime()
-            .block_on(pull(&setup.store, &keeper.reference("kept"), &setup.options, &no_progress()))
-            .unwrap();
+        let kept =
+            runtime().block_on(pull(&setup.store, &keeper.reference("kept"), &setup.options, &no_progress())).unwrap();
         let layers = kept.diff_ids.iter().map(|id| tree(&setup.data().join("layers").join(id.hex()))).collect();
         let server = FakeServer::serving(picture("app"), |_| None);
         let app = server.reference("app");
@@ -246,7 +264,10 @@ impl World {
         // What can be found can be used.
         for image in store.list().unwrap() {
             if store.get(&image.reference).unwrap().is_some() {
-                assert_eq!(store.verify(&image).unwrap(), [], "{when}");
+                let mut damage = store.verify(&image).unwrap();
+                // A repair begins with a blob missing that nothing but a push or a save needs.
+                damage.retain(|damage| !(when.contains("repair") && matches!(damage, Damage::MissingBlob(_))));
+                assert_eq!(damage, [], "{when}");
                 assert_eq!(store.read_file(&image, "/link/../own").unwrap().unwrap(), [7; 3000], "{when}");
             }
         }

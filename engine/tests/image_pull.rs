@@ -17,7 +17,9 @@ use std::process::Command;
 use std::sync::{Arc, Mutex};
 
 use base64::Engine as _;
-use image_support::{Layer, Registry, Setup, TestImage, is_root, put_manifest, runtime};
+use image_support::{FakeServer, Layer, Registry, Setup, TestImage, is_root, nothing_in_use, put_manifest, runtime};
+use nix::fcntl::{OFlag, openat};
+use nix::sys::stat::Mode;
 use rcompose_engine::image::{
     ClientOptions, Descriptor, PullError, PullEvent, PullPhase, Reference, RegistryConfig, RegistrySettings, Store,
     media, no_progress, prepare, pull, resolve_user, save_credentials,
@@ -331,4 +333,80 @@ fn what_skopeo_writes_is_read_and_what_we_write_skopeo_reads() {
     assert_eq!(fresh.store.get(&copied).unwrap(), None, "it is not unpacked");
     let prepared = runtime.block_on(prepare(&fresh.store, &copied, &fresh.options, &no_progress())).unwrap().unwrap();
     assert_eq!(fresh.store.read_file(&prepared, "/etc/extra").unwrap().unwrap(), b"extra");
+}
+
+#[test]
+fn umoci_works_on_our_store() {
+    if Command::new("umoci").arg("--version").output().is_err() {
+        eprintln!("skipped: umoci is not installed");
+        return;
+    }
+    let (true, Some(registry)) = (is_root(), Registry::start("")) else { return };
+    TestImage::new(&two_layers()).push(&registry.server, "library/tool", "1");
+    let setup = Setup::new();
+    let runtime = runtime();
+    let reference = registry.reference("library/tool:1");
+    let image = runtime.block_on(pull(&setup.store, &reference, &setup.options, &no_progress())).unwrap();
+    let images = setup.data().join("images");
+    let umoci = |arguments: &[&str]| {
+        let output = Command::new("umoci").args(arguments).output().unwrap();
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let layout = images.to_str().unwrap();
+    assert_eq!(umoci(&["ls", "--layout", layout]).trim(), reference.to_string());
+    let bundle = setup.directory.path().join("bundle");
+    let bundle = bundle.to_str().unwrap();
+    umoci(&["unpack", "--image", &format!("{layout}:{reference}"), bundle]);
+    let extra = setup.directory.path().join("bundle/rootfs/etc/extra");
+    assert_eq!(fs::read(&extra).unwrap(), b"extra", "it sees what we see");
+    // What it adds to our layout is an image of ours.
+    fs::write(&extra, "changed").unwrap();
+    umoci(&["repack", "--image", &format!("{layout}:changed:2"), bundle]);
+    let name: Reference = "changed:2".parse().unwrap();
+    let changed = runtime.block_on(prepare(&setup.store, &name, &setup.options, &no_progress())).unwrap().unwrap();
+    assert_eq!(setup.store.read_file(&changed, "/etc/extra").unwrap().unwrap(), b"changed");
+    assert_eq!(setup.store.read_file(&image, "/etc/extra").unwrap().unwrap(), b"extra");
+    // Neither's garbage collection takes away what the other has.
+    umoci(&["gc", "--layout", layout]);
+    setup.store.gc(nothing_in_use).unwrap();
+    for image in [&image, &changed] {
+        assert_eq!(setup.store.verify(image).unwrap(), []);
+    }
+    // What it removes is free to be collected.
+    umoci(&["rm", "--image", &format!("{layout}:changed:2")]);
+    assert!(setup.store.get(&name).unwrap().is_none());
+    assert!(setup.store.gc(nothing_in_use).unwrap().layers == 1, "the layer that only it had");
+    assert_eq!(setup.store.verify(&image).unwrap(), []);
+}
+
+#[test]
+fn chains_of_120_layers_are_mounted() {
+    if !is_root() {
+        return;
+    }
+    // Each layer has a file of its own and one that hides the one below.
+    let layers: Vec<_> = (0..120)
+        .map(|number| {
+            let own = Layer::new().file(&format!("f{number}"), b"x").file("top", format!("{number}").as_bytes());
+            (own.tar(), if number % 2 == 0 { "gzip" } else { "zstd" })
+        })
+        .collect();
+    let server = FakeServer::serving(TestImage::new(&layers), |_| None);
+    let setup = Setup::new();
+    let pulled = pull(&setup.store, &server.reference("deep"), &setup.options, &no_progress());
+    let image = runtime().block_on(pulled).unwrap();
+    let lowers = setup.store.layer_paths(&image);
+    assert_eq!(lowers.len(), 120);
+    assert_eq!(setup.store.read_file(&image, "/top").unwrap().unwrap(), b"119");
+    // Nobody sees it but us, and it is gone with its descriptor.
+    let root = rcompose_engine::container::rootfs::image(&lowers).unwrap();
+    let read = |name: &str| {
+        let file = openat(&root, name, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()).unwrap();
+        std::io::read_to_string(fs::File::from(file)).unwrap()
+    };
+    assert_eq!(read("top"), "119");
+    for number in 0..120 {
+        assert_eq!(read(&format!("f{number}")), "x");
+    }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rcompose_engine::container::store::Container;
-use rcompose_engine::image::Lease;
+use rcompose_engine::image::Hold;
 use rcompose_engine::root::Root;
 
 use super::error::Error;
@@ -123,9 +123,9 @@ impl Context {
         engine: &Arc<Engine>,
         plan: Plan,
         title: &'static str,
-        lease: Option<Lease>,
+        hold: Option<Hold>,
     ) -> Result<(), Error> {
-        self.carry_out(engine, plan, &self.ui.progress(title), Options { lease, ..Options::default() }).await
+        self.carry_out(engine, plan, &self.ui.progress(title), Options { hold, ..Options::default() }).await
     }
 
     async fn carry_out(

@@ -1,6 +1,7 @@
 //! The command line: one file per command, with its arguments and a short call into the project.
 
 pub mod attach;
+pub mod autostart;
 pub mod completion;
 pub mod config;
 pub mod context;
@@ -68,7 +69,7 @@ pub struct GlobalArgs {
     #[arg(short, long, value_name = "NAME")]
     pub project_name: Option<String>,
     /// Specify an alternate working directory (default: the path of the first compose file)
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", alias = "workdir")]
     pub project_directory: Option<PathBuf>,
     /// Specify an alternate environment file
     #[arg(long, value_name = "FILE")]
@@ -102,7 +103,6 @@ impl GlobalArgs {
         let lossy = |text: OsString| text.to_string_lossy().into_owned();
         let environment =
             std::env::vars_os().map(|(name, value)| (lossy(name), lossy(value))).collect::<BTreeMap<_, _>>();
-        let compatible = environment.get("COMPOSE_COMPATIBILITY").is_some_and(|value| is_yes(value));
         LoadOptions {
             files: self.file.clone(),
             project_directory: self.project_directory.clone(),
@@ -112,7 +112,7 @@ impl GlobalArgs {
             environment,
             working_dir: std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/")),
             all_resources: self.all_resources,
-            no_normalize: self.compatibility || compatible,
+            no_normalize: self.compatibility,
             ..LoadOptions::default()
         }
     }
@@ -137,6 +137,8 @@ pub fn show(found: &[Diagnostic], colours: bool, json: bool) {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Bring back containers after a reboot, as their restart policies say
+    Autostart(autostart::AutostartArgs),
     /// Parse, resolve and render compose file in canonical format
     #[command(visible_alias = "convert")]
     Config(config::ConfigArgs),
@@ -215,6 +217,7 @@ pub fn main() -> ExitCode {
     let context = Context::new(cli.global, ui, compatible);
     let done = match cli.command {
         Command::Config(args) => return config::run(&context.global, &args),
+        Command::Autostart(args) => autostart::run(&context, &args),
         Command::Completion(args) => completion::run(&context, Cli::command(), &args),
         Command::Create(args) => create::run(&context, &args),
         Command::Down(args) => down::run(&context, &args),

@@ -8,9 +8,9 @@ use tokio::task::JoinSet;
 
 use super::context::Context;
 use super::error::{Error, INTERRUPTED};
-use crate::project::pull::Sources;
 use super::signals;
 use crate::compose::Project;
+use crate::project::pull::Sources;
 use crate::project::{images, pull, push};
 use crate::ui::progress::{Event, Progress, State};
 

@@ -12,7 +12,7 @@ use super::source::Sources;
 /// How many diagnostics are kept; who has more faults than this wants to see the first ones.
 const MOST: usize = 100;
 
-/// How many bytes variables and env files may add to a project: the small text of a file may stand for an endless one.
+/// How many bytes variables, env files and ranges of ports may add to a project: the small text of a file may stand for an endless one.
 const EXPANDED: usize = 64 << 20;
 
 /// Collects diagnostics.
@@ -62,7 +62,7 @@ impl Faults {
         self.errors >= MOST
     }
 
-    /// Notes that variables or an env file made so many bytes; false once that is too much.
+    /// Notes that variables, an env file or a range of ports made so many bytes; false once that is too much.
     pub(super) fn expand(&mut self, bytes: usize) -> bool {
         self.expanded = self.expanded.saturating_add(bytes);
         if self.expanded <= EXPANDED {
@@ -71,7 +71,10 @@ impl Faults {
         self.push(
             Diagnostic::error(
                 "too-large",
-                format!("variables and env files make more than {} MiB of this project", EXPANDED >> 20),
+                format!(
+                    "variables, env files and ranges of ports make more than {} MiB of this project",
+                    EXPANDED >> 20
+                ),
             )
             .help(
                 "a variable whose value has other variables several times grows with each level; look for such a chain",

@@ -582,7 +582,7 @@ impl Loader<'_> {
         };
         let named: Vec<Node> = match &entry.value {
             Value::String(_) => vec![entry.clone()],
-            Value::Map(_) => list("path")?,
+            Value::Map(_) | Value::Null => list("path")?,
             _ => return None,
         };
         let text = |node: &Node| node.as_str().map(ToOwned::to_owned);

@@ -27,8 +27,8 @@ pub(super) fn merge(base: Node, over: Node, path: &Path<'_>, faults: &mut Faults
         | ["services", _, "healthcheck", "test"]
         | ["services", _, "ulimits", _] => return over,
         ["services", _, "build"] => return merge_as_maps(base, over, path, faults, build_map),
-        ["services", _, "depends_on"] => return merge_as_maps(base, over, path, faults, dependency_map),
-        ["services", _, "models" | "networks"] => return merge_as_maps(base, over, path, faults, key_map),
+        ["services", _, "depends_on"] => return merge_names(base, over, path, faults, dependency_map),
+        ["services", _, "models" | "networks"] => return merge_names(base, over, path, faults, key_map),
         ["services", _, "logging"] => return merge_logging(base, over, path, faults),
         _ => {}
     }
@@ -104,19 +104,37 @@ fn sequence(node: Node) -> Vec<Node> {
                 match &value.value {
                     Value::Null => list.push(entry(key, &value)),
                     Value::List(items) => list.extend(items.iter().map(|item| {
-                        let mut node = entry(format!("{key}={}", item.value.print().unwrap_or_default()), item);
+                        let mut node = entry(format!("{key}={}", printed(&item.value)), item);
                         node.key = value.key;
                         node
                     })),
                     // A mapping is no value here; leave it for validation to find.
                     Value::Map(_) => list.push(value),
-                    scalar => list.push(entry(format!("{key}={}", scalar.print().unwrap_or_default()), &value)),
+                    scalar => list.push(entry(format!("{key}={}", printed(scalar)), &value)),
                 }
             }
             list.sort_by(|a, b| a.as_str().cmp(&b.as_str()));
             list
         }
         _ => Vec::new(),
+    }
+}
+
+/// A scalar as Go prints it with `%v`.
+fn printed(value: &Value) -> String {
+    let text = value.print().unwrap_or_default();
+    match (value, text.split_once('T')) {
+        (Value::Time(_), Some((date, time))) => match time.strip_suffix('Z') {
+            Some(time) => format!("{date} {time} +0000 UTC"),
+            None => match time.rfind(['+', '-']).map(|at| time.split_at(at)) {
+                Some((time, zone)) => {
+                    let zone = zone.replace(':', "");
+                    format!("{date} {time} {zone} {zone}")
+                }
+                None => text,
+            },
+        },
+        _ => text,
     }
 }
 
@@ -140,6 +158,30 @@ fn merge_as_maps(
         (Err(wrong), Ok(_)) if !wrong.is_null() => wrong,
         (Err(_), Ok(over)) => Node { value: Value::Map(over), span: over_span, key: over_key },
     }
+}
+
+/// Merges lists of names or mappings by name. Docker Compose passes over anything else that is laid on them, and so do
+/// we, but not silently.
+fn merge_names(
+    base: Node,
+    over: Node,
+    path: &Path<'_>,
+    faults: &mut Faults,
+    long: fn(Node) -> Result<Map, Node>,
+) -> Node {
+    let is_names = |node: &Node| matches!(node.value, Value::Map(_) | Value::List(_));
+    if over.is_null() || is_names(&over) || !is_names(&base) {
+        return merge_as_maps(base, over, path, faults, long);
+    }
+    let kind = over.value.kind();
+    let message = format!("{path} is ignored: it is {kind} here and {} in what it overrides", base.value.kind());
+    faults.push(
+        super::Diagnostic::warning("ignored-override", message)
+            .at_path(path.to_string())
+            .label(&faults.sources, over.span, kind)
+            .help("write a list of names"),
+    );
+    base
 }
 
 fn build_map(node: Node) -> Result<Map, Node> {

@@ -89,6 +89,8 @@ pub struct LoadOptions {
     pub no_path_resolution: bool,
     /// Do not check references (`config --no-consistency`).
     pub no_consistency: bool,
+    /// Several services may have the same container name, as where a list of what is there is all that is wanted.
+    pub names_may_clash: bool,
 }
 
 /// A loaded project and what it was made of.
@@ -210,6 +212,9 @@ fn finish(
         checks::consistency(&mut root, &selection.disabled, &mut faults);
     }
     selection.select(&mut root, &options.services, &mut faults);
+    if !options.no_consistency && !options.names_may_clash {
+        checks::container_names(&root, &mut faults);
+    }
     let confines = confine::Confines { directory: &discovered.directory, home: &discovered.home };
     confines.check_services(&root, files, &mut faults);
     if faults.errors() > 0 {

@@ -49,7 +49,7 @@ impl Remote {
         let repository = if url.starts_with("github.com/") {
             format!("https://{url}")
         } else if let Some(scheme) = GIT_SCHEMES.iter().find(|scheme| url.starts_with(**scheme)) {
-            if scheme.starts_with("http") && !url.ends_with(".git") {
+            if scheme.starts_with("http") && url.strip_suffix(".git").is_none() {
                 return None;
             }
             url.to_owned()

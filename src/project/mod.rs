@@ -11,6 +11,7 @@ pub mod labels;
 pub mod names;
 pub mod network;
 pub mod observe;
+pub mod pin;
 pub mod plan;
 pub mod pull;
 pub mod push;

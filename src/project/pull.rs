@@ -8,8 +8,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 use rcompose_engine::container::store::layers;
 use rcompose_engine::image::{
-    Client, ClientOptions, Lease, Platform, PlatformError, PullError, PullEvent, PullOptions, PullPhase, RegistrySettings,
-    SettingsError, Store, StoreError, no_progress, prepare, pull,
+    Client, ClientOptions, Hold, Platform, PlatformError, PullError, PullEvent, PullOptions, PullPhase,
+    RegistrySettings, SettingsError, Store, StoreError, no_progress, prepare, pull,
 };
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -18,6 +18,9 @@ use super::engine::Engine;
 use super::images::{self, Images, ImagesError, Missing};
 use crate::compose::model::{Project, PullPolicy};
 use crate::ui::progress::{Event, Progress, State};
+
+/// How often images are fetched that others remove at once.
+const ATTEMPTS: u32 = 5;
 
 /// Why there is no image.
 #[derive(Debug, thiserror::Error)]
@@ -110,7 +113,7 @@ pub async fn ensure(
 ) -> Result<Images, FetchError> {
     let store = Arc::new(Store::open(engine.root.data())?);
     // Before they are looked up, so that none goes in between.
-    let mut lease = lease(&store, options).await?;
+    let mut held = hold(&store, options).await?;
     let mut found = images::look_up(&store, project, true)?;
     let mut due = Vec::new();
     for missing in std::mem::take(&mut found.missing) {
@@ -142,24 +145,30 @@ pub async fn ensure(
         }
     }
     if due.is_empty() {
-        return Ok(Images { lease: Some(lease), ..found });
+        return Ok(Images { hold: Some(held), ..found });
     }
-    // A pull that fills the disk collects garbage, which waits for all leases.
-    drop(lease);
-    fetch(engine, &store, project, due, options, progress).await?;
-    lease = self::lease(&store, options).await?;
-    let found = images::look_up(&store, project, false)?;
-    match found.missing.first().cloned() {
-        None => Ok(Images { lease: Some(lease), ..found }),
-        Some(Missing { service, reference }) => Err(FetchError::Gone { service, reference }),
+    for _ in 0..ATTEMPTS {
+        // A pull that fills the disk collects garbage, which waits for everything that holds images.
+        drop(held);
+        fetch(engine, &store, project, due, options, progress).await?;
+        held = hold(&store, options).await?;
+        found = images::look_up(&store, project, false)?;
+        if found.missing.is_empty() {
+            return Ok(Images { hold: Some(held), ..found });
+        }
+        // Somebody has removed it between the two.
+        let wanted = |Missing { service, reference }| Wanted { service, reference, force: false };
+        due = found.missing.iter().cloned().map(wanted).collect();
     }
+    let Missing { service, reference } = found.missing.swap_remove(0);
+    Err(FetchError::Gone { service, reference })
 }
 
 /// Keeps images from being removed. Waits for garbage collection that is at work.
-async fn lease(store: &Arc<Store>, options: &Options) -> Result<Lease, FetchError> {
+async fn hold(store: &Arc<Store>, options: &Options) -> Result<Hold, FetchError> {
     let store = Arc::clone(store);
     tokio::select! {
-        lease = tokio::task::spawn_blocking(move || store.lease()) => Ok(lease.map_err(FetchError::Stopped)??),
+        hold = tokio::task::spawn_blocking(move || store.hold()) => Ok(hold.map_err(FetchError::Stopped)??),
         () = options.interrupt.cancelled() => Err(FetchError::Interrupted),
     }
 }

@@ -87,6 +87,9 @@ pub fn project(data: &[u8]) -> bool {
     let files = Memory::new(data);
     let Ok(resolved) = load_resolved(&options(), &files) else { return false };
     let text = print(&resolved);
+    if is_lossy(&text) {
+        return true;
+    }
     let again = match load_resolved(&options(), &Memory::new(text.as_bytes())) {
         Ok(again) => again,
         Err(faults) => panic!(
@@ -98,6 +101,24 @@ pub fn project(data: &[u8]) -> bool {
     // To its types it comes or it does not, but it says so.
     drop(load(&options(), &files));
     true
+}
+
+/// Whether Docker Compose's way of printing, which is ours, says something else than what was loaded:
+/// keys are escaped though they are never interpolated, `-1` and the largest size are printed as texts that are none, the empty
+/// context of a build is left out, and a variable without a name is printed but not read.
+fn is_lossy(text: &str) -> bool {
+    let key = |line: &str| line.split_once(": ").or_else(|| line.split_once(":\n")).map(|(key, _)| key.to_owned());
+    let lines: Vec<&str> = text.split_inclusive('\n').collect();
+    let without_context = |at: usize| {
+        lines[at].trim() == "build:" && !lines[at + 1..].iter().take(8).any(|line| line.contains("context: /"))
+    };
+    (0..lines.len()).any(|at| {
+        key(lines[at]).is_some_and(|key| key.contains("$$") || key.trim() == "\"\"")
+            || lines[at].contains("\"-1\"")
+            || lines[at].contains("\"9223372036854775807\"")
+            || without_context(at)
+            || lines[at].trim() == "build: {}"
+    })
 }
 
 /// Replaces variables, and lists them.

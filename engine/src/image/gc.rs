@@ -46,7 +46,7 @@ impl Store {
     ///
     /// `in_use` is asked for the diff ids of layers that are in use besides (by containers); if it cannot tell, nothing is
     /// removed. It is called when nobody can start to use a layer any more: whoever is about to must hold a
-    /// [`super::Lease`] from before it looks at the image until its use can be seen. Waits for pulls and leases to end.
+    /// [`super::Hold`] from before it looks at the image until its use can be seen. Waits for pulls and leases to end.
     pub fn gc<E: From<StoreError>>(&self, in_use: impl FnOnce() -> Result<Vec<Digest>, E>) -> Result<Freed, E> {
         let path = self.locks().join("store");
         let _exclusive = Lock::exclusive_permanent(&path).map_err(io_error("lock", &path))?;

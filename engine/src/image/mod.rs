@@ -54,7 +54,7 @@ pub use push::{PushError, PushEvent, PushPhase, PushProgress, push};
 pub use reference::{DEFAULT_REGISTRY, DEFAULT_TAG, Reference, ReferenceError};
 pub use registry::{Client, ClientOptions, RegistryError};
 pub use settings::{ProxySettings, RegistryConfig, RegistrySettings, SettingsError};
-pub use store::{Lease, Store, StoreError};
+pub use store::{Hold, Lease, Store, StoreError};
 pub use tar::TarError;
 pub use unpack::{Limits, UnpackError, Unpacked, unpack};
 pub use user::{User, UserError, resolve_group, resolve_user};

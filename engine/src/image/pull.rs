@@ -290,7 +290,11 @@ pub async fn prepare(
     store.get(reference).map_err(failed)
 }
 
-pub(super) async fn make_builtin(store: &Arc<Store>, reference: &Reference, options: &PullOptions) -> Result<Image, PullError> {
+pub(super) async fn make_builtin(
+    store: &Arc<Store>,
+    reference: &Reference,
+    options: &PullOptions,
+) -> Result<Image, PullError> {
     let failed = |source| PullError::Builtin { image: reference.familiar(), source: Box::new(source) };
     let binary = options.builtin.clone().ok_or_else(|| failed(BuiltinError::NoBinary))?;
     let (store, name) = (Arc::clone(store), reference.clone());
@@ -333,6 +337,8 @@ impl Pulling<'_> {
         }
         let (store, name) = (Arc::clone(self.store), reference.clone());
         let (image, updated) = tokio::task::spawn_blocking(move || {
+            // So that what is entered can be found.
+            let _hold = store.hold()?;
             store.put_blob(&config)?;
             store.put_blob(&fetched.bytes)?;
             let before = store.get(&name)?.map(|image| image.digest);
@@ -379,11 +385,7 @@ impl Pulling<'_> {
     }
 
     /// Makes sure that all layers are here, and returns the configuration, which may still have to be stored.
-    async fn contents(
-        &self,
-        manifest: &Manifest,
-        endpoint: &Endpoint,
-    ) -> Result<(Vec<u8>, ParsedConfig), PullError> {
+    async fn contents(&self, manifest: &Manifest, endpoint: &Endpoint) -> Result<(Vec<u8>, ParsedConfig), PullError> {
         let reference = self.reference;
         let config = match self.store.read_blob(&manifest.config.digest, manifest.config.size) {
             Ok(config) => config,
@@ -642,7 +644,10 @@ fn finish(task: &LayerTask, unpacked: Result<(), StoreError>) -> Result<(), Pull
 }
 
 /// Runs something that blocks on a thread of its own, which the runtime does not wait for when it ends.
-pub(super) fn on_thread<T: Send + 'static>(name: &str, work: impl FnOnce() -> T + Send + 'static) -> oneshot::Receiver<T> {
+pub(super) fn on_thread<T: Send + 'static>(
+    name: &str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> oneshot::Receiver<T> {
     let (sender, receiver) = oneshot::channel();
     let spawned = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
         // Whoever asked may have given up.

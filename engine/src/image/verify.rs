@@ -125,8 +125,7 @@ pub async fn repair(
     let _lease = pull.lease().await?;
     let (checked, name) = (Arc::clone(store), reference.clone());
     let damage = on_thread("image-verify", move || checked.verify_name(&name)).await.map_err(|_| worker())?;
-    let damage =
-        damage.map_err(failed)?.ok_or_else(|| failed(StoreError::NoSuchImage(reference.familiar())))?;
+    let damage = damage.map_err(failed)?.ok_or_else(|| failed(StoreError::NoSuchImage(reference.familiar())))?;
     if damage.is_empty() {
         return Ok(damage);
     }

@@ -16,7 +16,7 @@ use super::restart::{self, Backoff};
 use super::run::Run;
 use crate::container::config::ContainerConfig;
 use crate::container::signal;
-use crate::container::state::{ContainerState, HealthStatus, Status};
+use crate::container::state::{ContainerState, HealthStatus, ProcessStart, Status};
 use crate::container::{files, store};
 use crate::protocol::{Condition, EventKind, Failure, FailureKind, Stopped};
 use crate::shim::protocol::Exit;
@@ -272,7 +272,7 @@ impl Actor {
         }
         self.state.status = Status::Running;
         self.state.pid = Some(run.pid);
-        self.state.pid_started = store::process_started(run.pid);
+        self.state.pid_started = ProcessStart::of(run.pid);
         self.state.exit_code = 0;
         self.state.oom_killed = false;
         self.state.finished_at = None;

@@ -13,7 +13,7 @@ use super::project::{Project, files_failure, other};
 use super::shims::Connection;
 use crate::container::config::{ContainerConfig, NetworkMode};
 use crate::container::signal;
-use crate::container::state::{BoundPort, ContainerState, EndpointState};
+use crate::container::state::{BoundPort, ContainerState, EndpointState, ProcessStart};
 use crate::container::{files, store};
 use crate::protocol::Failure;
 use crate::shim;
@@ -71,6 +71,7 @@ impl Run {
             _ => {}
         }
         create::refresh(&project.root, &project.host, &project.images, config)?;
+        restore_layers(project, config).await?;
         let spawn = Spawn { id: config.id.clone(), bundle, run, task: Task::Create };
         // The shim makes namespaces and mounts while the network is made.
         let mut shim = spawn_shim(project, &spawn, &[])?;
@@ -123,9 +124,9 @@ impl Run {
             (shim, started, kept, false)
         } else {
             // The shim is gone as well. A process that lives is found by its number and start time.
-            let (Some(pid), Some(since)) = (state.pid, state.pid_started) else { return Ok(None) };
+            let (Some(pid), Some(since)) = (state.pid, &state.pid_started) else { return Ok(None) };
             let Ok(process) = pidfd::open(nix::unistd::Pid::from_raw(pid)) else { return Ok(None) };
-            if store::process_started(pid) != Some(since) {
+            if ProcessStart::of(pid).as_ref() != Some(since) {
                 return Ok(None);
             }
             let netns = std::fs::File::open(format!("/proc/{pid}/ns/net"))
@@ -214,7 +215,7 @@ impl Run {
 
     /// The shim is gone: the container gets another, which also writes what an ended container has left to say.
     async fn shim_died(&mut self) -> Option<Exit> {
-        if let Ok(Some(exit)) = store::read::<Exit>(&self.spawn.bundle.join(shim::EXIT)) {
+        if let Ok(Some(exit)) = store::read_if_written::<Exit>(&self.spawn.bundle.join(shim::EXIT)) {
             return Some(self.known(exit));
         }
         self.spawn.task = Task::Adopt { pid: self.pid };
@@ -271,7 +272,8 @@ async fn begin(
     if let Some(network) = network
         && config.network != NetworkMode::Host
     {
-        shim.send(&ToShim::Network, &[network.netns()]).await.map_err(other)?;
+        // A shim that is gone has said why, which is what comes next.
+        let _ = shim.send(&ToShim::Network, &[network.netns()]).await;
     }
     loop {
         match shim.receive().await.map_err(other)? {
@@ -334,6 +336,14 @@ async fn adopt(shim: &mut Connection) -> io::Result<(Started, Vec<(String, Owned
     }
 }
 
+/// Has the container's layers whole, which takes time after a power cut and else none.
+async fn restore_layers(project: &std::sync::Arc<Project>, config: &ContainerConfig) -> Result<(), Failure> {
+    let (project, id) = (std::sync::Arc::clone(project), config.id.clone());
+    tokio::task::spawn_blocking(move || create::restore_layers(&project.root, &project.images, &id))
+        .await
+        .map_err(other)?
+}
+
 fn spawn_shim(project: &Project, spawn: &Spawn, fds: &[std::os::fd::BorrowedFd<'_>]) -> Result<Connection, Failure> {
     let socket = project.launcher.spawn(spawn, fds).map_err(|error| other(format!("cannot start a shim: {error}")))?;
     Connection::new(socket).map_err(other)
@@ -368,7 +378,7 @@ pub(super) async fn forget(project: &Project, config: &ContainerConfig, state: &
 async fn remove_cgroups(project: &Project, config: &ContainerConfig) {
     let path = project.root.container(&config.id).join(shim::config::FILE);
     let removed = tokio::task::spawn_blocking(move || -> Result<(), Failure> {
-        match store::read::<shim::config::ShimConfig>(&path)? {
+        match store::read_if_written::<shim::config::ShimConfig>(&path)? {
             Some(shim) => shim.cgroup.remove().map_err(other),
             None => Ok(()),
         }

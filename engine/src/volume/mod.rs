@@ -4,7 +4,7 @@ pub mod copy_up;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io;
+use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
@@ -81,7 +81,13 @@ pub fn ensure(root: &Root, config: &VolumeConfig) -> Result<bool, VolumeError> {
         fs::set_permissions(&data, fs::Permissions::from_mode(0o755)).map_err(failed("change", &data))?;
         let volume = Volume { config: config.clone(), created: jiff::Timestamp::now() };
         let record = serde_json::to_vec(&volume).expect("our own types have string keys only and always serialise");
-        store::write(&aside.join("volume.json"), &record)?;
+        // What a volume holds is worth the wait for the disk: it must not be there without its record.
+        let path = aside.join("volume.json");
+        let written = fs::File::create_new(&path).and_then(|mut file| {
+            file.write_all(&record)?;
+            file.sync_all()
+        });
+        written.map_err(failed("write", &path))?;
         match fs::rename(&aside, &directory) {
             Ok(()) => Ok(true),
             // Another caller was first: a directory that is not empty is never replaced (rename(2)).

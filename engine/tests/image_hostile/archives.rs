@@ -35,7 +35,9 @@ pub(crate) fn docker(image: &TestImage) -> Layer {
 }
 
 fn with_index(index: &Value) -> Layer {
-    Layer::new().file("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#).file("index.json", index.to_string().as_bytes())
+    Layer::new()
+        .file("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)
+        .file("index.json", index.to_string().as_bytes())
 }
 
 fn with_table(layer: Layer, table: &Value) -> Layer {
@@ -69,10 +71,13 @@ pub(crate) fn attacks() -> Vec<Attack> {
         add(&format!("whose table names {name}, which is not there"), with_table(Layer::new(), &table), Refused);
     }
     let table = json!([{"Config": "c", "RepoTags": ["evil:latest"], "Layers": ["l"]}]);
-    for (what, target) in [("out", "../../../../../../../etc/passwd"), ("to itself", "c"), ("round", "l"), ("nowhere", "x")] {
+    for (what, target) in
+        [("out", "../../../../../../../etc/passwd"), ("to itself", "c"), ("round", "l"), ("nowhere", "x")]
+    {
         let linked = with_table(Layer::new().symlink("c", target).symlink("l", "c"), &table);
         add(&format!("with links {what}"), linked, Refused);
-        let hard = Layer::new().entry("c", EntryType::Link, 0o644, target, b"").entry("l", EntryType::Link, 0o644, "c", b"");
+        let hard =
+            Layer::new().entry("c", EntryType::Link, 0o644, target, b"").entry("l", EntryType::Link, 0o644, "c", b"");
         add(&format!("with hard links {what}"), with_table(hard, &table), Refused);
     }
     for kind in [EntryType::Fifo, EntryType::Char, EntryType::Block, EntryType::Directory] {
@@ -121,11 +126,16 @@ pub(crate) fn attacks() -> Vec<Attack> {
         add(&format!("whose {name} claims a petabyte"), huge, Refused);
     }
     let entry = |digest: &str, kind: &str, size: u64| json!({"mediaType": kind, "digest": digest, "size": size});
-    let index_of = |digest: &str, kind: &str| with_index(&json!({"schemaVersion": 2, "manifests": [entry(digest, kind, 1)]}));
+    let index_of =
+        |digest: &str, kind: &str| with_index(&json!({"schemaVersion": 2, "manifests": [entry(digest, kind, 1)]}));
     let missing = Digest::of(b"missing").to_string();
     add("whose manifest is missing", index_of(&missing, media::OCI_MANIFEST), Refused);
     add("whose digest is a path", index_of("sha256:../../../../etc/passwd", media::OCI_MANIFEST), Refused);
-    add("whose digest is of another kind", index_of(&format!("sha512:{}", "0".repeat(128)), media::OCI_MANIFEST), Refused);
+    add(
+        "whose digest is of another kind",
+        index_of(&format!("sha512:{}", "0".repeat(128)), media::OCI_MANIFEST),
+        Refused,
+    );
     let own = image.digest().to_string();
     add("whose manifest is called an index", blob(index_of(&own, media::OCI_INDEX), &own, &image.manifest), Refused);
     // An index within an index, and so on.
@@ -162,7 +172,11 @@ pub(crate) fn attacks() -> Vec<Attack> {
     spoiled.blobs.insert(layer, b"no archive, and no stream either".to_vec());
     add("of Docker with a layer that is none", docker(&spoiled), Refused);
     let cut = layout(&image).tar();
-    attacks.push(Attack { name: "archive cut short".to_owned(), archive: cut[..cut.len() / 2].to_vec(), fate: Refused });
+    attacks.push(Attack {
+        name: "archive cut short".to_owned(),
+        archive: cut[..cut.len() / 2].to_vec(),
+        fate: Refused,
+    });
     attacks.push(Attack { name: "archive that is none".to_owned(), archive: vec![b'x'; 10_000], fate: Refused });
     attacks.push(Attack { name: "archive of nothing".to_owned(), archive: Vec::new(), fate: Refused });
     // Two gibibytes of nothing, in a part that makes no file.

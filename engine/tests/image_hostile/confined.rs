@@ -136,8 +136,8 @@ fn leftovers(data: &Path) -> Vec<String> {
     for directory in ["images/.rcompose/tmp", "images/.rcompose/locks", "layers/.tmp"] {
         found.extend(visible(&data.join(directory)));
     }
-    // The lock that others take shared stays.
-    found.retain(|name| name != "store");
+    // The locks that others take shared stay.
+    found.retain(|name| name != "store" && name != "use");
     found
 }
 
@@ -154,7 +154,7 @@ fn all_images(world: &World) -> Vec<Hostile> {
     let mut all: Vec<Hostile> = Vec::new();
     let usual = |name, image, fate| Hostile { name, image, fate, memory: MEMORY, limit: LIMIT };
     for attack in layers::attacks(world) {
-        let compression = if all.len() % 2 == 0 { "gzip" } else { "zstd" };
+        let compression = if all.len().is_multiple_of(2) { "gzip" } else { "zstd" };
         all.push(usual(attack.name, TestImage::new(&[(attack.archive, compression)]), attack.fate));
     }
     for (name, archives) in layers::stacks(world) {
@@ -207,7 +207,7 @@ fn the_corpus_in_little_memory() {
     for (number, Hostile { name, image, fate, memory, limit }) in images.iter().enumerate() {
         // What is wrong with a manifest is wrong in an archive too; sizes are not looked at where the files are there.
         let fate = if name.starts_with("manifest") { Fate::Harmless } else { *fate };
-        let is_layout = number % 2 == 0 || name.starts_with("manifest");
+        let is_layout = number.is_multiple_of(2) || name.starts_with("manifest");
         let packed = if is_layout { archives::layout(image) } else { archives::docker(image) };
         archive(format!("{name}, loaded"), &packed.tar(), fate, *memory, *limit);
     }

@@ -222,7 +222,11 @@ pub(crate) fn attacks(world: &World) -> Vec<Attack> {
         );
     }
     let below = pax_entry(Layer::new(), EntryType::Symlink, b"d", outside.as_os_str().as_bytes(), &[], b"");
-    table.add("hard link through a link".to_owned(), below.entry("stolen", EntryType::Link, 0o777, "d/victim", b""), Refused);
+    table.add(
+        "hard link through a link".to_owned(),
+        below.entry("stolen", EntryType::Link, 0o777, "d/victim", b""),
+        Refused,
+    );
     table.add(
         "hard link to a directory".to_owned(),
         Layer::new().directory("d").entry("stolen", EntryType::Link, 0o777, "d", b""),
@@ -239,7 +243,11 @@ pub(crate) fn attacks(world: &World) -> Vec<Attack> {
         table.add(format!("whiteout {name:?}"), Layer::new().file(name, b""), Refused);
     }
     table.add("whiteout marker as a directory".to_owned(), Layer::new().directory(".wh..wh..opq"), Contained);
-    table.add("bookkeeping of aufs".to_owned(), Layer::new().file(".wh..wh.plnk/x", b"").file(".wh..wh.aufs", b""), Harmless);
+    table.add(
+        "bookkeeping of aufs".to_owned(),
+        Layer::new().file(".wh..wh.plnk/x", b"").file(".wh..wh.aufs", b""),
+        Harmless,
+    );
 
     // Names that are none.
     let names: [(&str, Vec<u8>, Fate); 6] = [
@@ -478,7 +486,9 @@ fn more_attacks(table: &mut Table, outside: &Path) {
         headers = headers.raw(&header(EntryType::XHeader, b"x", 0), b"");
     }
     table.add("3,000 empty pax headers".to_owned(), headers.file("f", b""), Contained);
-    for (key, value) in [("path", &b"a\0b"[..]), ("linkpath", b"a\0b"), ("size", b""), ("mtime", b"1.x"), ("uid", b"0x1")] {
+    for (key, value) in
+        [("path", &b"a\0b"[..]), ("linkpath", b"a\0b"), ("size", b""), ("mtime", b"1.x"), ("uid", b"0x1")]
+    {
         let layer = pax_entry(Layer::new(), EntryType::Regular, b"f", b"", &[(key, value)], b"");
         table.add(format!("pax {key} of {:?}", String::from_utf8_lossy(value)), layer, Refused);
     }
@@ -505,14 +515,14 @@ fn more_attacks(table: &mut Table, outside: &Path) {
     table.add("attribute without a name".to_owned(), layer, Contained);
     let capability = b"\x01\0\0\x02\xff\xff\xff\xff\xff\xff\xff\xff\0\0\0\0\0\0\0\0";
     for kind in [EntryType::Symlink, EntryType::Fifo, EntryType::Char] {
-        let records = [("SCHILY.xattr.security.capability", &capability[..]), ("SCHILY.xattr.trusted.overlay.opaque", b"y")];
+        let records =
+            [("SCHILY.xattr.security.capability", &capability[..]), ("SCHILY.xattr.trusted.overlay.opaque", b"y")];
         let layer = pax_entry(Layer::new(), kind, b"f", outside.as_os_str().as_bytes(), &records, b"");
         table.add(format!("capability of a {kind:?}"), layer, Harmless);
     }
     let global = pax(&[("SCHILY.xattr.trusted.overlay.redirect", b"/../../outside"), ("linkpath", b"/etc/passwd")]);
-    let layer = Layer::new()
-        .raw(&header(EntryType::XGlobalHeader, b"g", global.len() as u64), &global)
-        .symlink("f", "fine");
+    let layer =
+        Layer::new().raw(&header(EntryType::XGlobalHeader, b"g", global.len() as u64), &global).symlink("f", "fine");
     table.add("global attributes and targets".to_owned(), layer, Contained);
     let huge = Layer::new().raw(&header(EntryType::XGlobalHeader, b"g", 1 << 42), b"").file("f", b"");
     table.add("global header that claims 4 TiB".to_owned(), huge, Refused);
@@ -525,7 +535,7 @@ fn more_attacks(table: &mut Table, outside: &Path) {
     endless.set_cksum();
     let mut block = [0_u8; 512];
     for pair in block[..504].chunks_exact_mut(24) {
-        pair.copy_from_slice(b"00000000000\000000000000\0");
+        pair.copy_from_slice(&[b"00000000000\0".as_slice(), b"00000000000\0"].concat());
     }
     block[504] = 1;
     let blocks = block.repeat(4000);
@@ -552,7 +562,11 @@ fn more_attacks(table: &mut Table, outside: &Path) {
             ("GNU.sparse.name", b"../../outside/victim"),
             ("GNU.sparse.realsize", b"10"),
         ];
-        table.add(format!("pax 1.0 sparse map {what}"), pax_entry(Layer::new(), EntryType::Regular, b"f", b"", &records, &data), Refused);
+        table.add(
+            format!("pax 1.0 sparse map {what}"),
+            pax_entry(Layer::new(), EntryType::Regular, b"f", b"", &records, &data),
+            Refused,
+        );
     }
     let records: [(&str, &[u8]); 3] =
         [("GNU.sparse.map", b"0,4"), ("GNU.sparse.size", b"4"), ("GNU.sparse.name", b"../../outside/victim")];
@@ -567,7 +581,11 @@ fn more_attacks(table: &mut Table, outside: &Path) {
     }
     table.add("3,000 entries of one name".to_owned(), many, Contained);
     let deep = "d/".repeat(2000);
-    table.add("directory 2,000 deep".to_owned(), pax_entry(Layer::new(), EntryType::Directory, deep.as_bytes(), b"", &[], b""), Harmless);
+    table.add(
+        "directory 2,000 deep".to_owned(),
+        pax_entry(Layer::new(), EntryType::Directory, deep.as_bytes(), b"", &[], b""),
+        Harmless,
+    );
     let mut nested = Layer::new().directory("d");
     for number in 0..300 {
         nested = nested.symlink("d", "elsewhere").directory("d").file(&format!("d/{number}"), b"x");
@@ -669,4 +687,3 @@ fn bombs_end_at_the_limits() {
     sparse.set_cksum();
     too_large(Layer::new().raw(&sparse, b"").tar());
 }
-

@@ -8,8 +8,8 @@ use rcompose_engine::image::Platform;
 use super::local::Local;
 use crate::cli::context::Context;
 use crate::cli::error::{Error, INTERRUPTED};
-use crate::project::pull::Sources;
 use crate::cli::signals;
+use crate::project::pull::Sources;
 use crate::project::{pull, push};
 use crate::ui::progress::Progress;
 

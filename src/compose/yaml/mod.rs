@@ -405,6 +405,9 @@ fn syntax_error(sources: &Sources, file: u32, text: &str, at: usize, info: &str)
         diagnostic = diagnostic.help("a bracket or brace may not be closed before this line");
     } else if info.contains("quoted") || info.contains("EOF") || info.contains("end of stream") {
         diagnostic = diagnostic.help("a quote may not be closed");
+    } else if info.contains("expected key") || info.contains("expected <block end>") {
+        diagnostic = diagnostic
+            .help("check the indentation: this line stands neither with the lines above it nor below one of them");
     } else if info.contains("mapping values") || info.contains("':'") || info.contains("simple key") {
         diagnostic = diagnostic.help("check the indentation of this line, and quote a value that contains `: `");
     }

@@ -7,7 +7,7 @@ use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 
 use petgraph::graph::NodeIndex;
-use rcompose_engine::image::Lease;
+use rcompose_engine::image::Hold;
 use tokio::sync::Semaphore;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -28,7 +28,7 @@ pub struct Options {
     /// Nothing more is begun once this is cancelled; what was begun is brought to its end.
     pub interrupt: CancellationToken,
     /// Keeps the images that containers are made of; it ends with the last step that makes one.
-    pub lease: Option<Lease>,
+    pub hold: Option<Hold>,
 }
 
 /// Why a plan was not carried out to its end.
@@ -56,7 +56,7 @@ pub async fn apply(engine: &Arc<Engine>, plan: Plan, progress: &Progress, option
         waits: Vec::new(),
         errors: Vec::new(),
         creating: plan.steps.node_indices().filter(|step| creates(&plan.steps[*step].action)).collect(),
-        lease: options.lease,
+        hold: options.hold,
         plan,
     };
     run.release();
@@ -104,7 +104,7 @@ struct Run {
     errors: Vec<StepError>,
     /// The steps that are still to make a container.
     creating: HashSet<NodeIndex>,
-    lease: Option<Lease>,
+    hold: Option<Hold>,
 }
 
 /// Tells whether a step makes a container of an image.
@@ -152,7 +152,7 @@ impl Run {
     /// Lets go of the images when nothing more is made of them.
     fn release(&mut self) {
         if self.creating.is_empty() {
-            self.lease = None;
+            self.hold = None;
         }
     }
 

@@ -2,6 +2,7 @@
 //!
 //! Planning is pure: it looks at what is wanted and what is there, and does nothing.
 
+pub mod autostart;
 pub mod down;
 pub mod lifecycle;
 pub mod start;

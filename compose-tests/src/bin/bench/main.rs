@@ -2,6 +2,8 @@
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line program")]
 
+mod pull;
+
 use std::{
     env, fs,
     path::Path,
@@ -18,6 +20,9 @@ const USAGE: &str = "usage: bench [--only TEXT] [--iterations N] [--docker COMMA
 --iterations N     how often each thing is measured (default 7; slow ones a third of it)
 --docker COMMAND   how to call Docker Compose (default: docker compose); its engine needs the image busybox
 --no-docker        rcompose alone";
+
+/// What is measured of pulls.
+const PULL: &str = "pull, 200 MB in 5 layers";
 
 /// What the command line asked for.
 struct Options {
@@ -156,6 +161,13 @@ fn scenarios() -> Vec<Scenario> {
         measured: vec!["-f", "chain.yaml", "up", "-d"],
         teardown: vec![down("chain.yaml")],
     });
+    all.push(Scenario {
+        name: PULL.to_owned(),
+        slow: false,
+        setup: vec![],
+        measured: vec!["-f", "pull.yaml", "pull", "-q"],
+        teardown: vec![vec!["-f", "pull.yaml", "down", "--rmi", "all"]],
+    });
     for (name, measured) in [
         ("up -d with nothing to do, 10 services", vec!["-f", "s10.yaml", "up", "-d"]),
         ("exec true", vec!["-f", "s10.yaml", "exec", "-T", "s0", "true"]),
@@ -170,7 +182,7 @@ fn scenarios() -> Vec<Scenario> {
             teardown: vec![],
         });
     }
-    for (count, file) in [(10, "s10.yaml"), (100, "s100.yaml")] {
+    for (count, file) in [(10, "s10.yaml"), (100, "s100.yaml"), (1_000, "s1000.yaml")] {
         all.push(Scenario {
             name: format!("config, {count} services"),
             slow: false,
@@ -184,10 +196,15 @@ fn scenarios() -> Vec<Scenario> {
 
 fn run(options: &Options) -> anyhow::Result<()> {
     let stack = Stack::on_host("bench");
-    for count in [1, 10, 50, 100] {
+    for count in [1, 10, 50, 100, 1_000] {
         stack.write(&format!("s{count}.yaml"), &services(count));
     }
     stack.write("chain.yaml", &chain(5));
+    let wanted = |name: &str| options.only.as_ref().is_none_or(|only| name.contains(only.as_str()));
+    let served = if wanted(PULL) { Some(pull::Served::new(5, 40)?) } else { None };
+    if let Some(served) = &served {
+        stack.write("pull.yaml", &served.project());
+    }
     let docker = options.docker.as_deref().filter(|words| has_docker(words));
     if options.docker.is_some() && docker.is_none() {
         eprintln!("bench: no Docker Compose with an engine and the image busybox here; measuring rcompose alone");
@@ -202,7 +219,6 @@ fn run(options: &Options) -> anyhow::Result<()> {
 
     println!("| what | {} |", heading(&sides));
     println!("|---|{}", "---|".repeat(if sides.len() > 1 { 3 } else { 1 }));
-    let wanted = |name: &str| options.only.as_ref().is_none_or(|only| name.contains(only.as_str()));
     for scenario in scenarios().iter().filter(|scenario| wanted(&scenario.name)) {
         let rounds = if scenario.slow { options.iterations.div_ceil(3) } else { options.iterations };
         let mut times = vec![Vec::new(); sides.len()];
@@ -221,6 +237,15 @@ fn run(options: &Options) -> anyhow::Result<()> {
         for side in &sides {
             side.time(&["-f", "s10.yaml", "down", "-t", "0", "--remove-orphans"])?;
         }
+    }
+    if let Some(served) = served {
+        let mut alone = (0..options.iterations).map(|_| served.decompress()).collect::<anyhow::Result<Vec<_>>>()?;
+        row("of that, decompression alone on all cores", std::slice::from_mut(&mut alone));
+        println!("| memory at most, {PULL} | {} KiB |", pull::memory(&stack, "pull.yaml")?);
+        drop(served);
+        let large = pull::Served::new(1, 1000)?;
+        stack.write("large.yaml", &large.project());
+        println!("| memory at most, pull of 1000 MB in one layer | {} KiB |", pull::memory(&stack, "large.yaml")?);
     }
     if wanted("memory") {
         memory(&sides)?;
