@@ -53,7 +53,7 @@ fn images_are_removed_while_others_use_them() {
     run(&stack, &format!("{}-0", stack.project), &["up", "-d"]);
     run(&stack, &format!("{}-0", stack.project), &["down", "-t", "0", "--rmi", "all"]);
     for directory in ["images/blobs/sha256", "layers", "layers/.tmp", "layers/.meta", "images/.rcompose/tmp"] {
-        let directory = stack.root().join(directory);
+        let directory = stack.root().join("lib").join(directory);
         let entries = fs::read_dir(&directory).unwrap_or_else(|error| panic!("{}: {error}", directory.display()));
         let names = entries.map(|entry| entry.expect("it can be listed").file_name());
         let left: Vec<_> = names.filter(|name| !name.to_string_lossy().starts_with('.')).collect();

@@ -167,7 +167,7 @@ fn what_is_repaired_is_what_the_name_meant() {
                 content[10] ^= 1;
                 fs::write(&path, content).unwrap();
             }
-            assert_eq!(setup.store.names().unwrap(), [reference.clone()]);
+            assert_eq!(setup.store.names().unwrap(), std::slice::from_ref(&reference));
             let found = setup.store.verify_name(&reference).unwrap().unwrap();
             let expected = if gone { Damage::MissingBlob(victim) } else { Damage::Blob(victim) };
             assert_eq!(found, [expected]);
@@ -326,13 +326,13 @@ mod model {
                         let alive: BTreeSet<usize> = named.values().copied().chain(dangling.iter().copied()).collect();
                         let mut blobs: BTreeSet<String> = BTreeSet::new();
                         for image in &alive {
-                            blobs.insert(images[*image].digest().hex().to_owned());
+                            blobs.insert(images[*image].digest().hex());
                             blobs.extend(images[*image].blobs.keys().map(|digest| digest["sha256:".len()..].to_owned()));
                         }
                         prop_assert_eq!(files_in(&setup.data().join("images/blobs/sha256")), blobs);
-                        let mut layers: BTreeSet<String> = alive.iter().flat_map(ids).map(|id| id.hex().to_owned()).collect();
+                        let mut layers: BTreeSet<String> = alive.iter().flat_map(ids).map(|id| id.hex()).collect();
                         // What a container uses stays, but is not made by that.
-                        layers.extend(in_use.iter().map(|id| id.hex().to_owned()).filter(|id| before.contains(id)));
+                        layers.extend(in_use.iter().map(|id| id.hex()).filter(|id| before.contains(id)));
                         prop_assert_eq!(files_in(&setup.data().join("layers")), layers);
                         prop_assert_eq!(setup.leftovers(), Vec::<String>::new());
                     }

@@ -161,13 +161,6 @@ fn scenarios() -> Vec<Scenario> {
         measured: vec!["-f", "chain.yaml", "up", "-d"],
         teardown: vec![down("chain.yaml")],
     });
-    all.push(Scenario {
-        name: PULL.to_owned(),
-        slow: false,
-        setup: vec![],
-        measured: vec!["-f", "pull.yaml", "pull", "-q"],
-        teardown: vec![vec!["-f", "pull.yaml", "down", "--rmi", "all"]],
-    });
     for (name, measured) in [
         ("up -d with nothing to do, 10 services", vec!["-f", "s10.yaml", "up", "-d"]),
         ("exec true", vec!["-f", "s10.yaml", "exec", "-T", "s0", "true"]),
@@ -201,10 +194,6 @@ fn run(options: &Options) -> anyhow::Result<()> {
     }
     stack.write("chain.yaml", &chain(5));
     let wanted = |name: &str| options.only.as_ref().is_none_or(|only| name.contains(only.as_str()));
-    let served = if wanted(PULL) { Some(pull::Served::new(5, 40)?) } else { None };
-    if let Some(served) = &served {
-        stack.write("pull.yaml", &served.project());
-    }
     let docker = options.docker.as_deref().filter(|words| has_docker(words));
     if options.docker.is_some() && docker.is_none() {
         eprintln!("bench: no Docker Compose with an engine and the image busybox here; measuring rcompose alone");
@@ -238,19 +227,49 @@ fn run(options: &Options) -> anyhow::Result<()> {
             side.time(&["-f", "s10.yaml", "down", "-t", "0", "--remove-orphans"])?;
         }
     }
-    if let Some(served) = served {
-        let mut alone = (0..options.iterations).map(|_| served.decompress()).collect::<anyhow::Result<Vec<_>>>()?;
-        row("of that, decompression alone on all cores", std::slice::from_mut(&mut alone));
-        println!("| memory at most, {PULL} | {} KiB |", pull::memory(&stack, "pull.yaml")?);
-        drop(served);
-        let large = pull::Served::new(1, 1000)?;
-        stack.write("large.yaml", &large.project());
-        println!("| memory at most, pull of 1000 MB in one layer | {} KiB |", pull::memory(&stack, "large.yaml")?);
+    if wanted(PULL) {
+        pulls(&sides, options.iterations)?;
     }
     if wanted("memory") {
         memory(&sides)?;
     }
     stack.finish();
+    Ok(())
+}
+
+/// Pulls into stores that have nothing of the image yet, beside what decompression alone costs.
+fn pulls(sides: &[Side<'_>], iterations: usize) -> anyhow::Result<()> {
+    let served = pull::Served::new(5, 40)?;
+    let stack = sides[0].stack;
+    stack.write("pull.yaml", &served.project());
+    let mut alone = Vec::new();
+    let mut times = vec![Vec::new(); sides.len()];
+    // Stores are kept to the end: ext4 looks at every inode that was deleted within the last seconds before it takes
+    // another one, so that clearing up would be paid for by what is measured next.
+    let mut stores = Vec::new();
+    for _ in 0..iterations {
+        alone.push(served.decompress()?);
+        for (side, times) in sides.iter().zip(&mut times) {
+            if side.docker.is_none() {
+                let store = tempfile::Builder::new().prefix("rct-bench-").tempdir()?;
+                times.push(pull::measure(stack, "pull.yaml", store.path())?.time);
+                stores.push(store);
+            } else {
+                times.push(side.time(&["-f", "pull.yaml", "pull", "-q"])?);
+                side.time(&["-f", "pull.yaml", "down", "--rmi", "all"])?;
+            }
+        }
+    }
+    row(PULL, &mut times);
+    row("decompression of that alone, on all cores", std::slice::from_mut(&mut alone));
+    let store = tempfile::Builder::new().prefix("rct-bench-").tempdir()?;
+    let pulled = pull::measure(stack, "pull.yaml", store.path())?;
+    println!("| memory at most, {PULL} | {} KiB |", pulled.memory);
+    let large = pull::Served::new(1, 1000)?;
+    stack.write("large.yaml", &large.project());
+    let store = tempfile::Builder::new().prefix("rct-bench-").tempdir()?;
+    let pulled = pull::measure(stack, "large.yaml", store.path())?;
+    println!("| memory at most, pull, 1000 MB in one layer | {} KiB |", pulled.memory);
     Ok(())
 }
 

@@ -106,16 +106,25 @@ impl Served {
     }
 }
 
-/// Returns the most memory that a pull of a project's images takes, in KiB. The images are removed again.
-pub(crate) fn memory(stack: &Stack, file: &str) -> anyhow::Result<u64> {
+/// What a pull has cost.
+pub(crate) struct Pulled {
+    pub(crate) time: Duration,
+    /// At most, in KiB.
+    pub(crate) memory: u64,
+}
+
+/// Pulls a project's images with rcompose, into a store below `root`.
+pub(crate) fn measure(stack: &Stack, file: &str, root: &Path) -> anyhow::Result<Pulled> {
+    let started = Instant::now();
     let mut child = stack
         .command(&["-f", file, "pull", "-q"])
+        .env("RCOMPOSE_ROOT", root)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::inherit())
         .spawn()?;
     let status = format!("/proc/{}/status", child.id());
-    let mut most = 0;
+    let mut memory = 0;
     let ended = loop {
         if let Some(ended) = child.try_wait()? {
             break ended;
@@ -123,14 +132,13 @@ pub(crate) fn memory(stack: &Stack, file: &str) -> anyhow::Result<u64> {
         let text = fs::read_to_string(&status).unwrap_or_default();
         // The kernel remembers the peak; only what came after the last look is missed.
         let peak = text.lines().find_map(|line| line.strip_prefix("VmHWM:")?.split_whitespace().next()?.parse().ok());
-        most = most.max(peak.unwrap_or(0));
+        memory = memory.max(peak.unwrap_or(0));
         thread::sleep(Duration::from_millis(2));
     };
     if !ended.success() {
         bail!("rcompose pull ended with {ended}");
     }
-    stack.command(&["-f", file, "down", "--rmi", "all"]).stdout(Stdio::null()).stderr(Stdio::null()).status()?;
-    Ok(most)
+    Ok(Pulled { time: started.elapsed(), memory })
 }
 
 struct Noise(u64);
@@ -151,9 +159,8 @@ fn make(cache: &Cache, number: usize, files: usize, noise: &mut Noise) -> anyhow
     let mut content = vec![0; MIB];
     for file in 0..files {
         let text = format!("layer {number} file {file} some text\n");
-        for (byte, letter) in content[MIB / 2..].iter_mut().zip(text.bytes().cycle()) {
-            *byte = letter;
-        }
+        let text = text.repeat(MIB / 2 / text.len() + 1);
+        content[MIB / 2..].copy_from_slice(&text.as_bytes()[..MIB / 2]);
         noise.fill(&mut content[..MIB / 2]);
         let mut header = tar::Header::new_ustar();
         header.set_size(MIB as u64);
