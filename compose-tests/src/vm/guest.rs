@@ -63,8 +63,12 @@ impl Guest {
         let root = work.join("root");
         fs::create_dir(&root)?;
         for layer in &image.layers {
-            run(Command::new("tar").args(["--extract", "--gzip", "--same-owner", "--same-permissions", "--numeric-owner"])
-                .arg("--file").arg(cache.blob(&layer.digest)).arg("--directory").arg(&root))?;
+            run(Command::new("tar")
+                .args(["--extract", "--gzip", "--same-owner", "--same-permissions", "--numeric-owner"])
+                .arg("--file")
+                .arg(cache.blob(&layer.digest))
+                .arg("--directory")
+                .arg(&root))?;
         }
         let new = work.join("new");
         fs::create_dir(&new)?;
@@ -86,7 +90,17 @@ fn folder() -> PathBuf {
 pub(super) fn make_disk(content: &Path, disk: &Path, size: &str) -> anyhow::Result<()> {
     // Everything is written now: a machine that is killed after seconds has no time for it.
     run(Command::new("mke2fs")
-        .args(["-q", "-F", "-t", "ext4", "-m", "0", "-E", "lazy_itable_init=0,lazy_journal_init=0,root_owner=0:0", "-d"])
+        .args([
+            "-q",
+            "-F",
+            "-t",
+            "ext4",
+            "-m",
+            "0",
+            "-E",
+            "lazy_itable_init=0,lazy_journal_init=0,root_owner=0:0",
+            "-d",
+        ])
         .arg(content)
         .arg(disk)
         .arg(size))

@@ -221,9 +221,8 @@ impl ProcessStart {
     /// Returns when a process was started; `None` if there is none.
     pub fn of(pid: i32) -> Option<Self> {
         static BOOT: OnceLock<Option<String>> = OnceLock::new();
-        let boot = BOOT.get_or_init(|| {
-            fs::read_to_string("/proc/sys/kernel/random/boot_id").ok().map(|id| id.trim().to_owned())
-        });
+        let boot = BOOT
+            .get_or_init(|| fs::read_to_string("/proc/sys/kernel/random/boot_id").ok().map(|id| id.trim().to_owned()));
         Some(Self { boot: boot.clone()?, ticks: ticks(pid)? })
     }
 }
@@ -561,7 +560,8 @@ mod tests {
         create(&root, &one, &running, &[]).unwrap();
         assert_eq!(load(&root, &one.id).unwrap().unwrap().state.status, Status::Running);
         let began = running.pid_started.clone().unwrap();
-        let others = [ProcessStart { ticks: 1, ..began.clone() }, ProcessStart { boot: "the one before".to_owned(), ..began }];
+        let others =
+            [ProcessStart { ticks: 1, ..began.clone() }, ProcessStart { boot: "the one before".to_owned(), ..began }];
         for other in others {
             let other = ContainerState { pid_started: Some(other), ..running.clone() };
             save(&root, &one.id, &other).unwrap();

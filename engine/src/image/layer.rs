@@ -118,8 +118,7 @@ impl Store {
                 if !wanted.contains(diff_id) || !self.has_blob(&descriptor.digest) {
                     continue;
                 }
-                let job =
-                    LayerJob { descriptor: descriptor.clone(), diff_id: *diff_id, limits: Limits::default() };
+                let job = LayerJob { descriptor: descriptor.clone(), diff_id: *diff_id, limits: Limits::default() };
                 let _locks = self.lock_layer(&job, || ())?;
                 if !self.has_layer(diff_id) {
                     let path = self.blob_path(&descriptor.digest);

@@ -73,10 +73,9 @@ pub(super) fn restore_layers(root: &Root, images: &Store, id: &Id) -> Result<(),
     }
     let own = store::layers_of(root, id)?.into_iter().collect::<HashSet<_>>();
     doubtful.retain(|layer| own.contains(layer));
-    images.restore_layers(&doubtful).map_err(|error| Failure {
-        hint: Some("pull the image again".to_owned()),
-        ..other(error)
-    })
+    images
+        .restore_layers(&doubtful)
+        .map_err(|error| Failure { hint: Some("pull the image again".to_owned()), ..other(error) })
 }
 
 /// Writes `config.json` and `shim.json` anew where they depend on containers that may have been restarted since, or

@@ -4,8 +4,8 @@ use rcompose_engine::container::config::RestartPolicy;
 use rcompose_engine::container::state::Status;
 use rcompose_engine::container::store::Container;
 
-use super::lifecycle::{self, is_active};
 use super::Plan;
+use super::lifecycle::{self, is_active};
 
 /// Returns the plan that brings back those of a project's containers whose restart policy says so.
 pub fn autostart(containers: &[Container]) -> Plan {
