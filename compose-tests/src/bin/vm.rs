@@ -14,7 +14,7 @@ use anyhow::{Context, bail};
 use compose_tests::vm::{
     guest::Guest,
     machine::{Hardware, Machine},
-    payload::{self, Payload, Program},
+    payload::{self, Payload, Wanted},
     power,
 };
 
@@ -67,7 +67,7 @@ fn prepare_apart() -> anyhow::Result<()> {
 
 fn shell(script: &str) -> anyhow::Result<ExitCode> {
     let folder = working_folder()?;
-    let payload = payload::make(folder.path(), None)?;
+    let payload = payload::make(folder.path(), &Wanted::Named(Vec::new()))?;
     let mut machine = boot(folder.path(), &payload)?;
     Ok(ExitCode::from(u8::try_from(show(&mut machine, script)?).unwrap_or(1)))
 }
@@ -100,14 +100,14 @@ impl<'a> Asked<'a> {
 /// Runs what was asked for, or everything.
 fn run(words: &[String]) -> anyhow::Result<ExitCode> {
     let mut asked = words.iter().map(|word| Asked::parse(word)).collect::<anyhow::Result<Vec<_>>>()?;
-    let named = |program: &Program| {
-        asked.iter().any(|asked| matches!(asked, Asked::Program { name, .. } if *name == program.name))
-    };
     let folder = working_folder()?;
     let all = words.is_empty();
-    let wanted = |program: &Program| if all { program.is_for_machines() } else { named(program) };
-    let programs = all || asked.iter().any(|asked| matches!(asked, Asked::Program { .. }));
-    let payload = payload::make(folder.path(), programs.then_some(&wanted))?;
+    let named = asked.iter().filter_map(|asked| match asked {
+        Asked::Program { name, .. } => Some(*name),
+        _ => None,
+    });
+    let wanted = if all { Wanted::All } else { Wanted::Named(named.collect()) };
+    let payload = payload::make(folder.path(), &wanted)?;
     if all {
         asked.extend(payload.tests.iter().map(|test| Asked::Program { name: &test.name, filters: Vec::new() }));
         asked.extend([Asked::Reboot, Asked::PowerCut { count: CUTS }]);

@@ -44,15 +44,30 @@ impl Program {
     }
 }
 
-/// Builds everything by cargo and puts rcompose and the test programs that are `wanted` (none: not even built) on a disk
-/// in `folder`.
-pub fn make(folder: &Path, wanted: Option<&dyn Fn(&Program) -> bool>) -> anyhow::Result<Payload> {
+/// Which test programs a machine is to have.
+#[derive(Debug)]
+pub enum Wanted<'a> {
+    /// Those that show something in a virtual machine ([`Program::is_for_machines`]).
+    All,
+    Named(Vec<&'a str>),
+}
+
+/// Builds rcompose and test programs by cargo and puts them on a disk in `folder`.
+pub fn make(folder: &Path, wanted: &Wanted<'_>) -> anyhow::Result<Payload> {
     let programs = build(&["build", "--bins"])?;
-    let mut tests = Vec::new();
-    if let Some(wanted) = wanted {
-        tests = build(&["test", "--no-run"])?;
-        tests.retain(|test| wanted(test) && !programs.iter().any(|program| program.name == test.name));
-    }
+    let mut tests = match wanted {
+        Wanted::Named(names) if names.is_empty() => Vec::new(),
+        Wanted::Named(names) => {
+            let mut arguments = vec!["test", "--no-run"];
+            arguments.extend(names.iter().flat_map(|name| ["--test", name]));
+            build(&arguments)?
+        }
+        Wanted::All => build(&["test", "--no-run"])?,
+    };
+    tests.retain(|test| match wanted {
+        Wanted::Named(names) => names.contains(&&*test.name),
+        Wanted::All => test.is_for_machines(),
+    });
     let tree = folder.join("payload");
     let bin = tree.join("bin");
     fs::create_dir_all(&bin)?;

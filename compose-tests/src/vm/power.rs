@@ -36,7 +36,7 @@ pub fn cuts(guest: &Guest, payload: &Payload, folder: &Path, count: usize, say: 
     let mut random = Random::new()?;
     let mut disks = Vec::new();
     for number in 0..count {
-        seen.extend(machine.listen(Duration::from_millis(200 + random.below(3000)))?);
+        seen.extend(machine.listen(Duration::from_millis(200 + random.below(6000)))?);
         let text = String::from_utf8_lossy(&seen).into_owned();
         if let Some((_, code)) = text.split_once("@@exit ") {
             bail!("the work ended with {} before its power was cut:\n{text}", code.trim());

@@ -31,9 +31,8 @@ expect 'a second time there is nothing to do' [ -z "$(rcompose autostart 2>&1)" 
 expect 'and nothing is done' [ "$(rcompose -p reboot ps -q | sort)" = "$before" ]
 expect 'the rest starts by hand' rcompose -f /data/compose.yaml -p reboot up -d
 expect 'all goes down' rcompose -p reboot down -t 0
-cd /var/lib/rcompose
 for folder in containers names projects; do
-	expect "nothing is left in $folder" [ -z "$(ls -A $folder)" ]
+	expect "nothing is left in $folder" [ -z "$(ls -A /var/lib/rcompose/$folder 2>/dev/null)" ]
 done
-expect 'no network is left' [ -z "$(ls networks | grep json)" ]
+expect 'no network is left' [ -z "$(ls /var/lib/rcompose/networks | grep json)" ]
 expect 'nothing is left of the run' [ -z "$(find /run/rcompose ! -name lock ! -type d 2>/dev/null)" ]

@@ -1,4 +1,5 @@
 # Looks at what a power cut left on a disk (the serial number of the disk is the argument), and goes on working with it.
+while umount /var/lib/rcompose 2>/dev/null; do :; done
 . /payload/vm/lib.sh
 serial=$1
 for disk in /sys/block/vd*; do
@@ -6,7 +7,7 @@ for disk in /sys/block/vd*; do
 done
 mkdir -p "/mnt/$serial"
 expect 'the file system of the disk is whole' mount -t ext4 "$device" "/mnt/$serial"
-busybox wget -q -O /dev/null http://127.0.0.1:5000/v2/ || serve_images
+busybox wget -q -O /dev/null http://127.0.0.1:5000/v2/ 2>/dev/null || serve_images
 
 # What the layers are where nothing was ever cut, once for all disks.
 if [ ! -e /run/layers ]; then
@@ -47,14 +48,13 @@ private" ] && [ "$(stat -c %u:%a /seed/sub /seed)" = "1000:755
 	for name in p0 p1; do
 		expect "$name goes down" rcompose -f "$project/compose.yaml" -p $name down -v -t 0 --rmi all
 	done
-	cd /var/lib/rcompose
+	store=/var/lib/rcompose
 	for folder in containers names projects volumes; do
-		expect "nothing is left in $folder" [ -z "$(ls -A $folder | grep -vx lock)" ]
+		expect "nothing is left in $folder" [ -z "$(ls -A $store/$folder 2>/dev/null | grep -vx lock)" ]
 	done
-	expect 'no network is left' [ -z "$(ls networks | grep json)" ]
-	expect 'no layer is left' [ -z "$(ls layers)" ]
-	expect 'no half of a file is left' [ -z "$(ls images/.rcompose/tmp layers/.tmp)" ]
-	cd /
+	expect 'no network is left' [ -z "$(ls $store/networks | grep json)" ]
+	expect 'no layer is left' [ -z "$(ls $store/layers)" ]
+	expect 'no half of a file is left' [ -z "$(find $store/images/.rcompose/tmp $store/layers/.tmp -mindepth 1)" ]
 	umount /var/lib/rcompose
 fi
 umount "/mnt/$serial"

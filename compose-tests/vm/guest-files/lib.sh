@@ -19,7 +19,7 @@ serve_images() {
 		http: {addr: "127.0.0.1:5000", secret: tests}
 	END
 	setsid /payload/cache/tools/docker-registry serve /run/registry.yaml >/run/registry.log 2>&1 </dev/null 3>&- &
-	until busybox wget -q -O /dev/null http://127.0.0.1:5000/v2/; do sleep 0.1; done
+	until busybox wget -q -O /dev/null http://127.0.0.1:5000/v2/ 2>/dev/null; do sleep 0.1; done
 }
 
 # expect WHAT COMMAND…: ends the script unless the command succeeds.
@@ -34,10 +34,9 @@ expect() {
 
 # blobs_are_whole: every blob has the digest that its name says.
 blobs_are_whole() {
-	cd /var/lib/rcompose/images/blobs/sha256 || return
-	for blob in *; do
-		[ -e "$blob" ] && echo "$blob  $blob"
-	done | sha256sum --check --quiet
+	for blob in /var/lib/rcompose/images/blobs/sha256/*; do
+		[ ! -e "$blob" ] || echo "${blob##*/}  $blob" | sha256sum --check --quiet || return
+	done
 }
 
 # tree FOLDER: one digest of everything in it.
@@ -51,11 +50,10 @@ tree() {
 
 # layer_digests: each unpacked layer and the digest of its tree, of those that count as durable or as of this boot.
 layer_digests() {
-	cd /var/lib/rcompose/layers || return
-	for layer in *; do
-		[ -d "$layer" ] || continue
-		mark=$(readlink ".unsynced/$layer") || mark=
+	layers=/var/lib/rcompose/layers
+	for layer in $(ls $layers); do
+		mark=$(readlink "$layers/.unsynced/$layer") || mark=
 		[ -z "$mark" ] || [ "$mark" = "$(cat /proc/sys/kernel/random/boot_id)" ] || continue
-		echo "$layer $(tree "$layer")"
+		echo "$layer $(tree "$layers/$layer")"
 	done
 }

@@ -89,7 +89,9 @@ fn overlay(layers: &[PathBuf], writable: Option<&Rootfs>, attributes: u64) -> St
     match configured(layers, writable, attributes) {
         // Linux before 6.7 does not know `lowerdir+`, and says so at once or only at the end.
         Err(failure) if failure.errno == Errno::EINVAL as i32 => {
-            mounted(layers, writable, attributes).map_err(|errno| Failure { errno: errno as i32, ..failure })
+            // Where both find the same fault, the newer interface has more to say about it.
+            mounted(layers, writable, attributes)
+                .map_err(|second| if second.errno == failure.errno { failure } else { second })
         }
         result => result,
     }
@@ -122,16 +124,17 @@ fn configured(layers: &[PathBuf], writable: Option<&Rootfs>, attributes: u64) ->
 /// Does the same by `mount(2)`, which takes all layers as one option of a page at most: more than 200, as each is named by
 /// its descriptor, which also has no character in it that means something there. The overlay is mounted on one of its own
 /// layers, since that is a directory which is there and which nobody else sees covered, and taken off again.
-fn mounted(layers: &[PathBuf], writable: Option<&Rootfs>, attributes: u64) -> nix::Result<OwnedFd> {
+fn mounted(layers: &[PathBuf], writable: Option<&Rootfs>, attributes: u64) -> Step<OwnedFd> {
     let mut held = Vec::new();
-    let mut named = |path: &Path| -> nix::Result<String> {
+    let mut named = |path: &Path| -> Step<String> {
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        let directory = nix::fcntl::open(path, flags, Mode::empty())?;
+        let directory = nix::fcntl::open(path, flags, Mode::empty())
+            .step(|| format!("add layer {} to the overlay", path.display()))?;
         let name = format!("/proc/self/fd/{}", directory.as_raw_fd());
         held.push(directory);
         Ok(name)
     };
-    let lower = layers.iter().map(|layer| named(layer)).collect::<nix::Result<Vec<_>>>()?.join(":");
+    let lower = layers.iter().map(|layer| named(layer)).collect::<Step<Vec<_>>>()?.join(":");
     let mut options = format!("lowerdir={lower}");
     if let Some(rootfs) = writable {
         let (upper, work) = (named(&rootfs.upper)?, named(&rootfs.work)?);
@@ -140,11 +143,11 @@ fn mounted(layers: &[PathBuf], writable: Option<&Rootfs>, attributes: u64) -> ni
             options += ",volatile";
         }
     }
-    let place = layers.last().ok_or(Errno::EINVAL)?;
+    let describe = || format!("mount an overlay of {} layers", layers.len());
+    let place = layers.last().ok_or(Errno::EINVAL).step(describe)?;
     let flags = if attributes & mount::RDONLY == 0 { MsFlags::empty() } else { MsFlags::MS_RDONLY };
-    nix::mount::mount(Some("rcompose"), place, Some("overlay"), flags, Some(options.as_str()))?;
-    let path = beneath::c_string(place)?;
-    let tree = mount::open_tree_clone(mount::cwd(), &path, false);
-    nix::mount::umount2(place, MntFlags::MNT_DETACH)?;
-    tree
+    nix::mount::mount(Some("rcompose"), place, Some("overlay"), flags, Some(options.as_str())).step(describe)?;
+    let tree = beneath::c_string(place).and_then(|path| mount::open_tree_clone(mount::cwd(), &path, false));
+    nix::mount::umount2(place, MntFlags::MNT_DETACH).step(describe)?;
+    tree.step(describe)
 }

@@ -29,7 +29,7 @@ mod pull;
 mod push;
 mod reference;
 mod registry;
-mod remove;
+pub(crate) mod remove;
 mod settings;
 mod store;
 mod tar;

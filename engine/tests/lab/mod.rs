@@ -217,16 +217,12 @@ impl Lab {
         (exit.code, container.output())
     }
 
-    /// Lists the cgroups that a project has.
+    /// Lists the cgroups that a project has, in every hierarchy.
     pub fn cgroups(&self) -> Vec<PathBuf> {
-        let mut found = Vec::new();
-        for hierarchy in fs::read_dir("/sys/fs/cgroup").unwrap().flatten() {
-            let path = hierarchy.path().join("rcompose").join(&self.project);
-            if path.exists() {
-                found.push(path);
-            }
-        }
-        found
+        let unified = PathBuf::from("/sys/fs/cgroup");
+        let others = fs::read_dir(&unified).unwrap().flatten().map(|entry| entry.path());
+        let own = Path::new("rcompose").join(&self.project);
+        others.chain([unified.clone()]).map(|hierarchy| hierarchy.join(&own)).filter(|path| path.exists()).collect()
     }
 }
 
