@@ -156,6 +156,25 @@ impl Scope {
         Ok(containers().filter(chosen).collect())
     }
 
+    /// Returns the running container with this number of a service, or its first one.
+    pub fn running<'a>(
+        &self,
+        containers: &'a [Container],
+        service: &str,
+        index: Option<u32>,
+    ) -> Result<&'a Container, Error> {
+        let container = self.one(containers, service, index)?;
+        let running = |container: &&Container| container.state.status.is_running();
+        if running(&container) {
+            return Ok(container);
+        }
+        let mut own = self.select(containers, &[service.to_owned()])?.into_iter().filter(running);
+        match (index, own.next()) {
+            (None, Some(container)) => Ok(container),
+            _ => Err(Error::new(format!("service \"{service}\" is not running"))),
+        }
+    }
+
     /// Returns the container with this number of a service, or its first one.
     pub fn one<'a>(
         &self,

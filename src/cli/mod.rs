@@ -1,6 +1,7 @@
 //! The command line: one file per command, with its arguments and a short call into the project.
 
 pub mod attach;
+pub mod attached;
 pub mod completion;
 pub mod config;
 pub mod context;
@@ -14,15 +15,19 @@ pub mod images;
 pub mod kill;
 pub mod logs;
 pub mod ls;
+pub mod pause;
 pub mod port;
 pub mod ps;
 pub mod pull;
 pub mod restart;
 pub mod rm;
+pub mod run;
 pub mod scale;
 pub mod signals;
 pub mod start;
 pub mod stop;
+pub mod streams;
+pub mod unpause;
 pub mod up;
 pub mod version;
 pub mod volumes;
@@ -131,6 +136,8 @@ pub fn show(found: &[Diagnostic], colours: bool, json: bool) {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Attach local standard input, output, and error streams to a service's running container
+    Attach(attach::AttachArgs),
     /// Parse, resolve and render compose file in canonical format
     #[command(visible_alias = "convert")]
     Config(config::ConfigArgs),
@@ -152,6 +159,8 @@ enum Command {
     Logs(logs::LogsArgs),
     /// List running compose projects
     Ls(ls::LsArgs),
+    /// Pause services
+    Pause(pause::PauseArgs),
     /// Print the public port for a port binding
     Port(port::PortArgs),
     /// List containers
@@ -162,12 +171,16 @@ enum Command {
     Restart(restart::RestartArgs),
     /// Removes stopped service containers
     Rm(rm::RmArgs),
+    /// Run a one-off command on a service
+    Run(Box<run::RunArgs>),
     /// Scale services
     Scale(scale::ScaleArgs),
     /// Start services
     Start(start::StartArgs),
     /// Stop services
     Stop(stop::StopArgs),
+    /// Unpause services
+    Unpause(unpause::UnpauseArgs),
     /// Create and start containers
     Up(up::UpArgs),
     /// Show the version information
@@ -199,6 +212,7 @@ pub fn main() -> ExitCode {
     let context = Context::new(cli.global, ui, compatible);
     let done = match cli.command {
         Command::Config(args) => return config::run(&context.global, &args),
+        Command::Attach(args) => attach::run(&context, &args),
         Command::Completion(args) => completion::run(&context, Cli::command(), &args),
         Command::Create(args) => create::run(&context, &args),
         Command::Down(args) => down::run(&context, &args),
@@ -208,14 +222,17 @@ pub fn main() -> ExitCode {
         Command::Kill(args) => kill::run(&context, &args),
         Command::Logs(args) => logs::run(&context, &args),
         Command::Ls(args) => ls::run(&context, &args),
+        Command::Pause(args) => pause::run(&context, &args),
         Command::Port(args) => port::run(&context, &args),
         Command::Ps(args) => ps::run(&context, &args),
         Command::Pull(args) => pull::run(&context, &args),
         Command::Restart(args) => restart::run(&context, &args),
         Command::Rm(args) => rm::run(&context, &args),
+        Command::Run(args) => run::run(&context, &args),
         Command::Scale(args) => scale::run(&context, &args),
         Command::Start(args) => start::run(&context, &args),
         Command::Stop(args) => stop::run(&context, &args),
+        Command::Unpause(args) => unpause::run(&context, &args),
         Command::Up(args) => up::run(&context, &args),
         Command::Version(args) => version::run(&context, &args),
         Command::Volumes(args) => volumes::run(&context, &args),

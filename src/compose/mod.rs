@@ -34,7 +34,7 @@ mod resolve;
 mod schema;
 mod select;
 pub mod shape;
-mod shell;
+pub mod shell;
 pub mod short;
 pub mod source;
 mod suggest;

@@ -10,5 +10,6 @@ pub mod labels;
 pub mod names;
 pub mod network;
 pub mod observe;
+pub mod oneoff;
 pub mod plan;
 pub mod pull;

@@ -36,6 +36,12 @@ pub struct ContainerConfig {
     pub group_add: Vec<String>,
     pub tty: bool,
     pub stdin_open: bool,
+    /// Whether standard input ends when the first who attached to it leaves.
+    #[serde(default)]
+    pub stdin_once: bool,
+    /// Whether it is removed, with its anonymous volumes, as soon as it has ended.
+    #[serde(default)]
+    pub auto_remove: bool,
     /// Whether a PID 1 of ours reaps zombies and forwards signals.
     pub init: bool,
     pub stop_signal: Option<String>,

@@ -193,6 +193,7 @@ pub fn generate(inputs: &Inputs<'_>) -> Result<(Spec, ShimConfig), SpecError> {
         uid: inputs.user.uid,
         gid: inputs.user.gid,
         stdin_open: config.stdin_open,
+        stdin_once: config.stdin_once,
         tty: config.tty,
         init: config.init,
         log: config.log.clone(),

@@ -59,7 +59,8 @@ struct Registry {
 
 impl Registry {
     fn busy(&self) -> bool {
-        self.statuses.values().any(|status| status.is_running() || *status == Status::Restarting)
+        let busy = |status: &Status| status.is_running() || matches!(status, Status::Restarting | Status::Removing);
+        self.statuses.values().any(busy)
     }
 }
 

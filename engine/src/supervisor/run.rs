@@ -11,6 +11,7 @@ use super::attach::{self, Attached};
 use super::create::{self, start_failure};
 use super::project::{Project, other};
 use super::shims::Connection;
+use crate::container::cgroup;
 use crate::container::config::{ContainerConfig, NetworkMode};
 use crate::container::signal;
 use crate::container::state::{BoundPort, ContainerState, EndpointState};
@@ -43,6 +44,16 @@ pub(super) struct Run {
     orphaned: bool,
 }
 
+/// Who is there when a container starts.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Audience {
+    None,
+    /// Somebody who attaches at once, with a terminal of this size.
+    Attends {
+        size: Option<(u16, u16)>,
+    },
+}
+
 /// What a shim says first.
 struct Started {
     pid: i32,
@@ -51,7 +62,11 @@ struct Started {
 
 impl Run {
     /// Starts a container that has been created.
-    pub(super) async fn start(project: &std::sync::Arc<Project>, config: &ContainerConfig) -> Result<Self, Failure> {
+    pub(super) async fn start(
+        project: &std::sync::Arc<Project>,
+        config: &ContainerConfig,
+        audience: Audience,
+    ) -> Result<Self, Failure> {
         let bundle = project.root.container(&config.id);
         let run = project.root.container_run(&config.id);
         make_run_directory(&run).map_err(|error| other(format!("cannot make {}: {error}", run.display())))?;
@@ -63,7 +78,11 @@ impl Run {
             _ => {}
         }
         create::refresh(&project.root, &project.host, &project.images, config)?;
-        let spawn = Spawn { id: config.id.clone(), bundle, run, task: Task::Create };
+        let task = match audience {
+            Audience::None => Task::Create,
+            Audience::Attends { size } => Task::CreateAttended { size },
+        };
+        let spawn = Spawn { id: config.id.clone(), bundle, run, task };
         // The shim makes namespaces and mounts while the network is made.
         let mut shim = spawn_shim(project, &spawn, &[])?;
         let network = match attach::attach(project, config).await {
@@ -332,6 +351,13 @@ pub(super) async fn forget(project: &Project, config: &ContainerConfig, state: &
     attach::leave(project, config, &state.endpoints).await;
     remove_cgroups(project, config).await;
     remove_run_directory(project, config);
+}
+
+/// Returns where a container's cgroups are.
+pub(super) fn cgroup(project: &Project, config: &ContainerConfig) -> Result<cgroup::Plan, Failure> {
+    let path = project.root.container(&config.id).join(shim::config::FILE);
+    let shim = store::read::<shim::config::ShimConfig>(&path)?;
+    shim.map(|shim| shim.cgroup).ok_or_else(|| other(format!("{} is missing", path.display())))
 }
 
 /// Removes a container's cgroups, which its last process may have left only just now.

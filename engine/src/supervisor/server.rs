@@ -8,6 +8,7 @@ use tokio::sync::{broadcast, mpsc};
 use tokio::task::JoinSet;
 
 use super::project::Project;
+use super::run::Audience;
 use super::wire;
 use crate::protocol::{Call, Event, Failure, FailureKind, Message, Reply, Request, VERSION};
 
@@ -64,7 +65,12 @@ async fn answer(project: &Arc<Project>, request: Request) -> Result<Reply, Failu
         Request::EnsureNetwork(config) => project.ensure_network(config).await,
         Request::RemoveNetwork { name } => project.remove_network(&name).await.map(|()| Reply::Done),
         Request::Create(config) => project.create(*config).await.map(|()| Reply::Done),
-        Request::Start { id } => project.container(&id)?.start().await.map(|()| Reply::Done),
+        Request::Start { id } => project.container(&id)?.start(Audience::None).await.map(|()| Reply::Done),
+        Request::StartAttended { id, size } => {
+            project.container(&id)?.start(Audience::Attends { size }).await.map(|()| Reply::Done)
+        }
+        Request::Pause { id } => project.container(&id)?.pause().await.map(|()| Reply::Done),
+        Request::Unpause { id } => project.container(&id)?.unpause().await.map(|()| Reply::Done),
         Request::Stop { id, timeout } => project.container(&id)?.stop(timeout).await.map(|how| Reply::Stopped { how }),
         Request::Restart { id, timeout } => project.container(&id)?.restart(timeout).await.map(|()| Reply::Done),
         Request::Kill { id, signal } => project.container(&id)?.kill(signal).await.map(|()| Reply::Done),

@@ -121,6 +121,8 @@ impl Lab {
             group_add: Vec::new(),
             tty: false,
             stdin_open: false,
+            stdin_once: false,
+            auto_remove: false,
             init: false,
             stop_signal: None,
             stop_grace_period: None,
