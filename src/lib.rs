@@ -3,5 +3,6 @@
 pub mod cli;
 pub mod compose;
 pub mod project;
+pub mod template;
 pub mod ui;
 pub mod whoami;

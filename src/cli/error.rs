@@ -3,6 +3,7 @@
 use std::error::Error as StdError;
 use std::io;
 
+use rcompose_engine::image::{DEFAULT_REGISTRY, RegistryError};
 use rcompose_engine::supervisor::client::ClientError;
 
 use crate::compose::Diagnostic;
@@ -67,6 +68,12 @@ fn message(error: &(dyn StdError + 'static)) -> Message {
         if let Some(ClientError::Failed(failure)) = error.downcast_ref::<ClientError>() {
             hint.clone_from(&failure.hint);
         }
+        if let Some(RegistryError::Denied { registry, .. }) = registry_error(error) {
+            hint = Some(match registry.as_str() {
+                DEFAULT_REGISTRY => "rcompose login, if the image is not for everybody".to_owned(),
+                registry => format!("rcompose login {registry}"),
+            });
+        }
         let said = error.to_string();
         // Some errors say their cause themselves.
         if !text.ends_with(&said) {
@@ -75,6 +82,11 @@ fn message(error: &(dyn StdError + 'static)) -> Message {
         cause = error.source();
     }
     Message { text, hint }
+}
+
+/// Sources come in boxes or without.
+fn registry_error<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a RegistryError> {
+    error.downcast_ref::<RegistryError>().or_else(|| error.downcast_ref::<Box<RegistryError>>().map(|error| &**error))
 }
 
 #[cfg(test)]

@@ -213,7 +213,7 @@ fn parse_tail(text: &str) -> Result<Option<usize>, Error> {
 }
 
 /// Reads a time (RFC 3339, with less of it than all), seconds since 1970, or how long ago.
-fn parse_time(text: &str, now: jiff::Timestamp) -> Result<jiff::Timestamp, Error> {
+pub(super) fn parse_time(text: &str, now: jiff::Timestamp) -> Result<jiff::Timestamp, Error> {
     let ago = || {
         let nanoseconds = units::parse_duration(text).ok()?;
         now.checked_sub(jiff::SignedDuration::from_nanos(nanoseconds)).ok()

@@ -10,15 +10,20 @@ pub mod down;
 pub mod error;
 pub mod events;
 pub mod exec;
+pub mod filter;
 pub mod follow;
+pub mod image;
 pub mod images;
 pub mod kill;
+pub mod login;
+pub mod logout;
 pub mod logs;
 pub mod ls;
 pub mod pause;
 pub mod port;
 pub mod ps;
 pub mod pull;
+pub mod push;
 pub mod restart;
 pub mod rm;
 pub mod run;
@@ -26,6 +31,7 @@ pub mod scale;
 pub mod signals;
 pub mod start;
 pub mod stop;
+pub mod system;
 pub mod streams;
 pub mod unpause;
 pub mod up;
@@ -151,10 +157,16 @@ enum Command {
     Events(events::EventsArgs),
     /// Execute a command in a running container
     Exec(exec::ExecArgs),
+    /// Manage images
+    Image(image::ImageArgs),
     /// List images used by the created containers
     Images(images::ImagesArgs),
     /// Force stop service containers
     Kill(kill::KillArgs),
+    /// Authenticate to a registry
+    Login(login::LoginArgs),
+    /// Log out from a registry
+    Logout(logout::LogoutArgs),
     /// View output from containers
     Logs(logs::LogsArgs),
     /// List running compose projects
@@ -167,6 +179,8 @@ enum Command {
     Ps(ps::PsArgs),
     /// Pull service images
     Pull(pull::PullArgs),
+    /// Push service images
+    Push(push::PushArgs),
     /// Restart service containers
     Restart(restart::RestartArgs),
     /// Removes stopped service containers
@@ -179,6 +193,8 @@ enum Command {
     Start(start::StartArgs),
     /// Stop services
     Stop(stop::StopArgs),
+    /// Manage what this host keeps
+    System(system::SystemArgs),
     /// Unpause services
     Unpause(unpause::UnpauseArgs),
     /// Create and start containers
@@ -218,20 +234,25 @@ pub fn main() -> ExitCode {
         Command::Down(args) => down::run(&context, &args),
         Command::Events(args) => events::run(&context, &args),
         Command::Exec(args) => exec::run(&context, &args),
+        Command::Image(args) => image::run(&context, &args),
         Command::Images(args) => images::run(&context, &args),
         Command::Kill(args) => kill::run(&context, &args),
+        Command::Login(args) => login::run(&context, &args),
+        Command::Logout(args) => logout::run(&context, &args),
         Command::Logs(args) => logs::run(&context, &args),
         Command::Ls(args) => ls::run(&context, &args),
         Command::Pause(args) => pause::run(&context, &args),
         Command::Port(args) => port::run(&context, &args),
         Command::Ps(args) => ps::run(&context, &args),
         Command::Pull(args) => pull::run(&context, &args),
+        Command::Push(args) => push::run(&context, &args),
         Command::Restart(args) => restart::run(&context, &args),
         Command::Rm(args) => rm::run(&context, &args),
         Command::Run(args) => run::run(&context, &args),
         Command::Scale(args) => scale::run(&context, &args),
         Command::Start(args) => start::run(&context, &args),
         Command::Stop(args) => stop::run(&context, &args),
+        Command::System(args) => system::run(&context, &args),
         Command::Unpause(args) => unpause::run(&context, &args),
         Command::Up(args) => up::run(&context, &args),
         Command::Version(args) => version::run(&context, &args),

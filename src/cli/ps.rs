@@ -125,7 +125,7 @@ fn show(containers: &[&Container], args: &PsArgs, now: jiff::Timestamp) -> Strin
 }
 
 /// Returns the command in quotes, cut to twenty characters unless all of it is wanted.
-fn command(container: &Container, whole: bool) -> String {
+pub fn command(container: &Container, whole: bool) -> String {
     let config = &container.config;
     let words = config.entrypoint.iter().chain(&config.command).flatten();
     // As Docker has it: the program as it is, and arguments with blanks in quotes.
@@ -141,7 +141,7 @@ fn command(container: &Container, whole: bool) -> String {
 }
 
 /// Returns the state in Docker's words.
-fn status(state: &ContainerState, now: jiff::Timestamp) -> String {
+pub fn status(state: &ContainerState, now: jiff::Timestamp) -> String {
     let ago = |then: Option<jiff::Timestamp>| human::since(then.unwrap_or(now), now);
     match state.status {
         Status::Running => {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
-use rcompose_engine::image::Store;
+use rcompose_engine::image::{DEFAULT_TAG, Store};
 
 use super::context::Context;
 use super::error::{Error, INTERRUPTED};
@@ -15,9 +15,10 @@ use crate::project::engine::Engine;
 use crate::project::images::{self, Images};
 use crate::project::names;
 use crate::project::pull::{self, FetchError, Options, Sources, Wanted};
-use crate::ui::progress::Progress;
+use crate::ui::progress::{Event, Progress, State};
 
 #[derive(Debug, Args)]
+#[command(after_help = "Example: rcompose pull --policy daily --ignore-pull-failures")]
 pub struct PullArgs {
     /// Ignore images that can be built
     #[arg(long)]
@@ -28,9 +29,9 @@ pub struct PullArgs {
     /// Also pull services declared as dependencies
     #[arg(long)]
     include_deps: bool,
-    /// Apply pull policy
-    #[arg(long, value_enum)]
-    policy: Option<Policy>,
+    /// Apply pull policy: always, missing, never, daily, weekly or every_<duration>
+    #[arg(long, value_parser = policy)]
+    policy: Option<PullPolicy>,
     /// Pull without printing progress information
     #[arg(short, long)]
     quiet: bool,
@@ -75,32 +76,88 @@ async fn fetch(
 ) -> Result<(), Error> {
     let store = Arc::new(Store::open(engine.root.data())?);
     let named = |name: &String| args.services.is_empty() || args.include_deps || args.services.contains(name);
-    let mut wanted = Vec::new();
+    let (mut wanted, mut buildable) = (Vec::new(), Vec::new());
     for (name, service) in project.services.iter().filter(|(name, _)| named(name)) {
-        let policy = args.policy.map(PullPolicy::from).or_else(|| service.pull_policy.clone());
-        if service.image.is_none()
-            || (args.ignore_buildable && service.build.is_some())
-            || matches!(policy, Some(PullPolicy::Never | PullPolicy::Build))
-        {
+        let skipped = |why| progress.event(&Event { text: "Skipped", ..Event::new(name, State::Done, why) });
+        let policy = args.policy.as_ref().or(service.pull_policy.as_ref());
+        if service.image.is_none() {
+            skipped("No image to be pulled");
             continue;
         }
-        let force = args.policy != Some(Policy::Missing) && policy != Some(PullPolicy::Missing);
+        if args.ignore_buildable && service.build.is_some() {
+            skipped("Image can be built");
+            continue;
+        }
+        if matches!(policy, Some(PullPolicy::Never | PullPolicy::Build)) {
+            skipped("");
+            continue;
+        }
         let mounted = images::mounted(service).into_iter().map(str::to_owned);
         for reference in std::iter::once(names::image(&project.name, service)).chain(mounted) {
-            wanted.push(Wanted { service: name.clone(), reference, force });
+            let force = match policy {
+                // `latest` is what somebody else changes; Docker Compose asks for it in any case.
+                Some(PullPolicy::Missing) => images::reference(name, &reference)?.tag() == Some(DEFAULT_TAG),
+                // Whoever writes it in the file means `up`; whoever types it means now.
+                Some(PullPolicy::Refresh(age)) if args.policy.is_some() => {
+                    pull::is_older(&store, name, &reference, *age)?
+                }
+                _ => true,
+            };
+            if !force && store.get(&images::reference(name, &reference)?)?.is_some() {
+                let refresh = matches!(policy, Some(PullPolicy::Refresh(_)));
+                skipped(if refresh { "Image is recent enough" } else { "Image is already present locally" });
+                continue;
+            }
+            if service.build.is_some() {
+                buildable.push(Wanted { service: name.clone(), reference, force });
+            } else {
+                wanted.push(Wanted { service: name.clone(), reference, force });
+            }
         }
     }
     let options = Options { sources: sources(), policy: None, interrupt: signals::interrupt()? };
-    if !args.ignore_pull_failures {
-        return pull::fetch(engine, &store, project, wanted, &options, progress).await.map_err(failed);
+    let mut failures = Vec::new();
+    if args.ignore_pull_failures {
+        buildable.append(&mut wanted);
+    } else {
+        pull::fetch(engine, &store, project, wanted, &options, progress).await.map_err(failed)?;
     }
-    for wanted in wanted {
+    // What may fail does so alone.
+    let mut must_build = Vec::new();
+    for wanted in buildable {
+        let service = wanted.service.clone();
         match pull::fetch(engine, &store, project, vec![wanted], &options, progress).await.map_err(failed) {
-            Err(Error::Failed(messages)) => messages.iter().for_each(|message| context.ui.warn(&message.text)),
-            other => other?,
+            Ok(()) => {}
+            Err(Error::Failed(messages)) => {
+                if args.ignore_pull_failures {
+                    messages.iter().for_each(|message| context.ui.warn(&message.text));
+                } else {
+                    failures.extend(messages);
+                }
+                if project.services[&service].build.is_some() {
+                    must_build.push(service);
+                }
+            }
+            Err(error) => return Err(error),
         }
     }
-    Ok(())
+    if !must_build.is_empty() {
+        let services = must_build.join(" ");
+        context.ui.warn(&format!(
+            "Some service image(s) must be built from source by running:\n    rcompose build {services}"
+        ));
+    }
+    if failures.is_empty() { Ok(()) } else { Err(Error::Failed(failures)) }
+}
+
+/// Reads `--policy`.
+fn policy(text: &str) -> Result<PullPolicy, String> {
+    match PullPolicy::parse(text) {
+        PullPolicy::Missing if !matches!(text, "missing" | "if_not_present") => {
+            Err("always, missing, never, build, daily, weekly or every_<duration>".to_owned())
+        }
+        policy => Ok(policy),
+    }
 }
 
 /// Returns the images that a project's services need, after fetching what is missing.
@@ -127,11 +184,19 @@ fn failed(error: FetchError) -> Error {
 }
 
 /// Returns where registries' settings and credentials are on this host.
-fn sources() -> Sources {
-    let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let docker = variable("DOCKER_CONFIG").or_else(|| variable("HOME").map(|home| home.join(".docker")));
+pub fn sources() -> Sources {
     Sources {
         settings: variable("RCOMPOSE_REGISTRIES").unwrap_or_else(|| PathBuf::from("/etc/rcompose/registries.json")),
-        docker_config: docker.map(|directory| directory.join("config.json")).filter(|path| path.is_file()),
+        docker_config: docker_config().filter(|path| path.is_file()),
     }
+}
+
+/// Returns Docker's configuration file, whether it is there or not.
+pub fn docker_config() -> Option<PathBuf> {
+    let directory = variable("DOCKER_CONFIG").or_else(|| variable("HOME").map(|home| home.join(".docker")));
+    directory.map(|directory| directory.join("config.json"))
+}
+
+fn variable(name: &str) -> Option<PathBuf> {
+    std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)
 }

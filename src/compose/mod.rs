@@ -37,7 +37,7 @@ pub mod shape;
 pub mod shell;
 pub mod short;
 pub mod source;
-mod suggest;
+pub(crate) mod suggest;
 mod typed;
 mod unique;
 pub mod units;

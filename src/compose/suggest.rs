@@ -1,7 +1,7 @@
 //! "Did you mean …?"
 
 /// The candidate that is most like a word, if one is like it at all.
-pub(super) fn closest<'c>(word: &str, candidates: impl IntoIterator<Item = &'c str>) -> Option<&'c str> {
+pub(crate) fn closest<'c>(word: &str, candidates: impl IntoIterator<Item = &'c str>) -> Option<&'c str> {
     let lower = word.to_lowercase();
     candidates
         .into_iter()

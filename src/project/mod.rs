@@ -2,6 +2,7 @@
 
 pub mod apply;
 pub mod container;
+pub mod disk;
 pub mod engine;
 pub mod graph;
 pub mod image;
@@ -13,3 +14,4 @@ pub mod observe;
 pub mod oneoff;
 pub mod plan;
 pub mod pull;
+pub mod push;

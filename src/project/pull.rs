@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
+use jiff::Timestamp;
 use rcompose_engine::container::store::layers;
 use rcompose_engine::image::{
     Client, ClientOptions, Platform, PlatformError, PullError, PullEvent, PullOptions, PullPhase, RegistrySettings,
-    SettingsError, Store, StoreError, prepare, pull,
+    SettingsError, Store, StoreError, no_progress, prepare, pull,
 };
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -97,9 +99,12 @@ pub async fn ensure(
     for (name, service) in &project.services {
         let policy = options.policy.clone().or_else(|| service.pull_policy.clone()).unwrap_or_default();
         let Some(image) = found.services.get(name) else { continue };
-        // Asking is cheap where nothing has changed, so that there is no need to know when it was asked last.
-        let refresh = matches!(policy, PullPolicy::Always | PullPolicy::Refresh(_));
-        if refresh && service.image.is_some() {
+        let ask = match policy {
+            PullPolicy::Always => true,
+            PullPolicy::Refresh(age) => is_older(&store, name, &image.reference, age)?,
+            PullPolicy::Never | PullPolicy::Missing | PullPolicy::Build => false,
+        };
+        if ask && service.image.is_some() {
             due.push(Wanted { service: name.clone(), reference: image.reference.clone(), force: true });
         }
     }
@@ -114,6 +119,15 @@ pub async fn ensure(
     }
 }
 
+/// Returns whether the registry was asked about an image longer ago than this. One that no registry was ever asked about
+/// counts from when it got its name.
+pub fn is_older(store: &Store, service: &str, reference: &str, age: Duration) -> Result<bool, FetchError> {
+    let image = store.get(&images::reference(service, reference)?)?;
+    let asked = image.and_then(|image| image.checked.or(image.tagged));
+    let since = asked.map(|asked| Duration::try_from(Timestamp::now().duration_since(asked)).unwrap_or_default());
+    Ok(since.is_none_or(|since| since >= age))
+}
+
 /// An image to be fetched.
 #[derive(Debug, Clone)]
 pub struct Wanted {
@@ -121,6 +135,26 @@ pub struct Wanted {
     pub reference: String,
     /// Ask the registry even if the image is there.
     pub force: bool,
+}
+
+/// Returns how images are fetched from here: registries' settings, this user's credentials, this host's proxies.
+pub fn pull_options(sources: &Sources) -> Result<PullOptions, FetchError> {
+    let mut settings = RegistrySettings::from_file_if_there(&sources.settings)?;
+    settings.proxy.fill_from(|name| std::env::var(name).ok())?;
+    let client = Client::new(ClientOptions {
+        settings: Arc::new(settings),
+        docker_config: sources.docker_config.clone(),
+        ..ClientOptions::default()
+    });
+    let mut options = PullOptions::new(Arc::new(client));
+    options.builtin = Some(std::env::current_exe().map_err(FetchError::Binary)?);
+    Ok(options)
+}
+
+/// Returns what shows the layers of a pull, below `id`.
+pub fn listener(progress: &Progress, id: &str) -> rcompose_engine::image::Progress {
+    let (shown, parent) = (progress.clone(), id.to_owned());
+    Arc::new(move |event| layer(&shown, &parent, &event))
 }
 
 /// Fetches images, all at once and each of them once.
@@ -132,14 +166,7 @@ pub async fn fetch(
     options: &Options,
     progress: &Progress,
 ) -> Result<(), FetchError> {
-    let settings = RegistrySettings::from_file_if_there(&options.sources.settings)?;
-    let client = Client::new(ClientOptions {
-        settings: Arc::new(settings),
-        docker_config: options.sources.docker_config.clone(),
-        ..ClientOptions::default()
-    });
-    let mut pull_options = PullOptions::new(Arc::new(client));
-    pull_options.builtin = Some(std::env::current_exe().map_err(FetchError::Binary)?);
+    let pull_options = pull_options(&options.sources)?;
     let mut services = BTreeMap::<String, Vec<Wanted>>::new();
     for wanted in wanted {
         services.entry(wanted.reference.clone()).or_default().push(wanted);
@@ -161,12 +188,7 @@ pub async fn fetch(
             if !quiet {
                 said(&progress, &names, "Pulling", State::Working);
             }
-            let (shown, first) = (progress.clone(), names[0].clone());
-            let listener: rcompose_engine::image::Progress = Arc::new(move |event| {
-                if !quiet {
-                    layer(&shown, &first, &event);
-                }
-            });
+            let listener = if quiet { no_progress() } else { listener(&progress, &names[0]) };
             let there = if force { None } else { prepare(&store, &parsed, &pull_options, &listener).await? };
             if there.is_none() {
                 let pulled = pull(&store, &parsed, &pull_options, &listener).await;
@@ -230,6 +252,7 @@ fn layer(progress: &Progress, service: &str, event: &PullEvent) {
         PullPhase::Complete => ("Pull complete", State::Done),
         PullPhase::Resolving | PullPhase::Resolved { .. } | PullPhase::Done { .. } => return,
     };
-    let amount = (event.phase == PullPhase::Downloading).then_some((event.current, Some(event.total)));
+    let comes = !matches!(event.phase, PullPhase::Exists | PullPhase::Waiting);
+    let amount = comes.then_some((event.current, Some(event.total)));
     progress.event(&Event { parent: Some(service), amount, ..Event::new(&digest.short(), state, status) });
 }

@@ -3,6 +3,7 @@
 pub mod attach;
 pub mod colour;
 pub mod diagnostics;
+pub mod format;
 pub mod human;
 pub mod logs;
 pub mod ports;
@@ -97,6 +98,17 @@ impl Ui {
         asked.is_ok()
             && io::stdin().read_line(&mut answer).is_ok()
             && matches!(answer.trim(), "y" | "Y" | "yes" | "Yes" | "YES")
+    }
+
+    /// Says what will be removed and asks whether it may, in Docker's words.
+    pub fn confirm_removal(self, what: &str) -> bool {
+        let asked = write!(io::stdout().lock(), "{what}\nAre you sure you want to continue? [y/N] ");
+        let flushed = io::stdout().lock().flush();
+        let mut answer = String::new();
+        asked.is_ok()
+            && flushed.is_ok()
+            && io::stdin().read_line(&mut answer).is_ok()
+            && matches!(answer.trim(), "y" | "Y" | "yes")
     }
 
     /// Returns the place to show the steps of an operation, whose verb is `title`.

@@ -129,9 +129,11 @@ impl Progress {
     }
 }
 
-/// Returns the line for an event. How much was downloaded is no news of its own.
+/// Returns the line for an event. That something begins is news, and not how much of it is done.
 fn plain(event: &Event<'_>) -> Option<String> {
-    if event.amount.is_some() && event.state == State::Working {
+    if event.amount.is_some_and(|(current, total)| current > 0 && total != Some(current))
+        && event.state == State::Working
+    {
         return None;
     }
     let Event { id, text, status, .. } = event;
@@ -188,6 +190,8 @@ mod tests {
     fn an_amount_is_no_line_of_its_own() {
         let event = Event { amount: Some((1, Some(2))), ..Event::new("web", State::Working, "Downloading") };
         assert_eq!(plain(&event), None);
+        let begins = Event { amount: Some((0, Some(2))), ..event };
+        assert_eq!(plain(&begins).as_deref(), Some(" web  Downloading\n"));
         assert_eq!(
             json(&event),
             "{\"id\":\"web\",\"status\":\"Downloading\",\"current\":1,\"total\":2,\"percent\":50}\n"

@@ -13,6 +13,9 @@ use super::progress::{Event, State};
 /// How often a spinner turns and times are counted on.
 const TICK: Duration = Duration::from_millis(100);
 
+/// How many characters a bar has.
+const CELLS: u64 = 12;
+
 const SPINNER: [&str; 10] = ["⠋", "⠙", "⠹", "⠸", "⠼", "⠴", "⠦", "⠧", "⠇", "⠏"];
 
 /// The block of one operation.
@@ -144,7 +147,7 @@ impl Inner {
         event.text.clone_into(&mut line.text);
         event.status.clone_into(&mut line.status);
         line.state = event.state;
-        line.amount = event.amount;
+        line.measure(event.amount);
         if event.state == State::Working {
             line.took = None;
         } else {
@@ -158,6 +161,15 @@ impl Inner {
         }
         let width = console::Term::stderr().size_checked().map_or(80, |(_, columns)| usize::from(columns));
         let column = self.lines.iter().map(Line::label_width).max().unwrap_or(0);
+        let moving = self.lines.iter().filter_map(|line| line.amount);
+        let (current, total) = moving.fold((0, 0), |(current, total), (done, all)| {
+            let all = all.unwrap_or(done);
+            (current + done.min(all), total + all)
+        });
+        self.header.set_length(total);
+        if self.header.position() != current {
+            self.header.set_position(current);
+        }
         for line in &self.lines {
             line.bar.set_message(line.render(column, width, SPINNER[self.frame % SPINNER.len()], self.colours));
         }
@@ -169,7 +181,10 @@ impl Inner {
         let whole = || self.lines.iter().filter(|line| line.parent.is_none());
         let done = whole().filter(|line| line.state != State::Working).count();
         let all = whole().count();
-        let text = format!("[+] {} {done}/{all}", self.title);
+        let mut text = format!("[+] {} {done}/{all}", self.title);
+        if let Some(total) = self.header.length().filter(|total| *total > 0 && done < all) {
+            text = format!("{text}  {}", amount(&self.header, self.header.position(), Some(total)));
+        }
         if self.colours && done == all { BLUE.paint(&text) } else { text }
     }
 
@@ -190,6 +205,21 @@ impl Inner {
 }
 
 impl Line {
+    /// Takes down how far it is; from that come its rate and the time that remains.
+    fn measure(&mut self, amount: Option<(u64, Option<u64>)>) {
+        match (self.amount, amount) {
+            (None | Some((0, _)), Some((current, total))) => {
+                self.bar.set_length(total.unwrap_or(current));
+                // What was there when it began did not come now.
+                self.bar.set_position(current);
+                self.bar.reset_eta();
+            }
+            (Some((before, _)), Some((current, _))) if current != before => self.bar.set_position(current),
+            _ => {}
+        }
+        self.amount = amount;
+    }
+
     fn indent(&self) -> usize {
         if self.parent.is_some() { 3 } else { 1 }
     }
@@ -217,9 +247,12 @@ impl Line {
         let label = if self.text.is_empty() { self.id.clone() } else { format!("{} {}", self.id, self.text) };
         let gap = column - self.label_width() + 2;
         let mut status = self.status.clone();
-        if let Some((current, total)) = self.amount {
-            let total = total.map(|total| format!("/{}", human::size(total))).unwrap_or_default();
-            status = format!("{status} {}{total}", human::size(current));
+        if let Some((current, total)) = self.amount
+            && self.state == State::Working
+            && current > 0
+            && total.is_none_or(|total| current < total)
+        {
+            status = format!("{status} {}", amount(&self.bar, current, total));
         }
         // What does not fit is cut, so that a line is one line.
         let room = width.saturating_sub(column + 2 + time.len() + 1);
@@ -238,6 +271,31 @@ impl Line {
             indent = self.indent(),
         )
     }
+}
+
+/// Returns how much is done, how fast it goes on, and how long it will take.
+fn amount(bar: &ProgressBar, current: u64, total: Option<u64>) -> String {
+    let Some(total) = total.filter(|total| *total > 0) else { return human::size(current) };
+    let filled = usize::try_from(current.min(total) * CELLS / total).unwrap_or(0);
+    let cells = usize::try_from(CELLS).unwrap_or(0);
+    let drawn = format!("[{}{}]", "█".repeat(filled), "░".repeat(cells - filled));
+    let mut text = format!("{drawn} {}/{}", human::size(current), human::size(total));
+    let rate = bar.per_sec();
+    if rate >= 1.0 && current < total {
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "three digits are shown")]
+        let shown = rate as u64;
+        text.push_str(&format!(" {}/s", human::size(shown)));
+        let left = bar.eta().as_secs();
+        // A day or more is no estimate.
+        if left < 24 * 60 * 60 {
+            text.push_str(&match left {
+                0..60 => format!(" {left}s"),
+                60..3600 => format!(" {}m{:02}s", left / 60, left % 60),
+                _ => format!(" {}h{:02}m", left / 3600, left / 60 % 60),
+            });
+        }
+    }
+    text
 }
 
 fn style() -> ProgressStyle {
@@ -269,6 +327,18 @@ mod tests {
         let column = a.label_width().max(b.label_width());
         assert_eq!(a.render(column, 50, "⠋", false), " ✔ Network p_default  Created                0.3s ");
         assert_eq!(b.render(column, 50, "⠋", false), " ⠋ Container p-web-1  Starting               0.3s ");
+    }
+
+    #[test]
+    fn what_comes_has_a_bar_until_it_is_there() {
+        let mut line = line("7b97c3e76b80", "Downloading", State::Working);
+        line.measure(Some((0, Some(2_000_000))));
+        assert!(!line.render(20, 80, "⠋", false).contains('█'));
+        line.measure(Some((500_000, Some(2_000_000))));
+        let drawn = line.render(20, 80, "⠋", false);
+        assert!(drawn.contains("Downloading [███░░░░░░░░░] 500kB/2MB"), "{drawn}");
+        line.measure(Some((2_000_000, Some(2_000_000))));
+        assert!(!line.render(20, 80, "⠋", false).contains('█'));
     }
 
     #[test]

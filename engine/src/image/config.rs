@@ -34,6 +34,10 @@ pub struct Image {
     pub created: Option<String>,
     /// Another image has taken its name; `reference` is the name by digest.
     pub dangling: bool,
+    /// When a registry was last asked about the name, or told of it. An image that never met one has no such time.
+    pub checked: Option<jiff::Timestamp>,
+    /// When the image got the name.
+    pub tagged: Option<jiff::Timestamp>,
 }
 
 impl Image {

@@ -159,20 +159,28 @@ pub fn find_credentials(config: &Path, registry: &str) -> Result<Option<Credenti
 }
 
 /// Keeps a user name and a password for a registry (`login`), in the helper that the configuration names, or in the
-/// file itself, encoded but not encrypted.
-pub fn save_credentials(config: &Path, registry: &str, username: &str, password: &str) -> Result<(), CredentialsError> {
+/// file itself, encoded but not encrypted. Returns whether a helper has them.
+pub fn save_credentials(
+    config: &Path,
+    registry: &str,
+    username: &str,
+    password: &str,
+) -> Result<bool, CredentialsError> {
     let key = config_key(registry);
+    let mut helped = false;
     change_config(config, |document| {
         if let Some(helper) = helper_of(document, registry) {
             let request = serde_json::json!({"ServerURL": key, "Username": username, "Secret": password});
             run_helper(&helper, "store", request.to_string().as_bytes())?;
             document_entry(document, "auths").insert(key.to_owned(), serde_json::json!({}));
+            helped = true;
         } else {
             let auth = BASE64.encode(format!("{username}:{password}"));
             document_entry(document, "auths").insert(key.to_owned(), serde_json::json!({"auth": auth}));
         }
         Ok(())
-    })
+    })?;
+    Ok(helped)
 }
 
 /// Forgets the credentials of a registry (`logout`). Returns whether there were any.

@@ -23,7 +23,7 @@ use super::manifest::{Descriptor, Document, Manifest, ManifestError, Platform};
 use super::reference::Reference;
 use super::registry::{Client, DownloadEvent, FetchedManifest, RegistryError};
 use super::settings::Endpoint;
-use super::store::{SOURCE_DIGEST, Store, StoreError};
+use super::store::{CHECKED, SOURCE_DIGEST, Store, StoreError};
 use super::unpack::Limits;
 
 /// Chunks between the network and the unpacking thread of one layer; a chunk has at most some hundred KiB.
@@ -334,6 +334,7 @@ impl Pull<'_> {
 
         let mut entry = Descriptor::new(&fetched.media_type, fetched.digest, fetched.bytes.len() as u64);
         entry.platform = Some(parsed.platform);
+        entry = entry.with_annotation(CHECKED, jiff::Timestamp::now().to_string());
         if source_digest != fetched.digest {
             entry = entry.with_annotation(SOURCE_DIGEST, source_digest.to_string());
         }

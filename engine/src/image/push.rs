@@ -174,6 +174,7 @@ pub async fn push(
         let registry = endpoint.registry.clone();
         return Err(registry_failed(RegistryError::WrongDigest { registry, expected: image.digest, actual }));
     }
+    store.set_checked(name).map_err(store_failed)?;
     let phase = PushPhase::Done { digest: image.digest };
     progress(PushEvent { image: name.clone(), blob: None, phase, current: 0, total: 0 });
     Ok(image.digest)

@@ -12,7 +12,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use hyper::body::Bytes;
 use hyper::header::{
-    ACCEPT, AUTHORIZATION, CONTENT_RANGE, CONTENT_TYPE, HeaderValue, RANGE, RETRY_AFTER, WWW_AUTHENTICATE,
+    ACCEPT, AUTHORIZATION, CONTENT_RANGE, CONTENT_TYPE, HeaderValue, LINK, RANGE, RETRY_AFTER, WWW_AUTHENTICATE,
 };
 use hyper::{Method, StatusCode};
 use serde::Deserialize;
@@ -32,6 +32,8 @@ use crate::resolve::Resolver;
 const MAX_ANSWER: u64 = 1024 * 1024;
 /// Longest time that a `Retry-After` is obeyed for.
 const MAX_RETRY_AFTER: Duration = Duration::from_mins(1);
+/// Most tags of a repository that are asked for.
+const MAX_TAGS: usize = 100_000;
 /// After so many bytes without trouble the next trouble is a new one.
 const PROGRESS: u64 = 4 << 20;
 
@@ -231,6 +233,51 @@ impl Client {
                 }
                 Err(error) => return Err(error),
             }
+        }
+        Err(worst(failures, reference))
+    }
+
+    /// Lists the tags of a repository, in the registry's order.
+    pub async fn tags(&self, reference: &Reference) -> Result<Vec<String>, RegistryError> {
+        #[derive(Deserialize)]
+        struct Answer {
+            tags: Option<Vec<String>>,
+        }
+        let step = "the request for the tags";
+        let mut failures = Vec::new();
+        'endpoints: for endpoint in self.options.settings.endpoints(reference.registry())? {
+            if endpoint.is_fallback && !failures.last().is_some_and(RegistryError::is_connect) {
+                continue;
+            }
+            let mut tags = Vec::new();
+            let mut url = endpoint.base.join(&format!("v2/{}/tags/list", reference.repository()));
+            // Some send a page at a time; no repository has more than this.
+            while tags.len() < MAX_TAGS {
+                let request = Request::new(Method::GET, url.clone());
+                let response = match self.request(&endpoint, &request, &pull_scope(reference), step).await {
+                    Ok(response) => response,
+                    Err(error) if error.is_elsewhere_perhaps() => {
+                        failures.push(error);
+                        continue 'endpoints;
+                    }
+                    Err(error) => return Err(error),
+                };
+                let next = response.header(LINK).and_then(next_page).and_then(|link| url.follow(link));
+                let registry = endpoint.registry.clone();
+                let bad = |message: String| RegistryError::Answer { registry, step, message };
+                let bytes = response.bytes(MAX_ANSWER).await.map_err(|error| bad(error.to_string()));
+                let answer: Answer = serde_json::from_slice(&bytes?).map_err(|error| RegistryError::Answer {
+                    registry: endpoint.registry.clone(),
+                    step,
+                    message: error.to_string(),
+                })?;
+                tags.extend(answer.tags.unwrap_or_default());
+                match next.filter(|next| next.same_origin(&endpoint.base)) {
+                    Some(next) => url = next,
+                    None => break,
+                }
+            }
+            return Ok(tags);
         }
         Err(worst(failures, reference))
     }
@@ -502,8 +549,7 @@ impl Client {
             if status.is_success() {
                 return Ok(response);
             }
-            let retry_after =
-                response.header(RETRY_AFTER).and_then(|text| text.trim().parse().ok()).map(Duration::from_secs);
+            let retry_after = response.header(RETRY_AFTER).and_then(|text| retry_after(text, jiff::Timestamp::now()));
             let message = error_message(response).await;
             let registry = registry();
             match status {
@@ -664,13 +710,14 @@ impl Client {
     }
 
     async fn credentials_for(&self, registry: &str) -> Result<Option<Credentials>, RegistryError> {
-        let Some(config) = self.options.docker_config.clone() else {
-            return Ok(None);
-        };
         let mut known = self.credentials.lock().await;
+        // Those that were typed (see `check_login`) need no file.
         if let Some(credentials) = known.get(registry) {
             return Ok(credentials.clone());
         }
+        let Some(config) = self.options.docker_config.clone() else {
+            return Ok(None);
+        };
         let name = registry.to_owned();
         let credentials = tokio::task::spawn_blocking(move || find_credentials(&config, &name))
             .await
@@ -710,6 +757,22 @@ impl Client {
 
 pub(crate) fn pull_scope(reference: &Reference) -> String {
     format!("repository:{}:pull", reference.repository())
+}
+
+/// Reads where the next page is (RFC 8288).
+fn next_page(link: &str) -> Option<&str> {
+    let (target, parameters) = link.trim().strip_prefix('<')?.split_once('>')?;
+    parameters.replace('"', "").contains("rel=next").then_some(target)
+}
+
+/// Reads for how long a server wants to be left alone: seconds, or the time until when (RFC 9110, section 10.2.3).
+fn retry_after(text: &str, now: jiff::Timestamp) -> Option<Duration> {
+    let text = text.trim();
+    if let Ok(seconds) = text.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let then = jiff::fmt::rfc2822::parse(text).ok()?.timestamp();
+    Some(Duration::try_from(then.duration_since(now)).unwrap_or_default())
 }
 
 fn realm_name(url: &Url) -> String {
@@ -788,4 +851,25 @@ async fn error_message(response: Response) -> String {
     };
     let text: String = text.chars().filter(|c| !c.is_control()).take(300).collect();
     if text.is_empty() { reason() } else { text }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pause_is_a_number_or_a_time() {
+        let now = "1994-11-06T08:49:00Z".parse().unwrap();
+        assert_eq!(retry_after(" 120 ", now), Some(Duration::from_secs(120)));
+        assert_eq!(retry_after("Sun, 06 Nov 1994 08:49:37 GMT", now), Some(Duration::from_secs(37)));
+        assert_eq!(retry_after("Sun, 06 Nov 1994 08:48:37 GMT", now), Some(Duration::ZERO));
+        assert_eq!(retry_after("soon", now), None);
+    }
+
+    #[test]
+    fn the_next_page_is_a_link() {
+        assert_eq!(next_page("</v2/a/tags/list?n=1&last=x>; rel=\"next\""), Some("/v2/a/tags/list?n=1&last=x"));
+        assert_eq!(next_page("</v2/a>; rel=\"prev\""), None);
+        assert_eq!(next_page("nothing"), None);
+    }
 }

@@ -209,6 +209,26 @@ impl RegistrySettings {
 }
 
 impl ProxySettings {
+    /// Takes what the file does not say from the usual variables of the environment, in capitals or not.
+    pub fn fill_from(&mut self, variable: impl Fn(&str) -> Option<String>) -> Result<(), SettingsError> {
+        let either = |name: &str| {
+            let value = variable(name).or_else(|| variable(&name.to_ascii_lowercase()));
+            value.filter(|value| !value.is_empty())
+        };
+        for (field, name) in [(&mut self.http, "HTTP_PROXY"), (&mut self.https, "HTTPS_PROXY")] {
+            if field.is_none() {
+                *field = either(name).or_else(|| either("ALL_PROXY"));
+                if let Some(proxy) = field {
+                    parse_address(proxy, Scheme::Http)?;
+                }
+            }
+        }
+        if self.no_proxy.is_empty() {
+            self.no_proxy = either("NO_PROXY").unwrap_or_default();
+        }
+        Ok(())
+    }
+
     fn excludes(&self, host: &str) -> bool {
         let host = host.trim_matches(['[', ']']);
         self.no_proxy.split([',', ' ']).filter(|rule| !rule.is_empty()).any(|rule| {

@@ -37,6 +37,10 @@ use super::unpack::{UnpackError, Unpacked};
 pub(crate) const REF_NAME: &str = "org.opencontainers.image.ref.name";
 /// Annotation with the digest that the registry had under the name, where it is not the manifest's (an index).
 pub(crate) const SOURCE_DIGEST: &str = "rcompose.source.digest";
+/// Annotation with the time at which a registry was last asked about the name, or told of it (RFC 3339).
+pub(crate) const CHECKED: &str = "rcompose.checked";
+/// Annotation with the time at which the image got the name (RFC 3339).
+pub(crate) const TAGGED: &str = "rcompose.tagged";
 /// Annotation with the name that an entry had before another image took it.
 pub(crate) const FORMER_NAME: &str = "rcompose.former.name";
 /// Largest `index.json` that is read, in bytes.
@@ -315,7 +319,7 @@ impl Store {
         }
         let entry = entry.ok_or_else(|| StoreError::NoSuchImage(image.reference.familiar()))?;
         // The digest in the old name's registry says nothing about the new name's.
-        self.set_entry(name, without(entry, &[SOURCE_DIGEST]))
+        self.set_entry(name, without(entry, &[SOURCE_DIGEST, CHECKED, TAGGED]))
     }
 
     /// Takes a name away. Returns whether it was there. What nothing refers to any more is freed by [`Store::gc`].
@@ -450,6 +454,8 @@ impl Store {
             layers: manifest.layers,
             size,
             dangling: entry.annotation(REF_NAME).is_none(),
+            checked: entry.annotation(CHECKED).and_then(|time| time.parse().ok()),
+            tagged: entry.annotation(TAGGED).and_then(|time| time.parse().ok()),
         })
     }
 
@@ -458,6 +464,9 @@ impl Store {
         let entry = without(entry, &[FORMER_NAME]).with_annotation(REF_NAME, name.to_string());
         self.update_index(|index| {
             let digest = entry.digest;
+            let same = index.manifests.iter().find(|other| other.digest == digest && is_named(other, name));
+            let tagged = same.and_then(|same| same.annotation(TAGGED)).map(str::to_owned);
+            let entry = entry.with_annotation(TAGGED, tagged.unwrap_or_else(|| jiff::Timestamp::now().to_string()));
             for other in &mut index.manifests {
                 if other.digest != digest && is_named(other, name) {
                     let former = other.annotation(REF_NAME).unwrap_or_default().to_owned();
@@ -566,7 +575,7 @@ pub(crate) fn entry_reference(entry: &Descriptor) -> Option<Reference> {
     format!("{}@{source}", former.name()).parse().ok()
 }
 
-fn is_named(entry: &Descriptor, reference: &Reference) -> bool {
+pub(crate) fn is_named(entry: &Descriptor, reference: &Reference) -> bool {
     let Some(name) = entry.annotation(REF_NAME) else {
         return reference.tag().is_none() && entry_reference(entry).as_ref() == Some(reference);
     };
@@ -586,7 +595,7 @@ fn find_entry<'a>(index: &'a Index, reference: &Reference) -> Option<&'a Descrip
     }
 }
 
-fn without(mut entry: Descriptor, annotations: &[&str]) -> Descriptor {
+pub(crate) fn without(mut entry: Descriptor, annotations: &[&str]) -> Descriptor {
     if let Some(map) = &mut entry.annotations {
         for key in annotations {
             map.remove(*key);

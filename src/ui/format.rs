@@ -1,0 +1,84 @@
+//! What `--format` of Docker's listings may say: `table`, `json`, a Go template, or `table` and a template.
+
+use serde_json::{Map, Value};
+
+use super::table;
+use crate::template::{Template, TemplateError};
+
+/// A column of a listing: the field's name in templates, and its heading.
+pub type Column = (&'static str, &'static str);
+
+/// The rows of a listing, and how they are shown.
+#[derive(Debug)]
+pub struct Listing<'a> {
+    /// Every field that a template may ask for.
+    pub columns: &'a [Column],
+    /// The fields of the usual table.
+    pub default: &'a [&'a str],
+    /// An object each, with a text for every field.
+    pub rows: &'a [Value],
+}
+
+impl Listing<'_> {
+    /// Returns the text for what `--format` says.
+    pub fn render(&self, format: &str) -> Result<String, TemplateError> {
+        // The shell gives us these as they were typed.
+        let format = format.replace("\\t", "\t").replace("\\n", "\n");
+        match format.trim() {
+            "" | "table" => Ok(self.table()),
+            "json" => Ok(super::lines(self.rows)),
+            _ => match format.trim_start().strip_prefix("table ") {
+                Some(template) => self.own_table(template.trim()),
+                None => {
+                    let template = Template::parse(&format)?;
+                    self.rows.iter().try_fold(String::new(), |text, row| Ok(text + &template.execute(row)? + "\n"))
+                }
+            },
+        }
+    }
+
+    fn table(&self) -> String {
+        let heading = |field: &&str| self.columns.iter().find(|(name, _)| name == field).map_or("", |(_, text)| *text);
+        let header = self.default.iter().map(heading).collect::<Vec<_>>();
+        let cells = |row: &Value| self.default.iter().map(|field| text(&row[*field])).collect::<Vec<_>>();
+        table::render(table::DOCKER, &header, &self.rows.iter().map(cells).collect::<Vec<_>>())
+    }
+
+    fn own_table(&self, template: &str) -> Result<String, TemplateError> {
+        let template = Template::parse(template)?;
+        let headings: Map<String, Value> =
+            self.columns.iter().map(|(field, heading)| ((*field).to_owned(), (*heading).into())).collect();
+        let split = |text: String| text.split('\t').map(str::to_owned).collect::<Vec<_>>();
+        let header = split(template.execute(&Value::Object(headings))?);
+        let rows = self.rows.iter().map(|row| template.execute(row).map(split)).collect::<Result<Vec<_>, _>>()?;
+        Ok(table::render(table::DOCKER, &header.iter().map(String::as_str).collect::<Vec<_>>(), &rows))
+    }
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn render(format: &str) -> String {
+        let rows = [json!({"ID": "1", "Tag": "a"}), json!({"ID": "2", "Tag": "bb"})];
+        let columns = [("ID", "IMAGE ID"), ("Tag", "TAG")];
+        let listing = Listing { columns: &columns, default: &["Tag", "ID"], rows: &rows };
+        listing.render(format).unwrap_or_else(|error| error.to_string())
+    }
+
+    #[test]
+    fn every_form_is_known() {
+        assert_eq!(render("table"), "TAG       IMAGE ID\na         1\nbb        2\n");
+        assert_eq!(render("json"), "{\"ID\":\"1\",\"Tag\":\"a\"}\n{\"ID\":\"2\",\"Tag\":\"bb\"}\n");
+        assert_eq!(render("{{.ID}}:{{.Tag}}"), "1:a\n2:bb\n");
+        assert_eq!(render(r"{{.ID}}\t{{.Tag}}"), "1\ta\n2\tbb\n");
+        assert_eq!(render(r"table {{.ID}}\t{{.Tag}}"), "IMAGE ID   TAG\n1          a\n2          bb\n");
+        assert!(render("{{.No}}").contains("no entry for key \"No\""));
+    }
+}
