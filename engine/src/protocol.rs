@@ -64,6 +64,8 @@ pub enum Request {
     Rename { id: Id, name: String },
     /// From now on the supervisor's events come on this connection. Answered by [`Reply::Done`].
     Subscribe,
+    /// Likewise, after those that it remembers from this time on.
+    SubscribeSince { since: jiff::Timestamp },
     /// Asks the supervisor to end. Answered by [`Reply::Done`] before it closes the connection, when everything of it is
     /// gone; a [`FailureKind::Conflict`] where a container has a process.
     Shutdown,

@@ -311,7 +311,8 @@ impl<'a> Session<'a> {
     /// Says once that a container has ended for good, and does what follows from that.
     async fn dead(&mut self, id: &Id, container: &Container, code: i32) -> Result<(), Error> {
         if self.mourned.insert(id.clone()) {
-            self.feeds.status(id, &format!("exited with code {code}")).await;
+            let cause = if code == 137 && container.state.oom_killed { " (out of memory)" } else { "" };
+            self.feeds.status(id, &format!("exited with code {code}{cause}")).await;
             self.exited(container.service(), code)?;
         }
         Ok(())

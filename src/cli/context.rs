@@ -141,8 +141,18 @@ impl Scope {
     ///
     /// A service that neither the project nor any container knows is an error.
     pub fn select<'a>(&self, containers: &'a [Container], services: &[String]) -> Result<Vec<&'a Container>, Error> {
-        let containers = || containers.iter().filter(|container| !container.is_oneoff());
-        let known = containers().map(Container::service).collect::<BTreeSet<_>>();
+        let mut selected = self.select_all(containers, services)?;
+        selected.retain(|container| !container.is_oneoff());
+        Ok(selected)
+    }
+
+    /// Likewise with those that `run` made.
+    pub fn select_all<'a>(
+        &self,
+        containers: &'a [Container],
+        services: &[String],
+    ) -> Result<Vec<&'a Container>, Error> {
+        let known = containers.iter().map(Container::service).collect::<BTreeSet<_>>();
         for service in services {
             let declared = self.project.as_ref().is_some_and(|project| {
                 project.services.contains_key(service) || project.disabled_services.contains_key(service)
@@ -153,7 +163,7 @@ impl Scope {
         }
         let chosen =
             |container: &&Container| services.is_empty() || services.iter().any(|name| name == container.service());
-        Ok(containers().filter(chosen).collect())
+        Ok(containers.iter().filter(chosen).collect())
     }
 
     /// Returns the running container with this number of a service, or its first one.

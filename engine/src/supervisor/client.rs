@@ -223,6 +223,14 @@ impl Client {
         Ok(receiver)
     }
 
+    /// Returns the supervisor's events from a time on, as far back as it remembers, and those to come.
+    pub async fn subscribe_since(&self, since: jiff::Timestamp) -> Result<broadcast::Receiver<Event>, ClientError> {
+        let receiver = self.events.subscribe();
+        self.subscribed.store(true, Ordering::Relaxed);
+        self.done(Request::SubscribeSince { since }).await?;
+        Ok(receiver)
+    }
+
     /// Asks the supervisor to end, and waits until everything of it is gone. Refused where a container has a process.
     pub async fn shutdown(self) -> Result<(), ClientError> {
         let link = self.link();

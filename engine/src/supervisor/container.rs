@@ -190,14 +190,13 @@ impl Actor {
                 }
                 if let Err(failure) = &result {
                     tracing::warn!(container = %self.config.name, error = %failure, "cannot remove it");
+                    self.save();
                 } else {
                     self.answer_waiting(true);
                     self.project.settle();
                     return;
                 }
             }
-            self.answer_waiting(false);
-            self.project.settle();
             let deadline = self.stopping.as_ref().and_then(|stopping| stopping.deadline);
             let wake = tokio::select! {
                 command = commands.recv() => Wake::Command(command),
@@ -213,6 +212,11 @@ impl Actor {
                 Wake::Deadline => self.stop_by_force(),
                 Wake::Restart => self.restart_by_policy().await,
                 Wake::Health(before) => self.health_changed(before),
+            }
+            // While a removal is under way, it is the removal that is waited for.
+            if self.removing.is_none() || self.run.is_some() {
+                self.answer_waiting(false);
+                self.project.settle();
             }
         }
     }
@@ -507,9 +511,13 @@ impl Actor {
         if exit.oom_killed {
             self.event(EventKind::Oom, []);
         }
-        self.event(EventKind::Die, [("exitCode", exit.code.to_string())]);
-        if let Some(stopping) = self.stopping.take() {
+        let stopping = self.stopping.take();
+        // Docker says first that it was stopped.
+        if stopping.is_some() {
             self.event(EventKind::Stop, []);
+        }
+        self.event(EventKind::Die, [("exitCode", exit.code.to_string())]);
+        if let Some(stopping) = stopping {
             for answer in stopping.answers {
                 reply(answer, Ok(stopping.how.clone()));
             }

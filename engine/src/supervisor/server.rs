@@ -33,6 +33,15 @@ pub(super) async fn serve(project: Arc<Project>, stream: UnixStream) {
                 forwarding.spawn(forward(events, sender.clone()));
                 send(&sender, number, Reply::Done).await;
             }
+            Request::SubscribeSince { since } => {
+                let (past, events) = project.events.subscribe_since(since);
+                send(&sender, number, Reply::Done).await;
+                for event in past {
+                    // The peer may be gone.
+                    let _ = sender.send(Message::Event(event)).await;
+                }
+                forwarding.spawn(forward(events, sender.clone()));
+            }
             Request::Shutdown => match project.retire().await {
                 Ok(()) => {
                     send(&sender, number, Reply::Done).await;
@@ -80,11 +89,13 @@ async fn answer(project: &Arc<Project>, request: Request) -> Result<Reply, Failu
         Request::Rename { id, name } => project.container(&id)?.rename(name).await.map(|()| Reply::Done),
         Request::Wait { id, condition } => project.container(&id)?.wait(condition).await.map(Reply::State),
         Request::Inspect { id } => project.container(&id)?.inspect().await.map(Reply::State),
-        Request::Hello { .. } | Request::Subscribe | Request::Shutdown => Err(Failure {
-            kind: FailureKind::Other,
-            message: "this request belongs to the connection itself".to_owned(),
-            hint: None,
-        }),
+        Request::Hello { .. } | Request::Subscribe | Request::SubscribeSince { .. } | Request::Shutdown => {
+            Err(Failure {
+                kind: FailureKind::Other,
+                message: "this request belongs to the connection itself".to_owned(),
+                hint: None,
+            })
+        }
     }
 }
 
