@@ -1,4 +1,4 @@
-//! Commands that stay: attached `up`, `logs -f`, and `exec` with a terminal.
+//! Commands that stay: attached `up`, `logs -f`, `attach`, and `exec` and `run` with a terminal.
 
 use std::{process::Command, time::Duration};
 
@@ -81,6 +81,11 @@ fn logs_follow_until_the_end() {
 
 /// Runs a shell line in a terminal of 33 rows and 91 columns, and returns what it showed.
 fn in_terminal(stack: &Stack, line: &str) -> String {
+    typing_in_terminal(stack, line, "")
+}
+
+/// Likewise, while this is typed.
+fn typing_in_terminal(stack: &Stack, line: &str, typed: &str) -> String {
     let binary = stack::binary();
     let mut command = Command::new("script");
     let line = line.replace("rcompose", &binary.display().to_string());
@@ -96,7 +101,7 @@ fn in_terminal(stack: &Stack, line: &str) -> String {
         }
     }
     command.env("TERM", "xterm");
-    let output = stack::finish(command, "");
+    let output = stack::finish(command, typed);
     assert_eq!(output.code, 0, "{output:?}");
     output.stdout
 }
@@ -142,5 +147,92 @@ fn logs_are_coloured_on_a_terminal_only() {
     assert!(shown.contains("\u{1b}["), "{shown:?}");
     assert!(!in_terminal(&stack, "rcompose logs").contains("\u{1b}["), "NO_COLOR is not obeyed");
     assert!(!stack.run(&["logs"]).stdout.contains("\u{1b}["), "colours in a pipe");
+    stack.finish();
+}
+
+#[test]
+fn run_has_a_terminal_of_the_right_size_and_what_is_typed() {
+    let stack = Stack::new("run-terminal");
+    stack.write("compose.yaml", "services:\n  web: {image: busybox, command: sleep 1000}\n");
+    let shown = in_terminal(
+        &stack,
+        "rcompose run --rm web sh -c 'tty; stty size; test -t 0 && test -t 1 && test -t 2 && echo all'",
+    );
+    for part in ["/dev/", "33 91", "all"] {
+        assert!(shown.contains(part), "{part}: {shown}");
+    }
+    let shown = typing_in_terminal(&stack, "rcompose run --rm web sh -c 'read line; echo got-$line'", "word\n");
+    assert!(shown.contains("got-word"), "{shown}");
+    let shown = in_terminal(&stack, "rcompose run --rm web sh -c 'exit 6' || echo code-$?");
+    assert!(shown.contains("code-6"), "{shown}");
+    let shown = in_terminal(&stack, "rcompose run --rm -T web sh -c 'test -t 1 || echo none'");
+    assert!(shown.contains("none"), "{shown}");
+    // The terminal is as it was before.
+    let after = in_terminal(
+        &stack,
+        "stty -a >before; rcompose run --rm web true; stty -a >after; cmp before after && echo same",
+    );
+    assert!(after.contains("same"), "{after}");
+    stack.finish();
+}
+
+const TICKER: &str = "services:
+  ticker:
+    image: busybox
+    command: [sh, -c, 'trap \"echo bye; exit 4\" TERM; while :; do echo tick; [ -e /go ] && echo went; sleep 0.05; done']
+  reader:
+    image: busybox
+    stdin_open: true
+    command: [sh, -c, 'while read x; do echo got $$x; [ \"$$x\" = end ] && exit 7; done']
+  terminal: {image: busybox, stdin_open: true, tty: true, stop_grace_period: 0s, command: cat}
+";
+
+#[test]
+fn attach_shows_what_is_written_and_passes_signals_on() {
+    let stack = Stack::new("attach");
+    stack.write("compose.yaml", TICKER);
+    stack.run(&["up", "-d"]).ok();
+    // Without the signals it is only this command that ends.
+    let attach = stack.spawn(&["attach", "--sig-proxy=false", "ticker"]);
+    attach.wait_output("a tick", |output| output.stdout.contains("tick"));
+    attach.signal(Signal::SIGTERM);
+    attach.wait();
+    stack.wait_for("ticker", &json!({"State": "running"}));
+    let attach = stack.spawn(&["attach", "ticker"]);
+    attach.wait_output("a tick", |output| output.stdout.contains("tick"));
+    // Another shim takes the place of one that is killed.
+    let shim = stack.shim("ticker");
+    shim.signal(Signal::SIGKILL);
+    wait::until(wait::PATIENCE, "its death", || if shim.is_alive() { Err(&shim) } else { Ok(()) });
+    stack.run(&["exec", "-T", "ticker", "touch", "/go"]).ok();
+    attach.wait_output("what came after the shim's death", |output| output.stdout.contains("went"));
+    attach.signal(Signal::SIGTERM);
+    let output = attach.wait();
+    assert_eq!(output.code, 4, "{output:?}");
+    assert!(output.stdout.contains("bye"), "{output:?}");
+    assert!(stack.run(&["attach", "ticker"]).code != 0, "it does not run any more");
+    stack.finish();
+}
+
+#[test]
+fn attach_writes_to_standard_input() {
+    let stack = Stack::new("attach-stdin");
+    stack.write("compose.yaml", TICKER);
+    stack.run(&["up", "-d", "reader", "terminal"]).ok();
+    let nothing = std::collections::BTreeMap::new();
+    // The end of ours is none of the container's, which is there for the next one.
+    let first = stack.spawn(&["attach", "--no-stdin", "reader"]);
+    let output = stack.run_with(&["attach", "reader"], &nothing, "one\nend\n");
+    assert_eq!((output.code, output.stdout.as_str()), (7, "got one\ngot end\n"), "{output:?}");
+    let first = first.wait();
+    assert!(first.code == 7 || first.stderr.contains("not running"), "{first:?}");
+    let output = stack.run(&["attach", "terminal"]);
+    assert!(output.code != 0 && output.stderr.contains("the input device is not a TTY"), "{output:?}");
+    let shown = typing_in_terminal(&stack, "rcompose attach --detach-keys x,y terminal; echo left-$?", "hello\nxy");
+    for part in ["hello", "read escape sequence", "left-0"] {
+        assert!(shown.contains(part), "{part}: {shown}");
+    }
+    stack.wait_for("terminal", &json!({"State": "running"}));
+    assert_eq!(stack.run(&["attach", "--detach-keys", "nonsense", "terminal"]).code, 1);
     stack.finish();
 }

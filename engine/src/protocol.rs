@@ -45,6 +45,13 @@ pub enum Request {
     Provide { id: Id, file: ProvidedFile },
     /// Starts a container that does not run. Answered by [`Reply::Done`] when PID 1 has executed its program.
     Start { id: Id },
+    /// Likewise, for a client that attaches to the container's shim at once (`shim::protocol::ToShim::Attach`), with a
+    /// terminal of this size (rows and columns): nothing of what the container writes passes before that.
+    StartAttended { id: Id, size: Option<(u16, u16)> },
+    /// Stops every process of a running container where it is. Answered by [`Reply::Done`] when they stand still.
+    Pause { id: Id },
+    /// Lets the processes of a paused container go on. Answered by [`Reply::Done`].
+    Unpause { id: Id },
     /// Sends the stop signal, and `SIGKILL` when `timeout` (or else the container's own grace period) has passed.
     /// Answered by [`Reply::Stopped`] when it has ended.
     Stop { id: Id, timeout: Option<Duration> },
@@ -62,6 +69,8 @@ pub enum Request {
     Rename { id: Id, name: String },
     /// From now on the supervisor's events come on this connection. Answered by [`Reply::Done`].
     Subscribe,
+    /// Likewise, after those that it remembers from this time on.
+    SubscribeSince { since: jiff::Timestamp },
     /// Asks the supervisor to end. Answered by [`Reply::Done`] before it closes the connection, when everything of it is
     /// gone; a [`FailureKind::Conflict`] where a container has a process.
     Shutdown,

@@ -164,8 +164,18 @@ impl Scope {
     ///
     /// A service that neither the project nor any container knows is an error.
     pub fn select<'a>(&self, containers: &'a [Container], services: &[String]) -> Result<Vec<&'a Container>, Error> {
-        let containers = || containers.iter().filter(|container| !container.is_oneoff());
-        let known = containers().map(Container::service).collect::<BTreeSet<_>>();
+        let mut selected = self.select_all(containers, services)?;
+        selected.retain(|container| !container.is_oneoff());
+        Ok(selected)
+    }
+
+    /// Likewise with those that `run` made.
+    pub fn select_all<'a>(
+        &self,
+        containers: &'a [Container],
+        services: &[String],
+    ) -> Result<Vec<&'a Container>, Error> {
+        let known = containers.iter().map(Container::service).collect::<BTreeSet<_>>();
         for service in services {
             let declared = self.project.as_ref().is_some_and(|project| {
                 project.services.contains_key(service) || project.disabled_services.contains_key(service)
@@ -176,7 +186,26 @@ impl Scope {
         }
         let chosen =
             |container: &&Container| services.is_empty() || services.iter().any(|name| name == container.service());
-        Ok(containers().filter(chosen).collect())
+        Ok(containers.iter().filter(chosen).collect())
+    }
+
+    /// Returns the running container with this number of a service, or its first one.
+    pub fn running<'a>(
+        &self,
+        containers: &'a [Container],
+        service: &str,
+        index: Option<u32>,
+    ) -> Result<&'a Container, Error> {
+        let container = self.one(containers, service, index)?;
+        let running = |container: &&Container| container.state.status.is_running();
+        if running(&container) {
+            return Ok(container);
+        }
+        let mut own = self.select(containers, &[service.to_owned()])?.into_iter().filter(running);
+        match (index, own.next()) {
+            (None, Some(container)) => Ok(container),
+            _ => Err(Error::new(format!("service \"{service}\" is not running"))),
+        }
     }
 
     /// Returns the container with this number of a service, or its first one.

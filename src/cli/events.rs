@@ -1,6 +1,7 @@
 //! `events`: what happens to the containers, as it happens.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use clap::Args;
 use rcompose_engine::container::store;
@@ -10,7 +11,11 @@ use tokio::sync::broadcast::error::RecvError;
 
 use super::context::Context;
 use super::error::Error;
+use super::logs::parse_time;
 use crate::project::labels::SERVICE;
+
+/// How long events that happened before the end may be on their way.
+const GRACE: Duration = Duration::from_millis(100);
 
 /// What labels of our own begin with, which are no news.
 const OURS: &str = "com.docker.compose.";
@@ -20,6 +25,12 @@ pub struct EventsArgs {
     /// Output events as a stream of json objects
     #[arg(long)]
     json: bool,
+    /// Show all events created since timestamp (e.g. 2013-01-02T13:23:37Z) or relative (e.g. 42m for 42 minutes)
+    #[arg(long, value_name = "TIME")]
+    since: Option<String>,
+    /// Stream events until this timestamp
+    #[arg(long, value_name = "TIME")]
+    until: Option<String>,
     services: Vec<String>,
 }
 
@@ -38,12 +49,32 @@ pub fn run(context: &Context, args: &EventsArgs) -> Result<(), Error> {
     let scope = context.scope()?;
     let engine = context.engine(&scope.name)?;
     scope.select(&store::list(&engine.root, Some(&scope.name))?, &args.services)?;
+    let now = jiff::Timestamp::now();
+    let time = |text: &Option<String>| text.as_deref().map(|text| parse_time(text, now)).transpose();
+    let (mut since, until) = (time(&args.since)?, time(&args.until)?);
     context.block_on(async {
         loop {
             let client = engine.client().await?;
-            let mut events = client.subscribe().await?;
+            let mut events = match since {
+                Some(since) => client.subscribe_since(since).await?,
+                // What is over by then was before now.
+                None if until.is_some_and(|until| until <= jiff::Timestamp::now()) => {
+                    client.subscribe_since(jiff::Timestamp::MIN).await?
+                }
+                None => client.subscribe().await?,
+            };
+            // What follows a supervisor's death is new; what was before it has been seen.
+            since = None;
+            let mut over = Box::pin(at(until));
             loop {
-                match events.recv().await {
+                let event = tokio::select! {
+                    // What is there already comes before the end.
+                    biased;
+                    event = events.recv() => event,
+                    () = &mut over => return Ok(()),
+                };
+                match event {
+                    Ok(event) if until.is_some_and(|until| event.time > until) => return Ok(()),
                     Ok(event) => context.ui.out(&line(&event, args).unwrap_or_default())?,
                     Err(RecvError::Lagged(_)) => {}
                     // The supervisor has died, and another one takes over.
@@ -53,6 +84,17 @@ pub fn run(context: &Context, args: &EventsArgs) -> Result<(), Error> {
             engine.give_up(&client).await;
         }
     })
+}
+
+/// Waits until a time has come, and a little for what is on its way then.
+async fn at(until: Option<jiff::Timestamp>) {
+    match until {
+        Some(until) => {
+            let left = Duration::try_from(until.duration_since(jiff::Timestamp::now())).unwrap_or_default();
+            tokio::time::sleep(left + GRACE).await;
+        }
+        None => std::future::pending().await,
+    }
 }
 
 /// Returns the line for an event of one of the services; other events have none.
@@ -119,12 +161,12 @@ mod tests {
             name: "p-web-1".into(),
             attributes: attributes.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
         };
-        let all = EventsArgs { json: false, services: Vec::new() };
+        let all = EventsArgs { json: false, since: None, until: None, services: Vec::new() };
         let want = format!(
             "2026-11-21 10:00:00.500000 container die {} (exitCode=0, image=busybox, name=p-web-1)\n",
             event.id
         );
         assert_eq!(line(&event, &all), Some(want));
-        assert_eq!(line(&event, &EventsArgs { json: false, services: vec!["db".into()] }), None);
+        assert_eq!(line(&event, &EventsArgs { services: vec!["db".into()], ..all }), None);
     }
 }

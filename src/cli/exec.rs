@@ -5,6 +5,7 @@ use std::os::fd::AsFd as _;
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use rcompose_engine::container::state::Status;
 use rcompose_engine::id::Id;
 use rcompose_engine::shim::client::{Client, ClientError};
 use rcompose_engine::shim::protocol::Exec;
@@ -57,8 +58,13 @@ pub fn run(context: &Context, args: &ExecArgs) -> Result<(), Error> {
     let scope = context.scope()?;
     let engine = context.engine(&scope.name)?;
     let containers = engine.containers()?;
-    let running = containers.into_iter().filter(|container| container.state.status.is_running()).collect::<Vec<_>>();
-    let container = scope.one(&running, &args.service, args.index)?;
+    let container = scope.running(&containers, &args.service, args.index)?;
+    if container.state.status == Status::Paused {
+        return Err(Error::with_hint(
+            format!("container {} is paused, unpause the container before exec", container.config.name),
+            format!("rcompose unpause {}", args.service),
+        ));
+    }
     let tty = !args.no_tty && !args.detach && io::stdin().is_terminal() && io::stdout().is_terminal();
     let request = Exec {
         exec: 0,
@@ -98,7 +104,6 @@ fn with_terminal(client: &mut Client, request: Exec) -> Result<Ended, Error> {
     Ok(session.run(client, request)?)
 }
 
-/// Says why the process could not be run, and returns Docker's exit code for that.
 /// Connects to the shim of a running container. One that was killed is replaced by the supervisor, and so is a supervisor
 /// that was killed too, by the one that is started here: that takes a moment.
 fn connect(context: &Context, engine: &Engine, id: &Id) -> Result<Client, Error> {
@@ -119,6 +124,7 @@ fn connect(context: &Context, engine: &Engine, id: &Id) -> Result<Client, Error>
     }
 }
 
+/// Says why the process could not be run, and returns Docker's exit code for that.
 fn failed(context: &Context, error: ClientError) -> Error {
     match error {
         ClientError::Failed(failure) => {

@@ -20,7 +20,7 @@ pub fn run(context: &Context, args: &KillArgs) -> Result<(), Error> {
     let scope = context.scope()?;
     let engine = Arc::new(context.engine(&scope.name)?);
     let containers = engine.containers()?;
-    let plan = lifecycle::kill(&scope.select(&containers, &args.services)?, &args.signal);
+    let plan = lifecycle::kill(&scope.select_all(&containers, &args.services)?, &args.signal);
     if plan.steps.node_count() == 0 {
         context.ui.say("no container to kill");
         return Ok(());

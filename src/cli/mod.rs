@@ -1,35 +1,46 @@
 //! The command line: one file per command, with its arguments and a short call into the project.
 
 pub mod attach;
+pub mod attached;
 pub mod autostart;
+pub mod commit;
 pub mod completion;
 pub mod config;
 pub mod context;
+pub mod cp;
 pub mod create;
 pub mod down;
 pub mod error;
 pub mod events;
 pub mod exec;
+pub mod export;
 pub mod filter;
 pub mod follow;
 pub mod image;
 pub mod images;
+pub mod inspect;
 pub mod kill;
 pub mod login;
 pub mod logout;
 pub mod logs;
 pub mod ls;
+pub mod pause;
 pub mod port;
 pub mod ps;
 pub mod pull;
 pub mod push;
 pub mod restart;
 pub mod rm;
+pub mod run;
 pub mod scale;
 pub mod signals;
 pub mod start;
+pub mod stats;
 pub mod stop;
+pub mod streams;
 pub mod system;
+pub mod top;
+pub mod unpause;
 pub mod up;
 pub mod version;
 pub mod volumes;
@@ -139,11 +150,17 @@ pub fn show(found: &[Diagnostic], colours: bool, json: bool) {
 enum Command {
     /// Bring back containers after a reboot, as their restart policies say
     Autostart(autostart::AutostartArgs),
+    /// Attach local standard input, output, and error streams to a service's running container
+    Attach(attach::AttachArgs),
     /// Parse, resolve and render compose file in canonical format
     #[command(visible_alias = "convert")]
     Config(config::ConfigArgs),
+    /// Create a new image from a service container's changes
+    Commit(commit::CommitArgs),
     /// Generate the completion script for a shell
     Completion(completion::CompletionArgs),
+    /// Copy files/folders between a service container and the local filesystem
+    Cp(cp::CpArgs),
     /// Creates containers for a service
     Create(create::CreateArgs),
     /// Stop and remove containers, networks
@@ -154,8 +171,12 @@ enum Command {
     Exec(exec::ExecArgs),
     /// Manage images
     Image(image::ImageArgs),
+    /// Export a service container's filesystem as a tar archive
+    Export(export::ExportArgs),
     /// List images used by the created containers
     Images(images::ImagesArgs),
+    /// Return low-level information on containers
+    Inspect(inspect::InspectArgs),
     /// Force stop service containers
     Kill(kill::KillArgs),
     /// Authenticate to a registry
@@ -166,6 +187,8 @@ enum Command {
     Logs(logs::LogsArgs),
     /// List running compose projects
     Ls(ls::LsArgs),
+    /// Pause services
+    Pause(pause::PauseArgs),
     /// Print the public port for a port binding
     Port(port::PortArgs),
     /// List containers
@@ -178,14 +201,22 @@ enum Command {
     Restart(restart::RestartArgs),
     /// Removes stopped service containers
     Rm(rm::RmArgs),
+    /// Run a one-off command on a service
+    Run(Box<run::RunArgs>),
     /// Scale services
     Scale(scale::ScaleArgs),
     /// Start services
     Start(start::StartArgs),
+    /// Display a live stream of container(s) resource usage statistics
+    Stats(stats::StatsArgs),
     /// Stop services
     Stop(stop::StopArgs),
     /// Manage what this host keeps
     System(system::SystemArgs),
+    /// Display the running processes
+    Top(top::TopArgs),
+    /// Unpause services
+    Unpause(unpause::UnpauseArgs),
     /// Create and start containers
     Up(up::UpArgs),
     /// Show the version information
@@ -218,28 +249,38 @@ pub fn main() -> ExitCode {
     let done = match cli.command {
         Command::Config(args) => return config::run(&context.global, &args),
         Command::Autostart(args) => autostart::run(&context, &args),
+        Command::Attach(args) => attach::run(&context, &args),
+        Command::Commit(args) => commit::run(&context, &args),
         Command::Completion(args) => completion::run(&context, Cli::command(), &args),
+        Command::Cp(args) => cp::run(&context, &args),
         Command::Create(args) => create::run(&context, &args),
         Command::Down(args) => down::run(&context, &args),
         Command::Events(args) => events::run(&context, &args),
         Command::Exec(args) => exec::run(&context, &args),
         Command::Image(args) => image::run(&context, &args),
+        Command::Export(args) => export::run(&context, &args),
         Command::Images(args) => images::run(&context, &args),
+        Command::Inspect(args) => inspect::run(&context, &args),
         Command::Kill(args) => kill::run(&context, &args),
         Command::Login(args) => login::run(&context, &args),
         Command::Logout(args) => logout::run(&context, &args),
         Command::Logs(args) => logs::run(&context, &args),
         Command::Ls(args) => ls::run(&context, &args),
+        Command::Pause(args) => pause::run(&context, &args),
         Command::Port(args) => port::run(&context, &args),
         Command::Ps(args) => ps::run(&context, &args),
         Command::Pull(args) => pull::run(&context, &args),
         Command::Push(args) => push::run(&context, &args),
         Command::Restart(args) => restart::run(&context, &args),
         Command::Rm(args) => rm::run(&context, &args),
+        Command::Run(args) => run::run(&context, &args),
         Command::Scale(args) => scale::run(&context, &args),
         Command::Start(args) => start::run(&context, &args),
+        Command::Stats(args) => stats::run(&context, &args),
         Command::Stop(args) => stop::run(&context, &args),
         Command::System(args) => system::run(&context, &args),
+        Command::Top(args) => top::run(&context, &args),
+        Command::Unpause(args) => unpause::run(&context, &args),
         Command::Up(args) => up::run(&context, &args),
         Command::Version(args) => version::run(&context, &args),
         Command::Volumes(args) => volumes::run(&context, &args),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::attach::{self, OnExit};
+use super::attached::{self, OnExit};
 use super::context::{Context, timeout};
 use super::error::Error;
 use super::pull::{self, Policy};
@@ -114,12 +114,7 @@ impl UpArgs {
 
 pub fn run(context: &Context, args: &UpArgs) -> Result<(), Error> {
     let project = project(context, args)?;
-    if let (true, Some(service)) = (args.build, project.services.values().find(|service| service.build.is_some())) {
-        return Err(Error::with_hint(
-            format!("service \"{}\" would have to be built, which is not possible yet", service.name),
-            "build the image elsewhere, push it to a registry, and leave --build out",
-        ));
-    }
+    can_build(&project, args.build)?;
     let engine = Arc::new(context.engine(&project.name)?);
     for service in project.services.values() {
         for sentence in unhonoured(&project, service) {
@@ -135,7 +130,7 @@ pub fn run(context: &Context, args: &UpArgs) -> Result<(), Error> {
             let plan = plan(context, &engine, &project, &images, &options)?;
             return within(limit, context.apply_with(&engine, plan, "Running", hold)).await;
         }
-        let attached = attach::services(args, &project)?;
+        let attached = attached::services(args, &project)?;
         let made = plan(context, &engine, &project, &images, &Options { no_start: true, ..options.clone() })?;
         context.apply_with(&engine, made, "Running", hold).await?;
         // Everything is as it should be now, and what is left to do is to start it.
@@ -147,8 +142,19 @@ pub fn run(context: &Context, args: &UpArgs) -> Result<(), Error> {
         };
         let mut rest = plan(context, &engine, &project, &images, &rest)?;
         rest.warnings.clear();
-        attach::run(context, args, &engine, &project, &attached, rest).await
+        attached::run(context, args, &engine, &project, &attached, rest).await
     })
+}
+
+/// Refuses to build, which is not possible yet.
+pub fn can_build(project: &Project, build: bool) -> Result<(), Error> {
+    match project.services.values().find(|service| build && service.build.is_some()) {
+        None => Ok(()),
+        Some(service) => Err(Error::with_hint(
+            format!("service \"{}\" would have to be built, which is not possible yet", service.name),
+            "build the image elsewhere, push it to a registry, and leave --build out",
+        )),
+    }
 }
 
 /// Gives up after this long.
@@ -162,10 +168,7 @@ pub async fn within(limit: Option<Duration>, work: impl Future<Output = Result<(
 fn project(context: &Context, args: &UpArgs) -> Result<Project, Error> {
     let mut project = context.project(&args.services)?;
     if args.no_deps && !args.services.is_empty() {
-        let (chosen, others) =
-            std::mem::take(&mut project.services).into_iter().partition(|(name, _)| args.services.contains(name));
-        project.services = chosen;
-        project.disabled_services.extend(others);
+        only(&mut project, &args.services);
     }
     for scale in &args.scale {
         let parsed = scale.split_once('=').and_then(|(name, number)| Some((name, number.parse::<u32>().ok()?)));
@@ -181,6 +184,14 @@ fn project(context: &Context, args: &UpArgs) -> Result<Project, Error> {
         return Err(Error::new("no service selected"));
     }
     Ok(project)
+}
+
+/// Leaves only these services, without what they depend on.
+pub fn only(project: &mut Project, services: &[String]) {
+    let (chosen, others) =
+        std::mem::take(&mut project.services).into_iter().partition(|(name, _)| services.contains(name));
+    project.services = chosen;
+    project.disabled_services.extend(others);
 }
 
 fn options(context: &Context, args: &UpArgs) -> Options {
@@ -204,10 +215,12 @@ fn options(context: &Context, args: &UpArgs) -> Options {
         no_start: args.no_start,
         wait: args.wait,
         timeout: timeout(args.timeout),
+        one_off: None,
     }
 }
 
-fn plan(
+/// Returns the plan that makes what is there what the project wants.
+pub fn plan(
     context: &Context,
     engine: &Engine,
     project: &Project,

@@ -39,11 +39,16 @@ pub fn run(context: &Context, args: &WaitArgs) -> Result<(), Error> {
         let Some(first) = waits.join_next().await else { return Ok(()) };
         let (name, code) = first.map_err(|error| Error::new(format!("cannot wait: {error}")))??;
         context.ui.out(&format!("container \"{name}\" exited with status code {code}\n"))?;
+        // Nobody else is waited for.
+        waits.shutdown().await;
         if args.down_project {
             let containers = engine.containers()?;
             let resources = down::Resources { networks: engine.own_networks()?, ..down::Resources::default() };
             let plan = down::down(&containers.iter().collect::<Vec<_>>(), &resources, &down::Options::default());
             context.apply(&engine, plan, "Running", true).await?;
+            if let Some(engine) = std::sync::Arc::into_inner(engine) {
+                engine.shutdown().await?;
+            }
         }
         match u8::try_from(code).unwrap_or(1) {
             0 => Ok(()),

@@ -36,7 +36,7 @@ mod resolve;
 mod schema;
 mod select;
 pub mod shape;
-mod shell;
+pub mod shell;
 pub mod short;
 pub mod source;
 pub(crate) mod suggest;

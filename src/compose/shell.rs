@@ -5,7 +5,7 @@
 ///
 /// # Errors
 /// A quote that is not closed, a backslash at the end, or an open parenthesis.
-pub(super) fn split(line: &str) -> Result<Vec<String>, String> {
+pub fn split(line: &str) -> Result<Vec<String>, String> {
     let invalid = || Err(format!("invalid command line string: {line}"));
     let mut words = Vec::new();
     let mut word = String::new();

@@ -12,6 +12,7 @@ pub const NUMBER: &str = "com.docker.compose.container-number";
 pub const CONFIG_HASH: &str = "com.docker.compose.config-hash";
 pub const IMAGE: &str = "com.docker.compose.image";
 pub const ONEOFF: &str = "com.docker.compose.oneoff";
+pub const SLUG: &str = "com.docker.compose.slug";
 pub const DEPENDS_ON: &str = "com.docker.compose.depends_on";
 pub const VERSION: &str = "com.docker.compose.version";
 pub const WORKING_DIR: &str = "com.docker.compose.project.working_dir";
@@ -55,6 +56,15 @@ impl ProjectLabels {
         if !self.environment_files.is_empty() {
             set(ENVIRONMENT_FILE, self.environment_files.join(","));
         }
+        labels
+    }
+
+    /// Returns the labels of a container that is made besides those of its service.
+    pub fn one_off(&self, service: &Service, slug: &str, image_id: &str) -> Labels {
+        let mut labels = self.container(service, 0, image_id);
+        labels.remove(NUMBER);
+        labels.insert(ONEOFF.to_owned(), "True".to_owned());
+        labels.insert(SLUG.to_owned(), slug.to_owned());
         labels
     }
 

@@ -2,15 +2,19 @@
 
 pub mod apply;
 pub mod container;
+pub mod copy;
+pub mod describe;
 pub mod disk;
 pub mod engine;
 pub mod graph;
 pub mod image;
 pub mod images;
+pub mod inspect;
 pub mod labels;
 pub mod names;
 pub mod network;
 pub mod observe;
+pub mod oneoff;
 pub mod pin;
 pub mod plan;
 pub mod pull;

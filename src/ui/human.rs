@@ -46,8 +46,39 @@ pub fn size(bytes: u64) -> String {
     format!("{digits}{}", UNITS[unit])
 }
 
+/// Returns a number of bytes with a binary unit and four significant digits, such as `1.898MiB`.
+pub fn binary_size(bytes: u64) -> String {
+    const UNITS: [&str; 6] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
+    #[expect(clippy::cast_precision_loss, reason = "four digits are printed")]
+    let mut value = bytes as f64;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    let decimals = [(10.0, 3), (100.0, 2), (1000.0, 1)];
+    let decimals = decimals.iter().find(|(limit, _)| value < *limit).map_or(0, |(_, decimals)| *decimals);
+    let digits = format!("{value:.decimals$}");
+    let digits = if decimals > 0 { digits.trim_end_matches('0').trim_end_matches('.') } else { &digits };
+    format!("{digits}{}", UNITS[unit])
+}
+
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn binary_sizes_have_four_significant_digits() {
+        for (bytes, want) in [
+            (0, "0B"),
+            (1023, "1023B"),
+            (484 << 10, "484KiB"),
+            (1_990_197, "1.898MiB"),
+            (10 << 20, "10MiB"),
+            (25_275_882_045, "23.54GiB"),
+        ] {
+            assert_eq!(binary_size(bytes), want, "{bytes}");
+        }
+    }
+
     use super::*;
 
     #[test]

@@ -1,5 +1,6 @@
 //! The only place that writes to the terminal.
 
+pub mod attach;
 pub mod colour;
 pub mod diagnostics;
 pub mod format;

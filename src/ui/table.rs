@@ -15,6 +15,9 @@ pub const DOCKER: Layout = Layout { minimum: 10, padding: 3 };
 /// The layout of `images` and `ls`.
 pub const COMPOSE: Layout = Layout { minimum: 20, padding: 3 };
 
+/// The layout of `top`.
+pub const TOP: Layout = Layout { minimum: 4, padding: 2 };
+
 /// Returns the rows as lines, each ended by a newline. The last column of a row is not padded.
 pub fn render(layout: Layout, header: &[&str], rows: &[Vec<String>]) -> String {
     let header = header.iter().map(|cell| (*cell).to_owned()).collect::<Vec<_>>();

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
-use std::os::fd::AsFd as _;
+use std::os::fd::AsFd;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -28,14 +28,39 @@ pub enum Ended {
 #[derive(Debug)]
 pub struct Session {
     signals: SignalFd,
-    before: Termios,
+    before: Before,
+}
+
+/// A terminal as it was, which it becomes again.
+#[derive(Debug)]
+pub struct Before(Termios);
+
+impl Before {
+    /// Notes how the terminal of standard input is.
+    pub fn take() -> io::Result<Self> {
+        Ok(Self(tcgetattr(io::stdin())?))
+    }
+
+    /// Makes it pass every key on as it is.
+    pub fn make_raw(&self) -> io::Result<()> {
+        let mut raw = self.0.clone();
+        cfmakeraw(&mut raw);
+        Ok(tcsetattr(io::stdin(), SetArg::TCSADRAIN, &raw)?)
+    }
+}
+
+impl Drop for Before {
+    fn drop(&mut self) {
+        // The terminal may be gone, and then there is nothing to restore.
+        let _ = tcsetattr(io::stdin(), SetArg::TCSADRAIN, &self.0);
+    }
 }
 
 impl Session {
     /// Takes over the signals that concern a terminal. Must be called while this process has one thread.
     pub fn begin() -> io::Result<Self> {
         let signals = signals(&[Signal::SIGWINCH, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT])?;
-        Ok(Self { signals, before: tcgetattr(io::stdin())? })
+        Ok(Self { signals, before: Before::take()? })
     }
 
     /// Runs a process with a terminal of its own and connects the two, until it ends.
@@ -47,9 +72,7 @@ impl Session {
             Err(error) => return Ok(Ended::NeverBegan(error)),
         };
         nonblocking(&master)?;
-        let mut raw = self.before.clone();
-        cfmakeraw(&mut raw);
-        tcsetattr(io::stdin(), SetArg::TCSADRAIN, &raw)?;
+        self.before.make_raw()?;
         self.connect(client, number, &master)
     }
 
@@ -118,13 +141,6 @@ impl Session {
     }
 }
 
-impl Drop for Session {
-    fn drop(&mut self) {
-        // The terminal may be gone, and then there is nothing to restore.
-        let _ = tcsetattr(io::stdin(), SetArg::TCSADRAIN, &self.before);
-    }
-}
-
 /// Waits for the end of a process that has our standard streams; a signal to end us ends it too.
 pub fn wait(client: &Client, number: u32) -> io::Result<Ended> {
     let signals = signals(&[Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP])?;
@@ -180,7 +196,8 @@ fn copy(mut master: &File, buffer: &mut [u8]) -> io::Result<bool> {
     Ok(true)
 }
 
-fn resize(master: &File) {
+/// Gives a container's terminal the size of ours.
+pub fn resize(master: &File) {
     // A terminal without a size, or one that is gone, is none that the process could be told of.
     if let Ok(size) = window_size(io::stdin()) {
         let _ = set_window_size(master, size);
@@ -194,7 +211,9 @@ fn signals(signals: &[Signal]) -> io::Result<SignalFd> {
     Ok(SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?)
 }
 
-fn nonblocking(file: &File) -> io::Result<()> {
+/// Makes reading and writing fail instead of waiting.
+pub(super) fn nonblocking(file: impl AsFd) -> io::Result<()> {
+    let file = file.as_fd();
     let flags = OFlag::from_bits_truncate(fcntl(file, FcntlArg::F_GETFL)?);
     fcntl(file, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
     Ok(())

@@ -36,6 +36,12 @@ pub struct ContainerConfig {
     pub group_add: Vec<String>,
     pub tty: bool,
     pub stdin_open: bool,
+    /// Whether standard input ends when the first who attached to it leaves.
+    #[serde(default)]
+    pub stdin_once: bool,
+    /// Whether it is removed, with its anonymous volumes, as soon as it has ended.
+    #[serde(default)]
+    pub auto_remove: bool,
     /// Whether a PID 1 of ours reaps zombies and forwards signals.
     pub init: bool,
     pub stop_signal: Option<String>,
@@ -106,6 +112,8 @@ impl ContainerConfig {
             group_add: Vec::new(),
             tty: false,
             stdin_open: false,
+            stdin_once: false,
+            auto_remove: false,
             init: false,
             stop_signal: None,
             stop_grace_period: None,
@@ -257,7 +265,7 @@ pub enum MountSource {
         image_id: String,
         subpath: Option<String>,
     },
-    /// A config or secret: a file in memory (`container::files`).
+    /// A config or secret: a file in memory (`container::memory`).
     File {
         content: FileContent,
         uid: u32,
@@ -272,7 +280,7 @@ pub enum MountSource {
 pub enum FileContent {
     /// This file of the host, read whenever the container is started.
     Host(PathBuf),
-    /// A command provides it (`Request::Provide`). The digest is that of `container::files::digest`.
+    /// A command provides it (`Request::Provide`). The digest is that of `container::memory::digest`.
     Provided { digest: String },
 }
 

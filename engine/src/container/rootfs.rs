@@ -84,6 +84,19 @@ pub fn image(layers: &[PathBuf]) -> Step<OwnedFd> {
     overlay(layers, None, mount::RDONLY)
 }
 
+/// Returns a detached, read-only view of a container's root, as it is or was when it ran; with `places` something can be
+/// mounted on what every container has something mounted on. It changes nothing on disk.
+pub fn view(rootfs: &Rootfs, places: bool) -> Step<OwnedFd> {
+    let mut layers = rootfs.layers.clone();
+    if let Some(places) = rootfs.places.as_ref().filter(|directory| places && directory.exists()) {
+        layers.insert(0, places.clone());
+    }
+    if rootfs.upper.exists() {
+        layers.insert(0, rootfs.upper.clone());
+    }
+    image(&layers)
+}
+
 /// Returns a detached overlay.
 fn overlay(layers: &[PathBuf], writable: Option<&Rootfs>, attributes: u64) -> Step<OwnedFd> {
     match configured(layers, writable, attributes) {

@@ -192,6 +192,7 @@ pub fn generate(inputs: &Inputs<'_>) -> Result<(Spec, ShimConfig), SpecError> {
         uid: inputs.user.uid,
         gid: inputs.user.gid,
         stdin_open: config.stdin_open,
+        stdin_once: config.stdin_once,
         tty: config.tty,
         init: config.init,
         log: config.log.clone(),
@@ -588,7 +589,7 @@ fn add_mount(inputs: &Inputs<'_>, mounts: &mut Mounts, mount: &Mount) -> Result<
             mounts.add(&target, "tmpfs", Path::new("tmpfs"), &all)
         }
         MountSource::File { .. } => {
-            let source = super::files::path(inputs.root, &inputs.config.id, &mount.target);
+            let source = super::memory::path(inputs.root, &inputs.config.id, &mount.target);
             mounts.extras.remove(&target);
             mounts.add(&target, "bind", &source, &["bind", "rprivate", "ro", "nosuid", "nodev", "noexec"])
         }

@@ -98,7 +98,7 @@ impl Store {
     }
 
     /// Stores what an archive expands to as a blob, which is then its own diff id.
-    fn import_layer(&self, archive: impl Read) -> Result<(Digest, u64), ImportError> {
+    pub(super) fn import_layer(&self, archive: impl Read) -> Result<(Digest, u64), ImportError> {
         let mut plain = Decompressor::new(archive).map_err(ImportError::Read)?;
         let temporary = self.temporary();
         let mut file = PendingFile::create(&temporary).map_err(io_error("create a file in", &temporary))?;

@@ -19,6 +19,15 @@ pub struct Client {
     next: u32,
 }
 
+/// What a client that is attached to PID 1 got.
+#[derive(Debug)]
+pub struct Attached {
+    /// Whether PID 1 has a terminal.
+    pub terminal: bool,
+    /// The terminal's master, or the writing end of standard input.
+    pub input: Option<OwnedFd>,
+}
+
 /// How a further process ended, or why it never ran.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
@@ -80,6 +89,21 @@ impl Client {
                 Some((FromShim::ExecFailed { exec, failure }, _)) if exec == self.next => {
                     return Err(ClientError::Failed(failure));
                 }
+                Some(_) => {}
+                None => return Err(ClientError::Gone),
+            }
+        }
+    }
+
+    /// Attaches to PID 1: `outputs` are the writing ends of pipes for what it writes (see [`ToShim::Attach`]).
+    pub fn attach(&self, stdin: bool, outputs: &[BorrowedFd<'_>]) -> Result<Attached, ClientError> {
+        self.send(&ToShim::Attach { stdin }, outputs).map_err(ClientError::Talk)?;
+        loop {
+            match self.receive().map_err(ClientError::Talk)? {
+                Some((FromShim::Attached { terminal, stdin }, mut fds)) => {
+                    return Ok(Attached { terminal, input: fds.pop().filter(|_| stdin || terminal) });
+                }
+                Some((FromShim::AttachFailed(failure), _)) => return Err(ClientError::Failed(failure)),
                 Some(_) => {}
                 None => return Err(ClientError::Gone),
             }

@@ -27,6 +27,9 @@ pub struct ShimConfig {
     pub gid: u32,
     /// Whether standard input is a FIFO of the run directory instead of `/dev/null`.
     pub stdin_open: bool,
+    /// Whether standard input ends when the first who attached to it leaves.
+    #[serde(default)]
+    pub stdin_once: bool,
     pub tty: bool,
     /// Whether PID 1 is ours: it reaps zombies and forwards signals to the container's program.
     pub init: bool,

@@ -45,7 +45,7 @@ fn start(shim: Shim, supervisor: &OwnedFd) -> Step<Running> {
     let host_network = nix::fcntl::open("/proc/self/ns/net", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
         .step(|| "open the host's network namespace".into())?;
     let (ours, theirs) = socket::pair().step(|| "make a socket pair for init".into())?;
-    let (pid, pidfd) = clone_init(&shim, stdio, &ours, theirs)?;
+    let (pid, pidfd) = clone_init(&shim, stdio.container, &ours, theirs)?;
     let mut started = Starting::default();
     let result = started.watch(&shim, supervisor, &ours, pid, &pidfd);
     if let Err(failure) = result {
@@ -56,7 +56,7 @@ fn start(shim: Shim, supervisor: &OwnedFd) -> Step<Running> {
         output = Output::terminal(master);
     }
     let network = started.network.unwrap_or(host_network);
-    Ok(Running::new(shim, place, pid, pidfd, network, started.kept, output))
+    Ok(Running::new(shim, place, pid, pidfd, network, started.kept, output, stdio.input))
 }
 
 fn clone_init(shim: &Shim, stdio: [Option<OwnedFd>; 3], ours: &OwnedFd, theirs: OwnedFd) -> Step<(Pid, OwnedFd)> {
@@ -94,8 +94,9 @@ fn clone_init(shim: &Shim, stdio: [Option<OwnedFd>; 3], ours: &OwnedFd, theirs: 
         Cloned::Child => {
             // The shim's end must close here, or its death would not be noticed.
             close_copy(ours);
-            Init { bundle: &shim.bundle, run: &shim.run, config: &shim.config, channel: theirs, stdio }
-                .become_container()
+            let size = shim.attended.and_then(|attended| attended.size);
+            let (bundle, run, config) = (&shim.bundle, &shim.run, &shim.config);
+            Init { bundle, run, config, size, channel: theirs, stdio }.become_container()
         }
     }
 }

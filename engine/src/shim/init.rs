@@ -34,6 +34,8 @@ pub(super) struct Init<'a> {
     /// The container's run directory. Init is done with it, so the root is put on top of it.
     pub(super) run: &'a Path,
     pub(super) config: &'a ShimConfig,
+    /// Rows and columns of the terminal of somebody who attaches.
+    pub(super) size: Option<(u16, u16)>,
     pub(super) channel: OwnedFd,
     /// Standard input, output and error; not used with a terminal.
     pub(super) stdio: [Option<OwnedFd>; 3],
@@ -147,9 +149,10 @@ impl Init<'_> {
         }
         let devpts = devpts.ok_or_else(|| fault("allocate a terminal: the container has no devpts".into()))?;
         let terminal = Terminal::allocate(devpts.as_fd(), process.user().uid())?;
-        if let Some(size) = process.console_size() {
-            let cells = |count: u64| u16::try_from(count).unwrap_or(u16::MAX);
-            process::set_terminal_size(terminal.master.as_fd(), cells(size.height()), cells(size.width()))
+        let cells = |count: u64| u16::try_from(count).unwrap_or(u16::MAX);
+        let configured = || process.console_size().map(|size| (cells(size.height()), cells(size.width())));
+        if let Some((rows, columns)) = self.size.or_else(configured) {
+            process::set_terminal_size(terminal.master.as_fd(), rows, columns)
                 .step(|| "set the size of the terminal".into())?;
         }
         if let Some(dev) = dev {

@@ -4,6 +4,7 @@
 //! namespace, sockets), writes the log, starts further processes, reaps PID 1 and records how it ended. It has one thread
 //! and no runtime, and is a clone of the [`launcher`], so that it costs next to no memory.
 
+mod audience;
 mod channel;
 pub mod client;
 pub mod config;
@@ -68,6 +69,14 @@ struct Shim {
     /// The run directory, whose path may be too long for a socket's address.
     directory: OwnedFd,
     config: ShimConfig,
+    /// Whether somebody attaches from the first moment, with a terminal of this size.
+    attended: Option<Attended>,
+}
+
+/// Somebody who is about to attach.
+#[derive(Debug, Clone, Copy)]
+struct Attended {
+    size: Option<(u16, u16)>,
 }
 
 fn begin(spawn: &Spawn, supervisor: &OwnedFd, fds: Vec<OwnedFd>) -> Step<Running> {
@@ -75,9 +84,14 @@ fn begin(spawn: &Spawn, supervisor: &OwnedFd, fds: Vec<OwnedFd>) -> Step<Running
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     let directory = nix::fcntl::open(&spawn.run, flags, Mode::empty())
         .step(|| format!("open the run directory {}", spawn.run.display()))?;
-    let shim = Shim { id: spawn.id.clone(), bundle: spawn.bundle.clone(), run: spawn.run.clone(), directory, config };
+    let attended = match spawn.task {
+        Task::CreateAttended { size } => Some(Attended { size }),
+        Task::Create | Task::Adopt { .. } => None,
+    };
+    let (bundle, run) = (spawn.bundle.clone(), spawn.run.clone());
+    let shim = Shim { id: spawn.id.clone(), bundle, run, directory, config, attended };
     match spawn.task {
-        Task::Create => create::create(shim, supervisor),
+        Task::Create | Task::CreateAttended { .. } => create::create(shim, supervisor),
         Task::Adopt { pid } => Running::adopt(shim, pid, fds),
     }
 }

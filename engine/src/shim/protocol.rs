@@ -45,6 +45,12 @@ pub struct Spawn {
 pub enum Task {
     /// To create and start the container.
     Create,
+    /// Likewise, for somebody who attaches at once ([`ToShim::Attach`]) and is to miss nothing: neither output nor the end
+    /// of the container is taken note of before that, for a while.
+    CreateAttended {
+        /// The size of the container's terminal from the beginning: rows and columns.
+        size: Option<(u16, u16)>,
+    },
     /// To take over a running container whose shim died. Descriptors: the ones of [`FromShim::Started`].
     Adopt { pid: i32 },
 }
@@ -60,6 +66,11 @@ pub enum ToShim {
     Keep { names: Vec<String> },
     /// Runs a further process in the container. Descriptors: standard input, output and error; none with a terminal.
     Exec(Box<Exec>),
+    /// From now on, what the container writes also goes to the sender, and with `stdin` the sender is its standard input.
+    /// Descriptors: the writing ends of pipes for standard output and error (with a terminal only one), which do not
+    /// block. Answered by [`FromShim::Attached`] or [`FromShim::AttachFailed`]. The pipes close when the container has
+    /// ended and everything was written to them; until the sender reads them the container waits, as it would for a pipe.
+    Attach { stdin: bool },
     /// Kills a process started by [`ToShim::Exec`] on this connection, and its whole process group.
     KillExec { exec: u32 },
     /// A new supervisor has come and this connection is the supervisor's from now on. Answered by
@@ -115,6 +126,14 @@ pub enum FromShim {
         exec: u32,
         failure: Failure,
     },
+    /// Descriptors: with a terminal its master; else, where standard input was asked for and is open, its writing end.
+    Attached {
+        terminal: bool,
+        /// Whether a descriptor came for standard input. The container sees its end when that is closed, if it was made
+        /// so (`stdin_once`).
+        stdin: bool,
+    },
+    AttachFailed(Failure),
     ExecExited {
         exec: u32,
         code: i32,

@@ -9,13 +9,15 @@ use nix::poll::{PollFd, PollFlags};
 use nix::sys::stat::Mode;
 use nix::unistd::Pid;
 
+use super::audience::Audience;
 use super::exec::Process;
 use super::protocol::{self, Exit, FromShim, ToShim};
 use super::stdio::{self, Output};
 use super::{Shim, config::Namespace};
+use crate::container::log::Stream;
 use crate::container::log::writer::{Pumped, Writer};
 use crate::container::step::{Context, Step, fault};
-use crate::sys::{clone, pidfd, socket};
+use crate::sys::{clone, pidfd, process, socket};
 
 /// The most connections at a time, besides the supervisor's.
 const CONNECTIONS: usize = 256;
@@ -26,6 +28,9 @@ const PAUSE: Duration = Duration::from_millis(1);
 
 /// A read of this many bytes was worth its while.
 const WORTHWHILE: usize = 16 << 10;
+
+/// How long somebody who had a container started for them may take to attach to it.
+const HOLD: Duration = Duration::from_secs(10);
 
 /// How long the shim waits for a new supervisor before it starts another, doubled each time up to the limit.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -44,11 +49,18 @@ pub(super) struct Running {
     /// Not before this time is output looked for again.
     next_read: Option<Instant>,
     listener: OwnedFd,
+    audience: Audience,
+    /// Until then the container waits for somebody to attach: neither its output nor its end is looked at.
+    held: Option<Instant>,
+    /// The writing end of a standard input that ends with its writers, until somebody attaches.
+    input: Option<OwnedFd>,
     connections: Vec<Connection>,
     next_connection: u64,
     processes: Vec<Process>,
     /// How PID 1 ended.
     exit: Option<Exit>,
+    /// Whether the supervisor knows how PID 1 ended.
+    released: bool,
     /// When a supervisor is missing: when the next one is started, and how long to wait after that.
     missing: Option<(Instant, Duration)>,
 }
@@ -112,6 +124,8 @@ enum Source {
     /// A further process that runs.
     Process(u64, u32),
     Output,
+    /// Somebody who is attached can take more.
+    Audience,
 }
 
 impl Running {
@@ -124,7 +138,9 @@ impl Running {
         network: OwnedFd,
         kept: Kept,
         output: Output,
+        input: Option<OwnedFd>,
     ) -> Self {
+        let held = shim.attended.map(|_| Instant::now() + HOLD);
         Self {
             shim,
             pid,
@@ -135,10 +151,14 @@ impl Running {
             log,
             next_read: None,
             listener,
+            audience: Audience::default(),
+            held,
+            input,
             connections: Vec::new(),
             next_connection: 0,
             processes: Vec::new(),
             exit: None,
+            released: false,
             missing: None,
         }
     }
@@ -150,7 +170,7 @@ impl Running {
         let (pidfd, network) = (next("pidfd")?, next("network namespace")?);
         let output = if shim.config.tty { Output::terminal(next("terminal")?) } else { Output::open(&shim)? };
         let place = Place::prepare(&shim)?;
-        Ok(Self::new(shim, place, Pid::from_raw(pid), pidfd, network, Kept::default(), output))
+        Ok(Self::new(shim, place, Pid::from_raw(pid), pidfd, network, Kept::default(), output, None))
     }
 
     /// Runs until the container has ended and the supervisor knows.
@@ -171,7 +191,11 @@ impl Running {
                     Source::Starting(connection, exec) => self.exec_started(connection, exec),
                     Source::Process(connection, exec) => self.exec_ended(connection, exec),
                     Source::Output => self.pump(),
+                    Source::Audience => self.audience.flush(),
                 }
+            }
+            if self.released && self.audience.behind().next().is_none() {
+                clone::exit(0);
             }
             self.miss_supervisor();
         }
@@ -182,7 +206,8 @@ impl Running {
         let now = Instant::now();
         let mut sources = vec![Source::Listener];
         let mut fds = vec![PollFd::new(self.listener.as_fd(), PollFlags::POLLIN)];
-        if self.exit.is_none() {
+        self.held = self.held.filter(|until| *until > now);
+        if self.exit.is_none() && self.held.is_none() {
             sources.push(Source::Init);
             fds.push(PollFd::new(self.pidfd.as_fd(), PollFlags::POLLIN));
         }
@@ -201,8 +226,14 @@ impl Running {
             sources.push(source);
             fds.push(PollFd::new(fd, PollFlags::POLLIN));
         }
-        let mut deadline = self.missing.map(|(at, _)| at);
-        if self.log.is_some() && self.exit.is_none() {
+        let mut behind = false;
+        for fd in self.audience.behind() {
+            behind = true;
+            sources.push(Source::Audience);
+            fds.push(PollFd::new(fd, PollFlags::POLLOUT));
+        }
+        let mut deadline = [self.missing.map(|(at, _)| at), self.held].into_iter().flatten().min();
+        if self.exit.is_none() && self.held.is_none() && !behind {
             match self.next_read.filter(|at| *at > now) {
                 Some(at) => deadline = Some(deadline.map_or(at, |other| other.min(at))),
                 None => {
@@ -226,10 +257,10 @@ impl Running {
 
     /// Writes what the container has said.
     fn pump(&mut self) {
-        let Some(log) = &mut self.log else { return };
         let mut most = 0;
-        for (stream, fd) in self.output.sources() {
-            match log.pump(stream, fd.as_fd()) {
+        let Self { output, log, audience, .. } = self;
+        for (stream, fd) in output.sources() {
+            match read(log, stream, fd.as_fd(), audience) {
                 Ok(Pumped::Bytes(count)) => most = most.max(count),
                 Ok(Pumped::Nothing) => {}
                 // A terminal that was hung up, or a log that cannot be opened anew: look again, but not at once.
@@ -256,17 +287,22 @@ impl Running {
         let exit = Exit { code, oom_killed: self.shim.config.cgroup.oom_killed(), finished_at: jiff::Timestamp::now() };
         // Where it cannot be written the supervisor still hears of it.
         write_exit(&self.shim, &exit).ok();
+        for connection in self.audience.connections() {
+            self.tell(connection, &FromShim::Exited(exit.clone()), &[]);
+        }
         self.tell_supervisor(&FromShim::Exited(exit.clone()), &[]);
         self.exit = Some(exit);
     }
 
     /// Reads the streams to their ends. What is in them was there when PID 1, and with it everybody else, ended.
     fn drain(&mut self) {
-        let Some(log) = &mut self.log else { return };
-        for (stream, fd) in self.output.sources() {
-            while let Ok(Pumped::Bytes(_)) = log.pump(stream, fd.as_fd()) {}
+        let Self { output, log, audience, .. } = self;
+        for (stream, fd) in output.sources() {
+            while let Ok(Pumped::Bytes(_)) = read(log, stream, fd.as_fd(), audience) {}
         }
-        log.finish();
+        if let Some(log) = log {
+            log.finish();
+        }
     }
 
     fn exit_code(&self) -> i32 {
@@ -312,6 +348,7 @@ impl Running {
             Err(Errno::EBADMSG | Errno::EMSGSIZE | Errno::EAGAIN) => return,
             Ok(None) | Err(_) => {
                 let gone = self.connections.swap_remove(index);
+                self.audience.remove(gone.number);
                 if gone.supervisor {
                     // Not all shims of a project at once: the first to start a supervisor saves the others the work.
                     let digits = u64::from_str_radix(&self.shim.id.as_str()[..2], 16).unwrap_or_default();
@@ -334,9 +371,8 @@ impl Running {
                 }
             }
             ToShim::Release => {
-                if self.exit.is_some() {
-                    clone::exit(0);
-                }
+                // What somebody who is attached has not seen yet comes first.
+                self.released = self.exit.is_some();
             }
             ToShim::Keep { names } => self.kept.add(names, fds),
             // It has its network already.
@@ -353,6 +389,7 @@ impl Running {
                     Err(failure) => self.tell(number, &FromShim::ExecFailed { exec, failure }, &[]),
                 }
             }
+            ToShim::Attach { stdin } => self.attach(number, stdin, fds),
             ToShim::KillExec { exec } => {
                 let mut processes = self.processes.iter_mut();
                 if let Some(process) = processes.find(|process| process.connection == number && process.exec == exec) {
@@ -367,6 +404,30 @@ impl Running {
             // A client that went away does not hear how its process fared.
             protocol::send(&connection.socket, message, fds).ok();
         }
+    }
+
+    /// Lets somebody see what the container writes, and write to it.
+    fn attach(&mut self, number: u64, stdin: bool, fds: Vec<OwnedFd>) {
+        if self.exit.is_some() {
+            let failure = fault("attach: the container is not running".into());
+            return self.tell(number, &FromShim::AttachFailed(failure), &[]);
+        }
+        let opened;
+        let (terminal, input) = match &self.output {
+            Output::Terminal { master, .. } => (true, Some(master.as_fd())),
+            _ if stdin && self.shim.config.stdin_open => {
+                opened = match self.input.take() {
+                    Some(input) => Some(input),
+                    None => stdio::open_input(&self.shim).ok(),
+                };
+                (false, opened.as_ref().map(AsFd::as_fd))
+            }
+            _ => (false, None),
+        };
+        let attached = FromShim::Attached { terminal, stdin: stdin && self.shim.config.stdin_open && input.is_some() };
+        self.tell(number, &attached, input.as_slice());
+        self.audience.add(number, fds);
+        self.held = None;
     }
 
     fn process(&mut self, connection: u64, exec: u32) -> Option<usize> {
@@ -404,6 +465,25 @@ impl Running {
         super::sealed::start_supervisor(&self.shim.config.supervisor_command).ok();
         self.missing = Some((at.max(Instant::now()) + patience, (patience * 2).min(PATIENCE_LIMIT)));
     }
+}
+
+/// Reads what a stream has, for the log and for everybody who is attached.
+fn read(
+    log: &mut Option<Writer>,
+    stream: Stream,
+    fd: BorrowedFd<'_>,
+    audience: &mut Audience,
+) -> std::io::Result<Pumped> {
+    if let Some(log) = log {
+        return log.pump(stream, fd, &mut |stream, bytes| audience.show(stream, bytes));
+    }
+    let mut buffer = vec![0; process::readable(fd)?.min(WORTHWHILE)];
+    if buffer.is_empty() {
+        return Ok(Pumped::Nothing);
+    }
+    let count = nix::unistd::read(fd, &mut buffer)?;
+    audience.show(stream, &buffer[..count]);
+    Ok(Pumped::Bytes(count))
 }
 
 /// Records how PID 1 ended, for a supervisor that comes when this process is gone too.

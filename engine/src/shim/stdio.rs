@@ -6,8 +6,8 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, OFlag, fcntl, openat};
-use nix::sys::stat::Mode;
+use nix::fcntl::{AtFlags, FcntlArg, OFlag, fcntl, openat};
+use nix::sys::stat::{Mode, fstatat};
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, mkfifoat, unlinkat};
 
 use super::Shim;
@@ -21,8 +21,17 @@ pub(super) const STDIN: &str = "stdin";
 /// The size that the kernel is asked to give each FIFO, in bytes, so that a container that writes much rarely waits.
 const PIPE: i32 = 256 << 10;
 
-/// Makes the FIFOs anew and returns the container's ends: standard input, output, error. None with a terminal.
-pub(super) fn create(shim: &Shim) -> Step<[Option<OwnedFd>; 3]> {
+/// The container's standard streams while it is made.
+#[derive(Debug, Default)]
+pub(super) struct Stdio {
+    /// The container's ends: standard input, output, error. None with a terminal.
+    pub(super) container: [Option<OwnedFd>; 3],
+    /// The writing end of a standard input that ends when its writers are gone: kept until somebody attaches.
+    pub(super) input: Option<OwnedFd>,
+}
+
+/// Makes the FIFOs anew.
+pub(super) fn create(shim: &Shim) -> Step<Stdio> {
     // Leftovers of a start before this one.
     for name in [STDIN, "stdout", "stderr", STATE, super::protocol::SOCKET, EXIT] {
         match unlinkat(&shim.directory, name, UnlinkatFlags::NoRemoveDir) {
@@ -31,24 +40,47 @@ pub(super) fn create(shim: &Shim) -> Step<[Option<OwnedFd>; 3]> {
         }
     }
     if shim.config.tty {
-        return Ok([None, None, None]);
+        return Ok(Stdio::default());
     }
     let null = |flags: OFlag| {
         nix::fcntl::open("/dev/null", flags | OFlag::O_CLOEXEC, Mode::empty()).step(|| "open /dev/null".into())
     };
-    let input = if shim.config.stdin_open { fifo(shim, STDIN)? } else { null(OFlag::O_RDONLY)? };
-    let [output, error] = if shim.config.log == LogConfig::None {
+    let mut writer = None;
+    let input = match (shim.config.stdin_open, shim.config.stdin_once) {
+        (true, false) => fifo(shim, STDIN)?,
+        (true, true) => {
+            // Open for both, so that neither end has to wait for the other.
+            let both = fifo(shim, STDIN)?;
+            writer = Some(open_fifo(shim, STDIN, OFlag::O_WRONLY)?);
+            let reader = open_fifo(shim, STDIN, OFlag::O_RDONLY)?;
+            drop(both);
+            reader
+        }
+        (false, _) => null(OFlag::O_RDONLY)?,
+    };
+    let [output, error] = if shim.config.log == LogConfig::None && shim.attended.is_none() {
         [null(OFlag::O_WRONLY)?, null(OFlag::O_WRONLY)?]
     } else {
         [fifo(shim, Stream::Stdout.as_str())?, fifo(shim, Stream::Stderr.as_str())?]
     };
-    Ok([Some(input), Some(output), Some(error)])
+    Ok(Stdio { container: [Some(input), Some(output), Some(error)], input: writer })
+}
+
+/// Opens the writing end of the container's standard input.
+pub(super) fn open_input(shim: &Shim) -> Step<OwnedFd> {
+    // Without a reader, as when the container has closed it, there is nobody to write to.
+    open_fifo(shim, STDIN, OFlag::O_WRONLY | OFlag::O_NONBLOCK)
+}
+
+fn open_fifo(shim: &Shim, name: &str, flags: OFlag) -> Step<OwnedFd> {
+    openat(&shim.directory, name, flags | OFlag::O_CLOEXEC, Mode::empty())
+        .step(|| format!("open {}", shim.run.join(name).display()))
 }
 
 fn fifo(shim: &Shim, name: &str) -> Step<OwnedFd> {
     let describe = || format!("create FIFO {}", shim.run.join(name).display());
     mkfifoat(&shim.directory, name, Mode::from_bits_truncate(0o600)).step(describe)?;
-    let fd = openat(&shim.directory, name, OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty()).step(describe)?;
+    let fd = open_fifo(shim, name, OFlag::O_RDWR)?;
     fchown(&fd, Some(Uid::from_raw(shim.config.uid)), Some(Gid::from_raw(shim.config.gid))).step(describe)?;
     // Refused where the user has too many pipes; the default size will do then.
     fcntl(&fd, FcntlArg::F_SETPIPE_SZ(PIPE)).ok();
@@ -58,7 +90,7 @@ fn fifo(shim: &Shim, name: &str) -> Step<OwnedFd> {
 /// The reading ends of a container's output.
 #[derive(Debug)]
 pub(super) enum Output {
-    /// No log is kept.
+    /// No log is kept, and nobody attached when the container was started.
     None,
     Fifos {
         output: OwnedFd,
@@ -73,16 +105,13 @@ pub(super) enum Output {
 impl Output {
     /// Opens the FIFOs' reading ends.
     pub(super) fn open(shim: &Shim) -> Step<Self> {
-        if shim.config.log == LogConfig::None || shim.config.tty {
+        let name = Stream::Stdout.as_str();
+        if shim.config.tty || fstatat(&shim.directory, name, AtFlags::AT_SYMLINK_NOFOLLOW) == Err(Errno::ENOENT) {
             return Ok(Self::None);
         }
-        let open = |name: &str| {
-            // For writing too: without a writer the descriptor would be readable for ever.
-            let flags = OFlag::O_RDWR | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
-            openat(&shim.directory, name, flags, Mode::empty())
-                .step(|| format!("open {}", shim.run.join(name).display()))
-        };
-        Ok(Self::Fifos { output: open(Stream::Stdout.as_str())?, error: open(Stream::Stderr.as_str())? })
+        // For writing too: without a writer the descriptor would be readable for ever.
+        let open = |name: &str| open_fifo(shim, name, OFlag::O_RDWR | OFlag::O_NONBLOCK);
+        Ok(Self::Fifos { output: open(name)?, error: open(Stream::Stderr.as_str())? })
     }
 
     /// Takes the master of a terminal. The other end stays open here too, so that the master never tells of an end while

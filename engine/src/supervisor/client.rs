@@ -168,6 +168,19 @@ impl Client {
         self.done(Request::Start { id: id.clone() }).await
     }
 
+    /// Starts a container that this process attaches to at once, with a terminal of this size (rows and columns).
+    pub async fn start_attended(&self, id: &Id, size: Option<(u16, u16)>) -> Result<(), ClientError> {
+        self.done(Request::StartAttended { id: id.clone(), size }).await
+    }
+
+    pub async fn pause(&self, id: &Id) -> Result<(), ClientError> {
+        self.done(Request::Pause { id: id.clone() }).await
+    }
+
+    pub async fn unpause(&self, id: &Id) -> Result<(), ClientError> {
+        self.done(Request::Unpause { id: id.clone() }).await
+    }
+
     pub async fn stop(&self, id: &Id, timeout: Option<Duration>) -> Result<Stopped, ClientError> {
         match self.ask(Request::Stop { id: id.clone(), timeout }).await? {
             Reply::Stopped { how } => Ok(how),
@@ -213,6 +226,14 @@ impl Client {
         let receiver = self.events.subscribe();
         self.subscribed.store(true, Ordering::Relaxed);
         self.done(Request::Subscribe).await?;
+        Ok(receiver)
+    }
+
+    /// Returns the supervisor's events from a time on, as far back as it remembers, and those to come.
+    pub async fn subscribe_since(&self, since: jiff::Timestamp) -> Result<broadcast::Receiver<Event>, ClientError> {
+        let receiver = self.events.subscribe();
+        self.subscribed.store(true, Ordering::Relaxed);
+        self.done(Request::SubscribeSince { since }).await?;
         Ok(receiver)
     }
 

@@ -11,13 +11,13 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::health::{Monitor, Plan};
-use super::project::{Project, files_failure, other};
+use super::project::{Project, memory_failure, other};
 use super::restart::{self, Backoff};
-use super::run::Run;
+use super::run::{self, Audience, Run};
 use crate::container::config::ContainerConfig;
 use crate::container::signal;
-use crate::container::state::{ContainerState, HealthStatus, ProcessStart, Status};
-use crate::container::{files, store};
+use crate::container::state::{ContainerState, Health, HealthStatus, ProcessStart, Status};
+use crate::container::{memory, store};
 use crate::protocol::{Condition, EventKind, Failure, FailureKind, Stopped};
 use crate::shim::protocol::Exit;
 use crate::volume;
@@ -31,7 +31,9 @@ const KILL: i32 = nix::sys::signal::Signal::SIGKILL as i32;
 type Answer<T> = oneshot::Sender<Result<T, Failure>>;
 
 enum Command {
-    Start(Answer<()>),
+    Start(Audience, Answer<()>),
+    Pause(Answer<()>),
+    Unpause(Answer<()>),
     Stop(Option<Duration>, Answer<Stopped>),
     Restart(Option<Duration>, Answer<()>),
     Kill(String, Answer<()>),
@@ -61,6 +63,7 @@ impl Container {
             restart_at: None,
             restarting: None,
             removing: None,
+            failed_start: None,
             backoff: Backoff::default(),
             waiting: Vec::new(),
         };
@@ -88,8 +91,16 @@ impl Container {
         receiver.await.map_err(|_| gone())?
     }
 
-    pub(super) async fn start(&self) -> Result<(), Failure> {
-        self.ask(Command::Start).await
+    pub(super) async fn start(&self, audience: Audience) -> Result<(), Failure> {
+        self.ask(|answer| Command::Start(audience, answer)).await
+    }
+
+    pub(super) async fn pause(&self) -> Result<(), Failure> {
+        self.ask(Command::Pause).await
+    }
+
+    pub(super) async fn unpause(&self) -> Result<(), Failure> {
+        self.ask(Command::Unpause).await
     }
 
     pub(super) async fn stop(&self, timeout: Option<Duration>) -> Result<Stopped, Failure> {
@@ -147,6 +158,8 @@ struct Actor {
     /// Those who asked for a restart and wait for the stop it begins with.
     restarting: Option<Vec<Answer<()>>>,
     removing: Option<Removing>,
+    /// Who asked for the start that failed of a container which is removed for that.
+    failed_start: Option<(Answer<()>, Failure)>,
     backoff: Backoff,
     waiting: Vec<(Condition, Answer<Box<ContainerState>>)>,
 }
@@ -162,7 +175,28 @@ enum Wake {
 
 impl Actor {
     async fn act(mut self, mut commands: mpsc::Receiver<Command>) {
+        if self.run.is_none() && self.state.status == Status::Exited {
+            // It ended while nobody looked.
+            self.remove_ended();
+        }
         loop {
+            if let Some(removing) = self.removing.take_if(|_| self.run.is_none()) {
+                let result = self.destroy(removing.volumes).await;
+                for answer in removing.answers {
+                    reply(answer, result.clone());
+                }
+                if let Some((answer, failure)) = self.failed_start.take() {
+                    reply(answer, Err(failure));
+                }
+                if let Err(failure) = &result {
+                    tracing::warn!(container = %self.config.name, error = %failure, "cannot remove it");
+                    self.save();
+                } else {
+                    self.answer_waiting(true);
+                    self.project.settle();
+                    return;
+                }
+            }
             let deadline = self.stopping.as_ref().and_then(|stopping| stopping.deadline);
             let wake = tokio::select! {
                 command = commands.recv() => Wake::Command(command),
@@ -179,31 +213,42 @@ impl Actor {
                 Wake::Restart => self.restart_by_policy().await,
                 Wake::Health(before) => self.health_changed(before),
             }
-            if let Some(removing) = self.removing.take_if(|_| self.run.is_none()) {
-                let result = self.destroy(removing.volumes).await;
-                for answer in removing.answers {
-                    reply(answer, result.clone());
-                }
-                if result.is_ok() {
-                    self.answer_waiting(true);
-                    return;
-                }
+            // While a removal is under way, it is the removal that is waited for.
+            if self.removing.is_none() || self.run.is_some() {
+                self.answer_waiting(false);
+                self.project.settle();
             }
-            self.answer_waiting(false);
-            self.project.settle();
         }
     }
 
     async fn obey(&mut self, command: Command) {
         match command {
-            Command::Start(answer) => {
-                let result = self.start_by_hand().await;
+            Command::Start(audience, answer) => {
+                let result = self.start_by_hand(audience).await;
+                match result {
+                    Err(failure) if self.run.is_none() && self.config.auto_remove => {
+                        self.remove_ended();
+                        // Whoever asked is told when nothing is left.
+                        self.failed_start = Some((answer, failure));
+                    }
+                    result => reply(answer, result),
+                }
+            }
+            Command::Pause(answer) => {
+                let result = self.pause().await;
+                reply(answer, result);
+            }
+            Command::Unpause(answer) => {
+                let result = match self.state.status {
+                    Status::Paused => self.thaw(),
+                    _ => Err(conflict(&self.config, "is not paused")),
+                };
                 reply(answer, result);
             }
             Command::Stop(timeout, answer) => self.stop(timeout, answer),
             Command::Restart(timeout, answer) => {
                 if self.run.is_none() {
-                    let result = self.start_by_hand().await;
+                    let result = self.start_by_hand(Audience::None).await;
                     reply(answer, result);
                 } else {
                     // The stop's own outcome is nobody's business: the restart goes on when the container has ended.
@@ -229,23 +274,27 @@ impl Actor {
         }
     }
 
-    async fn start_by_hand(&mut self) -> Result<(), Failure> {
+    async fn start_by_hand(&mut self, audience: Audience) -> Result<(), Failure> {
         if self.removing.is_some() {
             return Err(conflict(&self.config, "is being removed"));
         }
         if self.run.is_some() {
+            if self.state.status == Status::Paused {
+                let hint = Some("unpause it instead".to_owned());
+                return Err(Failure { hint, ..conflict(&self.config, "is paused") });
+            }
             return if self.stopping.is_some() { Err(conflict(&self.config, "is being stopped")) } else { Ok(()) };
         }
         self.state.restart_count = 0;
         self.state.stopped = false;
         self.backoff = Backoff::default();
-        self.start().await
+        self.start(audience).await
     }
 
     /// Starts it, whatever it did before.
-    async fn start(&mut self) -> Result<(), Failure> {
+    async fn start(&mut self, audience: Audience) -> Result<(), Failure> {
         self.restart_at = None;
-        match Run::start(&self.project, &self.config).await {
+        match Run::start(&self.project, &self.config, audience).await {
             Ok(run) => {
                 self.state.error = None;
                 self.adopt(run);
@@ -269,8 +318,8 @@ impl Actor {
         let known = self.state.status.is_running().then(|| self.state.health.take()).flatten();
         if !self.state.status.is_running() {
             self.state.started_at = Some(jiff::Timestamp::now());
+            self.state.status = Status::Running;
         }
-        self.state.status = Status::Running;
         self.state.pid = Some(run.pid);
         self.state.pid_started = ProcessStart::of(run.pid);
         self.state.exit_code = 0;
@@ -278,11 +327,64 @@ impl Actor {
         self.state.finished_at = None;
         self.state.endpoints.clone_from(&run.endpoints);
         self.state.ports.clone_from(&run.ports);
-        let plan = self.config.healthcheck.as_ref().and_then(Plan::new);
-        self.health = plan.map(|plan| Monitor::new(plan, self.project.root.container_run(&self.config.id), known));
-        self.state.health = self.health.as_ref().map(|monitor| monitor.health().clone());
+        self.watch_health(known);
         self.run = Some(run);
         self.save();
+    }
+
+    /// Begins to check its health, of which `known` is known; what stands still is not asked.
+    fn watch_health(&mut self, known: Option<Health>) {
+        let plan = self.config.healthcheck.as_ref().and_then(Plan::new);
+        let monitor = plan.map(|plan| Monitor::new(plan, self.project.root.container_run(&self.config.id), known));
+        self.state.health = monitor.as_ref().map(|monitor| monitor.health().clone());
+        self.health = monitor.filter(|_| self.state.status != Status::Paused);
+    }
+
+    async fn pause(&mut self) -> Result<(), Failure> {
+        match self.state.status {
+            Status::Running if self.run.is_some() => {}
+            Status::Paused => return Err(conflict(&self.config, "is already paused")),
+            _ => return Err(conflict(&self.config, "is not running")),
+        }
+        let cgroup = run::cgroup(&self.project, &self.config)?;
+        let frozen = tokio::task::spawn_blocking(move || cgroup.freeze(true)).await.map_err(other)?;
+        frozen.map_err(|failure| other(format!("cannot pause container {}: {failure}", self.config.name)))?;
+        self.health = None;
+        self.state.status = Status::Paused;
+        self.save();
+        self.event(EventKind::Pause, []);
+        Ok(())
+    }
+
+    /// Lets a container that is paused go on.
+    fn thaw(&mut self) -> Result<(), Failure> {
+        if self.state.status != Status::Paused {
+            return Ok(());
+        }
+        let thawed = run::cgroup(&self.project, &self.config)?.freeze(false);
+        thawed.map_err(|failure| other(format!("cannot unpause container {}: {failure}", self.config.name)))?;
+        self.state.status = Status::Running;
+        let known = self.state.health.take();
+        self.watch_health(known);
+        self.save();
+        self.event(EventKind::Unpause, []);
+        Ok(())
+    }
+
+    /// Removes a container that has ended, if that was asked for when it was made.
+    fn remove_ended(&mut self) {
+        if self.config.auto_remove {
+            self.removing.get_or_insert(Removing { volumes: true, answers: Vec::new() });
+            // Nobody may be waiting for it but the supervisor itself.
+            self.project.note(&self.config.id, Status::Removing);
+        }
+    }
+
+    /// Lets a paused container take the signal that it was just sent.
+    fn thaw_for_signal(&mut self) {
+        if let Err(failure) = self.thaw() {
+            tracing::error!(container = %self.config.name, error = %failure, "cannot unpause it");
+        }
     }
 
     fn stop(&mut self, timeout: Option<Duration>, answer: Answer<Stopped>) {
@@ -313,6 +415,7 @@ impl Actor {
         self.stopping = Some(Stopping { deadline: Some(deadline), how, answers: vec![answer] });
         if reachable && !grace.is_zero() {
             self.signal(signal);
+            self.thaw_for_signal();
         }
         if grace.is_zero() || !reachable {
             self.stop_by_force();
@@ -326,6 +429,7 @@ impl Actor {
             stopping.how = Stopped::Killed;
         }
         self.signal(KILL);
+        self.thaw_for_signal();
     }
 
     fn kill(&mut self, name: &str) -> Result<(), Failure> {
@@ -338,11 +442,15 @@ impl Actor {
             return Err(conflict(&self.config, "is not running"));
         }
         // As Docker: who sends the container its end by hand does not want it back.
-        if signal == KILL || self.run.as_ref().is_some_and(|run| signal == run.stop_signal) {
+        let deadly = signal == KILL || self.run.as_ref().is_some_and(|run| signal == run.stop_signal);
+        if deadly {
             self.state.stopped = true;
             self.save();
         }
         self.signal(signal);
+        if deadly {
+            self.thaw_for_signal();
+        }
         Ok(())
     }
 
@@ -373,6 +481,7 @@ impl Actor {
         self.state.stopped = true;
         if self.run.is_some() {
             self.signal(KILL);
+            self.thaw_for_signal();
         }
     }
 
@@ -402,15 +511,19 @@ impl Actor {
         if exit.oom_killed {
             self.event(EventKind::Oom, []);
         }
-        self.event(EventKind::Die, [("exitCode", exit.code.to_string())]);
-        if let Some(stopping) = self.stopping.take() {
+        let stopping = self.stopping.take();
+        // Docker says first that it was stopped.
+        if stopping.is_some() {
             self.event(EventKind::Stop, []);
+        }
+        self.event(EventKind::Die, [("exitCode", exit.code.to_string())]);
+        if let Some(stopping) = stopping {
             for answer in stopping.answers {
                 reply(answer, Ok(stopping.how.clone()));
             }
         }
         if let Some(answers) = self.restarting.take() {
-            let result = self.start_by_hand().await;
+            let result = self.start_by_hand(Audience::None).await;
             if result.is_ok() {
                 self.event(EventKind::Restart, []);
             }
@@ -418,11 +531,14 @@ impl Actor {
                 reply(answer, result.clone());
             }
         }
+        if self.state.status == Status::Exited {
+            self.remove_ended();
+        }
     }
 
     async fn restart_by_policy(&mut self) {
         self.state.restart_count += 1;
-        if let Err(failure) = self.start().await {
+        if let Err(failure) = self.start(Audience::None).await {
             tracing::warn!(container = %self.config.name, error = %failure, "cannot start it again");
             let code = self.state.exit_code;
             if restart::again(self.config.restart, code, self.state.restart_count) {
@@ -451,7 +567,7 @@ impl Actor {
         let config = self.config.clone();
         // The writable layer may be large.
         let removed = tokio::task::spawn_blocking(move || -> Result<(), Failure> {
-            files::remove(&root, &config.id).map_err(|error| files_failure(&config, &error))?;
+            memory::remove(&root, &config.id).map_err(|error| memory_failure(&config, &error))?;
             store::remove(&root, &config).map_err(other)?;
             for mount in &config.mounts {
                 if let MountSource::Volume { name, anonymous: true, .. } = &mount.source

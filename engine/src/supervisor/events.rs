@@ -1,6 +1,7 @@
 //! The project's events: one bus that every connection which asked for them listens to.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex};
 
 use tokio::sync::broadcast;
 
@@ -11,17 +12,30 @@ use crate::protocol::{Event, EventKind};
 /// Events that a slow connection may be behind before it loses the oldest.
 const CAPACITY: usize = 4096;
 
+/// Events that are remembered for those who ask what was; as many as Docker remembers.
+const REMEMBERED: usize = 256;
+
 /// The sending side of the bus.
 #[derive(Debug, Clone)]
-pub(super) struct Events(broadcast::Sender<Event>);
+pub(super) struct Events {
+    bus: broadcast::Sender<Event>,
+    /// Held while an event is sent, so that who asks for the past and the future gets each event once.
+    past: Arc<Mutex<VecDeque<Event>>>,
+}
 
 impl Events {
     pub(super) fn new() -> Self {
-        Self(broadcast::channel(CAPACITY).0)
+        Self { bus: broadcast::channel(CAPACITY).0, past: Arc::default() }
     }
 
     pub(super) fn subscribe(&self) -> broadcast::Receiver<Event> {
-        self.0.subscribe()
+        self.bus.subscribe()
+    }
+
+    /// Returns what is remembered from `since` on, and what follows that.
+    pub(super) fn subscribe_since(&self, since: jiff::Timestamp) -> (Vec<Event>, broadcast::Receiver<Event>) {
+        let past = self.past.lock().expect("no holder of this lock panics");
+        (past.iter().filter(|event| event.time >= since).cloned().collect(), self.bus.subscribe())
     }
 
     /// Says that something happened to a container; `more` is what this kind of event adds to the labels.
@@ -48,7 +62,13 @@ impl Events {
     }
 
     fn send(&self, kind: EventKind, id: Id, name: String, attributes: BTreeMap<String, String>) {
+        let event = Event { time: jiff::Timestamp::now(), kind, id, name, attributes };
+        let mut past = self.past.lock().expect("no holder of this lock panics");
+        if past.len() == REMEMBERED {
+            past.pop_front();
+        }
+        past.push_back(event.clone());
         // Nobody may be listening.
-        let _ = self.0.send(Event { time: jiff::Timestamp::now(), kind, id, name, attributes });
+        let _ = self.bus.send(event);
     }
 }

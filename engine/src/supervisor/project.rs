@@ -14,7 +14,7 @@ use super::events::Events;
 use super::run::Run;
 use crate::container::cgroup;
 use crate::container::config::{ContainerConfig, NetworkMode};
-use crate::container::files::{self, FilesError};
+use crate::container::memory::{self, MemoryError};
 use crate::container::state::Status;
 use crate::container::store;
 use crate::host::Host;
@@ -67,7 +67,8 @@ struct Registry {
 
 impl Registry {
     fn busy(&self) -> bool {
-        self.statuses.values().any(|status| status.is_running() || *status == Status::Restarting)
+        let busy = |status: &Status| status.is_running() || matches!(status, Status::Restarting | Status::Removing);
+        self.statuses.values().any(busy)
     }
 }
 
@@ -77,7 +78,7 @@ pub(super) fn other(error: impl Display) -> Failure {
 }
 
 /// Says why a container cannot have its configs and secrets.
-pub(super) fn files_failure(config: &ContainerConfig, error: &FilesError) -> Failure {
+pub(super) fn memory_failure(config: &ContainerConfig, error: &MemoryError) -> Failure {
     let mut failure = other(format!("cannot start container {}: {error}", config.name));
     if let Some(source) = std::error::Error::source(error) {
         let _ = write!(failure.message, ": {source}");
@@ -188,8 +189,8 @@ impl Project {
                 message: format!("no container {}", id.short()),
                 hint: None,
             })?;
-            files::provide(&root, &container.config, &file.target, file.content.as_bytes())
-                .map_err(|error| files_failure(&container.config, &error))
+            memory::provide(&root, &container.config, &file.target, file.content.as_bytes())
+                .map_err(|error| memory_failure(&container.config, &error))
         });
         kept.await.map_err(other)?
     }

@@ -9,12 +9,13 @@ use tokio::time::Instant;
 
 use super::attach::{self, Attached};
 use super::create::{self, start_failure};
-use super::project::{Project, files_failure, other};
+use super::project::{Project, memory_failure, other};
 use super::shims::Connection;
+use crate::container::cgroup;
 use crate::container::config::{ContainerConfig, NetworkMode};
 use crate::container::signal;
 use crate::container::state::{BoundPort, ContainerState, EndpointState, ProcessStart};
-use crate::container::{files, store};
+use crate::container::{memory, store};
 use crate::protocol::Failure;
 use crate::shim;
 use crate::shim::protocol::{Exit, FromShim, Spawn, Task, ToShim};
@@ -43,6 +44,16 @@ pub(super) struct Run {
     orphaned: bool,
 }
 
+/// Who is there when a container starts.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Audience {
+    None,
+    /// Somebody who attaches at once, with a terminal of this size.
+    Attends {
+        size: Option<(u16, u16)>,
+    },
+}
+
 /// What a shim says first.
 struct Started {
     pid: i32,
@@ -58,10 +69,14 @@ struct Watched {
 
 impl Run {
     /// Starts a container that has been created.
-    pub(super) async fn start(project: &std::sync::Arc<Project>, config: &ContainerConfig) -> Result<Self, Failure> {
+    pub(super) async fn start(
+        project: &std::sync::Arc<Project>,
+        config: &ContainerConfig,
+        audience: Audience,
+    ) -> Result<Self, Failure> {
         let bundle = project.root.container(&config.id);
         let run = project.root.container_run(&config.id);
-        files::prepare(&project.root, config).map_err(|error| files_failure(config, &error))?;
+        memory::prepare(&project.root, config).map_err(|error| memory_failure(config, &error))?;
         make_run_directory(&run).map_err(|error| other(format!("cannot make {}: {error}", run.display())))?;
         // What the run before this one left: its end must not be taken for the end of this one.
         match std::fs::remove_file(bundle.join("exit.json")) {
@@ -72,7 +87,11 @@ impl Run {
         }
         create::refresh(&project.root, &project.host, &project.images, config)?;
         restore_layers(project, config).await?;
-        let spawn = Spawn { id: config.id.clone(), bundle, run, task: Task::Create };
+        let task = match audience {
+            Audience::None => Task::Create,
+            Audience::Attends { size } => Task::CreateAttended { size },
+        };
+        let spawn = Spawn { id: config.id.clone(), bundle, run, task };
         // The shim makes namespaces and mounts while the network is made.
         let mut shim = spawn_shim(project, &spawn, &[])?;
         let network = match attach::attach(project, config).await {
@@ -372,6 +391,13 @@ pub(super) async fn forget(project: &Project, config: &ContainerConfig, state: &
     attach::leave(project, config, &state.endpoints).await;
     remove_cgroups(project, config).await;
     remove_run_directory(project, config);
+}
+
+/// Returns where a container's cgroups are.
+pub(super) fn cgroup(project: &Project, config: &ContainerConfig) -> Result<cgroup::Plan, Failure> {
+    let path = project.root.container(&config.id).join(shim::config::FILE);
+    let shim = store::read::<shim::config::ShimConfig>(&path)?;
+    shim.map(|shim| shim.cgroup).ok_or_else(|| other(format!("{} is missing", path.display())))
 }
 
 /// Removes a container's cgroups, which its last process may have left only just now.

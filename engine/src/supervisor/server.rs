@@ -8,6 +8,7 @@ use tokio::sync::{broadcast, mpsc};
 use tokio::task::JoinSet;
 
 use super::project::Project;
+use super::run::Audience;
 use super::wire;
 use crate::protocol::{Call, Event, Failure, FailureKind, Message, Reply, Request, VERSION};
 
@@ -31,6 +32,15 @@ pub(super) async fn serve(project: Arc<Project>, stream: UnixStream) {
                 let events = project.events.subscribe();
                 forwarding.spawn(forward(events, sender.clone()));
                 send(&sender, number, Reply::Done).await;
+            }
+            Request::SubscribeSince { since } => {
+                let (past, events) = project.events.subscribe_since(since);
+                send(&sender, number, Reply::Done).await;
+                for event in past {
+                    // The peer may be gone.
+                    let _ = sender.send(Message::Event(event)).await;
+                }
+                forwarding.spawn(forward(events, sender.clone()));
             }
             Request::Shutdown => match project.retire().await {
                 Ok(()) => {
@@ -65,7 +75,12 @@ async fn answer(project: &Arc<Project>, request: Request) -> Result<Reply, Failu
         Request::RemoveNetwork { name } => project.remove_network(&name).await.map(|()| Reply::Done),
         Request::Create(config) => project.create(*config).await.map(|()| Reply::Done),
         Request::Provide { id, file } => project.provide(id, file).await.map(|()| Reply::Done),
-        Request::Start { id } => project.container(&id)?.start().await.map(|()| Reply::Done),
+        Request::Start { id } => project.container(&id)?.start(Audience::None).await.map(|()| Reply::Done),
+        Request::StartAttended { id, size } => {
+            project.container(&id)?.start(Audience::Attends { size }).await.map(|()| Reply::Done)
+        }
+        Request::Pause { id } => project.container(&id)?.pause().await.map(|()| Reply::Done),
+        Request::Unpause { id } => project.container(&id)?.unpause().await.map(|()| Reply::Done),
         Request::Stop { id, timeout } => project.container(&id)?.stop(timeout).await.map(|how| Reply::Stopped { how }),
         Request::Restart { id, timeout } => project.container(&id)?.restart(timeout).await.map(|()| Reply::Done),
         Request::Kill { id, signal } => project.container(&id)?.kill(signal).await.map(|()| Reply::Done),
@@ -75,11 +90,13 @@ async fn answer(project: &Arc<Project>, request: Request) -> Result<Reply, Failu
         Request::Rename { id, name } => project.container(&id)?.rename(name).await.map(|()| Reply::Done),
         Request::Wait { id, condition } => project.container(&id)?.wait(condition).await.map(Reply::State),
         Request::Inspect { id } => project.container(&id)?.inspect().await.map(Reply::State),
-        Request::Hello { .. } | Request::Subscribe | Request::Shutdown => Err(Failure {
-            kind: FailureKind::Other,
-            message: "this request belongs to the connection itself".to_owned(),
-            hint: None,
-        }),
+        Request::Hello { .. } | Request::Subscribe | Request::SubscribeSince { .. } | Request::Shutdown => {
+            Err(Failure {
+                kind: FailureKind::Other,
+                message: "this request belongs to the connection itself".to_owned(),
+                hint: None,
+            })
+        }
     }
 }
 

@@ -63,7 +63,7 @@ pub fn run(context: &Context, args: &ImportArgs) -> Result<(), Error> {
 }
 
 /// Carries out one of the Dockerfile's instructions that only change the configuration.
-fn apply(config: &mut ImportedConfig, change: &str) -> Result<(), String> {
+pub fn apply(config: &mut ImportedConfig, change: &str) -> Result<(), String> {
     let change = change.trim();
     let (instruction, rest) = change.split_once(char::is_whitespace).unwrap_or((change, ""));
     let rest = rest.trim();

@@ -108,7 +108,9 @@ pub(super) async fn run(engine: &Engine, progress: &Progress, action: Action) ->
         Action::RemoveImage { reference } => remove_image(engine, progress, &reference),
         Action::Create(new) => {
             let title = title(&Named::from(&new.config));
-            said(progress, &title, ["Creating", "Created"], create(engine, *new)).await
+            // Whoever asks for a one-off container sees it soon enough.
+            let quiet = new.is_one_off().then(Progress::quiet);
+            said(quiet.as_ref().unwrap_or(progress), &title, ["Creating", "Created"], create(engine, *new)).await
         }
         Action::Recreate { old, running, new, timeout } => {
             let work = Box::pin(recreate(engine, &old, running, *new, timeout));
@@ -141,6 +143,20 @@ pub(super) async fn run(engine: &Engine, progress: &Progress, action: Action) ->
                 client.kill(&container.id, &signal).await.map_err(StepError::container("kill", &container))
             };
             said(progress, &title(&container), ["Killing", "Killed"], work).await
+        }
+        Action::Pause(container) => {
+            let work = async {
+                let client = engine.client().await.map_err(StepError::container("pause", &container))?;
+                client.pause(&container.id).await.map_err(StepError::container("pause", &container))
+            };
+            said(progress, &title(&container), ["Pausing", "Paused"], work).await
+        }
+        Action::Unpause(container) => {
+            let work = async {
+                let client = engine.client().await.map_err(StepError::container("unpause", &container))?;
+                client.unpause(&container.id).await.map_err(StepError::container("unpause", &container))
+            };
+            said(progress, &title(&container), ["Unpausing", "Unpaused"], work).await
         }
         Action::Remove { container, volumes, force } => {
             let work = async { remove(engine, &container, force, volumes).await };

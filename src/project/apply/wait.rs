@@ -69,6 +69,9 @@ fn judge(name: &str, wanted: &Wait, state: &ContainerState) -> Result<(), String
             let what = if wanted.required { "service" } else { "optional dependency" };
             return Err(format!("{what} \"{service}\" didn't complete successfully: exit {code}"));
         }
+        _ if !state.status.is_running() && state.oom_killed && state.exit_code == 137 => {
+            format!("container {name} exited (137): out of memory")
+        }
         _ if !state.status.is_running() => format!("container {name} exited ({})", state.exit_code),
         (_, Some(HealthStatus::Healthy)) | (Until::RunningOrHealthy, None) => return Ok(()),
         (Until::Healthy, None) => format!("container {name} has no healthcheck configured"),

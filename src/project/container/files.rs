@@ -4,7 +4,7 @@ use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
 use rcompose_engine::container::config::{FileContent, Mount, MountSource};
-use rcompose_engine::container::files::digest;
+use rcompose_engine::container::memory::digest;
 use rcompose_engine::id::Id;
 use rcompose_engine::protocol::ProvidedFile;
 

@@ -23,6 +23,7 @@ pub use unhonoured::unhonoured;
 use super::image::Image;
 use super::labels::{Labels, ProjectLabels};
 use super::names;
+use super::oneoff::OneOff;
 use crate::compose::model::{self, Project, Restart, Service};
 use crate::compose::units;
 
@@ -50,6 +51,8 @@ pub struct Blueprint<'a> {
     pub image: &'a Image,
     /// Images of `volumes` of type `image`, by reference.
     pub mounted_images: &'a BTreeMap<String, Image>,
+    /// A container besides those that the service has.
+    pub one_off: Option<&'a OneOff>,
 }
 
 /// The containers that a service refers to: by service (its first one), or by name or id.
@@ -93,7 +96,10 @@ impl Blueprint<'_> {
         let namespace = |attribute, text: &Option<String>| self.namespace(attribute, text.as_deref(), references);
         let config = ContainerConfig {
             id,
-            name: names::container(&self.project.name, service, number),
+            name: match self.one_off {
+                Some(one_off) => one_off.name(&self.project.name, service),
+                None => names::container(&self.project.name, service, number),
+            },
             project: self.project.name.clone(),
             image: self.image.reference.clone(),
             image_id: self.image.id.clone(),
@@ -108,6 +114,8 @@ impl Blueprint<'_> {
             group_add: service.group_add.clone(),
             tty: service.tty,
             stdin_open: service.stdin_open,
+            stdin_once: self.one_off.is_some_and(|one_off| one_off.attached),
+            auto_remove: self.one_off.is_some_and(|one_off| one_off.auto_remove),
             init: service.init.unwrap_or(false),
             stop_signal: service.stop_signal.clone(),
             stop_grace_period: service.stop_grace_period,
@@ -152,7 +160,10 @@ impl Blueprint<'_> {
     }
 
     fn container_labels(&self, number: u32) -> Labels {
-        self.labels.container(self.service, number, &self.image.id)
+        match self.one_off {
+            Some(one_off) => self.labels.one_off(self.service, &one_off.slug, &self.image.id),
+            None => self.labels.container(self.service, number, &self.image.id),
+        }
     }
 
     /// Returns the command: the image's counts only beside the image's entrypoint.
@@ -302,6 +313,7 @@ pub(super) mod tests {
             service: &service,
             image: &image(),
             mounted_images: &BTreeMap::new(),
+            one_off: None,
         };
         blueprint.container(1, &Nobody, &BTreeMap::new())
     }

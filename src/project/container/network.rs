@@ -51,6 +51,10 @@ impl Blueprint<'_> {
     }
 
     fn endpoint(&self, network: String, joined: &ServiceNetwork) -> Result<Endpoint, InvalidAttribute> {
+        if self.one_off.is_some_and(|one_off| !one_off.use_aliases) {
+            // It is not to be taken for a container of the service.
+            return self.endpoint_with(network, joined, Vec::new());
+        }
         let mut aliases = vec![self.service.name.clone()];
         let linked = self.project.services.values().flat_map(|other| &other.links).filter_map(|link| {
             let (service, alias) = link.split_once(':')?;
@@ -61,6 +65,15 @@ impl Blueprint<'_> {
                 aliases.push(alias.to_owned());
             }
         }
+        self.endpoint_with(network, joined, aliases)
+    }
+
+    fn endpoint_with(
+        &self,
+        network: String,
+        joined: &ServiceNetwork,
+        aliases: Vec<String>,
+    ) -> Result<Endpoint, InvalidAttribute> {
         Ok(Endpoint {
             network,
             aliases,

@@ -57,6 +57,24 @@ pub fn kill(containers: &[&Container], signal: &str) -> Plan {
     plan
 }
 
+/// Returns the plan that pauses those of these containers that run.
+pub fn pause(containers: &[&Container]) -> Plan {
+    each_running(containers, Action::Pause)
+}
+
+/// Returns the plan that lets those of these containers go on that are paused, or are to be.
+pub fn unpause(containers: &[&Container]) -> Plan {
+    each_running(containers, Action::Unpause)
+}
+
+fn each_running(containers: &[&Container], action: impl Fn(Named) -> Action) -> Plan {
+    let mut plan = Plan::default();
+    for container in containers.iter().filter(|container| container.state.status.is_running()) {
+        plan.add(action(Named::from(*container)), Cause::Asked, &[]);
+    }
+    plan
+}
+
 /// Returns the plan that removes these containers.
 pub fn remove(containers: &[&Container], volumes: bool) -> Plan {
     let mut plan = Plan::default();

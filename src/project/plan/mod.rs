@@ -19,7 +19,7 @@ use rcompose_engine::network::config::NetworkConfig;
 use rcompose_engine::protocol::ProvidedFile;
 
 use super::container::AnonymousVolume;
-use super::labels::Labels;
+use super::labels::{Labels, ONEOFF};
 
 /// Steps, and an edge from each to those that come after it.
 #[derive(Debug, Clone, Default)]
@@ -99,6 +99,8 @@ pub enum Action {
         container: Named,
         signal: String,
     },
+    Pause(Named),
+    Unpause(Named),
     Remove {
         container: Named,
         /// Also the volumes that were made for it alone.
@@ -122,6 +124,13 @@ pub struct New {
     pub config: ContainerConfig,
     /// The volumes that are made for it and nobody else.
     pub volumes: Vec<AnonymousVolume>,
+}
+
+impl New {
+    /// Returns whether it is made besides the containers of the project.
+    pub fn is_one_off(&self) -> bool {
+        self.config.labels.get(ONEOFF).is_some_and(|value| value == "True")
+    }
 }
 
 /// A named volume to be made.
@@ -198,6 +207,14 @@ impl Plan {
         step
     }
 
+    /// Returns the container that is made besides those of the project.
+    pub fn one_off(&self) -> Option<&ContainerConfig> {
+        self.steps.node_weights().find_map(|step| match &step.action {
+            Action::Create(new) if new.is_one_off() => Some(&new.config),
+            _ => None,
+        })
+    }
+
     /// Returns whether nothing but looking has to be done.
     pub fn is_empty(&self) -> bool {
         self.steps.node_weights().all(|step| matches!(step.action, Action::Keep { .. } | Action::Barrier))
@@ -271,6 +288,8 @@ mod testing {
             Action::Stop { container, .. } => format!("stop {}", container.name),
             Action::Restart { container, .. } => format!("restart {}", container.name),
             Action::Kill { container, .. } => format!("kill {}", container.name),
+            Action::Pause(container) => format!("pause {}", container.name),
+            Action::Unpause(container) => format!("unpause {}", container.name),
             Action::Remove { container, .. } => format!("remove {}", container.name),
             Action::Keep { container, .. } => format!("keep {}", container.name),
             Action::Wait(wait) => format!("wait for {}", wait.service),

@@ -7,7 +7,7 @@ use petgraph::graph::NodeIndex;
 use rcompose_engine::container::config::{
     ContainerConfig, FileContent, Mount, MountSource, NamespaceMode, NetworkMode,
 };
-use rcompose_engine::container::files::digest;
+use rcompose_engine::container::memory::digest;
 use rcompose_engine::container::store::Container;
 use rcompose_engine::id::Id;
 use rcompose_engine::protocol::ProvidedFile;
@@ -21,6 +21,7 @@ use crate::project::labels::{self, Labelled as _, ProjectLabels};
 use crate::project::names;
 use crate::project::network;
 use crate::project::observe::Observed;
+use crate::project::oneoff::OneOff;
 
 /// Which containers are replaced.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -49,6 +50,8 @@ pub struct Options {
     pub wait: bool,
     /// How long a container that is replaced or removed has to stop.
     pub timeout: Option<Duration>,
+    /// A container besides those of the project: instead of its service, which everything else is there for.
+    pub one_off: Option<OneOff>,
 }
 
 /// What is wanted.
@@ -142,7 +145,10 @@ impl Planner<'_> {
         self.orphans();
         self.networks()?;
         self.volumes()?;
-        for name in &order {
+        // The one-off container comes last, and its service is left as it is.
+        let lasting = |name: &&String| self.options.one_off.as_ref().is_none_or(|one_off| one_off.service != **name);
+        let order = order.iter().filter(lasting).collect::<Vec<_>>();
+        for name in order.iter().copied() {
             let service = &self.wanted.project.services[name];
             let settled = self.containers(service)?;
             self.services.insert(name.clone(), settled);
@@ -151,18 +157,44 @@ impl Planner<'_> {
             // Nothing starts before everything is made, so that what cannot be made costs nothing that runs.
             let after = if self.created.is_empty() { &self.resources } else { &self.created };
             let made = self.plan.add(Action::Barrier, Cause::Asked, &after.clone());
-            for name in &order {
+            for name in order.iter().copied() {
                 self.start(&self.wanted.project.services[name], made);
             }
             if self.options.wait {
-                for name in &order {
+                for name in order.iter().copied() {
                     if self.wanted.project.services[name].replicas() > 0 {
                         self.wait(name, Until::RunningOrHealthy, true, Cause::Asked);
                     }
                 }
             }
         }
+        if let Some(one_off) = &self.options.one_off {
+            self.one_off(one_off)?;
+        }
         Ok(self.plan)
+    }
+
+    /// Plans the container that is made besides those of the project, once everything that it depends on is ready.
+    fn one_off(&mut self, one_off: &OneOff) -> Result<(), UpError> {
+        let service = &self.wanted.project.services[&one_off.service];
+        let mut after = self.after(service);
+        after.extend(self.dependencies(service));
+        for mount in service.volumes.iter().filter(|mount| mount.kind == MountKind::Volume && !mount.source.is_empty())
+        {
+            // One that only the command line names is made as it is named.
+            if !self.wanted.project.volumes.contains_key(&mount.source)
+                && !self.observed.volumes.contains_key(&mount.source)
+            {
+                let (name, driver) = (mount.source.clone(), "local".to_owned());
+                let new = Volume { name, driver, driver_opts: BTreeMap::new(), labels: labels::Labels::new() };
+                after.push(self.plan.add(Action::CreateVolume(new), Cause::Missing, &[]));
+            }
+        }
+        let blueprint = Blueprint { one_off: Some(one_off), ..self.blueprint(service) };
+        let wanted = blueprint.container(0, &*self, &BTreeMap::new())?;
+        let new = New { config: wanted.config, volumes: wanted.volumes };
+        self.plan.add(Action::Create(Box::new(new)), Cause::Asked, &after);
+        Ok(())
     }
 
     fn orphans(&mut self) {
@@ -376,6 +408,7 @@ impl Planner<'_> {
             service,
             image: &self.wanted.images[&service.name],
             mounted_images: self.wanted.mounted_images,
+            one_off: None,
         }
     }
 
@@ -481,22 +514,7 @@ impl Planner<'_> {
 
     fn start(&mut self, service: &Service, made: NodeIndex) {
         let mut after = vec![made];
-        for (name, dependency) in &service.depends_on {
-            if !self.services.contains_key(name) {
-                continue;
-            }
-            let until = match dependency.condition {
-                Condition::Started => {
-                    after.extend(&self.services[name].starts);
-                    continue;
-                }
-                Condition::Healthy => Until::Healthy,
-                Condition::CompletedSuccessfully => Until::Completed,
-            };
-            if self.wanted.project.services[name].replicas() > 0 {
-                after.push(self.wait(name, until, dependency.required, Cause::NeededBy(service.name.clone())));
-            }
-        }
+        after.extend(self.dependencies(service));
         let settled = &self.services[&service.name];
         let files = settled.files.clone();
         let idle = settled.members.iter().filter(|member| !member.running);
@@ -517,6 +535,28 @@ impl Planner<'_> {
         if let Some(settled) = self.services.get_mut(&service.name) {
             settled.starts = starts;
         }
+    }
+
+    /// Returns the last steps of everything that a service waits for before it starts.
+    fn dependencies(&mut self, service: &Service) -> Vec<NodeIndex> {
+        let mut after = Vec::new();
+        for (name, dependency) in &service.depends_on {
+            if !self.services.contains_key(name) {
+                continue;
+            }
+            let until = match dependency.condition {
+                Condition::Started => {
+                    after.extend(&self.services[name].starts);
+                    continue;
+                }
+                Condition::Healthy => Until::Healthy,
+                Condition::CompletedSuccessfully => Until::Completed,
+            };
+            if self.wanted.project.services[name].replicas() > 0 {
+                after.push(self.wait(name, until, dependency.required, Cause::NeededBy(service.name.clone())));
+            }
+        }
+        after
     }
 
     fn wait(&mut self, service: &str, until: Until, required: bool, cause: Cause) -> NodeIndex {

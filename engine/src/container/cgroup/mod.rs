@@ -19,6 +19,9 @@ use serde::{Deserialize, Serialize};
 
 use super::step::{Context, Step};
 
+/// How often, a millisecond apart, it is looked whether all processes of a container stand still.
+const FREEZE_ROUNDS: u32 = 2000;
+
 /// Where a container's cgroups are and what limits they get; part of `shim.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Plan {
@@ -211,7 +214,7 @@ impl Plan {
         count.is_some_and(|count| count.trim() != "0")
     }
 
-    /// Stops or continues every process of the container.
+    /// Stops or continues every process of the container. Returns when they stand still, or run.
     pub fn freeze(&self, frozen: bool) -> Step<()> {
         let (controller, file, value) = match (self.version, frozen) {
             (Version::V1, true) => ("freezer", "freezer.state", "FROZEN"),
@@ -223,7 +226,26 @@ impl Plan {
             .directory(controller)
             .ok_or_else(|| super::step::fault("freeze the container: the host has no freezer cgroup".into()))?
             .join(file);
-        std::fs::write(&path, value).step(|| format!("write {value} to {}", path.display()))
+        let write = || std::fs::write(&path, value).step(|| format!("write {value} to {}", path.display()));
+        write()?;
+        let standing = || match self.version {
+            Version::V1 => std::fs::read_to_string(&path).is_ok_and(|state| state.trim() == value),
+            Version::V2 => std::fs::read_to_string(path.with_file_name("cgroup.events"))
+                .is_ok_and(|events| events.lines().any(|line| line == "frozen 1")),
+        };
+        let mut rounds = 0;
+        while frozen && !standing() {
+            rounds += 1;
+            if rounds > FREEZE_ROUNDS {
+                // Half of it must not stay as it is.
+                self.freeze(false)?;
+                return Err(super::step::fault("freeze the container: its processes do not stand still".into()));
+            }
+            std::thread::sleep(Duration::from_millis(1));
+            // Version 1 may have overlooked a process that was born meanwhile, until it is asked again.
+            write()?;
+        }
+        Ok(())
     }
 
     /// Kills every process in the groups: what a container without a PID namespace of its own leaves behind.

@@ -157,8 +157,13 @@ impl Writer {
         if untouched { 0 } else { buffer.len() }
     }
 
-    /// Reads what there is and writes every full line. The descriptor must have no other reader.
-    pub fn pump(&mut self, stream: Stream, fd: BorrowedFd<'_>) -> io::Result<Pumped> {
+    /// Reads what there is, shows it to `sink` and writes every full line. The descriptor must have no other reader.
+    pub fn pump(
+        &mut self,
+        stream: Stream,
+        fd: BorrowedFd<'_>,
+        sink: &mut dyn FnMut(Stream, &[u8]),
+    ) -> io::Result<Pumped> {
         let available = process::readable(fd)?;
         if available == 0 {
             return Ok(Pumped::Nothing);
@@ -174,6 +179,7 @@ impl Writer {
         }
         self.set_word(word::READING, 0);
         let count = count?;
+        sink(stream, self.state.bytes(region(stream, end, end + count)));
         self.write_lines(stream, false);
         Ok(Pumped::Bytes(count))
     }
@@ -440,6 +446,8 @@ mod tests {
         }
     }
 
+    fn ignore(_: Stream, _: &[u8]) {}
+
     fn pipe(content: &[u8]) -> std::io::PipeReader {
         let (reader, mut writer) = std::io::pipe().unwrap();
         writer.write_all(content).unwrap();
@@ -450,9 +458,9 @@ mod tests {
     fn lines_are_split_and_joined_as_docker_does() {
         let log = Log::new(None, 1);
         let mut writer = log.writer();
-        writer.pump(Stream::Stdout, pipe(b"one\ntw").as_fd()).unwrap();
-        writer.pump(Stream::Stderr, pipe(b"other\n").as_fd()).unwrap();
-        writer.pump(Stream::Stdout, pipe(b"o\n\nlast").as_fd()).unwrap();
+        writer.pump(Stream::Stdout, pipe(b"one\ntw").as_fd(), &mut ignore).unwrap();
+        writer.pump(Stream::Stderr, pipe(b"other\n").as_fd(), &mut ignore).unwrap();
+        writer.pump(Stream::Stdout, pipe(b"o\n\nlast").as_fd(), &mut ignore).unwrap();
         assert_eq!(log.texts(0), ["one\n", "other\n", "two\n", "\n"]);
         writer.finish();
         assert_eq!(log.texts(0)[4], "last");
@@ -464,7 +472,7 @@ mod tests {
         let mut writer = log.writer();
         let mut text = "x".repeat(LINE - 1);
         text.push_str("é and more\n");
-        writer.pump(Stream::Stdout, pipe(text.as_bytes()).as_fd()).unwrap();
+        writer.pump(Stream::Stdout, pipe(text.as_bytes()).as_fd(), &mut ignore).unwrap();
         let texts = log.texts(0);
         assert_eq!((texts.len(), texts[0].len()), (2, LINE - 1));
         assert_eq!(texts.concat(), text);
@@ -475,7 +483,7 @@ mod tests {
         let log = Log::new(Some(400), 3);
         let mut writer = log.writer();
         for number in 0..20 {
-            writer.pump(Stream::Stdout, pipe(format!("line {number}\n").as_bytes()).as_fd()).unwrap();
+            writer.pump(Stream::Stdout, pipe(format!("line {number}\n").as_bytes()).as_fd(), &mut ignore).unwrap();
         }
         let all: Vec<String> = (0..4).rev().flat_map(|index| log.texts(index)).collect();
         assert!(log.texts(3).is_empty() && all.len() < 20, "{all:?}");
@@ -494,7 +502,7 @@ mod tests {
         writer.set_word(word::READING, (1 << 32) | 5);
         drop(writer);
         let mut writer = log.writer();
-        writer.pump(Stream::Stdout, pipe(b"one\n\n").as_fd()).unwrap();
+        writer.pump(Stream::Stdout, pipe(b"one\n\n").as_fd(), &mut ignore).unwrap();
         assert_eq!(log.texts(0), ["one\n", "\n"]);
 
         // Killed after the read: the data is in the buffer only.
@@ -538,7 +546,7 @@ mod tests {
         assert_eq!(std::fs::read_to_string(rotated(&log.path(), 1)).unwrap(), "b");
         assert_eq!(std::fs::read_to_string(rotated(&log.path(), 2)).unwrap(), "a");
         assert_eq!((writer.size, writer.word(word::ROTATING)), (0, 0));
-        writer.pump(Stream::Stdout, pipe(b"c\n").as_fd()).unwrap();
+        writer.pump(Stream::Stdout, pipe(b"c\n").as_fd(), &mut ignore).unwrap();
         assert_eq!(log.texts(0), ["c\n"]);
     }
 }

@@ -188,7 +188,7 @@ pub fn clone_source(item: &Mount, extra: &MountExtra, options: &Options) -> Step
 }
 
 /// Clones a mount of another container, whose paths are only resolved inside its root.
-fn clone_elsewhere(namespace: &Path, path: &Path) -> nix::Result<OwnedFd> {
+pub(crate) fn clone_elsewhere(namespace: &Path, path: &Path) -> nix::Result<OwnedFd> {
     let open = |path: &Path| nix::fcntl::open(path, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty());
     let (own, other) = (open(Path::new("/proc/self/ns/mnt"))?, open(namespace)?);
     setns(other, CloneFlags::CLONE_NEWNS)?;

@@ -26,7 +26,7 @@ const RAMFS_MAGIC: FsType = FsType(0x8584_58f6);
 
 /// Why a container cannot have its files.
 #[derive(Debug, thiserror::Error)]
-pub enum FilesError {
+pub enum MemoryError {
     #[error("cannot {verb} {}", path.display())]
     Io {
         verb: &'static str,
@@ -46,9 +46,9 @@ pub enum FilesError {
     Unknown { target: String },
 }
 
-fn failed(verb: &'static str, path: &Path) -> impl FnOnce(io::Error) -> FilesError {
+fn failed(verb: &'static str, path: &Path) -> impl FnOnce(io::Error) -> MemoryError {
     let path = path.to_owned();
-    move |source| FilesError::Io { verb, path, source }
+    move |source| MemoryError::Io { verb, path, source }
 }
 
 /// Returns what is on record of a provided content: whether it has changed can be told from it, and nothing else.
@@ -66,22 +66,22 @@ pub(crate) fn path(root: &Root, container: &Id, target: &str) -> PathBuf {
 }
 
 /// Keeps a content for the container's runs from now on.
-pub(crate) fn provide(root: &Root, config: &ContainerConfig, target: &str, content: &[u8]) -> Result<(), FilesError> {
-    let (uid, gid, mode) = files(config)
+pub(crate) fn provide(root: &Root, config: &ContainerConfig, target: &str, content: &[u8]) -> Result<(), MemoryError> {
+    let (uid, gid, mode) = wanted(config)
         .find_map(|(at, file, owner)| (at == target && matches!(file, FileContent::Provided { .. })).then_some(owner))
-        .ok_or_else(|| FilesError::Unknown { target: target.to_owned() })?;
+        .ok_or_else(|| MemoryError::Unknown { target: target.to_owned() })?;
     write(root, &config.id, target, content, (uid, gid, mode))
 }
 
 /// Has every file of the container ready for a run.
-pub(crate) fn prepare(root: &Root, config: &ContainerConfig) -> Result<(), FilesError> {
-    for (target, content, owner) in files(config) {
+pub(crate) fn prepare(root: &Root, config: &ContainerConfig) -> Result<(), MemoryError> {
+    for (target, content, owner) in wanted(config) {
         match content {
             FileContent::Host(source) => write(root, &config.id, target, &read(source)?, owner)?,
             FileContent::Provided { .. } => {
                 let path = path(root, &config.id, target);
                 if !path.try_exists().map_err(failed("look for", &path))? {
-                    return Err(FilesError::Forgotten { target: target.to_owned() });
+                    return Err(MemoryError::Forgotten { target: target.to_owned() });
                 }
             }
         }
@@ -90,7 +90,7 @@ pub(crate) fn prepare(root: &Root, config: &ContainerConfig) -> Result<(), Files
 }
 
 /// Forgets the files of a container that is removed.
-pub(crate) fn remove(root: &Root, container: &Id) -> Result<(), FilesError> {
+pub(crate) fn remove(root: &Root, container: &Id) -> Result<(), MemoryError> {
     let directory = root.container_files(container);
     if !directory.try_exists().map_err(failed("look for", &directory))? {
         return Ok(());
@@ -106,7 +106,7 @@ pub(crate) fn remove(root: &Root, container: &Id) -> Result<(), FilesError> {
 /// The owner, group and mode of a file.
 type Owner = (u32, u32, u32);
 
-fn files(config: &ContainerConfig) -> impl Iterator<Item = (&str, &FileContent, Owner)> {
+fn wanted(config: &ContainerConfig) -> impl Iterator<Item = (&str, &FileContent, Owner)> {
     config.mounts.iter().filter_map(|mount| match &mount.source {
         MountSource::File { content, uid, gid, mode } => Some((mount.target.as_str(), content, (*uid, *gid, *mode))),
         _ => None,
@@ -114,23 +114,23 @@ fn files(config: &ContainerConfig) -> impl Iterator<Item = (&str, &FileContent, 
 }
 
 /// Reads a file of the host. One that is no regular file could keep us waiting for ever.
-fn read(path: &Path) -> Result<Vec<u8>, FilesError> {
+fn read(path: &Path) -> Result<Vec<u8>, MemoryError> {
     let open = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);
     let file = open.map_err(failed("open", path))?;
     let metadata = file.metadata().map_err(failed("look at", path))?;
     if !metadata.is_file() {
-        return Err(FilesError::NotAFile(path.to_owned()));
+        return Err(MemoryError::NotAFile(path.to_owned()));
     }
     let mut content = Vec::new();
     file.take(LIMIT + 1).read_to_end(&mut content).map_err(failed("read", path))?;
     if content.len() as u64 > LIMIT {
-        return Err(FilesError::TooLarge(path.to_owned()));
+        return Err(MemoryError::TooLarge(path.to_owned()));
     }
     Ok(content)
 }
 
 /// Writes a file beside the one that is there, which an earlier run may still have, and puts it in its place.
-fn write(root: &Root, container: &Id, target: &str, content: &[u8], (uid, gid, mode): Owner) -> Result<(), FilesError> {
+fn write(root: &Root, container: &Id, target: &str, content: &[u8], (uid, gid, mode): Owner) -> Result<(), MemoryError> {
     memory(&root.container_files(container))?;
     let path = path(root, container, target);
     // A slash's replacement is never followed by a dot at the end of a name.
@@ -148,7 +148,7 @@ fn write(root: &Root, container: &Id, target: &str, content: &[u8], (uid, gid, m
 }
 
 /// Makes a directory in memory.
-fn memory(directory: &Path) -> Result<(), FilesError> {
+fn memory(directory: &Path) -> Result<(), MemoryError> {
     DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed("make", directory))?;
     let opened = File::open(directory).map_err(failed("open", directory))?;
     let is = |magic| is_filesystem(&opened, magic).map_err(|error| failed("look at", directory)(error.into()));
@@ -185,10 +185,10 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let fifo = directory.path().join("fifo");
         nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::from_bits_truncate(0o600)).unwrap();
-        assert!(matches!(read(&fifo), Err(FilesError::NotAFile(_))));
-        assert!(matches!(read(directory.path()), Err(FilesError::NotAFile(_))));
+        assert!(matches!(read(&fifo), Err(MemoryError::NotAFile(_))));
+        assert!(matches!(read(directory.path()), Err(MemoryError::NotAFile(_))));
         let large = directory.path().join("large");
         File::create(&large).unwrap().set_len(LIMIT + 1).unwrap();
-        assert!(matches!(read(&large), Err(FilesError::TooLarge(_))));
+        assert!(matches!(read(&large), Err(MemoryError::TooLarge(_))));
     }
 }

@@ -1,0 +1,329 @@
+//! `up` without `-d`: starts the containers and shows what they write until all of them have ended.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use rcompose_engine::container::log;
+use rcompose_engine::container::store::{self, Container};
+use rcompose_engine::id::Id;
+use rcompose_engine::protocol::{Condition, Event, EventKind};
+use tokio::sync::broadcast::error::RecvError;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::context::{Context, timeout};
+use super::error::{Error, INTERRUPTED};
+use super::follow::Feeds;
+use super::signals::Interrupts;
+use super::up::UpArgs;
+use crate::compose::Project;
+use crate::project::apply::{self, ApplyError, Options};
+use crate::project::engine::Engine;
+use crate::project::labels::Labelled as _;
+use crate::project::names;
+use crate::project::plan::{Plan, lifecycle};
+use crate::ui::logs::{Printer, Style};
+use crate::ui::progress::{Form, Progress};
+
+/// What the exit of a container leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnExit {
+    GoOn,
+    /// All others are stopped.
+    Stop,
+    /// All others are stopped if it failed.
+    StopOnFailure,
+}
+
+/// Returns the services whose logs are shown.
+pub fn services(args: &UpArgs, project: &Project) -> Result<BTreeSet<String>, Error> {
+    for name in args.attach.iter().chain(&args.no_attach).chain(&args.exit_code_from) {
+        if !project.services.contains_key(name) {
+            return Err(Error::new(format!("no such service: {name}")));
+        }
+    }
+    if !args.attach.is_empty() {
+        return Ok(args.attach.iter().filter(|name| !args.no_attach.contains(name)).cloned().collect());
+    }
+    let named = |name: &String| args.services.is_empty() || args.attach_dependencies || args.services.contains(name);
+    let shown = |(name, service): &(&String, &crate::compose::Service)| {
+        named(name) && !args.no_attach.contains(name) && service.attach != Some(false)
+    };
+    Ok(project.services.iter().filter(shown).map(|(name, _)| name.clone()).collect())
+}
+
+/// Carries out `plan`, which starts the containers, and stays until all have ended.
+pub async fn run(
+    context: &Context,
+    args: &UpArgs,
+    engine: &Arc<Engine>,
+    project: &Project,
+    attached: &BTreeSet<String>,
+    plan: Plan,
+) -> Result<(), Error> {
+    let mut interrupts = Interrupts::new()?;
+    let mut session = Session::begin(context, args, engine, project, attached).await?;
+    let mut client = engine.client().await?;
+    let mut events = client.subscribe().await?;
+    let interrupt = CancellationToken::new();
+    let options = Options { parallel: context.parallel(), interrupt: interrupt.clone(), ..Options::default() };
+    let quiet = Progress::quiet();
+    let mut starting = Box::pin(apply::apply(engine, plan, &quiet, options));
+    let mut started = false;
+    let mut failed = None;
+    loop {
+        if started && session.ends.is_empty() && session.stopping.is_empty() {
+            break;
+        }
+        tokio::select! {
+            result = &mut starting, if !started => {
+                started = true;
+                match result {
+                    Ok(()) | Err(ApplyError::Interrupted) => session.watch_running()?,
+                    Err(error) => {
+                        failed = Some(Error::from(error));
+                        break;
+                    }
+                }
+            }
+            event = events.recv() => match event {
+                Ok(event) => session.event(&event).await?,
+                Err(RecvError::Lagged(_)) => {}
+                Err(RecvError::Closed) => {
+                    // The supervisor has died, and another one takes over.
+                    engine.give_up(&client).await;
+                    client = engine.client().await?;
+                    events = client.subscribe().await?;
+                }
+            },
+            Some(ended) = session.ends.join_next() => session.ended(ended).await?,
+            Some(stopped) = session.stopping.join_next() => session.stopped(stopped)?,
+            () = interrupts.next() => {
+                interrupt.cancel();
+                session.interrupted()?;
+            }
+            error = session.feeds.failure() => return Err(error),
+        }
+    }
+    // Events that are on their way still belong to what was seen.
+    while let Ok(event) = events.try_recv() {
+        session.event(&event).await?;
+    }
+    let (code, presses) = (session.code, session.presses);
+    session.feeds.finish().await?;
+    match (failed, presses, code) {
+        (Some(error), ..) => Err(error),
+        (None, 1.., _) => Err(Error::Exit(INTERRUPTED)),
+        (None, 0, 0) => Ok(()),
+        (None, 0, code) => Err(Error::Exit(u8::try_from(code).unwrap_or(1))),
+    }
+}
+
+/// What is shown and waited for.
+struct Session<'a> {
+    context: &'a Context,
+    args: &'a UpArgs,
+    engine: &'a Arc<Engine>,
+    /// The containers that take part.
+    members: BTreeSet<Id>,
+    feeds: Feeds,
+    /// Which containers have not ended for good.
+    ends: JoinSet<Result<Id, Error>>,
+    watched: BTreeSet<Id>,
+    /// Which containers were said to have ended for good.
+    mourned: BTreeSet<Id>,
+    /// Stops that are under way.
+    stopping: JoinSet<Result<(), ApplyError>>,
+    /// How often the user asked for the end.
+    presses: u32,
+    /// Whether a container's exit has led to the end of all.
+    aborted: bool,
+    code: i32,
+    code_known: bool,
+}
+
+impl<'a> Session<'a> {
+    async fn begin(
+        context: &'a Context,
+        args: &'a UpArgs,
+        engine: &'a Arc<Engine>,
+        project: &Project,
+        attached: &BTreeSet<String>,
+    ) -> Result<Self, Error> {
+        let mut printer = Printer::new(Style {
+            colours: !args.no_color && context.ui.colours_out(),
+            prefix: !args.no_log_prefix,
+            timestamps: args.timestamps,
+        });
+        let mut containers = engine.containers()?;
+        containers.retain(|container| !container.is_oneoff() && project.services.contains_key(container.service()));
+        containers.sort_by(|a, b| a.config.name.cmp(&b.config.name));
+        let shown = containers.iter().filter(|container| attached.contains(container.service())).collect::<Vec<_>>();
+        let name = |container: &Container| names::short(&engine.project, &container.config.name).to_owned();
+        let list = shown.iter().map(|container| name(container)).collect::<Vec<_>>().join(", ");
+        if !shown.is_empty() {
+            printer.say(&format!("Attaching to {list}"))?;
+            printer.flush()?;
+        }
+        let mut feeds = Feeds::new(engine.root.clone(), printer, true);
+        let now = jiff::Timestamp::now();
+        for container in shown {
+            // What was written before is not the news.
+            let options = if lifecycle::is_active(container) {
+                log::Options { tail: Some(0), ..log::Options::default() }
+            } else {
+                log::Options { since: Some(now), ..log::Options::default() }
+            };
+            feeds.add(&container.config.id, &name(container), &options)?;
+        }
+        // The tasks open the logs before anything is started.
+        tokio::task::yield_now().await;
+        Ok(Self {
+            context,
+            args,
+            engine,
+            members: containers.into_iter().map(|container| container.config.id).collect(),
+            feeds,
+            ends: JoinSet::new(),
+            watched: BTreeSet::new(),
+            mourned: BTreeSet::new(),
+            stopping: JoinSet::new(),
+            presses: 0,
+            aborted: false,
+            code: 0,
+            code_known: false,
+        })
+    }
+
+    /// Waits, from now on, for the end of every member that runs.
+    fn watch_running(&mut self) -> Result<(), Error> {
+        for container in self.engine.containers()? {
+            let id = container.config.id.clone();
+            if self.members.contains(&id) && lifecycle::is_active(&container) {
+                self.watch(id);
+            }
+        }
+        Ok(())
+    }
+
+    fn watch(&mut self, id: Id) {
+        if !self.watched.insert(id.clone()) {
+            return;
+        }
+        let engine = Arc::clone(self.engine);
+        self.ends.spawn(async move {
+            engine.wait(&id, Condition::NotRunning).await?;
+            Ok(id)
+        });
+    }
+
+    async fn event(&mut self, event: &Event) -> Result<(), Error> {
+        if !self.members.contains(&event.id) {
+            return Ok(());
+        }
+        match event.kind {
+            EventKind::Start => {
+                self.mourned.remove(&event.id);
+                self.watch(event.id.clone());
+            }
+            EventKind::Die => {
+                let code = event.attributes.get("exitCode").and_then(|code| code.parse().ok()).unwrap_or(0);
+                match store::load(&self.engine.root, &event.id)? {
+                    Some(there) if !lifecycle::is_active(&there) => {
+                        self.dead(&event.id, &there, code).await?;
+                    }
+                    Some(_) => self.feeds.status(&event.id, &format!("exited with code {code} (restarting)")).await,
+                    None => self.feeds.status(&event.id, &format!("exited with code {code}")).await,
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Ends everything if that is what the exit of this container was to lead to.
+    fn exited(&mut self, service: &str, code: i32) -> Result<(), Error> {
+        let on_exit = self.args.on_exit();
+        if self.args.exit_code_from.as_deref() == Some(service) && !self.code_known {
+            self.code = code;
+            self.code_known = true;
+        }
+        let stops = match on_exit {
+            OnExit::GoOn => false,
+            OnExit::Stop => true,
+            OnExit::StopOnFailure => code != 0,
+        };
+        if stops && !self.aborted && self.presses == 0 {
+            self.aborted = true;
+            if self.args.exit_code_from.is_none() {
+                self.code = code;
+            }
+            self.context.ui.say("Aborting on container exit...");
+            self.stop()?;
+        }
+        Ok(())
+    }
+
+    fn interrupted(&mut self) -> Result<(), Error> {
+        self.presses += 1;
+        if self.presses == 1 {
+            self.context.ui.say("Gracefully Stopping... press Ctrl+C again to force");
+            return self.stop();
+        }
+        let containers = self.engine.containers()?;
+        let running = containers.iter().filter(|container| self.members.contains(&container.config.id));
+        self.carry_out(lifecycle::kill(&running.collect::<Vec<_>>(), "SIGKILL"));
+        Ok(())
+    }
+
+    fn stop(&mut self) -> Result<(), Error> {
+        let containers = self.engine.containers()?;
+        let members = containers.iter().filter(|container| self.members.contains(&container.config.id));
+        let plan = lifecycle::stop(&members.collect::<Vec<_>>(), timeout(self.args.timeout));
+        self.carry_out(plan);
+        Ok(())
+    }
+
+    fn carry_out(&mut self, plan: Plan) {
+        let form = match self.context.ui.form {
+            Form::Auto | Form::Tty => Form::Plain,
+            form => form,
+        };
+        let progress = Progress::new(form, false, "Stopping");
+        let engine = Arc::clone(self.engine);
+        let options = Options { keep_going: true, ..Options::default() };
+        self.stopping.spawn(async move { apply::apply(&engine, plan, &progress, options).await });
+    }
+
+    async fn ended(&mut self, ended: Result<Result<Id, Error>, tokio::task::JoinError>) -> Result<(), Error> {
+        let id = match ended {
+            Ok(id) => id?,
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        };
+        self.watched.remove(&id);
+        // The event of it may be still to come, or lost with a supervisor that died.
+        if let Some(there) = store::load(&self.engine.root, &id)? {
+            self.dead(&id, &there, there.state.exit_code).await?;
+        }
+        Ok(())
+    }
+
+    /// Says once that a container has ended for good, and does what follows from that.
+    async fn dead(&mut self, id: &Id, container: &Container, code: i32) -> Result<(), Error> {
+        if self.mourned.insert(id.clone()) {
+            let cause = if code == 137 && container.state.oom_killed { " (out of memory)" } else { "" };
+            self.feeds.status(id, &format!("exited with code {code}{cause}")).await;
+            self.exited(container.service(), code)?;
+        }
+        Ok(())
+    }
+
+    fn stopped(&mut self, stopped: Result<Result<(), ApplyError>, tokio::task::JoinError>) -> Result<(), Error> {
+        match stopped {
+            // What was killed meanwhile could not be stopped.
+            Ok(Err(_)) if self.presses > 1 => Ok(()),
+            Ok(result) => Ok(result?),
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        }
+    }
+}
