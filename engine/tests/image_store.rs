@@ -332,7 +332,7 @@ mod model {
                         prop_assert_eq!(files_in(&setup.data().join("images/blobs/sha256")), blobs);
                         let mut layers: BTreeSet<String> = alive.iter().flat_map(ids).map(|id| id.hex()).collect();
                         // What a container uses stays, but is not made by that.
-                        layers.extend(in_use.iter().map(|id| id.hex()).filter(|id| before.contains(id)));
+                        layers.extend(in_use.iter().map(Digest::hex).filter(|id| before.contains(id)));
                         prop_assert_eq!(files_in(&setup.data().join("layers")), layers);
                         prop_assert_eq!(setup.leftovers(), Vec::<String>::new());
                     }
