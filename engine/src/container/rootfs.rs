@@ -136,7 +136,7 @@ fn mounted(layers: &[PathBuf], writable: Option<&Rootfs>, attributes: u64) -> St
     let lower = layers.iter().map(|layer| named(layer)).collect::<Step<Vec<_>>>()?.join(":");
     let mut options = format!("lowerdir={lower}");
     if let Some(rootfs) = writable {
-        options += &format!(",upperdir={},workdir={}", named(&rootfs.upper)?, named(&rootfs.work)?);
+        options = format!("{options},upperdir={},workdir={}", named(&rootfs.upper)?, named(&rootfs.work)?);
         if rootfs.volatile {
             options += ",volatile";
         }
