@@ -130,13 +130,13 @@ fn first_file_system(root: &Path, target: &Path) -> anyhow::Result<()> {
     archive.file("bin/busybox", &fs::read(root.join("bin/busybox"))?)?;
     archive.file("init", EARLY_INIT.as_bytes())?;
     archive.file("system-init", INIT)?;
-    let mut list = String::new();
+    let mut list = Vec::new();
     for path in order {
         let name = Path::new(path).file_name().context("a module without a name")?.to_string_lossy().into_owned();
         archive.file(&format!("lib/{name}"), &fs::read(modules.join(path))?)?;
-        list += &format!("/lib/{name}\n");
+        list.extend(format!("/lib/{name}\n").into_bytes());
     }
-    archive.file("modules", list.as_bytes())?;
+    archive.file("modules", &list)?;
     archive.finish()?.into_inner().context("cannot write the first file system")?;
     Ok(())
 }

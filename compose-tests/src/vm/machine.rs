@@ -203,7 +203,7 @@ impl Machine {
     /// Takes in what comes within `limit`; `false`: nothing did.
     fn receive(&mut self, limit: Duration) -> anyhow::Result<bool> {
         self.line.set_read_timeout(Some(limit))?;
-        let mut buffer = [0; 64 * 1024];
+        let mut buffer = [0; 8 * 1024];
         match self.line.read(&mut buffer) {
             Ok(0) => bail!("the virtual machine ended by itself; the kernel said:\n{}", self.kernel_log()),
             Ok(count) => {

@@ -39,10 +39,8 @@ impl<W: Write> Archive<W> {
         let name = u32::try_from(path.len() + 1).map_err(too_large)?;
         // inode, mode, uid, gid, links, mtime, size, device (4), length of the name, checksum
         let fields = [self.entries, mode, 0, 0, 1, 0, size, 0, 0, 0, 0, name, 0];
-        let mut head = String::from("070701");
-        for field in fields {
-            head += &format!("{field:08x}");
-        }
+        let numbers = fields.map(|field| format!("{field:08x}")).concat();
+        let head = format!("070701{numbers}");
         self.out.write_all(head.as_bytes())?;
         self.out.write_all(path.as_bytes())?;
         // The name ends with a zero; head and name together, and then the content, fill up to a multiple of four.

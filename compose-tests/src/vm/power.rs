@@ -94,7 +94,7 @@ fn copy(from: &Path, to: &PathBuf) -> anyhow::Result<()> {
 /// Returns the last line of the work's own: what it was about to do.
 fn last_line(text: &str) -> String {
     let own = |line: &&str| line.split_once(": ").is_some_and(|(round, _)| round.parse::<u32>().is_ok());
-    text.lines().filter(own).next_back().unwrap_or_default().to_owned()
+    text.lines().rfind(own).unwrap_or_default().to_owned()
 }
 
 /// Numbers without order, as moments should be (xorshift; Marsaglia, "Xorshift RNGs").

@@ -17,6 +17,7 @@ use std::sync::OnceLock;
 
 use super::config::ContainerConfig;
 use super::state::{ContainerState, ProcessStart, Status};
+use crate::host;
 use crate::id::Id;
 use crate::image::Digest;
 use crate::root::Root;
@@ -221,8 +222,7 @@ impl ProcessStart {
     /// Returns when a process was started; `None` if there is none.
     pub fn of(pid: i32) -> Option<Self> {
         static BOOT: OnceLock<Option<String>> = OnceLock::new();
-        let boot = BOOT
-            .get_or_init(|| fs::read_to_string("/proc/sys/kernel/random/boot_id").ok().map(|id| id.trim().to_owned()));
+        let boot = BOOT.get_or_init(|| host::boot_id().ok());
         Some(Self { boot: boot.clone()?, ticks: ticks(pid)? })
     }
 }

@@ -33,6 +33,7 @@ use super::lookup::{LayerStack, LookupError, is_opaque};
 use super::manifest::{Descriptor, Document, Index, MAX_CONFIG, MAX_MANIFEST, Manifest, ManifestError, media};
 use super::reference::Reference;
 use super::unpack::{UnpackError, Unpacked};
+use crate::host;
 
 /// Annotation with an entry's name, as the image layout specification has it.
 pub(crate) const REF_NAME: &str = "org.opencontainers.image.ref.name";
@@ -602,8 +603,7 @@ impl Store {
 }
 
 fn boot_id() -> Result<String, StoreError> {
-    let path = Path::new("/proc/sys/kernel/random/boot_id");
-    fs::read_to_string(path).map(|id| id.trim().to_owned()).map_err(io_error("read", path))
+    host::boot_id().map_err(io_error("read", Path::new(host::BOOT_ID)))
 }
 
 /// Returns the name that an entry has or had. Entries of other tools may have short ones.

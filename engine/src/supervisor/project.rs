@@ -25,6 +25,7 @@ use crate::network::{NetworkError, Networks};
 use crate::protocol::{EventKind, Failure, FailureKind, ProvidedFile, Reply};
 use crate::root::Root;
 use crate::shim::launcher::Launcher;
+use crate::volume;
 
 /// Exit statuses that may wait to be asked for.
 const STATUSES: usize = 1024;
@@ -120,6 +121,7 @@ impl Project {
     /// Takes over every container of the project that is on disk.
     pub(super) async fn adopt_all(self: &Arc<Self>) -> Result<(), Failure> {
         store::sweep(&self.root, &self.name).map_err(other)?;
+        volume::sweep(&self.root).map_err(other)?;
         for container in store::list_as_written(&self.root, &self.name).map_err(other)? {
             self.adopt(container).await?;
         }

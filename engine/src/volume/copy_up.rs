@@ -260,11 +260,12 @@ mod tests {
         copy_up(root.as_fd(), Path::new("/data"), target.as_fd()).unwrap();
         assert!(!volume.join("other").exists());
         // One that a crash left half filled is filled anew.
-        if mark(target.as_fd()).unwrap() {
+        let volume_fd = fs::File::open(&volume).unwrap();
+        if mark(volume_fd.as_fd()).unwrap() {
             fs::write(volume.join("half"), "").unwrap();
             copy_up(root.as_fd(), Path::new("/data"), target.as_fd()).unwrap();
             assert!(volume.join("other").exists() && !volume.join("half").exists());
-            assert!(!is_filling(target.as_fd()).unwrap());
+            assert!(!is_filling(volume_fd.as_fd()).unwrap());
         }
     }
 
