@@ -130,7 +130,13 @@ fn read(path: &Path) -> Result<Vec<u8>, MemoryError> {
 }
 
 /// Writes a file beside the one that is there, which an earlier run may still have, and puts it in its place.
-fn write(root: &Root, container: &Id, target: &str, content: &[u8], (uid, gid, mode): Owner) -> Result<(), MemoryError> {
+fn write(
+    root: &Root,
+    container: &Id,
+    target: &str,
+    content: &[u8],
+    (uid, gid, mode): Owner,
+) -> Result<(), MemoryError> {
     memory(&root.container_files(container))?;
     let path = path(root, container, target);
     // A slash's replacement is never followed by a dot at the end of a name.

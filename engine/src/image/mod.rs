@@ -8,8 +8,8 @@
 //! stays so: see [`unpack`] and [`lookup`] for how paths are resolved, [`manifest`] for bounds.
 
 mod archive;
-mod authorize;
 mod artifact;
+mod authorize;
 mod blob;
 pub mod builtin;
 mod challenge;

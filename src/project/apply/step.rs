@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use rcompose_engine::container::store::layers;
 use rcompose_engine::image;
-use rcompose_engine::protocol::FailureKind;
-use rcompose_engine::supervisor::client::ClientError;
+use rcompose_engine::protocol::{FailureKind, ProvidedFile};
+use rcompose_engine::supervisor::client::{Client, ClientError};
 use rcompose_engine::volume::{self, VolumeConfig, VolumeError};
 
 use super::super::container::AnonymousVolume;
@@ -119,9 +119,7 @@ pub(super) async fn run(engine: &Engine, progress: &Progress, action: Action) ->
         Action::Start { container, files } => {
             let work = async {
                 let client = engine.client().await.map_err(StepError::container("start", &container))?;
-                for file in files {
-                    client.provide(&container.id, file).await.map_err(StepError::container("start", &container))?;
-                }
+                provide(&client, &container, files).await?;
                 client.start(&container.id).await.map_err(StepError::container("start", &container))
             };
             said(progress, &title(&container), ["Starting", "Started"], work).await
@@ -194,7 +192,10 @@ async fn create(engine: &Engine, new: New) -> Result<(), StepError> {
     let container = Named::from(&new.config);
     let created = match made {
         Ok(()) => match engine.client().await {
-            Ok(client) => client.create(new.config).await.map_err(StepError::container("create", &container)),
+            Ok(client) => match client.create(new.config).await {
+                Ok(()) => provide(&client, &container, new.files).await,
+                Err(error) => Err(StepError::container("create", &container)(error)),
+            },
             Err(error) => Err(StepError::container("create", &container)(error)),
         },
         Err(error) => Err(error),
@@ -206,6 +207,13 @@ async fn create(engine: &Engine, new: New) -> Result<(), StepError> {
         }
     }
     created
+}
+
+async fn provide(client: &Client, container: &Named, files: Vec<ProvidedFile>) -> Result<(), StepError> {
+    for file in files {
+        client.provide(&container.id, file).await.map_err(StepError::container("provide the files of", container))?;
+    }
+    Ok(())
 }
 
 fn anonymous_volumes(engine: &Engine, volumes: &[AnonymousVolume]) -> Result<(), StepError> {

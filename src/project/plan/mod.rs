@@ -84,7 +84,7 @@ pub enum Action {
     },
     Start {
         container: Named,
-        /// The configs and secrets that it does not find on the host.
+        /// Its configs and secrets, which may have been lost since it was made.
         files: Vec<ProvidedFile>,
     },
     Stop {
@@ -124,6 +124,8 @@ pub struct New {
     pub config: ContainerConfig,
     /// The volumes that are made for it and nobody else.
     pub volumes: Vec<AnonymousVolume>,
+    /// The configs and secrets that it does not find on the host.
+    pub files: Vec<ProvidedFile>,
 }
 
 impl New {

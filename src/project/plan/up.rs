@@ -192,7 +192,7 @@ impl Planner<'_> {
         }
         let blueprint = Blueprint { one_off: Some(one_off), ..self.blueprint(service) };
         let wanted = blueprint.container(0, &*self, &BTreeMap::new())?;
-        let new = New { config: wanted.config, volumes: wanted.volumes };
+        let new = New { config: wanted.config, volumes: wanted.volumes, files: blueprint.provided()? };
         self.plan.add(Action::Create(Box::new(new)), Cause::Asked, &after);
         Ok(())
     }
@@ -416,7 +416,8 @@ impl Planner<'_> {
         let wanted = self.blueprint(service).container(number, &*self, &self.inherited(before))?;
         let (named, referred) = (Named::from(&wanted.config), referred(&wanted.config));
         let after = self.after(service);
-        let new = New { config: wanted.config, volumes: wanted.volumes };
+        let files = self.blueprint(service).provided()?;
+        let new = New { config: wanted.config, volumes: wanted.volumes, files };
         let made = self.plan.add(Action::Create(Box::new(new)), Cause::Missing, &after);
         Ok(Member { number, named, referred, made: Some(made), running: false })
     }
@@ -428,10 +429,11 @@ impl Planner<'_> {
         wanted.config.labels.insert(labels::REPLACE.to_owned(), replaced);
         let (named, referred) = (Named::from(&wanted.config), referred(&wanted.config));
         let after = self.after(service);
+        let files = self.blueprint(service).provided()?;
         let action = Action::Recreate {
             old: old.into(),
             running: lifecycle::is_active(old),
-            new: Box::new(New { config: wanted.config, volumes: wanted.volumes }),
+            new: Box::new(New { config: wanted.config, volumes: wanted.volumes, files }),
             timeout: self.options.timeout,
         };
         let made = self.plan.add(action, cause, &after);
@@ -522,7 +524,11 @@ impl Planner<'_> {
         let mut starts = Vec::new();
         for (named, made) in idle {
             let cause = if made.is_some() { Cause::Missing } else { Cause::NotRunning };
-            let step = self.plan.add(Action::Start { container: named, files: files.clone() }, cause, &after);
+            let step = self.plan.add(
+                Action::Start { container: named, files: if made.is_none() { files.clone() } else { Vec::new() } },
+                cause,
+                &after,
+            );
             if let Some(made) = made {
                 self.plan.steps.update_edge(made, step, ());
             }
