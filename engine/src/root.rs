@@ -68,6 +68,11 @@ impl Root {
         self.data.join("volumes")
     }
 
+    /// Returns the directory in which is on record who uses which volume that is mounted.
+    pub fn volumes_run(&self) -> PathBuf {
+        self.run.join("volumes")
+    }
+
     /// Returns a project's directory on disk: its containers (as links by name) and its record.
     pub fn project(&self, project: &str) -> PathBuf {
         self.data.join("projects").join(project)

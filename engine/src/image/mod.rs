@@ -50,6 +50,7 @@ pub use gc::{Freed, Usage};
 pub use http::{Timeouts, TransportError};
 pub use import::{Import, ImportError, ImportedConfig};
 pub use lookup::{LayerStack, LookupError};
+pub(crate) use lock::Lock;
 pub use manifest::{Descriptor, Document, Index, Manifest, ManifestError, Platform, PlatformError, media};
 pub use pull::{Progress, PullError, PullEvent, PullOptions, PullPhase, no_progress, prepare, pull};
 pub use push::{PushError, PushEvent, PushPhase, PushProgress, push};

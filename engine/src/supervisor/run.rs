@@ -20,6 +20,7 @@ use crate::protocol::Failure;
 use crate::shim;
 use crate::shim::protocol::{Exit, FromShim, Spawn, Task, ToShim};
 use crate::sys::{pidfd, readiness};
+use crate::volume;
 
 /// What Docker says of a process whose end nobody saw.
 const UNKNOWN: i32 = 137;
@@ -77,6 +78,7 @@ impl Run {
         let bundle = project.root.container(&config.id);
         let run = project.root.container_run(&config.id);
         memory::prepare(&project.root, config).map_err(|error| memory_failure(config, &error))?;
+        attach_volumes(project, config).await?;
         make_run_directory(&run).map_err(|error| other(format!("cannot make {}: {error}", run.display())))?;
         // What the run before this one left: its end must not be taken for the end of this one.
         match std::fs::remove_file(bundle.join("exit.json")) {
@@ -368,10 +370,27 @@ fn spawn_shim(project: &Project, spawn: &Spawn, fds: &[std::os::fd::BorrowedFd<'
     Connection::new(socket).map_err(other)
 }
 
+/// Mounts what the container's volumes are made of, which may take its time over a network.
+async fn attach_volumes(project: &Project, config: &ContainerConfig) -> Result<(), Failure> {
+    let (root, attached) = (project.root.clone(), config.clone());
+    let attached = tokio::task::spawn_blocking(move || volume::mount::attach(&root, &attached));
+    let failure = |error| other(format!("cannot start container {}: {error}", config.name));
+    attached.await.map_err(other)?.map_err(failure)
+}
+
+async fn release_volumes(project: &Project, config: &ContainerConfig) {
+    let (root, released) = (project.root.clone(), config.clone());
+    let released = tokio::task::spawn_blocking(move || volume::mount::release(&root, &released));
+    if let Err(error) = released.await.map_err(other).and_then(|released| released.map_err(other)) {
+        tracing::warn!(container = %config.name, %error, "cannot unmount its volumes");
+    }
+}
+
 async fn clean_up(project: &Project, config: &ContainerConfig, network: Option<Attached>) {
     if let Some(network) = network {
         attach::detach(project, config, network).await;
     }
+    release_volumes(project, config).await;
     remove_cgroups(project, config).await;
     remove_run_directory(project, config);
 }
@@ -389,6 +408,7 @@ fn remove_run_directory(project: &Project, config: &ContainerConfig) {
 /// Takes back what a container leaves on the host that ended while nobody looked.
 pub(super) async fn forget(project: &Project, config: &ContainerConfig, state: &ContainerState) {
     attach::leave(project, config, &state.endpoints).await;
+    release_volumes(project, config).await;
     remove_cgroups(project, config).await;
     remove_run_directory(project, config);
 }

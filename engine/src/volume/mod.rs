@@ -1,6 +1,7 @@
 //! Local volumes: a directory each, `volumes/<name>/_data`, with what it was asked to be in `volume.json` beside it.
 
 pub mod copy_up;
+pub(crate) mod mount;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -51,6 +52,14 @@ pub enum VolumeError {
     InvalidName(String),
     #[error("volume driver `{driver}` of volume {volume} is not known")]
     UnknownDriver { volume: String, driver: String },
+    #[error("volume {volume}: {reason}")]
+    Option { volume: String, reason: String },
+    #[error("cannot mount {device} on volume {volume}: {source}")]
+    Mount {
+        volume: String,
+        device: String,
+        source: io::Error,
+    },
     #[error("volume {volume} is in use by container {container}")]
     InUse { volume: String, container: String },
 }
@@ -67,6 +76,7 @@ pub fn ensure(root: &Root, config: &VolumeConfig) -> Result<bool, VolumeError> {
     if config.driver != "local" {
         return Err(VolumeError::UnknownDriver { volume: config.name.clone(), driver: config.driver.clone() });
     }
+    mount::check(&config.name, &config.driver_opts)?;
     let directory = root.volume(&config.name);
     if directory.exists() {
         return Ok(false);
@@ -143,6 +153,7 @@ pub fn remove(root: &Root, name: &str) -> Result<bool, VolumeError> {
         }
     }
     let directory = root.volume(name);
+    mount::unmount(&directory.join("_data"))?;
     let aside = aside(root)?;
     match fs::rename(&directory, &aside) {
         Ok(()) => {}
