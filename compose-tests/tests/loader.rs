@@ -24,6 +24,8 @@ struct Case {
     lines: Option<Vec<String>>,
     /// Words that the errors must have; the command must fail.
     errors: Option<Vec<String>>,
+    /// What the lines of JSON on standard error have, each by JSON pointer; the command fails if one is an error.
+    faults: Option<Vec<BTreeMap<String, Value>>>,
 }
 
 fn folder() -> PathBuf {
@@ -85,6 +87,21 @@ fn check(name: &str) -> Result<(), String> {
             Some(word) => fault(format!("the errors do not say {word:?}")),
             None => Ok(()),
         };
+    }
+    if let Some(wanted) = &case.faults {
+        let found: Result<Vec<Value>, _> = stderr.lines().map(serde_json::from_str).collect();
+        let Ok(found) = found else { return fault("standard error is not JSON, one object a line".into()) };
+        if found.len() != wanted.len() {
+            return fault(format!("{} faults, want {}", found.len(), wanted.len()));
+        }
+        for (found, wanted) in found.iter().zip(wanted) {
+            if let Some((pointer, value)) = wanted.iter().find(|(pointer, value)| found.pointer(pointer) != Some(value))
+            {
+                return fault(format!("{pointer} of {found} is not {value}"));
+            }
+        }
+        let is_error = found.iter().any(|fault| fault["severity"] == "error");
+        return if output.status.success() == is_error { fault("the wrong exit status".into()) } else { Ok(()) };
     }
     if !output.status.success() {
         return fault("failed".into());

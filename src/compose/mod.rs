@@ -225,6 +225,9 @@ fn finish(
         resolve::env_files(service, &discovered.environment, files, &mut faults);
         resolve::label_files(service, files, &mut faults);
     }
+    for (name, service) in root.get("services").and_then(Node::as_map).into_iter().flatten() {
+        resolve::refuse_nul(name, service, &mut faults);
+    }
     if !options.all_resources {
         select::drop_unused(&mut root);
     }
