@@ -202,8 +202,36 @@ fn what_is_no_file_is_refused_at_once() {
 
     fs::remove_file(&path).expect("the FIFO can be removed");
     std::os::unix::fs::symlink(&path, &path).expect("a link can be made");
-    let output = run(scratch.path(), &["-f", "compose.yaml", "config", "-q"], &BTreeMap::new());
-    assert_eq!(output.status.code(), Some(1));
+    let complaint = |arguments: &[&str]| {
+        let output = run(scratch.path(), arguments, &BTreeMap::new());
+        assert_eq!(output.status.code(), Some(1));
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    assert!(complaint(&["-f", "compose.yaml", "config", "-q"]).contains("Too many levels of symbolic links"));
+    // Found or named makes no difference: it is there.
+    assert!(complaint(&["config", "-q"]).contains("Too many levels of symbolic links"));
+    fs::remove_file(&path).expect("the link can be removed");
+    std::os::unix::fs::symlink("nowhere", &path).expect("a link can be made");
+    assert!(complaint(&["config", "-q"]).contains("compose.yaml: no such file or directory"));
+
+    // What can be read is used all the same, as by Docker Compose, but not silently.
+    fs::write(scratch.path().join("docker-compose.yml"), "services: {a: {image: x}}\n").expect("a file can be written");
+    let output = run(scratch.path(), &["config", "--services"], &BTreeMap::new());
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "a\n");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("is passed over"));
+}
+
+/// The log of what is done is beside the data, and there only when it is asked for.
+#[test]
+fn verbose_says_which_files_are_read() {
+    let scratch = tempfile::tempdir().expect("a scratch directory can be made");
+    fs::write(scratch.path().join("compose.yaml"), "services: {a: {image: x}}\n").expect("a file can be written");
+    let output = run(scratch.path(), &["--verbose", "config", "--services"], &BTreeMap::new());
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "a\n");
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(stderr.contains("DEBUG") && stderr.contains("compose.yaml"), "{stderr}");
+    let output = run(scratch.path(), &["config", "--services"], &BTreeMap::new());
+    assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
 /// What Docker Compose 2.40 makes of more than two thousand files, if the corpus is beside the repository.

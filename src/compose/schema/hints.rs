@@ -191,9 +191,8 @@ pub(super) fn for_text(text: &str, path: &Path<'_>) -> Option<String> {
     let parts = path.parts();
     match parts.as_slice() {
         ["services", _, "pull_policy"] => {
-            let plain = text.to_lowercase().replace(['-', '_', ' '], "");
-            let known = ["always", "never", "build", "missing", "daily", "weekly"];
-            let meant = if plain == "ifnotpresent" { Some("missing") } else { suggest::closest(&plain, known) };
+            let known = ["always", "never", "build", "if_not_present", "missing", "refresh", "daily", "weekly"];
+            let meant = suggest::closest(text, known);
             meant.map(|meant| format!("did you mean {meant:?}?"))
         }
         _ => None,

@@ -67,7 +67,8 @@ impl Fault<'_> {
         for line in self.text.split_inclusive('\n') {
             if line.starts_with("<<<<<<< ") || line.starts_with(">>>>>>> ") {
                 let span = self.span(start, start + line.trim_end().len());
-                let error = error.clone().label(self.sources, span, "a conflict that is not resolved");
+                let mut error = error.clone().label(self.sources, span, "two changes meet here");
+                error.message = "invalid YAML: a merge conflict that is not resolved".to_owned();
                 return Some(
                     error.help("keep one of the two versions, and remove the lines <<<<<<<, ======= and >>>>>>>"),
                 );
@@ -109,7 +110,8 @@ impl Fault<'_> {
         };
         let indentation = line.len() - line.trim_start().len();
         let span = self.span(line_start + indentation, line_start + line.trim_end().len());
-        let error = error.clone().label(self.sources, span, "neither a key nor part of what is above");
+        let mut error = error.clone().label(self.sources, span, "neither a key nor part of what is above");
+        error.message = "invalid YAML: a line without the ':' of a key".to_owned();
         Some(error.help("a key and its value are written `key: value`; check the indentation"))
     }
 
