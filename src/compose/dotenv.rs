@@ -3,7 +3,7 @@
 //! The dialect is Docker Compose's: `KEY=value`, `KEY: value`, a bare `KEY` that is inherited, `export`, quotes over several lines,
 //! `\` escapes in double quotes, interpolation everywhere but in single quotes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use super::interpolate::{self, Fault};
@@ -29,7 +29,7 @@ pub struct Assignment {
 }
 
 /// How many bytes the values of a file may have: variables in them can stand for long texts.
-const LARGEST: usize = 64 << 20;
+const LARGEST: usize = 16 << 20;
 
 /// Looks a variable up that the file does not define itself.
 pub type Lookup<'l> = &'l dyn Fn(&str) -> Option<String>;
@@ -260,11 +260,13 @@ impl Reader<'_, '_> {
         let mut wanted = Vec::new();
         interpolate::variables(text, &mut wanted);
         collect_required(text, &mut wanted);
-        let found: BTreeMap<String, String> = wanted
+        // Each once: values may be long, and a text may have the same variable many times.
+        let names: BTreeSet<String> = wanted.into_iter().map(|variable| variable.name).collect();
+        let found: BTreeMap<String, String> = names
             .into_iter()
-            .filter_map(|variable| {
-                let value = (self.outer)(&variable.name).or_else(|| self.values.get(&variable.name).cloned())?;
-                Some((variable.name, value))
+            .filter_map(|name| {
+                let value = (self.outer)(&name).or_else(|| self.values.get(&name).cloned())?;
+                Some((name, value))
             })
             .collect();
         let lookup = |name: &str| found.get(name).map(String::as_str);

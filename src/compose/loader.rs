@@ -449,6 +449,10 @@ impl Loader<'_> {
             trail,
         );
         trail.pop();
+        if self.faults.is_tainted(&target) {
+            // Nor is whole what extends what is not.
+            self.faults.taint(&Path::ROOT.key("services").key(name));
+        }
         let Some(base) = base_services.get(&target).filter(|base| !base.is_null()).cloned() else { return };
         let Some(service) = services.get_mut(name) else { return };
         let over = std::mem::replace(service, Node::new(Value::Null, Span::NONE));

@@ -123,19 +123,22 @@ pub(super) fn label_files(service: &mut Node, files: &dyn Files, faults: &mut Fa
     below(map, "labels", found, place);
 }
 
-/// Refuses NUL in what the kernel gets of a service: variables, arguments, paths and names end there.
-pub(super) fn refuse_nul(name: &str, service: &Node, faults: &mut Faults) {
+/// The code of what [`find_nul`] finds.
+pub(super) const NUL: &str = "nul";
+
+/// Warns of NUL in what the kernel gets of a service: variables, arguments, paths and names end there.
+pub(super) fn find_nul(name: &str, service: &Node, faults: &mut Faults) {
     let root = Path::ROOT.key("services");
     let path = root.key(name);
     for (key, node) in service.as_map().into_iter().flatten() {
         // Labels and extensions stay with us.
         if !matches!(key.as_str(), "labels" | "annotations" | "extends") && !key.starts_with("x-") {
-            refuse_nul_below(node, &path.key(key), faults);
+            find_nul_below(node, &path.key(key), faults);
         }
     }
 }
 
-fn refuse_nul_below(node: &Node, path: &Path<'_>, faults: &mut Faults) {
+fn find_nul_below(node: &Node, path: &Path<'_>, faults: &mut Faults) {
     match &node.value {
         Value::Map(map) => {
             for (key, node) in map {
@@ -143,12 +146,12 @@ fn refuse_nul_below(node: &Node, path: &Path<'_>, faults: &mut Faults) {
                 if key.contains('\0') {
                     report_nul(&path, node.place(), faults);
                 }
-                refuse_nul_below(node, &path, faults);
+                find_nul_below(node, &path, faults);
             }
         }
         Value::List(list) => {
             for (index, node) in list.iter().enumerate() {
-                refuse_nul_below(node, &path.index(index), faults);
+                find_nul_below(node, &path.index(index), faults);
             }
         }
         Value::String(text) if text.contains('\0') => report_nul(path, node.span, faults),
@@ -159,7 +162,7 @@ fn refuse_nul_below(node: &Node, path: &Path<'_>, faults: &mut Faults) {
 fn report_nul(path: &Path<'_>, span: Span, faults: &mut Faults) {
     let message = format!("{path} has a NUL character, which neither a variable nor an argument can hold");
     faults.push(
-        Diagnostic::error("nul", message)
+        Diagnostic::warning(NUL, message)
             .at_path(path.to_string())
             .label(&faults.sources, span, "")
             .help("give binary values to the container in a file: with `configs`, `secrets` or a volume"),

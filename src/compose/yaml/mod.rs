@@ -24,9 +24,9 @@ const EXPANDED_TIMES: usize = 50;
 const EXPANDED_VALUES: usize = 20_000;
 const MOST_EXPANDED_VALUES: usize = 1_000_000;
 /// So many bytes of text that an alias repeats count as one value.
-const VALUE_BYTES: usize = 256;
+const VALUE_BYTES: usize = 128;
 /// How many bytes may be read again because of [`Indentation`], in files that are not small.
-const REREAD: usize = 4 << 20;
+const REREAD: usize = 2 << 20;
 const REREAD_TIMES: usize = 20;
 
 /// One document of a file.
