@@ -26,6 +26,9 @@ enum Entry {
 }
 use Entry::{Bytes, Closed, Fifo, Folder, Link, Text};
 
+/// What a file is called in messages, the files of a project, and words that the error has.
+type Case<'c> = (&'c str, Vec<(String, Entry)>, &'c str);
+
 fn lay(folder: &Path, files: &[(String, Entry)]) {
     for (name, entry) in files {
         let path = folder.join(name);
@@ -37,7 +40,7 @@ fn lay(folder: &Path, files: &[(String, Entry)]) {
             Link(target) => symlink(target, &path).expect("a link can be made"),
             Closed => {
                 fs::write(&path, "").expect("a file can be written");
-                fs::set_permissions(&path, fs::Permissions::from_mode(0)).expect("modes can be changed");
+                fs::set_permissions(&path, fs::Permissions::from_mode(0o0)).expect("modes can be changed");
             }
         }
     }
@@ -70,7 +73,7 @@ fn refuse(files: &[(String, Entry)], as_nobody: bool) -> Result<String, String> 
     }
 }
 
-fn check(cases: Vec<(&str, Vec<(String, Entry)>, &str)>) {
+fn check(cases: Vec<Case<'_>>) {
     let faults: Vec<String> = cases
         .into_iter()
         .filter_map(|(name, files, words)| match refuse(&files, false) {
@@ -253,7 +256,8 @@ fn what_is_no_file() {
     ];
     let mut cases = Vec::new();
     for (name, text) in ways {
-        let kinds: [(fn() -> Entry, &str); 6] = [
+        type Kind = fn() -> Entry;
+        let kinds: [(Kind, &str); 6] = [
             (|| Fifo, "is not a regular file"),
             (|| Folder, "is a directory"),
             (|| Link("/dev/zero"), "is not a regular file"),

@@ -409,12 +409,13 @@ mod tests {
     }
 
     /// The attributes of a service, one on each line; `special` is written instead of the attribute with that number.
-    fn written(attributes: &Attributes, special: usize, instead: &str) -> String {
+    fn written(attributes: &[Option<usize>], special: usize, instead: &str) -> String {
+        use std::fmt::Write as _;
         let mut text = String::new();
         for (number, ((key, values), chosen)) in ATTRIBUTES.iter().zip(attributes).enumerate() {
             let value = if number == special { Some(instead) } else { chosen.map(|chosen| values[chosen]) };
             if let Some(value) = value.filter(|value| !value.is_empty()) {
-                text += &format!("    {key}: {value}\n");
+                let _ = writeln!(text, "    {key}: {value}");
             }
         }
         text
@@ -423,6 +424,9 @@ mod tests {
     fn service(name: &str, attributes: &str) -> String {
         format!("services:\n  {name}:\n    image: i\n{attributes}")
     }
+
+    /// The texts of `compose.yaml`, `over.yaml` and `base.yaml`, from those of the attributes below and above.
+    type Form = fn(String, String) -> (String, String, String);
 
     const OTHERS: &str = "  b: {image: i}\n  c: {image: i}\nnetworks: {m: , n: }\nvolumes: {v: }\n";
 
@@ -466,8 +470,8 @@ mod tests {
 
     /// Lays the attribute with this number, tagged, on a service: of an earlier file, of the same file by `extends`, and of
     /// another file by `extends`. What comes out is what comes out where nothing was there to be laid on.
-    fn check_tagged(below: &Attributes, above: &Attributes, number: usize, tagged: &str, plain: &str) {
-        let forms: [fn(String, String) -> (String, String, String); 3] = [
+    fn check_tagged(below: &[Option<usize>], above: &[Option<usize>], number: usize, tagged: &str, plain: &str) {
+        let forms: [Form; 3] = [
             |below, above| (service("a", &below) + OTHERS, service("a", &above), String::new()),
             |below, above| {
                 let extending = format!("  a:\n    extends: base\n{above}");
