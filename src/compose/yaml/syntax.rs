@@ -68,7 +68,7 @@ impl Fault<'_> {
             if line.starts_with("<<<<<<< ") || line.starts_with(">>>>>>> ") {
                 let span = self.span(start, start + line.trim_end().len());
                 let mut error = error.clone().label(self.sources, span, "two changes meet here");
-                error.message = "invalid YAML: a merge conflict that is not resolved".to_owned();
+                "invalid YAML: a merge conflict that is not resolved".clone_into(&mut error.message);
                 return Some(
                     error.help("keep one of the two versions, and remove the lines <<<<<<<, ======= and >>>>>>>"),
                 );
@@ -111,7 +111,7 @@ impl Fault<'_> {
         let indentation = line.len() - line.trim_start().len();
         let span = self.span(line_start + indentation, line_start + line.trim_end().len());
         let mut error = error.clone().label(self.sources, span, "neither a key nor part of what is above");
-        error.message = "invalid YAML: a line without the ':' of a key".to_owned();
+        "invalid YAML: a line without the ':' of a key".clone_into(&mut error.message);
         Some(error.help("a key and its value are written `key: value`; check the indentation"))
     }
 
