@@ -26,6 +26,9 @@ enum Entry {
 }
 use Entry::{Bytes, Closed, Fifo, Folder, Link, Text};
 
+/// What a file is called in messages, the files of a project, and words that the error has.
+type Case<'c> = (&'c str, Vec<(String, Entry)>, &'c str);
+
 fn lay(folder: &Path, files: &[(String, Entry)]) {
     for (name, entry) in files {
         let path = folder.join(name);
@@ -69,9 +72,6 @@ fn refuse(files: &[(String, Entry)], as_nobody: bool) -> Result<String, String> 
         Err(format!("{:?}, {} bytes of errors: {shown}", output.status, stderr.len()))
     }
 }
-
-/// A name, the files of a project, and words that the error must have.
-type Case<'a> = (&'a str, Vec<(String, Entry)>, &'a str);
 
 fn check(cases: Vec<Case<'_>>) {
     let faults: Vec<String> = cases

@@ -24,6 +24,8 @@ struct Case {
     lines: Option<Vec<String>>,
     /// Words that the errors must have; the command must fail.
     errors: Option<Vec<String>>,
+    /// What the lines of JSON on standard error have, each by JSON pointer; the command fails if one is an error.
+    faults: Option<Vec<BTreeMap<String, Value>>>,
 }
 
 fn folder() -> PathBuf {
@@ -85,6 +87,21 @@ fn check(name: &str) -> Result<(), String> {
             Some(word) => fault(format!("the errors do not say {word:?}")),
             None => Ok(()),
         };
+    }
+    if let Some(wanted) = &case.faults {
+        let found: Result<Vec<Value>, _> = stderr.lines().map(serde_json::from_str).collect();
+        let Ok(found) = found else { return fault("standard error is not JSON, one object a line".into()) };
+        if found.len() != wanted.len() {
+            return fault(format!("{} faults, want {}", found.len(), wanted.len()));
+        }
+        for (found, wanted) in found.iter().zip(wanted) {
+            if let Some((pointer, value)) = wanted.iter().find(|(pointer, value)| found.pointer(pointer) != Some(value))
+            {
+                return fault(format!("{pointer} of {found} is not {value}"));
+            }
+        }
+        let is_error = found.iter().any(|fault| fault["severity"] == "error");
+        return if output.status.success() == is_error { fault("the wrong exit status".into()) } else { Ok(()) };
     }
     if !output.status.success() {
         return fault("failed".into());
@@ -185,8 +202,36 @@ fn what_is_no_file_is_refused_at_once() {
 
     fs::remove_file(&path).expect("the FIFO can be removed");
     std::os::unix::fs::symlink(&path, &path).expect("a link can be made");
-    let output = run(scratch.path(), &["-f", "compose.yaml", "config", "-q"], &BTreeMap::new());
-    assert_eq!(output.status.code(), Some(1));
+    let complaint = |arguments: &[&str]| {
+        let output = run(scratch.path(), arguments, &BTreeMap::new());
+        assert_eq!(output.status.code(), Some(1));
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    assert!(complaint(&["-f", "compose.yaml", "config", "-q"]).contains("Too many levels of symbolic links"));
+    // Found or named makes no difference: it is there.
+    assert!(complaint(&["config", "-q"]).contains("Too many levels of symbolic links"));
+    fs::remove_file(&path).expect("the link can be removed");
+    std::os::unix::fs::symlink("nowhere", &path).expect("a link can be made");
+    assert!(complaint(&["config", "-q"]).contains("compose.yaml: no such file or directory"));
+
+    // What can be read is used all the same, as by Docker Compose, but not silently.
+    fs::write(scratch.path().join("docker-compose.yml"), "services: {a: {image: x}}\n").expect("a file can be written");
+    let output = run(scratch.path(), &["config", "--services"], &BTreeMap::new());
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "a\n");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("is passed over"));
+}
+
+/// The log of what is done is beside the data, and there only when it is asked for.
+#[test]
+fn verbose_says_which_files_are_read() {
+    let scratch = tempfile::tempdir().expect("a scratch directory can be made");
+    fs::write(scratch.path().join("compose.yaml"), "services: {a: {image: x}}\n").expect("a file can be written");
+    let output = run(scratch.path(), &["--verbose", "config", "--services"], &BTreeMap::new());
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "a\n");
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(stderr.contains("DEBUG") && stderr.contains("compose.yaml"), "{stderr}");
+    let output = run(scratch.path(), &["config", "--services"], &BTreeMap::new());
+    assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
 /// What Docker Compose 2.40 makes of more than two thousand files, if the corpus is beside the repository.

@@ -25,7 +25,7 @@ use crate::remote::Reader;
 pub struct ConfigArgs {
     /// The services to show, with what they depend on
     pub services: Vec<String>,
-    /// Format the output (yaml or json); errors come as JSON lines with json
+    /// Format the output (yaml or json); errors and warnings come as JSON lines with json
     #[arg(long)]
     pub format: Option<String>,
     /// Only validate the configuration, print nothing
@@ -109,7 +109,7 @@ pub fn run(global: &GlobalArgs, arguments: &ConfigArgs) -> ExitCode {
     let json = arguments.format.as_deref() == Some("json");
     match output(global, arguments) {
         Ok((text, warnings)) => {
-            super::show(&warnings, global.colours(), false);
+            super::show(&warnings, global.colours(), json);
             deliver(&text, arguments)
         }
         Err(found) => {

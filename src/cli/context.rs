@@ -46,6 +46,7 @@ impl Context {
         let options = LoadOptions { services: services.to_vec(), ..self.global.load_options() };
         let loaded = compose::load(&options, &Reader::of_host()).map_err(Error::Faults)?;
         self.ui.diagnostics(&loaded.warnings);
+        tracing::debug!(name = loaded.project.name, services = loaded.project.services.len(), "loaded the project");
         Ok(loaded.project)
     }
 

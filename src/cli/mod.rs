@@ -103,6 +103,9 @@ pub struct GlobalArgs {
     /// Run in backward compatibility mode
     #[arg(long)]
     pub compatibility: bool,
+    /// Say on standard error what is read and done; `RCOMPOSE_LOG` says of what
+    #[arg(long, hide = true)]
+    pub verbose: bool,
     /// Keep everything below this directory instead of in /var/lib/rcompose and /run/rcompose
     #[arg(long, value_name = "DIR", env = "RCOMPOSE_ROOT", hide = true)]
     pub root: Option<PathBuf>,
@@ -244,6 +247,9 @@ pub fn main() -> ExitCode {
             return ExitCode::from(if error.use_stderr() { 16 } else { 0 });
         }
     };
+    if cli.global.verbose {
+        log_to_stderr();
+    }
     let ui = Ui { ansi: cli.global.ansi, form: cli.global.progress };
     let context = Context::new(cli.global, ui, compatible);
     let done = match cli.command {
@@ -290,6 +296,13 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => ExitCode::from(report(ui, &error)),
     }
+}
+
+/// Writes what this process notes about its work to standard error.
+fn log_to_stderr() {
+    use tracing_subscriber::{EnvFilter, fmt};
+    let filter = EnvFilter::try_from_env("RCOMPOSE_LOG").unwrap_or_else(|_| EnvFilter::new("warn,rcompose=debug,rcompose_engine=debug"));
+    fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
 }
 
 /// Says what went wrong and returns the exit code for it.

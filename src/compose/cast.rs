@@ -142,11 +142,16 @@ pub(super) fn interpolate(node: &mut Node, path: &Path<'_>, environment: &Enviro
                 Cast::Bool => "true or false",
             };
             faults.taint(path);
-            faults.push(
-                Diagnostic::error("wrong-type", format!("{path} must be {what}, not {text:?}"))
-                    .at_path(path.to_string())
-                    .label(&faults.sources, node.span, format!("is {text:?} after interpolation")),
-            );
+            let is_made = faults.sources.text(node.span).is_some_and(|source| source.contains('$'));
+            let label = if is_made { format!("is {text:?} after interpolation") } else { String::new() };
+            let mut diagnostic = Diagnostic::error("wrong-type", format!("{path} must be {what}, not {text:?}"))
+                .at_path(path.to_string())
+                .label(&faults.sources, node.span, label);
+            if let (["services", _, "ulimits", _], Some((soft, hard))) = (path.parts().as_slice(), text.split_once(':'))
+            {
+                diagnostic = diagnostic.help(format!("two limits are a mapping: `{{soft: {soft}, hard: {hard}}}`"));
+            }
+            faults.push(diagnostic);
             false
         }
         _ => true,

@@ -206,7 +206,8 @@ impl Check<'_> {
         // Of a service that lost something it is not known whether that was its image.
         if !has_origin && !self.faults.is_tainted(name) {
             let message = format!("service {name:?} has neither an image nor a build context specified");
-            self.report("no-image", "", message, &[(place, "needs `image` or `build`")], None);
+            let help = "say what it runs with `image: NAME`, or how that is made with `build: .`".to_owned();
+            self.report("no-image", "", message, &[(place, "needs `image` or `build`")], Some(help));
         }
         if let Some(build) = build {
             self.build(build);
@@ -350,6 +351,9 @@ impl Check<'_> {
         let known = if self.faults.is_full() { None } else { suggest::closest(key, known) };
         let help = match known {
             Some(known) => format!("did you mean `{known}`?"),
+            None if section == "volumes" && key.contains('/') => {
+                format!("a path of this machine begins with ./, ../, ~ or /: `./{key}`")
+            }
             None => format!("define it at the top level: `{section}:` with `{key}:` below it"),
         };
         self.report(undefined(section), attribute, message, &[(span, "not defined")], Some(help));
@@ -379,6 +383,10 @@ impl Check<'_> {
         let name = self.name;
         for (target, dependency) in self.service.get("depends_on").and_then(Node::as_map).into_iter().flatten() {
             if self.services.contains_key(target) || self.faults.is_section_tainted("include") {
+                continue;
+            }
+            // That the service is not there was said where it is named; the dependency only follows from it.
+            if text(self.service, "network_mode").strip_prefix("service:") == Some(target) {
                 continue;
             }
             let disabled = self.disabled.get(target);

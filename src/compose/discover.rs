@@ -149,16 +149,23 @@ fn listed(
         .collect()
 }
 
-/// Looks for a compose file here and in the directories above.
+/// Looks for a compose file here and in the directories above. What has the name of one and cannot be read is passed over, as
+/// Docker Compose does; where nothing else is found, it is the one, and reading it says what is wrong.
 fn find(start: &str, files: &dyn Files, faults: &mut Faults) -> Vec<String> {
     let mut directory = start.to_owned();
+    let mut broken: Option<(String, std::io::Error)> = None;
     loop {
         let mut present = |names: &[&str], kind: &str| -> Option<String> {
-            let found: Vec<String> = names
-                .iter()
-                .map(|name| gopath::join(&directory, name))
-                .filter(|path| files.is_directory(path.as_ref()).is_ok())
-                .collect();
+            let mut found = Vec::new();
+            for path in names.iter().map(|name| gopath::join(&directory, name)) {
+                match files.is_directory(path.as_ref()) {
+                    Ok(_) => found.push(path),
+                    Err(error) if !is_absent(&error) || files.is_symlink(path.as_ref()) => {
+                        broken.get_or_insert((path, error));
+                    }
+                    Err(_) => {}
+                }
+            }
             if found.len() > 1 {
                 faults.push(Diagnostic::warning(
                     "several-files",
@@ -172,15 +179,31 @@ fn find(start: &str, files: &dyn Files, faults: &mut Faults) -> Vec<String> {
             found.into_iter().next()
         };
         if let Some(file) = present(&NAMES, "config") {
-            return std::iter::once(file).chain(present(&OVERRIDES, "override")).collect();
+            let found: Vec<String> = std::iter::once(file).chain(present(&OVERRIDES, "override")).collect();
+            if let Some((path, error)) = broken {
+                let message = format!("{path} is passed over: {error}");
+                faults.push(Diagnostic::warning("unreadable-file", message).help(format!("{} is used", found[0])));
+            }
+            return found;
         }
         let parent = gopath::parent(&directory);
         let parent = if parent.len() > 1 { parent.trim_end_matches('/').to_owned() } else { parent };
         if parent == directory {
-            return Vec::new();
+            return broken.map(|(path, _)| path).into_iter().collect();
         }
         directory = parent;
     }
+}
+
+/// Whether nothing is there, and not something that cannot be looked at.
+fn is_absent(error: &std::io::Error) -> bool {
+    matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory)
+}
+
+/// The compose file in a directory, for who named the directory itself or another usual name.
+pub(super) fn beside(directory: &str, files: &dyn Files) -> Option<String> {
+    let paths = NAMES.iter().map(|name| gopath::join(directory, name));
+    paths.into_iter().find(|path| files.is_directory(path.as_ref()).is_ok_and(|is_directory| !is_directory))
 }
 
 /// Leaves the characters that a project's name may have.

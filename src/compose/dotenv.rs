@@ -3,7 +3,7 @@
 //! The dialect is Docker Compose's: `KEY=value`, `KEY: value`, a bare `KEY` that is inherited, `export`, quotes over several lines,
 //! `\` escapes in double quotes, interpolation everywhere but in single quotes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use super::interpolate::{self, Fault};
@@ -29,7 +29,7 @@ pub struct Assignment {
 }
 
 /// How many bytes the values of a file may have: variables in them can stand for long texts.
-const LARGEST: usize = 64 << 20;
+const LARGEST: usize = 16 << 20;
 
 /// Looks a variable up that the file does not define itself.
 pub type Lookup<'l> = &'l dyn Fn(&str) -> Option<String>;
@@ -50,6 +50,7 @@ pub fn parse(
             Statement::End => return Ok(assignments),
             Statement::Nothing => {}
             Statement::Assignment(assignment) => {
+                check_value(&assignment)?;
                 bytes += assignment.value.len();
                 if bytes > LARGEST {
                     return Err(DotenvError {
@@ -62,6 +63,15 @@ pub fn parse(
             }
         }
     }
+}
+
+/// Variables of a process are separated by NUL: none may be in one.
+fn check_value(assignment: &Assignment) -> Result<(), DotenvError> {
+    if assignment.key.contains('\0') || assignment.value.contains('\0') {
+        let message = format!("{:?} has a NUL character, which no variable can hold", assignment.key);
+        return Err(DotenvError { message, range: assignment.range.clone() });
+    }
+    Ok(())
 }
 
 /// About how many bytes of memory the variables take in a project.
@@ -95,7 +105,9 @@ pub fn parse_raw(text: &str, outer: Lookup<'_>) -> Result<Vec<Assignment>, Doten
             return Err(DotenvError { message: format!("variable '{key}' contains whitespaces"), range });
         }
         if let Some(value) = value.map(ToOwned::to_owned).or_else(|| outer(key)) {
-            assignments.push(Assignment { key: key.to_owned(), value, range });
+            let assignment = Assignment { key: key.to_owned(), value, range };
+            check_value(&assignment)?;
+            assignments.push(assignment);
         }
     }
     Ok(assignments)
@@ -248,11 +260,13 @@ impl Reader<'_, '_> {
         let mut wanted = Vec::new();
         interpolate::variables(text, &mut wanted);
         collect_required(text, &mut wanted);
-        let found: BTreeMap<String, String> = wanted
+        // Each once: values may be long, and a text may have the same variable many times.
+        let names: BTreeSet<String> = wanted.into_iter().map(|variable| variable.name).collect();
+        let found: BTreeMap<String, String> = names
             .into_iter()
-            .filter_map(|variable| {
-                let value = (self.outer)(&variable.name).or_else(|| self.values.get(&variable.name).cloned())?;
-                Some((variable.name, value))
+            .filter_map(|name| {
+                let value = (self.outer)(&name).or_else(|| self.values.get(&name).cloned())?;
+                Some((name, value))
             })
             .collect();
         let lookup = |name: &str| found.get(name).map(String::as_str);
@@ -356,6 +370,9 @@ mod tests {
         assert_eq!(fault("A='x\n").range, 2..4);
         assert_eq!(fault("A B=1\n").message, "key cannot contain a space");
         assert!(fault("A=${B:?no}\n").message.contains("required variable B"));
+        assert_eq!(fault("A=1\nB=\"\\0000\"\n").range, 4..5);
+        assert_eq!(fault("A=x\0y\n").range, 0..1);
+        assert_eq!(parse_raw("A=x\0y\n", &|_| None).expect_err("a fault").range, 0..1);
     }
 
     #[test]

@@ -3,11 +3,12 @@
 use std::borrow::Cow;
 use std::collections::{BTreeSet, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::diagnostic::{Diagnostic, Severity};
 use super::path::Path;
-use super::source::Sources;
+use super::source::{Sources, Span};
 
 /// How many diagnostics are kept; who has more faults than this wants to see the first ones.
 const MOST: usize = 100;
@@ -55,6 +56,17 @@ impl Faults {
 
     fn kept_errors(&self) -> usize {
         self.list.iter().filter(|diagnostic| diagnostic.severity == Severity::Error).count()
+    }
+
+    /// Whether an error is inside this place: what is missing there may only be missing because of it.
+    pub(super) fn has_error_in(&self, span: Span) -> bool {
+        let Some(file) = self.sources.of(span) else { return false };
+        let inside = |range: &Range<usize>| range.start >= span.start as usize && range.end <= span.end as usize;
+        self.list
+            .iter()
+            .filter(|diagnostic| diagnostic.severity == Severity::Error)
+            .filter_map(|diagnostic| diagnostic.labels.first())
+            .any(|label| Arc::ptr_eq(&label.file, file) && inside(&label.range))
     }
 
     /// Whether more errors would not be shown: what is costly to say about them need not be found out.
@@ -111,14 +123,17 @@ impl Faults {
         self.tainted_sections.contains(section)
     }
 
-    /// All diagnostics, in the order of the files and the places in them; those without a place first.
+    /// All diagnostics: warnings, then errors, in the order of the files and of the places in them; those without a place first.
     pub(super) fn take(&mut self) -> Vec<Diagnostic> {
         let mut list = std::mem::take(&mut self.list);
         let kept = list.iter().filter(|diagnostic| diagnostic.severity == Severity::Error).count();
+        list.sort_by_cached_key(|diagnostic| {
+            let place = diagnostic.labels.first().map(|label| (self.sources.number(&label.file), label.range.start));
+            (diagnostic.severity == Severity::Error, place)
+        });
         if self.errors > kept {
             list.push(Diagnostic::error("more", format!("and {} errors more", self.errors - kept)));
         }
-        list.sort_by_key(|diagnostic| diagnostic.severity == Severity::Error);
         list
     }
 }

@@ -13,8 +13,8 @@ use super::remote::Remote;
 use super::source::{Origin, SourceFile, Span};
 use super::yaml::{Document, ParseError};
 use super::{
-    Diagnostic, Faults, LoadOptions, canonical, cast, checks, gopath, merge, normalize, paths, schema, suggest, unique,
-    yaml,
+    Diagnostic, Faults, LoadOptions, NAMES, canonical, cast, checks, gopath, merge, normalize, paths, schema, suggest,
+    unique, yaml,
 };
 
 /// A project as a tree: merged, in its long form, named and with its paths resolved; types are still the file's.
@@ -182,11 +182,17 @@ impl Loader<'_> {
                     std::io::ErrorKind::NotFound => "no such file or directory".to_owned(),
                     _ => error.to_string(),
                 };
-                self.faults.push(Diagnostic::error("unreadable-file", format!("cannot read {path}: {reason}")).label(
-                    &self.faults.sources,
-                    cited,
-                    "named here",
-                ));
+                let other = match error.kind() {
+                    std::io::ErrorKind::IsADirectory => discover::beside(path, self.files),
+                    std::io::ErrorKind::NotFound if NAMES.contains(&path.rsplit('/').next().unwrap_or("")) => {
+                        discover::beside(&gopath::parent(path), self.files)
+                    }
+                    _ => None,
+                };
+                let diagnostic = Diagnostic::error("unreadable-file", format!("cannot read {path}: {reason}"));
+                let diagnostic = diagnostic.label(&self.faults.sources, cited, "named here");
+                let help = other.map(|other| format!("did you mean {other}?"));
+                self.faults.push(help.into_iter().fold(diagnostic, Diagnostic::help));
                 return None;
             }
         };
@@ -443,6 +449,10 @@ impl Loader<'_> {
             trail,
         );
         trail.pop();
+        if self.faults.is_tainted(&target) {
+            // Nor is whole what extends what is not.
+            self.faults.taint(&Path::ROOT.key("services").key(name));
+        }
         let Some(base) = base_services.get(&target).filter(|base| !base.is_null()).cloned() else { return };
         let Some(service) = services.get_mut(name) else { return };
         let over = std::mem::replace(service, Node::new(Value::Null, Span::NONE));

@@ -264,11 +264,14 @@ fn merge_ipam(base: Node, over: Node, path: &Path<'_>, faults: &mut Faults) -> N
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+
     use proptest::prelude::*;
 
     use super::super::node::same;
+    use super::super::shape::{self, Flavour};
     use super::super::source::Span;
-    use super::super::{canonical, unique};
+    use super::super::{Files, LoadOptions, canonical, load_resolved, print, unique};
     use super::*;
 
     fn merged(base: &Node, over: &Node) -> Node {
@@ -379,5 +382,166 @@ mod tests {
             node.value = Value::List(items);
         }
         root
+    }
+
+    // ---- `!reset` and `!override`
+
+    /// Attributes of a service, each with values that merge.
+    const ATTRIBUTES: &[(&str, [&str; 3])] = &[
+        ("cap_add", ["[A]", "[B, C]", "[A, B]"]),
+        ("command", ["[x]", "[y, z]", "[x, y]"]),
+        ("depends_on", ["[b]", "[c]", "[b, c]"]),
+        ("deploy", ["{replicas: 2}", "{resources: {limits: {pids: 9}}}", "{replicas: 3, labels: {a: '1'}}"]),
+        ("environment", ["{A: '1'}", "[A=2, B=3]", "{B: '4', C: '5'}"]),
+        ("healthcheck", ["{retries: 1}", "{interval: 1s}", "{retries: 2, test: x}"]),
+        ("labels", ["{A: '1'}", "[A=2, B=3]", "{B: '4', C: '5'}"]),
+        ("logging", ["{driver: a}", "{driver: b, options: {x: '1'}}", "{options: {y: '2'}}"]),
+        ("networks", ["[m]", "[n]", "{m: {aliases: [x]}, n: }"]),
+        ("ports", ["['1:1']", "['2:2', '3:3']", "['1:1', '4:4']"]),
+        ("volumes", ["['/a:/x']", "['/b:/x', '/b:/y']", "['v:/z']"]),
+    ];
+
+    /// One value, or none, for each of the attributes.
+    type Attributes = Vec<Option<usize>>;
+
+    fn attributes() -> impl Strategy<Value = Attributes> {
+        prop::collection::vec(prop::option::of(0..3_usize), ATTRIBUTES.len())
+    }
+
+    /// The attributes of a service, one on each line; `special` is written instead of the attribute with that number.
+    fn written(attributes: &[Option<usize>], special: usize, instead: &str) -> String {
+        use std::fmt::Write as _;
+        let mut text = String::new();
+        for (number, ((key, values), chosen)) in ATTRIBUTES.iter().zip(attributes).enumerate() {
+            let value = if number == special { Some(instead) } else { chosen.map(|chosen| values[chosen]) };
+            if let Some(value) = value.filter(|value| !value.is_empty()) {
+                let _ = writeln!(text, "    {key}: {value}");
+            }
+        }
+        text
+    }
+
+    fn service(name: &str, attributes: &str) -> String {
+        format!("services:\n  {name}:\n    image: i\n{attributes}")
+    }
+
+    /// The texts of `compose.yaml`, `over.yaml` and `base.yaml`, from those of the attributes below and above.
+    type Form = fn(String, String) -> (String, String, String);
+
+    const OTHERS: &str = "  b: {image: i}\n  c: {image: i}\nnetworks: {m: , n: }\nvolumes: {v: }\n";
+
+    /// Files in memory, by name, below `/p`.
+    struct Memory(Vec<(&'static str, String)>);
+
+    impl Files for Memory {
+        fn read(&self, path: &std::path::Path) -> io::Result<Vec<u8>> {
+            let file = self.0.iter().find(|(name, _)| path == std::path::Path::new("/p").join(name));
+            file.map(|(_, text)| text.clone().into_bytes()).ok_or_else(|| io::ErrorKind::NotFound.into())
+        }
+
+        fn read_stdin(&self) -> io::Result<Vec<u8>> {
+            Err(io::ErrorKind::NotFound.into())
+        }
+
+        fn is_directory(&self, path: &std::path::Path) -> io::Result<bool> {
+            self.read(path).map(|_| false)
+        }
+
+        fn canonicalize(&self, path: &std::path::Path) -> io::Result<std::path::PathBuf> {
+            Ok(path.to_owned())
+        }
+
+        fn is_symlink(&self, _: &std::path::Path) -> bool {
+            false
+        }
+    }
+
+    /// What `config` prints of two files, of which the second may be empty, and of those that they name.
+    fn printed_project(compose: String, over: String, base: String) -> String {
+        let files = Memory(vec![("compose.yaml", compose), ("over.yaml", over), ("base.yaml", base)]);
+        let options = LoadOptions {
+            files: vec!["compose.yaml".into(), "over.yaml".into()],
+            working_dir: "/p".into(),
+            ..LoadOptions::default()
+        };
+        let loaded = load_resolved(&options, &files).unwrap_or_else(|faults| panic!("{faults:#?}\n{:#?}", files.0));
+        print::to_yaml(&shape::emit_project(&loaded.tree.0, Flavour::Yaml))
+    }
+
+    /// Lays the attribute with this number, tagged, on a service: of an earlier file, of the same file by `extends`, and of
+    /// another file by `extends`. What comes out is what comes out where nothing was there to be laid on.
+    fn check_tagged(below: &[Option<usize>], above: &[Option<usize>], number: usize, tagged: &str, plain: &str) {
+        let forms: [Form; 3] = [
+            |below, above| (service("a", &below) + OTHERS, service("a", &above), String::new()),
+            |below, above| {
+                let extending = format!("  a:\n    extends: base\n{above}");
+                (service("base", &below) + &extending + OTHERS, "{}".into(), String::new())
+            },
+            |below, above| {
+                let extending = format!("services:\n  a:\n    extends: {{file: base.yaml, service: base}}\n{above}");
+                (extending + OTHERS, "{}".into(), service("base", &below))
+            },
+        ];
+        for (way, form) in forms.into_iter().enumerate() {
+            let (compose, over, base) = form(written(below, usize::MAX, ""), written(above, number, tagged));
+            let with_tag = printed_project(compose, over, base);
+            let (compose, over, base) = form(written(below, number, ""), written(above, number, plain));
+            let expected = printed_project(compose, over, base);
+            // The service that is extended in the same file keeps what it has.
+            let own = |text: String| {
+                let service = text.split_once("\n  base:\n").map_or(text.as_str(), |(before, _)| before);
+                service.to_owned()
+            };
+            assert_eq!(own(with_tag), own(expected), "way {way}");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        /// `!reset` of an attribute is its absence, below and here.
+        #[test]
+        fn reset_is_absence(
+            below in attributes(),
+            above in attributes(),
+            number in 0..ATTRIBUTES.len(),
+            value in prop::sample::select(vec!["null", "[]", "{a: b}"]),
+        ) {
+            check_tagged(&below, &above, number, &format!("!reset {value}"), "");
+        }
+
+        /// `!override` leaves the later value alone.
+        #[test]
+        fn override_is_the_later_value(
+            below in attributes(),
+            above in attributes(),
+            number in 0..ATTRIBUTES.len(),
+            value in 0..3_usize,
+        ) {
+            let value = ATTRIBUTES[number].1[value];
+            check_tagged(&below, &above, number, &format!("!override {value}"), value);
+        }
+
+        /// An item with `!reset` is not there; one with `!override` is there as without it. Nothing below is changed by either.
+        #[test]
+        fn tags_in_sequences_are_about_their_items(
+            below in attributes(),
+            above in attributes(),
+            kept in prop::collection::vec(any::<bool>(), 0..4),
+        ) {
+            let items = ["A", "B", "C", "D"];
+            let number = ATTRIBUTES.iter().position(|(key, _)| *key == "cap_add").expect("it is one of them");
+            let (mut tagged, mut plain) = (Vec::new(), Vec::new());
+            for (item, kept) in items.iter().zip(&kept) {
+                tagged.push(format!("!{} {item}", if *kept { "override" } else { "reset" }));
+                plain.extend(kept.then_some(*item));
+            }
+            let over = |list: String| service("a", &written(&above, number, &format!("[{list}]")));
+            let compose = service("a", &written(&below, usize::MAX, "")) + OTHERS;
+            prop_assert_eq!(
+                printed_project(compose.clone(), over(tagged.join(", ")), String::new()),
+                printed_project(compose, over(plain.join(", ")), String::new())
+            );
+        }
     }
 }

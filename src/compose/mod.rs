@@ -142,6 +142,15 @@ pub struct Untyped {
 /// All faults that were found; warnings come with them, before the errors.
 pub fn load(options: &LoadOptions, files: &dyn Files) -> Result<Loaded, Vec<Diagnostic>> {
     let mut resolved = load_resolved(options, files)?;
+    if resolved.warnings.iter().any(|warning| warning.code == resolve::NUL) {
+        // A tree with it can be printed, as Docker Compose does; nothing can be run with it.
+        let mut found = resolved.warnings;
+        for warning in found.iter_mut().filter(|warning| warning.code == resolve::NUL) {
+            warning.severity = Severity::Error;
+        }
+        found.sort_by_key(|diagnostic| diagnostic.severity);
+        return Err(found);
+    }
     let mut faults = Faults::default();
     std::mem::swap(&mut faults.sources, &mut resolved.sources);
     let project = typed::project(&resolved, &mut faults);
@@ -224,6 +233,9 @@ fn finish(
     for service in root.get_mut("services").and_then(Node::as_map_mut).into_iter().flat_map(Map::values_mut) {
         resolve::env_files(service, &discovered.environment, files, &mut faults);
         resolve::label_files(service, files, &mut faults);
+    }
+    for (name, service) in root.get("services").and_then(Node::as_map).into_iter().flatten() {
+        resolve::find_nul(name, service, &mut faults);
     }
     if !options.all_resources {
         select::drop_unused(&mut root);

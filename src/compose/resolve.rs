@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::environment::{self, Environment};
 use super::files::Files;
 use super::node::{Map, Node, Value};
+use super::path::Path;
 use super::source::Span;
 use super::{Diagnostic, Faults, dotenv};
 
@@ -120,6 +121,52 @@ pub(super) fn label_files(service: &mut Node, files: &dyn Files, faults: &mut Fa
         }
     }
     below(map, "labels", found, place);
+}
+
+/// The code of what [`find_nul`] finds.
+pub(super) const NUL: &str = "nul";
+
+/// Warns of NUL in what the kernel gets of a service: variables, arguments, paths and names end there.
+pub(super) fn find_nul(name: &str, service: &Node, faults: &mut Faults) {
+    let root = Path::ROOT.key("services");
+    let path = root.key(name);
+    for (key, node) in service.as_map().into_iter().flatten() {
+        // Labels and extensions stay with us.
+        if !matches!(key.as_str(), "labels" | "annotations" | "extends") && !key.starts_with("x-") {
+            find_nul_below(node, &path.key(key), faults);
+        }
+    }
+}
+
+fn find_nul_below(node: &Node, path: &Path<'_>, faults: &mut Faults) {
+    match &node.value {
+        Value::Map(map) => {
+            for (key, node) in map {
+                let path = path.key(key);
+                if key.contains('\0') {
+                    report_nul(&path, node.place(), faults);
+                }
+                find_nul_below(node, &path, faults);
+            }
+        }
+        Value::List(list) => {
+            for (index, node) in list.iter().enumerate() {
+                find_nul_below(node, &path.index(index), faults);
+            }
+        }
+        Value::String(text) if text.contains('\0') => report_nul(path, node.span, faults),
+        _ => {}
+    }
+}
+
+fn report_nul(path: &Path<'_>, span: Span, faults: &mut Faults) {
+    let message = format!("{path} has a NUL character, which neither a variable nor an argument can hold");
+    faults.push(
+        Diagnostic::warning(NUL, message)
+            .at_path(path.to_string())
+            .label(&faults.sources, span, "")
+            .help("give binary values to the container in a file: with `configs`, `secrets` or a volume"),
+    );
 }
 
 /// Adds what is not there yet; of several the last one counts.

@@ -99,6 +99,11 @@ impl Sources {
         self.files.get(number as usize)
     }
 
+    /// The number of a file.
+    pub fn number(&self, file: &Arc<SourceFile>) -> Option<usize> {
+        self.files.iter().position(|known| Arc::ptr_eq(known, file))
+    }
+
     /// The file that a place is in.
     pub fn of(&self, span: Span) -> Option<&Arc<SourceFile>> {
         self.file(span.file()?)

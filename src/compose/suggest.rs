@@ -18,7 +18,9 @@ pub(crate) fn closest<'c>(word: &str, candidates: impl IntoIterator<Item = &'c s
         .filter(|candidate| *candidate != word && candidate.len().abs_diff(word.len()) <= LARGEST_DIFFERENCE)
         .map(|candidate| (strsim::damerau_levenshtein(&lower, &candidate.to_lowercase()), candidate))
         .filter(|(distance, candidate)| {
-            *distance <= 1 + candidate.len().min(word.len()) / 4
+            let shorter = candidate.len().min(word.len());
+            // Where every letter differs, nothing is alike.
+            (*distance <= 1 + shorter / 4 && *distance < shorter)
                 || (word.len() >= 4 && candidate.replace('_', "") == lower.replace(['_', '-'], ""))
         })
         .min()
@@ -37,5 +39,7 @@ mod tests {
         assert_eq!(closest("dependsOn", keys), Some("depends_on"));
         assert_eq!(closest("depends-on", keys), Some("depends_on"));
         assert_eq!(closest("something", keys), None);
+        assert_eq!(closest("c", ["a", "b"]), None);
+        assert_eq!(closest("dbb", ["a", "db"]), Some("db"));
     }
 }

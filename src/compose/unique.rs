@@ -32,6 +32,8 @@ pub(super) fn enforce(node: &mut Node, path: &Path<'_>, faults: &mut Faults) {
                     }
                     // Not of a form that has a key; validation will say so.
                     Ok(None) => kept.push(item),
+                    // What is missing was taken away because it was wrong; that was said.
+                    Err(_) if faults.has_error_in(item.span) => {}
                     Err(message) => {
                         let path = path.index(index).to_string();
                         faults.push(Diagnostic::error("missing-key", format!("{path} {message}")).at_path(path).label(

@@ -137,6 +137,7 @@ impl Reader {
 
 impl Files for Reader {
     fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+        tracing::debug!(path = %path.display(), "read");
         let Some(tree) = self.tree_of(path) else { return Disk.read(path) };
         let real = path.canonicalize()?;
         if !real.starts_with(tree.canonicalize()?) {
@@ -166,6 +167,7 @@ impl Files for Reader {
         if let Some(file) = self.known().files.get(remote) {
             return Ok(file.clone());
         }
+        tracing::debug!(%remote, "fetch");
         let Fetched { tree, file } = self
             .fetch_new(remote)
             .map_err(|error| NotFetched { message: format!("cannot load {remote}: {error}"), help: error.help() })?;

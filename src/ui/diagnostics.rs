@@ -72,13 +72,15 @@ fn printable(text: &str) -> String {
     shown
 }
 
-/// One diagnostic as a JSON object on one line, for editors and CI.
+/// One diagnostic as a JSON object on one line, for editors and CI. Lines and columns count from 1, columns in characters; spans
+/// are bytes of the file's text from 0; the first place is where the fault is.
 pub fn json(diagnostic: &Diagnostic) -> String {
     let place = |label: &crate::compose::Label| {
         let (line, column) = label.file.position(label.range.start);
         let (end_line, end_column) = label.file.position(label.range.end);
         serde_json::json!({
-            "file": label.file.path, "line": line, "column": column, "end_line": end_line, "end_column": end_column, "text": label.text,
+            "file": label.file.path, "line": line, "column": column, "end_line": end_line, "end_column": end_column,
+            "span": [label.range.start, label.range.end], "text": label.text,
         })
     };
     serde_json::json!({

@@ -3,6 +3,7 @@
 //! The rules are those of the Compose Specification's schema as of Docker Compose 2.40, in `rules`; this module checks a tree
 //! against them, explains what is wrong, and removes it, so that the later stages see a tree that fits.
 
+mod hints;
 pub(super) mod rules;
 
 use std::collections::HashMap;
@@ -242,7 +243,11 @@ impl Checker<'_> {
             }
             (Rule::Text(accepts, what), Value::String(text)) if !accepts(text) => {
                 let message = format!("{path} must be {what}, not {text:?}");
-                let diagnostic = Diagnostic::error("invalid-value", message).label(&self.faults.sources, node.span, "");
+                let mut diagnostic =
+                    Diagnostic::error("invalid-value", message).label(&self.faults.sources, node.span, "");
+                if let Some(hint) = hints::for_text(text, path) {
+                    diagnostic = diagnostic.help(hint);
+                }
                 self.report(diagnostic, path);
                 false
             }
@@ -307,7 +312,10 @@ impl Checker<'_> {
                     place,
                     format!("needs {name:?}"),
                 );
-                self.report(diagnostic, path);
+                self.report(
+                    hints::for_missing(name).map(ToOwned::to_owned).into_iter().fold(diagnostic, Diagnostic::help),
+                    path,
+                );
             }
         }
         self.parents.push(object);
@@ -348,8 +356,11 @@ impl Checker<'_> {
                     Keys::Lower => "may have lower-case letters only",
                 };
                 let message = format!("{path}: the name {key:?} is not allowed");
-                let diagnostic =
+                let mut diagnostic =
                     Diagnostic::error("invalid-name", message).label(&self.faults.sources, node.place(), what);
+                if let Some(hint) = hints::for_name(key, keys) {
+                    diagnostic = diagnostic.help(hint);
+                }
                 self.report(diagnostic, &path);
             }
             !strict
@@ -373,45 +384,10 @@ impl Checker<'_> {
             place,
             value_label(&node.value),
         );
-        diagnostic = match (path.parts().as_slice(), &node.value) {
-            (_, Value::Time(_)) => diagnostic.help("YAML reads this as a date; quote it to have text"),
-            (["services", key], value)
-                if !matches!(value, Value::Map(_)) && rules::SERVICE.keys.iter().any(|(name, _)| name == key) =>
-            {
-                diagnostic.help(format!(
-                    "`{key}` is an attribute of a service; it belongs one level deeper, below the service's name"
-                ))
-            }
-            (["services", _], Value::Null) => {
-                diagnostic.help("a service needs at least `image` or `build`; the lines below it may not be indented")
-            }
-            (
-                [
-                    ..,
-                    "interval" | "timeout" | "start_period" | "start_interval" | "stop_grace_period" | "delay"
-                    | "window" | "monitor",
-                ],
-                Value::Int(number),
-            ) => diagnostic.help(format!("a duration has a unit: {number}s")),
-            (_, Value::Bool(_) | Value::Int(_) | Value::Uint(_) | Value::Float(_)) if rule.types() & STRING != 0 => {
-                diagnostic.help(format!("quote it: \"{}\"", self.faults.sources.text(node.span).unwrap_or("…").trim()))
-            }
-            (_, Value::Null) => {
-                diagnostic.help("there is nothing after the colon: give it a value, or remove the line")
-            }
-            (_, Value::String(_)) if rule.types() & LIST != 0 && rule.types() & STRING == 0 => {
-                diagnostic.help("write it as a list: `- value` on a line of its own")
-            }
-            (_, Value::List(_)) if rule.types() & (LIST | MAP) == MAP => {
-                diagnostic.help("write each entry as a key, `name:`, without the dash")
-            }
-            (_, Value::Map(map))
-                if rule.types() & STRING != 0 && map.len() == 1 && matches!(path.parts().as_slice(), [.., "[]"]) =>
-            {
-                diagnostic.help("a colon followed by a space makes a mapping of an item; quote the item to have text")
-            }
-            _ => diagnostic,
-        };
+        let source = self.faults.sources.text(node.span).unwrap_or("…");
+        if let Some(hint) = hints::for_type(node, rule, path, source) {
+            diagnostic = diagnostic.help(hint);
+        }
         self.report(diagnostic, path);
     }
 
@@ -419,40 +395,10 @@ impl Checker<'_> {
         let mut diagnostic =
             Diagnostic::error("unknown-key", format!("additional properties '{key}' not allowed in {}", object.name))
                 .label(&self.faults.sources, node.place(), "unknown key");
-        let outer =
-            self.parents.iter().rev().skip(1).position(|parent| parent.keys.iter().any(|(name, _)| *name == key));
-        let has = |candidate: &Object| candidate.keys.iter().any(|(name, _)| *name == key);
-        if let Some(levels) = outer {
-            let parent = self.parents[self.parents.len() - 2 - levels];
-            diagnostic = diagnostic.help(format!(
-                "`{key}` is an attribute of {}: it belongs further left, check the indentation",
-                parent.name
-            ));
-        } else if let Some((name, _)) = object.keys.iter().find(|(_, rule)| inner_objects(rule).any(has)) {
-            diagnostic = diagnostic.help(format!("`{key}` belongs one level deeper, below `{name}`"));
-        } else if let Some(known) = suggest::closest(key, object.keys.iter().map(|(name, _)| *name)) {
-            diagnostic = diagnostic.help(format!("did you mean `{known}`?"));
-        } else if std::ptr::eq(object, &raw const *rules::PROJECT_OBJECT) && has(&rules::SERVICE) {
-            diagnostic = diagnostic.help(format!(
-                "`{key}` is an attribute of a service: it belongs below `services` and the service's name"
-            ));
-        } else if std::ptr::eq(object, &raw const *rules::PROJECT_OBJECT)
-            && node.get("image").or(node.get("build")).is_some()
-        {
-            diagnostic = diagnostic.help(format!("if `{key}` is a service, it belongs below `services:`"));
-        } else if object.extensions {
-            diagnostic = diagnostic.help("a key of your own must begin with `x-`");
+        if let Some(hint) = hints::for_key(key, node, object, &self.parents) {
+            diagnostic = diagnostic.help(hint);
         }
         self.report(diagnostic, path);
-    }
-}
-
-/// The objects directly inside a rule.
-fn inner_objects(rule: &'static Rule) -> Box<dyn Iterator<Item = &'static Object>> {
-    match rule {
-        Rule::Object(object) => Box::new(std::iter::once(*object)),
-        Rule::Either(rules) => Box::new(rules.iter().flat_map(inner_objects)),
-        _ => Box::new(std::iter::empty()),
     }
 }
 

@@ -166,7 +166,7 @@ pub(super) static SERVICE: Object = object(
             "pull_policy",
             Rule::Text(
                 is_pull_policy,
-                "'always', 'never', 'build', 'missing', 'daily', 'weekly' or 'every_<duration>'",
+                "'always', 'never', 'build', 'if_not_present', 'missing', 'refresh', 'daily', 'weekly' or 'every_<duration>'",
             ),
         ),
         ("pull_refresh_after", TEXT),

@@ -27,7 +27,7 @@ type Typed = Result<Value, String>;
 fn structure(node: &mut Node, shape: &'static Shape, path: &Path<'_>, faults: &mut Faults) -> bool {
     let kind = node.value.kind();
     let Some(map) = node.as_map_mut() else {
-        report(node, path, &format!("must be a mapping, not {kind}"), faults);
+        report(node, path, &format!("must be a mapping, not {kind}"), None, faults);
         return false;
     };
     map.retain(|key, node| {
@@ -37,13 +37,26 @@ fn structure(node: &mut Node, shape: &'static Shape, path: &Path<'_>, faults: &m
     true
 }
 
-fn report(node: &Node, path: &Path<'_>, message: &str, faults: &mut Faults) {
+fn report(node: &Node, path: &Path<'_>, message: &str, help: Option<&str>, faults: &mut Faults) {
     faults.taint(path);
-    faults.push(Diagnostic::error("wrong-type", format!("{path}: {message}")).at_path(path.to_string()).label(
+    let diagnostic = Diagnostic::error("wrong-type", format!("{path}: {message}")).at_path(path.to_string()).label(
         &faults.sources,
         node.span.or(node.key),
         "",
-    ));
+    );
+    faults.push(match help {
+        Some(help) => diagnostic.help(help),
+        None => diagnostic,
+    });
+}
+
+/// What a value of this kind looks like, where its message does not say it.
+fn advice(kind: Kind) -> Option<&'static str> {
+    match kind {
+        Kind::Duration | Kind::OptionalDuration => Some("a duration is a number with a unit: 500ms, 10s, 1m30s"),
+        Kind::Hosts => Some("the form is \"HOST=ADDRESS\", such as \"db.local=10.0.0.5\""),
+        _ => None,
+    }
 }
 
 /// Types one value; false where it has another type.
@@ -85,14 +98,14 @@ fn value(node: &mut Node, kind: Kind, path: &Path<'_>, faults: &mut Faults) -> b
                     true
                 }
                 Err(message) => {
-                    report(node, path, &message, faults);
+                    report(node, path, &message, advice(kind), faults);
                     false
                 }
             };
         }
     }
     let found = node.value.kind();
-    report(node, path, &format!("has the wrong form: {found}"), faults);
+    report(node, path, &format!("has the wrong form: {found}"), None, faults);
     false
 }
 

@@ -5,6 +5,7 @@
 //! hostile file ends in an error and not in the machine's memory.
 
 pub mod scalar;
+mod syntax;
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -23,9 +24,9 @@ const EXPANDED_TIMES: usize = 50;
 const EXPANDED_VALUES: usize = 20_000;
 const MOST_EXPANDED_VALUES: usize = 1_000_000;
 /// So many bytes of text that an alias repeats count as one value.
-const VALUE_BYTES: usize = 256;
+const VALUE_BYTES: usize = 128;
 /// How many bytes may be read again because of [`Indentation`], in files that are not small.
-const REREAD: usize = 4 << 20;
+const REREAD: usize = 2 << 20;
 const REREAD_TIMES: usize = 20;
 
 /// One document of a file.
@@ -274,7 +275,7 @@ impl Builder<'_> {
                 if error.info().starts_with("invalid indentation") {
                     self.too_far_left = Some(at);
                 }
-                Box::new(syntax_error(self.sources, self.file, self.text, at, error.info()))
+                Box::new(syntax::error(self.sources, self.file, self.text, at, error.info()))
             })?;
             let place = self.span(span);
             if self.nodes.len() > MOST_VALUES {
@@ -386,32 +387,6 @@ impl Builder<'_> {
         let content = self.text.get(start.start as usize..end.end as usize).unwrap_or("");
         u32::try_from(content.trim_end().len()).map_or(start.end, |length| start.start + length)
     }
-}
-
-/// Puts a syntax error into words that help.
-fn syntax_error(sources: &Sources, file: u32, text: &str, at: usize, info: &str) -> Diagnostic {
-    let end = text[at..].char_indices().nth(1).map_or(text.len(), |(next, _)| at + next);
-    let line_start = text[..at].rfind('\n').map_or(0, |newline| newline + 1);
-    let line = text[line_start..].lines().next().unwrap_or("");
-    let indentation = &line[..line.len() - line.trim_start().len()];
-    let mut diagnostic =
-        Diagnostic::error("yaml", format!("invalid YAML: {info}")).label(sources, Span::new(file, at, end), "");
-    if let Some(tab) = indentation.find('\t') {
-        diagnostic.labels.clear();
-        diagnostic = diagnostic
-            .label(sources, Span::new(file, line_start + tab, line_start + tab + 1), "a tab")
-            .help("YAML is indented with spaces, never with tabs");
-    } else if info.contains("flow") || text[..at].matches(['[', '{']).count() > text[..at].matches([']', '}']).count() {
-        diagnostic = diagnostic.help("a bracket or brace may not be closed before this line");
-    } else if info.contains("quoted") || info.contains("EOF") || info.contains("end of stream") {
-        diagnostic = diagnostic.help("a quote may not be closed");
-    } else if info.contains("expected key") || info.contains("expected <block end>") {
-        diagnostic = diagnostic
-            .help("check the indentation: this line stands neither with the lines above it nor below one of them");
-    } else if info.contains("mapping values") || info.contains("':'") || info.contains("simple key") {
-        diagnostic = diagnostic.help("check the indentation of this line, and quote a value that contains `: `");
-    }
-    diagnostic
 }
 
 /// Makes the tree of a document from its raw values.
@@ -570,7 +545,12 @@ impl<'b, 's> Resolver<'b, 's> {
                 raw_key = &builder.nodes[target];
             }
             let RawKind::Scalar { text, plain } = &raw_key.kind else {
-                return Err(builder.error("a key must be a string, not a collection", place));
+                let mut error = builder.error("a key must be a string, not a collection", place);
+                let before = &builder.text[..(place.start as usize).min(builder.text.len())];
+                if before.ends_with('{') && builder.text[before.len()..].starts_with('{') {
+                    error.help.push("quote a value that begins with `{{`".to_owned());
+                }
+                return Err(error);
             };
             if let Some(first) = seen.insert(text, place) {
                 return Err(Box::new(
