@@ -268,8 +268,8 @@ fn mount(root: &Root, mount: &Mount) -> Option<Value> {
             "Type": "image", "Name": image_id, "Source": "", "Destination": mount.target, "Mode": mode, "RW": writable,
             "Propagation": "",
         }),
-        // These are in `HostConfig.Tmpfs`, as Docker has it; what it does not know is not of its kind.
-        _ => return None,
+        // These are in `HostConfig.Tmpfs`, as Docker has it.
+        MountSource::Tmpfs { .. } => return None,
     })
 }
 
