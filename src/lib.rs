@@ -3,6 +3,7 @@
 pub mod cli;
 pub mod compose;
 pub mod project;
+pub mod remote;
 pub mod template;
 pub mod ui;
 pub mod whoami;

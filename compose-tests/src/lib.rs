@@ -10,4 +10,6 @@ pub mod http;
 pub mod output;
 pub mod process;
 pub mod stack;
+pub mod tokens;
+pub mod vm;
 pub mod wait;

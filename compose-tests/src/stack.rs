@@ -31,7 +31,7 @@ use crate::{
 };
 
 /// How long a single command may take before the test calls it hung.
-const COMMAND_LIMIT: Duration = Duration::from_secs(90);
+const COMMAND_LIMIT: Duration = Duration::from_mins(3);
 
 /// A project under test. Ends with `down` and a check that nothing is left ([`Stack::finish`]); when the test panics
 /// before that, everything is taken away without a check.
@@ -303,7 +303,7 @@ impl Stack {
     ///
     /// The kernel takes links and cgroups away a moment after the command has returned.
     pub fn assert_nothing_left(&self, containers: &BTreeSet<String>) {
-        wait::until(Duration::from_secs(5), "everything to be gone", || {
+        wait::until(wait::PATIENCE, "everything to be gone", || {
             let left = self.census_of(containers).beyond(&self.before);
             if left.is_empty() { Ok(()) } else { Err(left) }
         });

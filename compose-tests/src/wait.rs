@@ -6,8 +6,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long a test waits for what should come within a second.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+/// How long a test waits for what should come within a second, and does in a minute where the processor is emulated.
+pub const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Calls `look` until it answers `Ok`, and returns that; panics with the last `Err` when `deadline` has passed.
 pub fn until<T, E: Debug>(deadline: Duration, what: &str, mut look: impl FnMut() -> Result<T, E>) -> T {

@@ -32,6 +32,14 @@ pub enum HostError {
     NoCgroups,
 }
 
+/// The file with the kernel's name for the time since this boot (`random(4)`).
+pub const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+
+/// Returns the kernel's name for the time since this boot: it tells what a reset left from what is being made.
+pub fn boot_id() -> std::io::Result<String> {
+    Ok(std::fs::read_to_string(BOOT_ID)?.trim().to_owned())
+}
+
 impl Host {
     /// Looks at this host.
     pub fn detect() -> Result<Self, HostError> {

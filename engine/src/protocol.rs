@@ -38,6 +38,11 @@ pub enum Request {
     RemoveNetwork { name: String },
     /// Makes a container, which is not started yet. Its image, networks and volumes exist. Answered by [`Reply::Done`].
     Create(Box<ContainerConfig>),
+    /// Gives a container the content of one of its files ([`FileContent::Provided`]) for the runs that begin from now on.
+    /// Answered by [`Reply::Done`].
+    ///
+    /// [`FileContent::Provided`]: crate::container::config::FileContent::Provided
+    Provide { id: Id, file: ProvidedFile },
     /// Starts a container that does not run. Answered by [`Reply::Done`] when PID 1 has executed its program.
     Start { id: Id },
     /// Likewise, for a client that attaches to the container's shim at once (`shim::protocol::ToShim::Attach`), with a
@@ -69,6 +74,21 @@ pub enum Request {
     /// Asks the supervisor to end. Answered by [`Reply::Done`] before it closes the connection, when everything of it is
     /// gone; a [`FailureKind::Conflict`] where a container has a process.
     Shutdown,
+}
+
+/// The content of a config or secret.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProvidedFile {
+    /// Where it stands in the container.
+    pub target: String,
+    pub content: String,
+}
+
+/// Everything but the content, which must not get into a log.
+impl std::fmt::Debug for ProvidedFile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ProvidedFile").field("target", &self.target).finish_non_exhaustive()
+    }
 }
 
 /// What to wait for.

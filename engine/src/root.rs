@@ -49,6 +49,11 @@ impl Root {
         self.run.join("containers").join(id.as_str())
     }
 
+    /// Returns the directory of a container's configs and secrets. In memory; it outlives the container's runs.
+    pub fn container_files(&self, id: &Id) -> PathBuf {
+        self.run.join("files").join(id.as_str())
+    }
+
     /// Returns the directory with one `<id>.json` per network.
     pub fn networks(&self) -> PathBuf {
         self.data.join("networks")

@@ -263,6 +263,7 @@ fn a_terminal_is_a_terminal() {
     config.tty = true;
     config.user = Some("app".into());
     let mut container = lab.start(&config);
+    // What is typed is echoed at once, whatever else is on its way.
     container.wait_output("all\r\nc");
     nix::unistd::write(&container.fds[2], b"typed\n").unwrap();
     assert_eq!(container.wait().code, 0);

@@ -13,11 +13,14 @@ mod image_support;
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 
 use base64::Engine as _;
-use image_support::{Layer, Registry, Setup, TestImage, is_root, put_manifest, runtime};
+use image_support::{FakeServer, Layer, Registry, Setup, TestImage, is_root, nothing_in_use, put_manifest, runtime};
+use nix::fcntl::{OFlag, openat};
+use nix::sys::stat::Mode;
 use rcompose_engine::image::{
     ClientOptions, Descriptor, PullError, PullEvent, PullPhase, Reference, RegistryConfig, RegistrySettings, Store,
     media, no_progress, prepare, pull, resolve_user, save_credentials,
@@ -227,14 +230,9 @@ fn many_pulls_at_once_fetch_each_layer_once() {
 
 #[test]
 fn a_registry_with_passwords_wants_the_right_one() {
-    // `user` and `secret`, hashed with bcrypt as the registry demands.
-    const HTPASSWD: &str = include_str!("image_support/htpasswd");
     let authorization = format!("Basic {}", base64::engine::general_purpose::STANDARD.encode("user:secret"));
-    let auth = |directory: &std::path::Path| {
-        fs::write(directory.join("htpasswd"), HTPASSWD).unwrap();
-        format!("auth:\n  htpasswd:\n    realm: test\n    path: {}\n", directory.join("htpasswd").display())
-    };
-    let (true, Some(registry)) = (is_root(), Registry::start_with(auth, Some(authorization))) else { return };
+    let started = is_root().then(|| Registry::start_with(password_settings, Some(authorization)));
+    let Some(Some(registry)) = started else { return };
     TestImage::new(&two_layers()).push(&registry.server, "private", "latest");
     let reference = registry.reference("private");
     let runtime = runtime();
@@ -253,32 +251,75 @@ fn a_registry_with_passwords_wants_the_right_one() {
     runtime.block_on(setup.options.client.check_login(&registry.host(), None)).unwrap();
 }
 
+/// Makes a certificate for this machine, and returns what the registry's configuration says of it.
+fn tls_settings(directory: &Path) -> String {
+    let (key, certificate) = (directory.join("key.pem"), directory.join("cert.pem"));
+    let names = "subjectAltName=DNS:localhost,IP:127.0.0.1";
+    let made = Command::new("openssl")
+        .args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"])
+        .args(["-addext", names, "-addext", "basicConstraints=critical,CA:FALSE"])
+        .arg("-keyout")
+        .arg(&key)
+        .arg("-out")
+        .arg(&certificate)
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    format!("  tls:\n    certificate: {}\n    key: {}\n", certificate.display(), key.display())
+}
+
+/// Writes the file of passwords, and returns what the registry's configuration says of it.
+fn password_settings(directory: &Path) -> String {
+    // `user` and `secret`, hashed with bcrypt as the registry demands.
+    fs::write(directory.join("htpasswd"), include_str!("image_support/htpasswd")).unwrap();
+    format!("auth:\n  htpasswd:\n    realm: test\n    path: {}\n", directory.join("htpasswd").display())
+}
+
+#[test]
+fn an_image_comes_over_tls_with_a_password() {
+    if Command::new("openssl").arg("version").output().is_err() {
+        eprintln!("skipped: openssl is not installed");
+        return;
+    }
+    let (true, Some(open)) = (is_root(), Registry::start("")) else { return };
+    let image = TestImage::new(&two_layers());
+    image.push(&open.server, "private/app", "1");
+    // The same content behind TLS and a password.
+    let settings = |directory: &Path| {
+        let status = Command::new("cp").arg("-r").arg(open.directory.path().join("data")).arg(directory).status();
+        assert!(status.unwrap().success());
+        tls_settings(directory) + &password_settings(directory)
+    };
+    let Some(registry) = Registry::start_with(settings, None) else { return };
+    let host = format!("localhost:{}", registry.server.address.port());
+    let reference: Reference = format!("{host}/private/app:1").parse().unwrap();
+    let docker = registry.directory.path().join("docker/config.json");
+    let ca = registry.directory.path().join("cert.pem");
+    let setup = || {
+        let own = RegistryConfig { ca: Some(ca.clone()), ..Default::default() };
+        let settings = RegistrySettings { registries: [(host.clone(), own)].into(), ..Default::default() };
+        Setup::with(|options| {
+            options.settings = Arc::new(settings);
+            options.docker_config = Some(docker.clone());
+        })
+    };
+    let runtime = runtime();
+    let attempt = |setup: &Setup| runtime.block_on(pull(&setup.store, &reference, &setup.options, &no_progress()));
+    assert!(matches!(attempt(&setup()), Err(PullError::Denied { .. })));
+    save_credentials(&docker, &host, "user", "secret").unwrap();
+    let setup = setup();
+    let pulled = attempt(&setup).unwrap();
+    assert_eq!(pulled.digest, image.digest());
+    assert_eq!(setup.store.read_file(&pulled, "/etc/extra").unwrap().unwrap(), b"extra");
+}
+
 #[test]
 fn a_registry_with_tls_is_believed_only_with_its_authority() {
     if Command::new("openssl").arg("version").output().is_err() {
         eprintln!("skipped: openssl is not installed");
         return;
     }
-    let tls = |directory: &std::path::Path| {
-        let (key, certificate) = (directory.join("key.pem"), directory.join("cert.pem"));
-        let made = Command::new("openssl")
-            .args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"])
-            .args([
-                "-addext",
-                "subjectAltName=DNS:localhost,IP:127.0.0.1",
-                "-addext",
-                "basicConstraints=critical,CA:FALSE",
-            ])
-            .arg("-keyout")
-            .arg(&key)
-            .arg("-out")
-            .arg(&certificate)
-            .output()
-            .unwrap();
-        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-        format!("  tls:\n    certificate: {}\n    key: {}\n", certificate.display(), key.display())
-    };
-    let (true, Some(registry)) = (is_root(), Registry::start_with(tls, None)) else { return };
+    let (true, Some(registry)) = (is_root(), Registry::start_with(tls_settings, None)) else { return };
     let host = format!("localhost:{}", registry.server.address.port());
     let reference: Reference = format!("{host}/none").parse().unwrap();
     let runtime = runtime();
@@ -331,4 +372,82 @@ fn what_skopeo_writes_is_read_and_what_we_write_skopeo_reads() {
     assert_eq!(fresh.store.get(&copied).unwrap(), None, "it is not unpacked");
     let prepared = runtime.block_on(prepare(&fresh.store, &copied, &fresh.options, &no_progress())).unwrap().unwrap();
     assert_eq!(fresh.store.read_file(&prepared, "/etc/extra").unwrap().unwrap(), b"extra");
+}
+
+#[test]
+fn umoci_works_on_our_store() {
+    if Command::new("umoci").arg("--version").output().is_err() {
+        eprintln!("skipped: umoci is not installed");
+        return;
+    }
+    let (true, Some(registry)) = (is_root(), Registry::start("")) else { return };
+    // It knows no zstd.
+    let layers: Vec<_> = two_layers().into_iter().map(|(archive, _)| (archive, "gzip")).collect();
+    TestImage::new(&layers).push(&registry.server, "library/tool", "1");
+    let setup = Setup::new();
+    let runtime = runtime();
+    let reference = registry.reference("library/tool:1");
+    let image = runtime.block_on(pull(&setup.store, &reference, &setup.options, &no_progress())).unwrap();
+    let images = setup.data().join("images");
+    let umoci = |arguments: &[&str]| {
+        let output = Command::new("umoci").args(arguments).output().unwrap();
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let layout = images.to_str().unwrap();
+    assert_eq!(umoci(&["ls", "--layout", layout]).trim(), reference.to_string());
+    let bundle = setup.directory.path().join("bundle");
+    let bundle = bundle.to_str().unwrap();
+    umoci(&["unpack", "--image", &format!("{layout}:{reference}"), bundle]);
+    let extra = setup.directory.path().join("bundle/rootfs/etc/extra");
+    assert_eq!(fs::read(&extra).unwrap(), b"extra", "it sees what we see");
+    // What it adds to our layout is an image of ours.
+    fs::write(&extra, "changed").unwrap();
+    umoci(&["repack", "--image", &format!("{layout}:changed:2"), bundle]);
+    let name: Reference = "changed:2".parse().unwrap();
+    let changed = runtime.block_on(prepare(&setup.store, &name, &setup.options, &no_progress())).unwrap().unwrap();
+    assert_eq!(setup.store.read_file(&changed, "/etc/extra").unwrap().unwrap(), b"changed");
+    assert_eq!(setup.store.read_file(&image, "/etc/extra").unwrap().unwrap(), b"extra");
+    // Neither's garbage collection takes away what the other has.
+    umoci(&["gc", "--layout", layout]);
+    setup.store.gc(nothing_in_use).unwrap();
+    for image in [&image, &changed] {
+        assert_eq!(setup.store.verify(image).unwrap(), []);
+    }
+    // What it removes is free to be collected.
+    umoci(&["rm", "--image", &format!("{layout}:changed:2")]);
+    assert!(setup.store.get(&name).unwrap().is_none());
+    assert!(setup.store.gc(nothing_in_use).unwrap().layers == 1, "the layer that only it had");
+    assert_eq!(setup.store.verify(&image).unwrap(), []);
+}
+
+#[test]
+fn chains_of_120_layers_are_mounted() {
+    if !is_root() {
+        return;
+    }
+    // Each layer has a file of its own and one that hides the one below.
+    let layers: Vec<_> = (0..120)
+        .map(|number| {
+            let own = Layer::new().file(&format!("f{number}"), b"x").file("top", format!("{number}").as_bytes());
+            (own.tar(), if number % 2 == 0 { "gzip" } else { "zstd" })
+        })
+        .collect();
+    let server = FakeServer::serving(TestImage::new(&layers), |_| None);
+    let setup = Setup::new();
+    let reference = server.reference("deep");
+    let image = runtime().block_on(pull(&setup.store, &reference, &setup.options, &no_progress())).unwrap();
+    let lowers = setup.store.layer_paths(&image);
+    assert_eq!(lowers.len(), 120);
+    assert_eq!(setup.store.read_file(&image, "/top").unwrap().unwrap(), b"119");
+    // Nobody sees it but us, and it is gone with its descriptor.
+    let root = rcompose_engine::container::rootfs::image(&lowers).unwrap();
+    let read = |name: &str| {
+        let file = openat(&root, name, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()).unwrap();
+        std::io::read_to_string(fs::File::from(file)).unwrap()
+    };
+    assert_eq!(read("top"), "119");
+    for number in 0..120 {
+        assert_eq!(read(&format!("f{number}")), "x");
+    }
 }

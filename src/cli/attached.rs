@@ -66,7 +66,7 @@ pub async fn run(
     let mut client = engine.client().await?;
     let mut events = client.subscribe().await?;
     let interrupt = CancellationToken::new();
-    let options = Options { parallel: context.parallel(), keep_going: false, interrupt: interrupt.clone() };
+    let options = Options { parallel: context.parallel(), interrupt: interrupt.clone(), ..Options::default() };
     let quiet = Progress::quiet();
     let mut starting = Box::pin(apply::apply(engine, plan, &quiet, options));
     let mut started = false;

@@ -9,12 +9,16 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::GlobalArgs;
-use crate::compose::node::{Node, Value};
+use crate::compose::node::{Map, Node, Value};
 use crate::compose::shape::{self, Flavour, Out};
+use crate::compose::source::Span;
 use crate::compose::{
-    Diagnostic, Disk, LoadOptions, Project, Resolved, deep, interpolate, load, load_resolved, load_untyped, print,
-    units,
+    Diagnostic, LoadOptions, Project, Resolved, deep, interpolate, load, load_resolved, load_untyped, print, units,
 };
+
+use crate::project::pin;
+use crate::project::pull::Sources;
+use crate::remote::Reader;
 
 /// The flags of `config`.
 #[derive(Debug, Clone, Default, Args)]
@@ -86,6 +90,20 @@ pub struct ConfigArgs {
     pub lock_image_digests: bool,
 }
 
+impl ConfigArgs {
+    /// Returns whether something else is wanted than the project itself.
+    fn is_list(&self) -> bool {
+        self.list_services
+            || self.volumes
+            || self.networks
+            || self.models
+            || self.images
+            || self.profiles
+            || self.hash.is_some()
+            || self.environment
+    }
+}
+
 /// Runs `config`.
 pub fn run(global: &GlobalArgs, arguments: &ConfigArgs) -> ExitCode {
     let json = arguments.format.as_deref() == Some("json");
@@ -102,7 +120,8 @@ pub fn run(global: &GlobalArgs, arguments: &ConfigArgs) -> ExitCode {
 }
 
 fn deliver(text: &str, arguments: &ConfigArgs) -> ExitCode {
-    if arguments.quiet {
+    // Lists are what was asked for.
+    if arguments.quiet && !arguments.is_list() && !arguments.variables {
         return ExitCode::SUCCESS;
     }
     let written = match &arguments.output {
@@ -137,16 +156,11 @@ fn output(global: &GlobalArgs, arguments: &ConfigArgs) -> Output {
     options.no_normalize |= arguments.no_normalize;
     options.no_path_resolution = arguments.no_path_resolution;
     options.no_consistency = arguments.no_consistency;
-    if arguments.resolve_image_digests || arguments.lock_image_digests {
-        return Err(vec![
-            Diagnostic::error("unsupported", "image digests cannot be resolved yet")
-                .help("pull the images, and pin them by hand: image: name:tag@sha256:…"),
-        ]);
-    }
+    options.names_may_clash = arguments.is_list();
 
     if arguments.list_services {
         if arguments.no_interpolate {
-            let untyped = load_untyped(&options, &Disk)?;
+            let untyped = load_untyped(&options, &Reader::of_host())?;
             let names = untyped
                 .tree
                 .0
@@ -192,11 +206,11 @@ fn output(global: &GlobalArgs, arguments: &ConfigArgs) -> Output {
         });
     }
     if !arguments.explain.is_empty() {
-        let loaded = load_resolved(&options, &Disk)?;
+        let loaded = load_resolved(&options, &Reader::of_host())?;
         return Ok((explain(&loaded, &arguments.explain), loaded.warnings));
     }
     if arguments.provenance {
-        let loaded = load_resolved(&options, &Disk)?;
+        let loaded = load_resolved(&options, &Reader::of_host())?;
         let text = with_stack(loaded.depth, || provenance(&loaded));
         return Ok((text, loaded.warnings));
     }
@@ -216,7 +230,7 @@ fn lines(all: impl IntoIterator<Item = String>) -> String {
 }
 
 fn list(options: &LoadOptions, what: impl Fn(&Project) -> Vec<String>) -> Output {
-    let loaded = load(options, &Disk)?;
+    let loaded = load(options, &Reader::of_host())?;
     Ok((lines(what(&loaded.project)), loaded.warnings))
 }
 
@@ -226,7 +240,7 @@ fn image(project: &Project, service: &crate::compose::Service) -> String {
 }
 
 fn hashes(options: &LoadOptions, names: &str) -> Output {
-    let loaded = load(options, &Disk)?;
+    let loaded = load(options, &Reader::of_host())?;
     let services = &loaded.project.services;
     let names: Vec<&str> =
         if names == "*" { services.keys().map(String::as_str).collect() } else { names.split(',').collect() };
@@ -247,16 +261,27 @@ fn unsupported_format(format: &str) -> Vec<Diagnostic> {
 /// The project itself.
 fn project(options: &LoadOptions, arguments: &ConfigArgs) -> Output {
     let flavour = match arguments.format.as_deref() {
-        None | Some("yaml") => Flavour::Yaml,
+        None | Some("" | "yaml") => Flavour::Yaml,
         Some("json") => Flavour::Json,
         Some(other) => return Err(unsupported_format(other)),
     };
     if arguments.no_interpolate {
-        let untyped = load_untyped(options, &Disk)?;
+        let mut untyped = load_untyped(options, &Reader::of_host())?;
+        pin(&mut untyped.tree.0, arguments)?;
+        if arguments.lock_image_digests {
+            keep_images(&mut untyped.tree.0);
+        }
         let text = with_stack(untyped.depth, || write(&shape::emit_untyped(&untyped.tree.0, flavour), flavour));
         return Ok((text, untyped.warnings));
     }
-    let loaded = load_resolved(options, &Disk)?;
+    let mut loaded = load_resolved(options, &Reader::of_host())?;
+    pin(&mut loaded.tree.0, arguments)?;
+    if arguments.lock_image_digests {
+        keep_images(&mut loaded.tree.0);
+        if let (Flavour::Json, Some(root)) = (flavour, loaded.tree.0.as_map_mut()) {
+            root.insert("name".to_owned(), Node::string(String::new(), Span::NONE));
+        }
+    }
     if flavour == Flavour::Json
         && let Some(name) = with_ssh_path(&loaded.tree.0)
     {
@@ -268,6 +293,59 @@ fn project(options: &LoadOptions, arguments: &ConfigArgs) -> Output {
     let text = with_stack(loaded.depth, || write(&shape::emit_project(&loaded.tree.0, flavour), flavour));
     // The output can be loaded again: dollars in it stand for themselves.
     Ok((text.replace('$', "$$"), loaded.warnings))
+}
+
+/// Replaces the images of all services by what their registries have under these names now.
+fn pin(root: &mut Node, arguments: &ConfigArgs) -> Result<(), Vec<Diagnostic>> {
+    if !arguments.resolve_image_digests && !arguments.lock_image_digests {
+        return Ok(());
+    }
+    let mut images = Vec::new();
+    for service in root.get_mut("services").and_then(Node::as_map_mut).into_iter().flat_map(Map::values_mut) {
+        if let Some(Node { value: Value::String(image), .. }) = service.get_mut("image")
+            && !image.is_empty()
+        {
+            images.push(image);
+        }
+    }
+    let wanted = images.iter().map(|image| (**image).clone()).collect();
+    let failed = |message: String| Diagnostic::error("no-digest", message);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| vec![failed(format!("cannot ask registries: {error}"))])?;
+    let pinned = runtime
+        .block_on(pin::pin(wanted, &Sources::of_host()))
+        .map_err(|failures| failures.iter().map(|failure| failed(chain(failure))).collect::<Vec<_>>())?;
+    for image in images {
+        if let Some(by_digest) = pinned.get(image) {
+            image.clone_from(by_digest);
+        }
+    }
+    Ok(())
+}
+
+/// An error and all that caused it.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        let more = error.to_string();
+        if !text.ends_with(&more) {
+            let _ = write!(text, ": {more}");
+        }
+        source = error.source();
+    }
+    text
+}
+
+/// Leaves nothing but the services' images.
+fn keep_images(root: &mut Node) {
+    let Some(root) = root.as_map_mut() else { return };
+    root.retain(|section, _| section == "services");
+    for service in root.values_mut().filter_map(Node::as_map_mut).flat_map(Map::values_mut) {
+        if let Some(service) = service.as_map_mut() {
+            service.retain(|key, _| key == "image");
+        }
+    }
 }
 
 /// A service whose build has an SSH key with a path.
@@ -290,7 +368,7 @@ fn write(out: &Out, flavour: Flavour) -> String {
 /// The variables that the files ask for.
 fn variables(mut options: LoadOptions, arguments: &ConfigArgs) -> Output {
     options.no_interpolate = true;
-    let untyped = load_untyped(&options, &Disk)?;
+    let untyped = load_untyped(&options, &Reader::of_host())?;
     let mut found = Vec::new();
     with_stack(untyped.depth, || collect(&untyped.tree.0, &mut found));
     let mut variables: BTreeMap<String, interpolate::Variable> = BTreeMap::new();

@@ -6,15 +6,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rcompose_engine::container::store::Container;
+use rcompose_engine::image::Hold;
 use rcompose_engine::root::Root;
 
 use super::error::Error;
 use super::{GlobalArgs, signals};
-use crate::compose::{self, Disk, LoadOptions, Project};
+use crate::compose::{self, LoadOptions, Project};
 use crate::project::apply::{self, Options};
 use crate::project::engine::Engine;
 use crate::project::labels::{Labelled as _, ProjectLabels};
 use crate::project::plan::Plan;
+use crate::remote::Reader;
 use crate::ui::Ui;
 use crate::ui::progress::Progress;
 
@@ -42,7 +44,7 @@ impl Context {
     /// Loads the project with these services and what they depend on; no services: all.
     pub fn project(&self, services: &[String]) -> Result<Project, Error> {
         let options = LoadOptions { services: services.to_vec(), ..self.global.load_options() };
-        let loaded = compose::load(&options, &Disk).map_err(Error::Faults)?;
+        let loaded = compose::load(&options, &Reader::of_host()).map_err(Error::Faults)?;
         self.ui.diagnostics(&loaded.warnings);
         Ok(loaded.project)
     }
@@ -112,10 +114,31 @@ impl Context {
         progress: &Progress,
         keep_going: bool,
     ) -> Result<(), Error> {
+        self.carry_out(engine, plan, progress, Options { keep_going, ..Options::default() }).await
+    }
+
+    /// Carries out a plan that makes containers of images that are kept until then.
+    pub async fn apply_with(
+        &self,
+        engine: &Arc<Engine>,
+        plan: Plan,
+        title: &'static str,
+        hold: Option<Hold>,
+    ) -> Result<(), Error> {
+        self.carry_out(engine, plan, &self.ui.progress(title), Options { hold, ..Options::default() }).await
+    }
+
+    async fn carry_out(
+        &self,
+        engine: &Arc<Engine>,
+        plan: Plan,
+        progress: &Progress,
+        options: Options,
+    ) -> Result<(), Error> {
         for warning in &plan.warnings {
             self.ui.warn(warning);
         }
-        let options = Options { parallel: self.parallel(), keep_going, interrupt: signals::interrupt()? };
+        let options = Options { parallel: self.parallel(), interrupt: signals::interrupt()?, ..options };
         let applied = apply::apply(engine, plan, progress, options).await;
         progress.finish();
         Ok(applied?)

@@ -8,7 +8,6 @@ use rcompose_engine::image::{Credentials, DEFAULT_REGISTRY, RegistryError, find_
 
 use super::context::Context;
 use super::error::Error;
-use super::pull;
 use crate::project::pull as project;
 
 #[derive(Debug, Args)]
@@ -113,7 +112,7 @@ fn terminal() -> Result<console::Term, Error> {
 /// Asks the registry whether it lets these credentials in.
 fn check(context: &Context, registry: &str, credentials: Credentials) -> Result<(), Error> {
     context.block_on(async {
-        let client = project::pull_options(&pull::sources())?.client;
+        let client = project::pull_options(&project::Sources::of_host())?.client;
         match client.check_login(registry, Some(credentials)).await {
             Ok(()) => Ok(()),
             Err(error @ RegistryError::Denied { .. }) => Err(Error::with_hint(
@@ -139,7 +138,7 @@ pub fn registry(server: Option<&str>) -> String {
 /// Returns where credentials are kept, whether there are some or not.
 pub fn config_file() -> Result<PathBuf, Error> {
     let hint = "set HOME or DOCKER_CONFIG";
-    pull::docker_config().ok_or_else(|| Error::with_hint("there is no home directory to keep credentials in", hint))
+    project::docker_config().ok_or_else(|| Error::with_hint("there is no home directory to keep credentials in", hint))
 }
 
 #[cfg(test)]

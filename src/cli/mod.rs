@@ -2,6 +2,7 @@
 
 pub mod attach;
 pub mod attached;
+pub mod autostart;
 pub mod commit;
 pub mod completion;
 pub mod config;
@@ -79,7 +80,7 @@ pub struct GlobalArgs {
     #[arg(short, long, value_name = "NAME")]
     pub project_name: Option<String>,
     /// Specify an alternate working directory (default: the path of the first compose file)
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", alias = "workdir")]
     pub project_directory: Option<PathBuf>,
     /// Specify an alternate environment file
     #[arg(long, value_name = "FILE")]
@@ -113,7 +114,6 @@ impl GlobalArgs {
         let lossy = |text: OsString| text.to_string_lossy().into_owned();
         let environment =
             std::env::vars_os().map(|(name, value)| (lossy(name), lossy(value))).collect::<BTreeMap<_, _>>();
-        let compatible = environment.get("COMPOSE_COMPATIBILITY").is_some_and(|value| is_yes(value));
         LoadOptions {
             files: self.file.clone(),
             project_directory: self.project_directory.clone(),
@@ -123,7 +123,7 @@ impl GlobalArgs {
             environment,
             working_dir: std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/")),
             all_resources: self.all_resources,
-            no_normalize: self.compatibility || compatible,
+            no_normalize: self.compatibility,
             ..LoadOptions::default()
         }
     }
@@ -148,6 +148,8 @@ pub fn show(found: &[Diagnostic], colours: bool, json: bool) {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Bring back containers after a reboot, as their restart policies say
+    Autostart(autostart::AutostartArgs),
     /// Attach local standard input, output, and error streams to a service's running container
     Attach(attach::AttachArgs),
     /// Parse, resolve and render compose file in canonical format
@@ -246,6 +248,7 @@ pub fn main() -> ExitCode {
     let context = Context::new(cli.global, ui, compatible);
     let done = match cli.command {
         Command::Config(args) => return config::run(&context.global, &args),
+        Command::Autostart(args) => autostart::run(&context, &args),
         Command::Attach(args) => attach::run(&context, &args),
         Command::Commit(args) => commit::run(&context, &args),
         Command::Completion(args) => completion::run(&context, Cli::command(), &args),

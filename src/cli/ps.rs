@@ -231,7 +231,7 @@ impl<'a> Json<'a> {
         let mounts = config.mounts.iter().filter_map(|mount| match &mount.source {
             MountSource::Volume { name, .. } => Some(name.clone()),
             MountSource::Bind { source, .. } => Some(source.display().to_string()),
-            MountSource::Tmpfs { .. } | MountSource::Image { .. } => None,
+            MountSource::Tmpfs { .. } | MountSource::Image { .. } | MountSource::File { .. } => None,
         });
         // Docker cuts these at fifteen characters.
         let short = |name: String| match name.chars().count() {

@@ -1,6 +1,5 @@
 //! `pull`: the images of services come from their registries.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
@@ -115,7 +114,7 @@ async fn fetch(
             }
         }
     }
-    let options = Options { sources: sources(), policy: None, interrupt: signals::interrupt()? };
+    let options = Options { sources: Sources::of_host(), policy: None, interrupt: signals::interrupt()? };
     let mut failures = Vec::new();
     if args.ignore_pull_failures {
         buildable.append(&mut wanted);
@@ -130,7 +129,9 @@ async fn fetch(
             Ok(()) => {}
             Err(Error::Failed(messages)) => {
                 if args.ignore_pull_failures {
-                    messages.iter().for_each(|message| context.ui.warn(&message.text));
+                    for message in &messages {
+                        context.ui.warn(&message.text);
+                    }
                 } else {
                     failures.extend(messages);
                 }
@@ -169,7 +170,7 @@ pub async fn ensure(
     quiet: bool,
 ) -> Result<Images, Error> {
     let options =
-        Options { sources: sources(), policy: policy.map(PullPolicy::from), interrupt: signals::interrupt()? };
+        Options { sources: Sources::of_host(), policy: policy.map(PullPolicy::from), interrupt: signals::interrupt()? };
     let progress = if quiet { Progress::quiet() } else { context.ui.progress("Running") };
     let images = pull::ensure(engine, project, &options, &progress).await;
     progress.finish();
@@ -181,22 +182,4 @@ fn failed(error: FetchError) -> Error {
         FetchError::Interrupted => Error::Exit(INTERRUPTED),
         error => error.into(),
     }
-}
-
-/// Returns where registries' settings and credentials are on this host.
-pub fn sources() -> Sources {
-    Sources {
-        settings: variable("RCOMPOSE_REGISTRIES").unwrap_or_else(|| PathBuf::from("/etc/rcompose/registries.json")),
-        docker_config: docker_config().filter(|path| path.is_file()),
-    }
-}
-
-/// Returns Docker's configuration file, whether it is there or not.
-pub fn docker_config() -> Option<PathBuf> {
-    let directory = variable("DOCKER_CONFIG").or_else(|| variable("HOME").map(|home| home.join(".docker")));
-    directory.map(|directory| directory.join("config.json"))
-}
-
-fn variable(name: &str) -> Option<PathBuf> {
-    std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)
 }

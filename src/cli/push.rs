@@ -8,9 +8,9 @@ use tokio::task::JoinSet;
 
 use super::context::Context;
 use super::error::{Error, INTERRUPTED};
-use super::pull::sources;
 use super::signals;
 use crate::compose::Project;
+use crate::project::pull::Sources;
 use crate::project::{images, pull, push};
 use crate::ui::progress::{Event, Progress, State};
 
@@ -45,7 +45,7 @@ async fn all(
     store: &Arc<Store>,
     progress: &Progress,
 ) -> Result<(), Error> {
-    let options = pull::pull_options(&sources())?;
+    let options = pull::pull_options(&Sources::of_host())?;
     let named = |name: &String| args.services.is_empty() || args.include_deps || args.services.contains(name);
     let mut pushes = JoinSet::new();
     for (name, service) in project.services.iter().filter(|(name, _)| named(name)) {

@@ -155,11 +155,11 @@ fn begin(context: &Context, args: &RunArgs) -> Result<(), Error> {
         ..Options::default()
     };
     context.block_on(async {
-        let images = pull::ensure(context, &engine, &project, args.pull, args.quiet_pull).await?;
+        let mut images = pull::ensure(context, &engine, &project, args.pull, args.quiet_pull).await?;
         let plan = up::plan(context, &engine, &project, &images, &options)?;
         let Some(made) = plan.one_off() else { return Err(Error::new("there is no container to run")) };
         let container = Named::from(made);
-        context.apply(&engine, plan, "Running", false).await?;
+        context.apply_with(&engine, plan, "Running", images.hold.take()).await?;
         let client = engine.client().await?;
         if args.detach {
             client.start(&container.id).await.map_err(|error| not_started(context, error))?;

@@ -123,15 +123,16 @@ pub fn run(context: &Context, args: &UpArgs) -> Result<(), Error> {
     }
     let limit = args.wait_timeout.map(Duration::from_secs);
     context.block_on(async {
-        let images = pull::ensure(context, &engine, &project, args.pull, args.quiet_pull).await?;
+        let mut images = pull::ensure(context, &engine, &project, args.pull, args.quiet_pull).await?;
+        let hold = images.hold.take();
         let options = options(context, args);
         if args.detach || args.wait || args.no_start {
             let plan = plan(context, &engine, &project, &images, &options)?;
-            return within(limit, context.apply(&engine, plan, "Running", false)).await;
+            return within(limit, context.apply_with(&engine, plan, "Running", hold)).await;
         }
         let attached = attached::services(args, &project)?;
         let made = plan(context, &engine, &project, &images, &Options { no_start: true, ..options.clone() })?;
-        context.apply(&engine, made, "Running", false).await?;
+        context.apply_with(&engine, made, "Running", hold).await?;
         // Everything is as it should be now, and what is left to do is to start it.
         let rest = Options {
             recreate: Recreate::Never,

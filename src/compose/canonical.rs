@@ -5,6 +5,9 @@ use super::path::Path;
 use super::source::Span;
 use super::{Diagnostic, Faults, gopath, short};
 
+/// About how many bytes of memory one port of a range takes; a line of a file may be a range of 65,535.
+const PORT_BYTES: usize = 512;
+
 /// Gives every attribute its long form. With `lenient` a short form that cannot be read stays as it is (variables in it have
 /// not been replaced).
 pub(super) fn canonical(node: &mut Node, path: &Path<'_>, lenient: bool, faults: &mut Faults) {
@@ -105,6 +108,10 @@ fn ports(node: &mut Node, path: &Path<'_>, lenient: bool, faults: &mut Faults) -
             other => return Err(format!("{} is no port", other.print().unwrap_or_default())),
         };
         match short::ports(&spec) {
+            Ok(found) if found.len() > 1 && !faults.expand(found.len() * PORT_BYTES) => {
+                faults.taint(path);
+                break;
+            }
             Ok(found) => ports.extend(found.into_iter().map(|port| {
                 let mut map = Map::with_capacity(5);
                 map.insert("mode".to_owned(), text("ingress", item.span));
@@ -322,7 +329,8 @@ fn ssh(node: &mut Node) -> Result<(), String> {
     let mut map = Map::with_capacity(list.len());
     for item in list {
         let entry = item.as_str().unwrap_or_default();
-        match entry.split_once('=') {
+        // `config` prints `id: path`, as Docker Compose does, which does not read it back.
+        match entry.split_once('=').or_else(|| entry.split_once(": ")) {
             Some((id, path)) => map.insert(id.to_owned(), text(path, item.span)),
             None if entry == "default" => {
                 map.insert(entry.to_owned(), Node { value: Value::Null, span: item.span, key: item.span })

@@ -1,11 +1,16 @@
 //! Replacing variables in a tree, and giving what was text because of them its type.
 
+use std::collections::BTreeSet;
+
 use super::environment::{Environment, unset_variable};
 use super::interpolate::{Fault, substitute};
 use super::node::{Node, Value};
 use super::path::Path;
 use super::source::Span;
 use super::{Diagnostic, Faults, units};
+
+/// How many variables without a value are looked for in one text.
+const MOST_UNSET: usize = 100;
 
 /// What text at a path becomes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,8 +87,12 @@ pub(super) fn interpolate(node: &mut Node, path: &Path<'_>, environment: &Enviro
         }
         Value::String(text) => {
             if text.contains('$') {
-                let mut unset = Vec::new();
-                let result = substitute(text, &|name| environment.get(name), &mut |name| unset.push(name.to_owned()));
+                let mut unset = BTreeSet::new();
+                let result = substitute(text, &|name| environment.get(name), &mut |name| {
+                    if unset.len() < MOST_UNSET {
+                        unset.insert(name.to_owned());
+                    }
+                });
                 for name in unset {
                     let span = variable_span(node.span, &name, faults);
                     faults.push(
@@ -93,7 +102,13 @@ pub(super) fn interpolate(node: &mut Node, path: &Path<'_>, environment: &Enviro
                     );
                 }
                 match result {
-                    Ok(value) => *text = value,
+                    Ok(value) => {
+                        if !faults.expand(value.len()) {
+                            faults.taint(path);
+                            return false;
+                        }
+                        *text = value;
+                    }
                     Err(fault) => {
                         report(&fault, node.span, path, environment, faults);
                         return false;
@@ -170,6 +185,11 @@ fn report(fault: &Fault, span: Span, path: &Path<'_>, environment: &Environment,
                 diagnostic = diagnostic.help(format!("{known} is set: did you mean it?"));
             }
             diagnostic.help(format!("set it with `export {variable}=…`, or in the .env file beside the compose file"))
+        }
+        Fault::TooDeep | Fault::TooLong => {
+            Diagnostic::error("too-large", format!("cannot interpolate {path}: {fault}"))
+                .label(&faults.sources, span, "")
+                .help("write the value out, or put it into a file")
         }
         Fault::Invalid { form } => {
             let narrowed = variable_span(span, form.trim_start_matches(['$', '{']).trim_end_matches('}'), faults);

@@ -137,12 +137,12 @@ pub(super) fn consistency(root: &mut Node, disabled: &Map, faults: &mut Faults) 
             ));
         }
     }
-    container_names(services, faults);
     cycles(services, faults);
 }
 
-/// Two services cannot have the same container name.
-fn container_names(services: &Map, faults: &mut Faults) {
+/// Two services that are wanted together cannot have the same container name.
+pub(super) fn container_names(root: &Node, faults: &mut Faults) {
+    let Some(services) = root.get("services").and_then(Node::as_map) else { return };
     let mut seen: HashMap<&str, (&str, Span)> = HashMap::new();
     for (name, service) in services {
         let Some(node) =
@@ -347,7 +347,8 @@ impl Check<'_> {
         }
         let message = format!("service {:?} refers to undefined {what} {key}", self.name);
         let known = defined.into_iter().flatten().map(|(key, _)| key.as_str());
-        let help = match suggest::closest(key, known) {
+        let known = if self.faults.is_full() { None } else { suggest::closest(key, known) };
+        let help = match known {
             Some(known) => format!("did you mean `{known}`?"),
             None => format!("define it at the top level: `{section}:` with `{key}:` below it"),
         };
@@ -368,6 +369,9 @@ impl Check<'_> {
     }
 
     fn did_you_mean_service(&self, name: &str) -> Option<String> {
+        if self.faults.is_full() {
+            return None;
+        }
         suggest::closest(name, self.services.keys().map(String::as_str)).map(|known| format!("did you mean {known:?}?"))
     }
 
@@ -550,6 +554,9 @@ fn amount(node: Option<&Node>) -> f64 {
     }
 }
 
+/// How many services of a cycle are shown.
+const LONGEST_CYCLE: usize = 20;
+
 /// Reports the cycles of `depends_on`.
 fn cycles(services: &Map, faults: &mut Faults) {
     let mut graph: petgraph::graphmap::DiGraphMap<&str, ()> = petgraph::graphmap::DiGraphMap::new();
@@ -560,17 +567,23 @@ fn cycles(services: &Map, faults: &mut Faults) {
             places.insert((name, target), dependency.place());
         }
     }
-    for component in petgraph::algo::tarjan_scc(&graph) {
+    // Not Tarjan's, which is recursive here: a long chain of services would need as much stack.
+    for component in petgraph::algo::kosaraju_scc(&graph) {
         let members: BTreeSet<&str> = component.into_iter().collect();
         let Some(start) = members.first().copied() else { continue };
         if members.len() == 1 && !graph.contains_edge(start, start) {
             continue;
         }
         let chain = shortest_cycle(&graph, start, &members);
-        let mut diagnostic =
-            Diagnostic::error("dependency-cycle", format!("dependency cycle detected: {}", chain.join(" -> ")))
-                .at_path(format!("services.{start}.depends_on"));
-        for pair in chain.windows(2) {
+        let shown = if chain.len() > LONGEST_CYCLE {
+            let (first, last) = (&chain[..LONGEST_CYCLE - 1], &chain[chain.len() - 1]);
+            format!("{} -> … -> {last}", first.join(" -> "))
+        } else {
+            chain.join(" -> ")
+        };
+        let mut diagnostic = Diagnostic::error("dependency-cycle", format!("dependency cycle detected: {shown}"))
+            .at_path(format!("services.{start}.depends_on"));
+        for pair in chain.windows(2).take(LONGEST_CYCLE) {
             let span = places.get(&(pair[0], pair[1])).copied().unwrap_or(Span::NONE);
             diagnostic = diagnostic.label(&faults.sources, span, format!("{} needs {}", pair[0], pair[1]));
         }

@@ -1,12 +1,13 @@
 //! Which files make the project, where its directory is, and which variables it sees.
 
 use super::environment::Environment;
-use super::files::Files;
+use super::files::{Files, NotFetched};
+use super::remote::Remote;
 use super::source::Span;
 use super::{Diagnostic, Faults, LoadOptions, gopath};
 
 /// Names of compose files, the best first.
-pub(super) const NAMES: [&str; 4] = ["compose.yaml", "compose.yml", "docker-compose.yml", "docker-compose.yaml"];
+pub const NAMES: [&str; 4] = ["compose.yaml", "compose.yml", "docker-compose.yml", "docker-compose.yaml"];
 /// Names of files that are laid over a compose file that was found.
 pub(super) const OVERRIDES: [&str; 4] =
     ["compose.override.yml", "compose.override.yaml", "docker-compose.override.yml", "docker-compose.override.yaml"];
@@ -16,8 +17,10 @@ pub(super) const OVERRIDES: [&str; 4] =
 pub(super) struct Discovered {
     /// Absolute paths, or `-`.
     pub files: Vec<String>,
-    /// The project directory, absolute.
+    /// The directory that relative paths begin at, absolute.
     pub directory: String,
+    /// The directory that the project is named after; differs where the files came from elsewhere.
+    pub home: String,
     /// All variables.
     pub environment: Environment,
     /// The active profiles.
@@ -34,17 +37,14 @@ pub(super) fn discover(options: &LoadOptions, files: &dyn Files, faults: &mut Fa
     let mut paths: Vec<String> = options
         .files
         .iter()
-        .map(|path| if path == "-" || is_remote(path) { path.clone() } else { absolute(path) })
+        .map(|path| if path == "-" || Remote::parse(path).is_some() { path.clone() } else { absolute(path) })
         .collect();
-    for path in paths.iter().filter(|path| is_remote(path)) {
-        faults.push(
-            Diagnostic::error("remote-file", format!("{path}: remote compose files are not supported"))
-                .help("fetch it first, then give its path"),
-        );
-    }
     let directory = |paths: &[String]| match &options.project_directory {
         Some(directory) if !directory.as_os_str().is_empty() => absolute(&directory.to_string_lossy()),
-        _ => paths.iter().find(|path| *path != "-").map_or_else(|| here.clone(), |path| gopath::parent(path)),
+        _ => match paths.iter().find(|path| *path != "-") {
+            Some(path) if Remote::parse(path).is_none() => gopath::parent(path),
+            _ => here.clone(),
+        },
     };
 
     let env_files: Vec<String> = if options.env_files.is_empty() {
@@ -83,10 +83,18 @@ pub(super) fn discover(options: &LoadOptions, files: &dyn Files, faults: &mut Fa
     if paths.is_empty() {
         paths = find(&directory(&[]), files, faults);
     }
-    let directory = directory(&paths);
-    if directory != first {
-        dotenv(&directory, &mut environment, faults);
+    let home = directory(&paths);
+    if home != first {
+        dotenv(&home, &mut environment, faults);
     }
+    let mut elsewhere = None;
+    for path in &mut paths {
+        if let Some(remote) = Remote::parse(path) {
+            *path = fetch(&remote, Span::NONE, files, faults)?;
+            elsewhere.get_or_insert_with(|| gopath::parent(path));
+        }
+    }
+    let directory = elsewhere.unwrap_or_else(|| home.clone());
     if paths.is_empty() {
         faults.push(
             Diagnostic::error("no-file", "no configuration file provided: not found")
@@ -100,14 +108,19 @@ pub(super) fn discover(options: &LoadOptions, files: &dyn Files, faults: &mut Fa
     } else {
         options.profiles.clone()
     };
-    Some(Discovered { files: paths, directory, environment, profiles })
+    Some(Discovered { files: paths, directory, home, environment, profiles })
 }
 
-/// Whether a path names something that would have to be fetched.
-pub(super) fn is_remote(path: &str) -> bool {
-    ["oci://", "git@", "git://", "ssh://", "http://", "https://", "github.com/"]
-        .iter()
-        .any(|prefix| path.starts_with(prefix))
+/// The local copy of a file that lies elsewhere; what it needs to know of the caller is where it is named.
+pub(super) fn fetch(remote: &Remote, named: Span, files: &dyn Files, faults: &mut Faults) -> Option<String> {
+    match files.fetch(remote) {
+        Ok(path) => Some(path.to_string_lossy().into_owned()),
+        Err(NotFetched { message, help }) => {
+            let diagnostic = Diagnostic::error("remote-file", message).label(&faults.sources, named, "named here");
+            faults.push(help.into_iter().fold(diagnostic, Diagnostic::help));
+            None
+        }
+    }
 }
 
 /// The files of `COMPOSE_FILE`.

@@ -28,6 +28,9 @@ pub struct Assignment {
     pub range: Range<usize>,
 }
 
+/// How many bytes the values of a file may have: variables in them can stand for long texts.
+const LARGEST: usize = 64 << 20;
+
 /// Looks a variable up that the file does not define itself.
 pub type Lookup<'l> = &'l dyn Fn(&str) -> Option<String>;
 
@@ -41,16 +44,30 @@ pub fn parse(
 ) -> Result<Vec<Assignment>, DotenvError> {
     let mut reader = Reader { text, at: 0, values: known.clone(), outer };
     let mut assignments = Vec::new();
+    let mut bytes = 0;
     loop {
         match reader.statement(unset)? {
             Statement::End => return Ok(assignments),
             Statement::Nothing => {}
             Statement::Assignment(assignment) => {
+                bytes += assignment.value.len();
+                if bytes > LARGEST {
+                    return Err(DotenvError {
+                        message: format!("the values make more than {} MiB", LARGEST >> 20),
+                        range: assignment.range,
+                    });
+                }
                 reader.values.insert(assignment.key.clone(), assignment.value.clone());
                 assignments.push(assignment);
             }
         }
     }
+}
+
+/// About how many bytes of memory the variables take in a project.
+pub(super) fn size(assignments: &[Assignment]) -> usize {
+    const OVERHEAD: usize = 128;
+    assignments.iter().map(|assignment| assignment.key.len() + assignment.value.len() + OVERHEAD).sum()
 }
 
 /// Reads the format `raw`: one `KEY=value` a line, nothing is special.

@@ -69,6 +69,9 @@ impl Environment {
             warn_unset(&unset, number, faults);
             match result {
                 Ok(assignments) => {
+                    if !faults.expand(dotenv::size(&assignments)) {
+                        return;
+                    }
                     for assignment in assignments {
                         let span = Span::new(number, assignment.range.start, assignment.range.end);
                         read.insert(assignment.key.clone(), assignment.value.clone());

@@ -1,6 +1,9 @@
 //! What was found wrong so far, and the files it was found in.
 
-use std::collections::BTreeSet;
+use std::borrow::Cow;
+use std::collections::{BTreeSet, HashSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
 
 use super::diagnostic::{Diagnostic, Severity};
 use super::path::Path;
@@ -9,13 +12,19 @@ use super::source::Sources;
 /// How many diagnostics are kept; who has more faults than this wants to see the first ones.
 const MOST: usize = 100;
 
+/// How many bytes variables, env files and ranges of ports may add to a project: the small text of a file may stand for an endless one.
+const EXPANDED: usize = 64 << 20;
+
 /// Collects diagnostics.
 #[derive(Debug, Default)]
 pub(super) struct Faults {
     /// The files that were read.
     pub sources: Sources,
     list: Vec<Diagnostic>,
+    /// The diagnostics that were pushed, by what makes them the same.
+    known: HashSet<u64>,
     errors: usize,
+    expanded: usize,
     /// Services that are not whole any more; what later stages would find in them only follows from what was found.
     tainted: BTreeSet<String>,
     /// A resource section lost something: references into it cannot be checked.
@@ -25,18 +34,15 @@ pub(super) struct Faults {
 impl Faults {
     /// Adds a diagnostic, unless the same was said of the same place before.
     pub(super) fn push(&mut self, diagnostic: Diagnostic) {
-        let place = |diagnostic: &Diagnostic| {
-            diagnostic.labels.first().map(|label| (std::sync::Arc::as_ptr(&label.file), label.range.clone()))
-        };
         // The path differs where a value got to several services (anchors, `extends`): one place is one fault.
-        let words = |diagnostic: &Diagnostic| match &diagnostic.path {
-            Some(path) => diagnostic.message.replace(path.as_str(), ""),
-            None => diagnostic.message.clone(),
+        let words = match &diagnostic.path {
+            Some(path) => Cow::Owned(diagnostic.message.replace(path.as_str(), "")),
+            None => Cow::Borrowed(diagnostic.message.as_str()),
         };
-        let known = self.list.iter().any(|other| {
-            other.code == diagnostic.code && place(other) == place(&diagnostic) && words(other) == words(&diagnostic)
-        });
-        if known {
+        let place = diagnostic.labels.first().map(|label| (Arc::as_ptr(&label.file), &label.range));
+        let mut hasher = DefaultHasher::new();
+        (diagnostic.code, place, words).hash(&mut hasher);
+        if !self.known.insert(hasher.finish()) {
             return;
         }
         if diagnostic.severity == Severity::Error {
@@ -49,6 +55,32 @@ impl Faults {
 
     fn kept_errors(&self) -> usize {
         self.list.iter().filter(|diagnostic| diagnostic.severity == Severity::Error).count()
+    }
+
+    /// Whether more errors would not be shown: what is costly to say about them need not be found out.
+    pub(super) fn is_full(&self) -> bool {
+        self.errors >= MOST
+    }
+
+    /// Notes that variables, an env file or a range of ports made so many bytes; false once that is too much.
+    pub(super) fn expand(&mut self, bytes: usize) -> bool {
+        self.expanded = self.expanded.saturating_add(bytes);
+        if self.expanded <= EXPANDED {
+            return true;
+        }
+        self.push(
+            Diagnostic::error(
+                "too-large",
+                format!(
+                    "variables, env files and ranges of ports make more than {} MiB of this project",
+                    EXPANDED >> 20
+                ),
+            )
+            .help(
+                "a variable whose value has other variables several times grows with each level; look for such a chain",
+            ),
+        );
+        false
     }
 
     /// How many errors there are.

@@ -1,11 +1,18 @@
 //! The one door to the file system.
 
-use std::fs::{self, File};
+use std::fs::{self, File, Metadata};
 use std::io::{self, Read};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+
+use nix::fcntl::OFlag;
+
+use super::remote::Remote;
 
 /// The largest file that is read, in bytes.
 const LARGEST: u64 = 64 << 20;
+/// `/dev/null`, which is an empty file: `makedev(1, 3)`.
+const NULL_DEVICE: u64 = 0x103;
 
 /// Reads files for the loader.
 pub trait Files: Sync {
@@ -19,6 +26,26 @@ pub trait Files: Sync {
     fn canonicalize(&self, path: &Path) -> io::Result<PathBuf>;
     /// Whether the path itself is a symbolic link.
     fn is_symlink(&self, path: &Path) -> bool;
+
+    /// The path of the local copy of a compose file that lies elsewhere, absolute.
+    fn fetch(&self, remote: &Remote) -> Result<PathBuf, NotFetched> {
+        Err(NotFetched { message: format!("cannot fetch {remote} here"), help: None })
+    }
+
+    /// The directory that something was fetched to, if the path is in one.
+    fn tree_of(&self, path: &Path) -> Option<PathBuf> {
+        let _ = path;
+        None
+    }
+}
+
+/// Why there is no local copy.
+#[derive(Debug, Clone)]
+pub struct NotFetched {
+    /// What was being done and what went wrong.
+    pub message: String,
+    /// What to do about it.
+    pub help: Option<String>,
 }
 
 /// The real file system.
@@ -28,14 +55,11 @@ pub struct Disk;
 impl Files for Disk {
     fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
         // A FIFO would block in open(2), a device could be endless: look before opening.
-        let metadata = fs::metadata(path)?;
-        if metadata.is_dir() {
-            return Err(io::Error::new(io::ErrorKind::IsADirectory, "is a directory"));
-        }
-        if !metadata.is_file() && path != Path::new("/dev/null") {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "is not a regular file"));
-        }
-        read_bounded(File::open(path)?)
+        check(&fs::metadata(path)?)?;
+        // And after opening, since it may be another file by then. Files of /proc can block as well, whatever they say they are.
+        let file = File::options().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path)?;
+        check(&file.metadata()?)?;
+        read_bounded(file)
     }
 
     fn read_stdin(&self) -> io::Result<Vec<u8>> {
@@ -55,11 +79,30 @@ impl Files for Disk {
     }
 }
 
+/// Refuses what is no file with an end.
+fn check(metadata: &Metadata) -> io::Result<()> {
+    let kind = metadata.file_type();
+    if kind.is_dir() {
+        return Err(io::Error::new(io::ErrorKind::IsADirectory, "is a directory"));
+    }
+    if kind.is_char_device() && metadata.rdev() == NULL_DEVICE {
+        return Ok(());
+    }
+    if !kind.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "is not a regular file"));
+    }
+    if metadata.len() > LARGEST { Err(too_large()) } else { Ok(()) }
+}
+
+fn too_large() -> io::Error {
+    io::Error::new(io::ErrorKind::FileTooLarge, format!("is larger than {} MiB", LARGEST >> 20))
+}
+
 fn read_bounded(source: impl Read) -> io::Result<Vec<u8>> {
     let mut content = Vec::new();
     source.take(LARGEST + 1).read_to_end(&mut content)?;
     if content.len() as u64 > LARGEST {
-        return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("is larger than {} MiB", LARGEST >> 20)));
+        return Err(too_large());
     }
     Ok(content)
 }

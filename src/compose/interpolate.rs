@@ -20,7 +20,20 @@ pub enum Fault {
         /// What stands there.
         form: String,
     },
+    /// Variables in the defaults of variables, too many levels deep.
+    #[error("variables are nested more than {DEEPEST} levels deep")]
+    TooDeep,
+    /// The text would become too long.
+    #[error("the variables' values make more than {} MiB of text", LONGEST >> 20)]
+    TooLong,
 }
+
+/// How deep variables may be nested in each other's defaults; each level costs stack.
+const DEEPEST: usize = 100;
+/// How much of what is no form is shown.
+const LONGEST_FORM: usize = 100;
+/// How long a text may become, in bytes: `B=${A}${A}`, `C=${B}${B}` and so on grow without end.
+const LONGEST: usize = 16 << 20;
 
 /// What one `${…}` asks for, as `config --variables` lists it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -59,8 +72,28 @@ fn name_length(text: &str) -> usize {
     }
 }
 
-/// Reads the form at the start of a text that begins with `$`.
-fn form(text: &str) -> Form<'_> {
+/// The last closing brace of the line that was asked for last, so that no line is searched twice.
+#[derive(Default)]
+struct Line {
+    end: usize,
+    last_brace: Option<usize>,
+}
+
+impl Line {
+    /// The offset of the last closing brace on the line at an offset, if there is one from there on. The offsets of one text must
+    /// not go down.
+    fn last_brace(&mut self, text: &str, at: usize) -> Option<usize> {
+        if self.end <= at {
+            self.end = text[at..].find('\n').map_or(text.len(), |end| at + end);
+            self.last_brace = text[at..self.end].rfind('}').map(|brace| at + brace);
+        }
+        self.last_brace.filter(|brace| *brace >= at)
+    }
+}
+
+/// Reads the form at an offset of a text, where there is a `$`.
+fn form<'t>(template: &'t str, at: usize, line: &mut Line) -> Form<'t> {
+    let text = &template[at..];
     let rest = &text[1..];
     if rest.starts_with('$') {
         return Form::Escaped;
@@ -84,10 +117,11 @@ fn form(text: &str) -> Form<'_> {
         _ => return Form::Invalid,
     };
     // The form ends on its own line; where braces do not match, at the last one of the line.
-    let line = text.split('\n').next().unwrap_or(text);
-    let Some(last) = line.rfind('}').filter(|last| *last >= 2 + length + operator_length) else { return Form::Invalid };
-    let end = closing_brace(&text[..=last]).unwrap_or(last);
     let start = 2 + length + operator_length;
+    let Some(last) = line.last_brace(template, at).map(|last| last - at).filter(|last| *last >= start) else {
+        return Form::Invalid;
+    };
+    let end = closing_brace(&text[..=last]).unwrap_or(last);
     Form::Operation {
         name,
         operator: &after[..operator_length],
@@ -128,13 +162,29 @@ pub fn substitute<'e>(
     lookup: &dyn Fn(&str) -> Option<&'e str>,
     unset: &mut dyn FnMut(&str),
 ) -> Result<String, Fault> {
+    nested(template, lookup, unset, 0)
+}
+
+fn nested<'e>(
+    template: &str,
+    lookup: &dyn Fn(&str) -> Option<&'e str>,
+    unset: &mut dyn FnMut(&str),
+    depth: usize,
+) -> Result<String, Fault> {
+    if depth > DEEPEST {
+        return Err(Fault::TooDeep);
+    }
     let mut result = String::with_capacity(template.len());
     let mut rest = template;
+    let mut line = Line::default();
     let mut fault = None;
     while let Some(at) = rest.find('$') {
         result.push_str(&rest[..at]);
         rest = &rest[at..];
-        let length = match form(rest) {
+        if result.len() > LONGEST {
+            return Err(Fault::TooLong);
+        }
+        let length = match form(template, template.len() - rest.len(), &mut line) {
             Form::Escaped => {
                 result.push('$');
                 2
@@ -151,7 +201,7 @@ pub fn substitute<'e>(
                 length
             }
             Form::Operation { name, operator, text, length } => {
-                match operation(name, operator, text, lookup, unset) {
+                match operation(name, operator, text, lookup, unset, depth) {
                     Ok(value) => result.push_str(&value),
                     Err(error) => fault = fault.or(Some(error)),
                 }
@@ -162,7 +212,7 @@ pub fn substitute<'e>(
                     let end = rest
                         .find(['}', '\n'])
                         .map_or(rest.len(), |end| end + usize::from(rest.as_bytes()[end] == b'}'));
-                    Some(Fault::Invalid { form: rest[..end].to_owned() })
+                    Some(Fault::Invalid { form: rest[..end].chars().take(LONGEST_FORM).collect() })
                 });
                 2
             }
@@ -170,6 +220,9 @@ pub fn substitute<'e>(
         rest = &rest[length..];
     }
     result.push_str(rest);
+    if result.len() > LONGEST {
+        return Err(Fault::TooLong);
+    }
     fault.map_or(Ok(result), Err)
 }
 
@@ -179,8 +232,9 @@ fn operation<'e>(
     text: &str,
     lookup: &dyn Fn(&str) -> Option<&'e str>,
     unset: &mut dyn FnMut(&str),
+    depth: usize,
 ) -> Result<String, Fault> {
-    let text = substitute(text, lookup, unset)?;
+    let text = nested(text, lookup, unset, depth + 1)?;
     let value = lookup(name);
     let (empty_counts_as_unset, operator) =
         operator.strip_prefix(':').map_or((false, operator), |operator| (true, operator));
@@ -194,10 +248,15 @@ fn operation<'e>(
 
 /// Adds the variables that a text asks for to a list, outer ones first.
 pub fn variables(template: &str, found: &mut Vec<Variable>) {
+    nested_variables(template, found, 0);
+}
+
+fn nested_variables(template: &str, found: &mut Vec<Variable>, depth: usize) {
     let mut rest = template;
+    let mut line = Line::default();
     while let Some(at) = rest.find('$') {
         rest = &rest[at..];
-        let length = match form(rest) {
+        let length = match form(template, template.len() - rest.len(), &mut line) {
             Form::Escaped | Form::Invalid => 2,
             Form::Literal => 1,
             Form::Name(name, length) => {
@@ -213,8 +272,8 @@ pub fn variables(template: &str, found: &mut Vec<Variable>) {
                 }
                 let nested = !variable.required;
                 found.push(variable);
-                if nested {
-                    variables(text, found);
+                if nested && depth < DEEPEST {
+                    nested_variables(text, found, depth + 1);
                 }
                 length
             }
@@ -277,7 +336,47 @@ mod tests {
         assert_eq!(unset, ["A", "B"]);
     }
 
+    #[test]
+    fn hostile_texts_end_in_a_fault() {
+        let nested = |depth: usize| format!("{}x{}", "${NONE:-".repeat(depth), "}".repeat(depth));
+        check(&nested(DEEPEST), "x");
+        assert_eq!(substitute(&nested(100_000), &lookup, &mut |_| {}), Err(Fault::TooDeep));
+        let long = "y".repeat(LONGEST / 4);
+        let lookup = |_: &str| Some(long.as_str());
+        assert_eq!(substitute(&"$A".repeat(1_000), &lookup, &mut |_| {}), Err(Fault::TooLong));
+        // Ends at all, which it does only in linear time.
+        let open = format!("}}{}", "${NONE:-".repeat(200_000));
+        assert!(matches!(substitute(&open, &lookup, &mut |_| {}), Err(Fault::Invalid { .. })));
+        variables(&open, &mut Vec::new());
+    }
+
     proptest::proptest! {
+        #[test]
+        fn text_without_a_dollar_stays(text in "[^$]{0,40}") {
+            proptest::prop_assert_eq!(substitute(&text, &lookup, &mut |_| {}), Ok(text));
+        }
+
+        #[test]
+        fn a_default_is_used_where_there_is_no_value(
+            name in "[A-Z_][A-Z0-9_]{0,8}",
+            value in proptest::option::of("[a-z]{0,4}"),
+            default in "[a-z :/.-]{0,8}",
+        ) {
+            let lookup = |asked: &str| (asked == name).then_some(value.as_deref()).flatten();
+            let result = |form: &str| substitute(&form.replace('N', &name).replace('D', &default), &lookup, &mut |_| {});
+            let present = value.clone();
+            let full = present.clone().filter(|value| !value.is_empty());
+            // The names have capital letters only, so the letters of the forms are not those of the values.
+            proptest::prop_assume!(!name.contains(['N', 'D']));
+            proptest::prop_assert_eq!(result("$N|${N}"), Ok(format!("{0}|{0}", present.clone().unwrap_or_default())));
+            proptest::prop_assert_eq!(result("${N-D}"), Ok(present.clone().unwrap_or_else(|| default.clone())));
+            proptest::prop_assert_eq!(result("${N:-D}"), Ok(full.clone().unwrap_or_else(|| default.clone())));
+            proptest::prop_assert_eq!(result("${N+D}"), Ok(present.as_ref().map_or_else(String::new, |_| default.clone())));
+            proptest::prop_assert_eq!(result("${N:+D}"), Ok(full.as_ref().map_or_else(String::new, |_| default.clone())));
+            proptest::prop_assert_eq!(result("${N?D}").ok(), present);
+            proptest::prop_assert_eq!(result("${N:?D}").ok(), full);
+        }
+
         #[test]
         fn never_panics(template in "[${}:A-C?+\\-a \n]{0,24}") {
             let _ = substitute(&template, &lookup, &mut |_| {});

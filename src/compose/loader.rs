@@ -3,11 +3,13 @@
 use std::collections::HashMap;
 use std::rc::Rc;
 
+use super::confine::Confines;
 use super::discover::{self, Discovered};
 use super::environment::Environment;
 use super::files::Files;
 use super::node::{self, Map, Node, Value};
 use super::path::Path;
+use super::remote::Remote;
 use super::source::{Origin, SourceFile, Span};
 use super::yaml::{Document, ParseError};
 use super::{
@@ -46,8 +48,17 @@ pub(super) fn load(
     inherit: bool,
 ) -> Outcome {
     let Some(mut discovered) = discover::discover(options, files, faults) else { return Outcome::Failed };
-    let mut loader =
-        Loader { options, files, faults, extended: HashMap::new(), depth: 0, inherit, deep_stack, needs_stack: false };
+    let mut loader = Loader {
+        options,
+        files,
+        faults,
+        extended: HashMap::new(),
+        included: 0,
+        depth: 0,
+        inherit,
+        deep_stack,
+        needs_stack: false,
+    };
     let root = loader.project(&mut discovered);
     let (depth, needs_stack) = (loader.depth, loader.needs_stack);
     if needs_stack {
@@ -75,6 +86,15 @@ struct Context {
     directory: String,
     environment: Rc<Environment>,
     resolve: bool,
+    /// The project directory.
+    home: String,
+}
+
+impl Context {
+    /// What files from elsewhere may name.
+    fn confines(&self) -> Confines<'_> {
+        Confines { directory: &self.directory, home: &self.home }
+    }
 }
 
 /// The services of a file that others extend.
@@ -90,6 +110,8 @@ struct Loader<'l> {
     faults: &'l mut Faults,
     /// Files that were extended before, by path and by whose variables they were read with.
     extended: HashMap<(String, usize), Option<Extended>>,
+    /// How many files were included so far.
+    included: usize,
     depth: usize,
     /// Whether values are taken from the environment.
     inherit: bool,
@@ -97,6 +119,11 @@ struct Loader<'l> {
     deep_stack: bool,
     needs_stack: bool,
 }
+
+/// How many steps a chain of `extends` may have, and how many files may be below each other by `include`; each step takes stack.
+const LONGEST_CHAIN: usize = 100;
+/// How many files may be read by `include`; a file that is included twice by one that is included twice is read four times.
+const MOST_INCLUDED: usize = 1_000;
 
 /// Where a chain of `extends` has been: file and service.
 type Trail = Vec<(String, String)>;
@@ -115,6 +142,7 @@ impl Loader<'_> {
             directory: discovered.directory.clone(),
             environment: environment.clone(),
             resolve: !self.options.no_path_resolution,
+            home: discovered.home.clone(),
         };
         let mut root = self.model(sources, &context, &[]);
         if root.as_map().is_none_or(Map::is_empty) {
@@ -214,7 +242,7 @@ impl Loader<'_> {
             let name = named.as_str().unwrap_or_default();
             return if self.options.no_normalize { name.to_owned() } else { discover::normalize_name(name) };
         }
-        discover::normalize_name(discovered.directory.rsplit('/').next().unwrap_or(""))
+        discover::normalize_name(discovered.home.rsplit('/').next().unwrap_or(""))
     }
 
     /// Loads files over each other.
@@ -308,7 +336,7 @@ impl Loader<'_> {
         }
         let names: Vec<String> = map.keys().cloned().collect();
         for name in names {
-            self.extend_service(&name, map, path, resets, context, &Trail::new());
+            self.extend_service(&name, map, path, resets, context, &mut Trail::new());
         }
     }
 
@@ -320,7 +348,7 @@ impl Loader<'_> {
         path: &str,
         resets: &[Vec<String>],
         context: &Context,
-        trail: &Trail,
+        trail: &mut Trail,
     ) {
         let Some(service) = services.get_mut(name) else { return };
         let Some(map) = service.as_map_mut() else { return };
@@ -360,21 +388,19 @@ impl Loader<'_> {
                     );
                     return;
                 };
-                let full =
-                    if named.starts_with('/') { named.to_owned() } else { gopath::join(&context.directory, named) };
-                if discover::is_remote(named) {
-                    self.fault_of(
-                        name,
-                        Diagnostic::error("remote-file", format!("{named}: remote compose files are not supported")),
-                        file.span,
-                    );
-                    return;
-                }
-                let Some(extended) = self.extended_file(&full, file.span, context) else {
+                let Some((full, is_remote)) = self.extends_path(named, file.span, context) else {
                     self.faults.taint(&Path::ROOT.key("services").key(name));
                     return;
                 };
-                other = (*extended.services).clone();
+                let Some(extended) = self.extended_file(&full, file.span, is_remote, context) else {
+                    self.faults.taint(&Path::ROOT.key("services").key(name));
+                    return;
+                };
+                // A service that extends nothing itself is all that is needed.
+                other = match extended.services.get(&target) {
+                    Some(service) if service.get("extends").is_none() => Map::from([(target.clone(), service.clone())]),
+                    _ => (*extended.services).clone(),
+                };
                 (&mut other, full, Some(extended.resets))
             }
         };
@@ -390,8 +416,12 @@ impl Loader<'_> {
             self.fault_of(name, diagnostic, reference.span);
             return;
         }
-        let mut trail = trail.clone();
         trail.push((path.to_owned(), name.to_owned()));
+        if trail.len() > LONGEST_CHAIN {
+            let message = format!("a chain of `extends` with more than {LONGEST_CHAIN} services");
+            self.fault_of(name, Diagnostic::error("too-deep", message), extends.place());
+            return;
+        }
         if trail.contains(&(base_path.clone(), target.clone())) {
             let steps: Vec<String> =
                 trail.iter().skip(1).map(|(file, service)| format!("  extends {service} in {file}")).collect();
@@ -410,8 +440,9 @@ impl Loader<'_> {
             &base_path,
             base_resets.as_deref().map_or(resets, Vec::as_slice),
             context,
-            &trail,
+            trail,
         );
+        trail.pop();
         let Some(base) = base_services.get(&target).filter(|base| !base.is_null()).cloned() else { return };
         let Some(service) = services.get_mut(name) else { return };
         let over = std::mem::replace(service, Node::new(Value::Null, Span::NONE));
@@ -433,18 +464,27 @@ impl Loader<'_> {
         *service = merged;
     }
 
+    /// The absolute path of a file that is extended, and whether it came from elsewhere.
+    fn extends_path(&mut self, named: &str, span: Span, context: &Context) -> Option<(String, bool)> {
+        if let Some(remote) = Remote::parse(named) {
+            return Some((discover::fetch(&remote, span, self.files, self.faults)?, true));
+        }
+        let full = if named.starts_with('/') { named.to_owned() } else { gopath::join(&context.directory, named) };
+        context.confines().allow(&full, span, self.files, self.faults).then_some((full, false))
+    }
+
     /// Reads a file that is extended: interpolated and in its long form, but not checked.
-    fn extended_file(&mut self, path: &str, cited: Span, context: &Context) -> Option<Extended> {
+    fn extended_file(&mut self, path: &str, cited: Span, is_remote: bool, context: &Context) -> Option<Extended> {
         let key = (path.to_owned(), Rc::as_ptr(&context.environment) as usize);
         if let Some(known) = self.extended.get(&key) {
             return known.clone();
         }
-        let loaded = self.load_extended(path, cited, context);
+        let loaded = self.load_extended(path, cited, is_remote, context);
         self.extended.insert(key, loaded.clone());
         loaded
     }
 
-    fn load_extended(&mut self, path: &str, cited: Span, context: &Context) -> Option<Extended> {
+    fn load_extended(&mut self, path: &str, cited: Span, is_remote: bool, context: &Context) -> Option<Extended> {
         let source = self.open(path, Origin::Extended(cited))?;
         let mut base = Node::new(Value::Map(Map::new()), Span::NONE);
         let mut resets = Vec::new();
@@ -466,8 +506,8 @@ impl Loader<'_> {
         }
         // Relative paths of the file become relative to the file that extends it.
         let directory = if path == gopath::parent(path) { path.to_owned() } else { gopath::parent(path) };
-        let relative = gopath::relative(&context.directory, &directory);
-        paths::resolve(&mut base, &relative, self.options, self.files, self.faults);
+        let base_path = if is_remote { directory } else { gopath::relative(&context.directory, &directory) };
+        paths::resolve(&mut base, &base_path, self.options, self.files, self.faults);
         let Some(services) = base.as_map_mut().and_then(|map| map.shift_remove("services")) else {
             self.faults.push(
                 Diagnostic::error("undefined-service", format!("cannot extend from {path}: no services section"))
@@ -540,39 +580,60 @@ impl Loader<'_> {
                 Some(_) => None,
             }
         };
-        let named: Vec<Node> = if entry.as_str().is_some() { vec![entry.clone()] } else { list("path")? };
+        let named: Vec<Node> = match &entry.value {
+            Value::String(_) => vec![entry.clone()],
+            Value::Map(_) | Value::Null => list("path")?,
+            _ => return None,
+        };
         let text = |node: &Node| node.as_str().map(ToOwned::to_owned);
+        let given = match entry.get("project_directory").map(|node| &node.value) {
+            None | Some(Value::Null) => String::new(),
+            Some(Value::String(given)) => given.clone(),
+            Some(Value::Int(number)) => number.to_string(),
+            Some(_) => return None,
+        };
         let full =
             |path: &str| if path.starts_with('/') { path.to_owned() } else { gopath::join(&context.directory, path) };
+        self.included += named.len();
+        let too_much = if trail.len() > LONGEST_CHAIN {
+            Some(format!("files include each other more than {LONGEST_CHAIN} levels deep"))
+        } else if self.included > MOST_INCLUDED {
+            Some(format!("more than {MOST_INCLUDED} files are included"))
+        } else {
+            None
+        };
+        if let Some(message) = too_much {
+            self.faults.push(Diagnostic::error("too-deep", message).at_path("include").label(
+                &self.faults.sources,
+                entry.place(),
+                "here",
+            ));
+            return None;
+        }
         let mut sources = Vec::new();
         let (mut directory, mut base) = (context.directory.clone(), ".".to_owned());
         for (index, node) in named.iter().enumerate() {
             let name = text(node)?;
-            if discover::is_remote(&name) {
-                self.faults.push(
-                    Diagnostic::error("remote-file", format!("{name}: remote compose files are not supported"))
-                        .at_path("include")
-                        .label(&self.faults.sources, node.span, ""),
-                );
+            let remote = Remote::parse(&name);
+            let path = match &remote {
+                Some(remote) => discover::fetch(remote, node.span, self.files, self.faults)?,
+                None => full(&name),
+            };
+            if remote.is_none() && !context.confines().allow(&path, node.span, self.files, self.faults) {
                 return None;
             }
-            let path = full(&name);
             if index == 0 {
                 let own = gopath::parent(&path);
-                match entry.get("project_directory").map(|node| text(node).ok_or(())) {
-                    Some(Err(())) => return None,
-                    Some(Ok(given)) if !given.is_empty() => {
-                        directory = full(&given);
-                        base = if given.starts_with('/') {
-                            given
-                        } else {
-                            gopath::relative(&context.directory, &directory)
-                        };
-                    }
-                    _ => {
-                        base = gopath::relative(&context.directory, &own);
-                        directory = own;
-                    }
+                if given.is_empty() {
+                    base = if remote.is_some() { own.clone() } else { gopath::relative(&context.directory, &own) };
+                    directory = own;
+                } else {
+                    directory = full(&given);
+                    base = if given.starts_with('/') {
+                        given.clone()
+                    } else {
+                        gopath::relative(&context.directory, &directory)
+                    };
                 }
                 if trail.contains(&path) {
                     let message = format!("include cycle detected:\n{}\n include {path}", trail.join("\n include "));
@@ -599,11 +660,17 @@ impl Loader<'_> {
             env_files.iter().map(|node| text(node).map(|path| full(&path))).collect::<Option<_>>()?
         };
         let cited = env_files.first().map_or(Span::NONE, |node| node.span);
+        for (path, node) in paths.iter().zip(&env_files) {
+            if !context.confines().allow(path, node.span, self.files, self.faults) {
+                return None;
+            }
+        }
         if !paths.is_empty() {
             environment.add_files(&paths, cited, self.files, self.faults);
         }
         let sources: Vec<Source> = sources.into_iter().collect::<Option<_>>()?;
-        let inner = Context { base, directory, environment: Rc::new(environment), resolve: true };
+        let inner =
+            Context { base, directory, environment: Rc::new(environment), resolve: true, home: context.home.clone() };
         Some(self.model(sources, &inner, trail))
     }
 

@@ -27,8 +27,8 @@ pub(super) fn merge(base: Node, over: Node, path: &Path<'_>, faults: &mut Faults
         | ["services", _, "healthcheck", "test"]
         | ["services", _, "ulimits", _] => return over,
         ["services", _, "build"] => return merge_as_maps(base, over, path, faults, build_map),
-        ["services", _, "depends_on"] => return merge_as_maps(base, over, path, faults, dependency_map),
-        ["services", _, "models" | "networks"] => return merge_as_maps(base, over, path, faults, key_map),
+        ["services", _, "depends_on"] => return merge_names(base, over, path, faults, dependency_map),
+        ["services", _, "models" | "networks"] => return merge_names(base, over, path, faults, key_map),
         ["services", _, "logging"] => return merge_logging(base, over, path, faults),
         _ => {}
     }
@@ -104,19 +104,37 @@ fn sequence(node: Node) -> Vec<Node> {
                 match &value.value {
                     Value::Null => list.push(entry(key, &value)),
                     Value::List(items) => list.extend(items.iter().map(|item| {
-                        let mut node = entry(format!("{key}={}", item.value.print().unwrap_or_default()), item);
+                        let mut node = entry(format!("{key}={}", printed(&item.value)), item);
                         node.key = value.key;
                         node
                     })),
                     // A mapping is no value here; leave it for validation to find.
                     Value::Map(_) => list.push(value),
-                    scalar => list.push(entry(format!("{key}={}", scalar.print().unwrap_or_default()), &value)),
+                    scalar => list.push(entry(format!("{key}={}", printed(scalar)), &value)),
                 }
             }
             list.sort_by(|a, b| a.as_str().cmp(&b.as_str()));
             list
         }
         _ => Vec::new(),
+    }
+}
+
+/// A scalar as Go prints it with `%v`.
+fn printed(value: &Value) -> String {
+    let text = value.print().unwrap_or_default();
+    match (value, text.split_once('T')) {
+        (Value::Time(_), Some((date, time))) => match time.strip_suffix('Z') {
+            Some(time) => format!("{date} {time} +0000 UTC"),
+            None => match time.rfind(['+', '-']).map(|at| time.split_at(at)) {
+                Some((time, zone)) => {
+                    let zone = zone.replace(':', "");
+                    format!("{date} {time} {zone} {zone}")
+                }
+                None => text,
+            },
+        },
+        _ => text,
     }
 }
 
@@ -140,6 +158,30 @@ fn merge_as_maps(
         (Err(wrong), Ok(_)) if !wrong.is_null() => wrong,
         (Err(_), Ok(over)) => Node { value: Value::Map(over), span: over_span, key: over_key },
     }
+}
+
+/// Merges lists of names or mappings by name. Docker Compose passes over anything else that is laid on them, and so do
+/// we, but not silently.
+fn merge_names(
+    base: Node,
+    over: Node,
+    path: &Path<'_>,
+    faults: &mut Faults,
+    long: fn(Node) -> Result<Map, Node>,
+) -> Node {
+    let is_names = |node: &Node| matches!(node.value, Value::Map(_) | Value::List(_));
+    if over.is_null() || is_names(&over) || !is_names(&base) {
+        return merge_as_maps(base, over, path, faults, long);
+    }
+    let kind = over.value.kind();
+    let message = format!("{path} is ignored: it is {kind} here and {} in what it overrides", base.value.kind());
+    faults.push(
+        super::Diagnostic::warning("ignored-override", message)
+            .at_path(path.to_string())
+            .label(&faults.sources, over.span, kind)
+            .help("write a list of names"),
+    );
+    base
 }
 
 fn build_map(node: Node) -> Result<Map, Node> {
@@ -218,4 +260,124 @@ fn merge_ipam(base: Node, over: Node, path: &Path<'_>, faults: &mut Faults) -> N
         }
     }
     Node { value: Value::List(merged), span, key }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::node::same;
+    use super::super::source::Span;
+    use super::super::{canonical, unique};
+    use super::*;
+
+    fn merged(base: &Node, over: &Node) -> Node {
+        let mut faults = Faults::default();
+        let mut node = merge(base.clone(), over.clone(), &Path::ROOT, &mut faults);
+        unique::enforce(&mut node, &Path::ROOT, &mut faults);
+        canonical::canonical(&mut node, &Path::ROOT, false, &mut faults);
+        unique::enforce(&mut node, &Path::ROOT, &mut faults);
+        assert_eq!(faults.errors(), 0);
+        node
+    }
+
+    fn node(value: Value) -> Node {
+        Node::new(value, Span::NONE)
+    }
+
+    fn text(text: impl Into<String>) -> Node {
+        Node::string(text, Span::NONE)
+    }
+
+    fn map<const N: usize>(entries: [(&str, Node); N]) -> Node {
+        node(Value::Map(entries.into_iter().map(|(key, node)| (key.to_owned(), node)).collect()))
+    }
+
+    fn list(items: impl IntoIterator<Item = String>) -> Node {
+        node(Value::List(items.into_iter().map(text).collect()))
+    }
+
+    /// Variables as a list or as a mapping; few names, so that files meet in them.
+    fn variables() -> impl Strategy<Value = Node> {
+        let pairs = || prop::collection::btree_map("[ABC]", "[0-9]{1,2}", 0..4);
+        prop_oneof![
+            pairs().prop_map(|pairs| list(pairs.into_iter().map(|(name, value)| format!("{name}={value}")))),
+            pairs()
+                .prop_map(|pairs| node(Value::Map(pairs.into_iter().map(|(key, value)| (key, text(value))).collect()))),
+        ]
+    }
+
+    prop_compose! {
+        /// A file of one service, of which everything may be missing.
+        fn file()(
+            image in prop::option::of("[ab]"),
+            command in prop::option::of(prop::collection::vec("[ab]", 0..3)),
+            environment in prop::option::of(variables()),
+            labels in prop::option::of(variables()),
+            ports in prop::option::of(prop::collection::vec("[1-3]:[1-3]", 0..4)),
+            volumes in prop::option::of(prop::collection::vec("[vw]x:/[ab]", 0..4)),
+            caps in prop::option::of(prop::collection::vec("[AB]", 0..3)),
+            depends in prop::option::of(prop::collection::btree_set("[bc]", 0..3)),
+            networks in prop::option::of(prop::collection::btree_set("[mn]", 0..3)),
+            retries in prop::option::of(0_i64..5),
+            options in prop::option::of(prop::collection::btree_map("[ab]", "[0-9]", 0..3)),
+        ) -> Node {
+            let mut service = Map::new();
+            let mut add = |key: &str, value: Option<Node>| {
+                if let Some(value) = value {
+                    service.insert(key.to_owned(), value);
+                }
+            };
+            add("image", image.map(text));
+            add("command", command.map(list));
+            add("environment", environment);
+            add("labels", labels);
+            add("ports", ports.map(list));
+            add("volumes", volumes.map(list));
+            add("cap_add", caps.map(list));
+            add("depends_on", depends.map(list));
+            add("networks", networks.map(list));
+            add("healthcheck", retries.map(|number| map([("retries", node(Value::Int(number)))])));
+            add("x-any", options.map(|pairs| node(Value::Map(pairs.into_iter().map(|(key, value)| (key, text(value))).collect()))));
+            map([("services", map([("a", node(Value::Map(service)))]))])
+        }
+    }
+
+    proptest! {
+        /// Files are laid over each other one by one; which two are taken together first makes no difference.
+        #[test]
+        fn merging_is_associative(a in file(), b in file(), c in file()) {
+            let left = merged(&merged(&a, &b), &c);
+            let right = merged(&a, &merged(&b, &c));
+            prop_assert!(same(&sorted(left.clone()), &sorted(right.clone())), "{:#?}\n{:#?}", left, right);
+        }
+
+        /// An empty file changes nothing, above or below.
+        #[test]
+        fn an_empty_file_changes_nothing(a in file()) {
+            let empty = node(Value::Map(Map::new()));
+            let alone = merged(&empty, &a);
+            prop_assert!(same(&alone, &merged(&alone, &empty)));
+            prop_assert!(same(&alone, &merged(&empty, &alone)));
+        }
+
+        /// A file over itself is itself: what has keys is not doubled, what is replaced is the same.
+        #[test]
+        fn a_file_over_itself_is_itself(a in file()) {
+            let once = merged(&node(Value::Map(Map::new())), &a);
+            prop_assert!(same(&sorted(once.clone()), &sorted(merged(&once, &a))));
+        }
+    }
+
+    /// The tree with its sequences of `KEY=value` in the order of their keys, which depends on who was written as a mapping.
+    fn sorted(mut root: Node) -> Node {
+        let Some(service) = root.get_mut("services").and_then(|services| services.get_mut("a")) else { return root };
+        for key in ["environment", "labels"] {
+            let Some(node) = service.get_mut(key) else { continue };
+            let mut items = sequence(node.clone());
+            items.sort_by(|a, b| a.as_str().cmp(&b.as_str()));
+            node.value = Value::List(items);
+        }
+        root
+    }
 }

@@ -13,6 +13,7 @@
 mod canonical;
 mod cast;
 mod checks;
+mod confine;
 pub mod deep;
 pub mod diagnostic;
 mod discover;
@@ -30,6 +31,7 @@ mod normalize;
 mod path;
 mod paths;
 pub mod print;
+pub mod remote;
 mod resolve;
 mod schema;
 mod select;
@@ -47,9 +49,10 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 pub use diagnostic::{Diagnostic, Label, Severity};
+pub use discover::NAMES;
 pub use environment::Environment;
 use faults::Faults;
-pub use files::{Disk, Files};
+pub use files::{Disk, Files, NotFetched};
 use loader::Outcome;
 pub use model::{Project, Service};
 use node::{Map, Node, Value};
@@ -86,6 +89,8 @@ pub struct LoadOptions {
     pub no_path_resolution: bool,
     /// Do not check references (`config --no-consistency`).
     pub no_consistency: bool,
+    /// Several services may have the same container name, as where a list of what is there is all that is wanted.
+    pub names_may_clash: bool,
 }
 
 /// A loaded project and what it was made of.
@@ -207,6 +212,15 @@ fn finish(
         checks::consistency(&mut root, &selection.disabled, &mut faults);
     }
     selection.select(&mut root, &options.services, &mut faults);
+    if !options.no_consistency && !options.names_may_clash {
+        checks::container_names(&root, &mut faults);
+    }
+    let confines = confine::Confines { directory: &discovered.directory, home: &discovered.home };
+    confines.check_services(&root, files, &mut faults);
+    if faults.errors() > 0 {
+        // Nothing is read any more: what is read may be shown.
+        return Err(faults.take());
+    }
     for service in root.get_mut("services").and_then(Node::as_map_mut).into_iter().flat_map(Map::values_mut) {
         resolve::env_files(service, &discovered.environment, files, &mut faults);
         resolve::label_files(service, files, &mut faults);

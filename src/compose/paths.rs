@@ -2,7 +2,8 @@
 
 use super::files::Files;
 use super::node::{Node, Value};
-use super::{Diagnostic, Faults, LoadOptions, discover, gopath};
+use super::remote::Remote;
+use super::{Diagnostic, Faults, LoadOptions, gopath};
 
 struct Resolver<'r> {
     base: &'r str,
@@ -31,10 +32,9 @@ pub(super) fn resolve(root: &mut Node, base: &str, options: &LoadOptions, files:
             on(Some(file), |path| resolver.plain(path));
         }
         if let Some(extends) = service.get_mut("extends") {
-            on(
-                extends.get_mut("file"),
-                |path| if discover::is_remote(path) { path.to_owned() } else { resolver.plain(path) },
-            );
+            on(extends.get_mut("file"), |path| {
+                if Remote::parse(path).is_some() { path.to_owned() } else { resolver.plain(path) }
+            });
         }
         for rule in items(service.get_mut("develop").and_then(|develop| develop.get_mut("watch"))) {
             on(rule.get_mut("path"), |path| resolver.without_links(&resolver.plain(path)));
@@ -108,7 +108,7 @@ impl Resolver<'_> {
 
     /// A build context, which may be something else than a directory.
     fn context(&self, path: &str) -> String {
-        if path.contains("://") || path.starts_with("service:") || discover::is_remote(path) {
+        if path.contains("://") || path.starts_with("service:") || Remote::parse(path).is_some() {
             path.to_owned()
         } else {
             self.plain(path)

@@ -204,7 +204,10 @@ fn yaml_float(number: String) -> String {
 
 /// Text in the style in which it reads back as text: plain, quoted, or as a block.
 fn yaml_text(value: &str, indent: usize, text: &mut String) {
-    let printable = value.chars().all(|c| matches!(c, '\n' | ' '..='~' | '\u{a0}'..='\u{d7ff}' | '\u{e000}'..='\u{fefe}' | '\u{ff00}'..='\u{fffd}' | '\u{10000}'..='\u{10ffff}') || c == '\t');
+    let printable = value.chars().all(|c| {
+        matches!(c, '\n' | ' '..='~' | '\u{a0}'..='\u{d7ff}' | '\u{e000}'..='\u{fefe}' | '\u{ff00}'..='\u{fffd}')
+            || c == '\t'
+    });
     if value.contains('\n')
         && printable
         && indent > 0
@@ -220,7 +223,7 @@ fn yaml_text(value: &str, indent: usize, text: &mut String) {
         double_quoted_simple(value, text);
     } else if is_plain(value) {
         text.push_str(value);
-    } else if printable && !value.contains(['\n', '\t']) && !value.starts_with(' ') && !value.ends_with(' ') {
+    } else if printable && !value.contains(['\n', '\t', '\u{85}', '\u{2028}', '\u{2029}']) {
         text.push('\'');
         text.push_str(&value.replace('\'', "''"));
         text.push('\'');
@@ -271,7 +274,7 @@ fn is_plain(value: &str) -> bool {
             '?' | '-' => at == 0 && space_at(1),
             _ => false,
         };
-        let printable = matches!(c, ' '..='~' | '\u{a0}'..='\u{d7ff}' | '\u{e000}'..='\u{fefe}' | '\u{ff00}'..='\u{fffd}' | '\u{10000}'..='\u{10ffff}')
+        let printable = matches!(c, ' '..='~' | '\u{a0}'..='\u{d7ff}' | '\u{e000}'..='\u{fefe}' | '\u{ff00}'..='\u{fffd}')
             && !matches!(c, '\u{2028}' | '\u{2029}');
         if indicator || !printable {
             return false;
@@ -282,14 +285,14 @@ fn is_plain(value: &str) -> bool {
 
 /// Text as a literal block; false where a block cannot hold it.
 fn block(value: &str, indent: usize, text: &mut String) -> bool {
-    if value.split('\n').any(|line| line.ends_with(' ')) || value.trim_matches('\n').is_empty() {
+    if value.split('\n').any(|line| line.ends_with(' ')) {
         return false;
     }
     text.push('|');
     if value.starts_with([' ', '\n']) {
         text.push('2');
     }
-    if value.ends_with("\n\n") {
+    if value.ends_with("\n\n") || value == "\n" {
         text.push('+');
     } else if !value.ends_with('\n') {
         text.push('-');
@@ -327,16 +330,16 @@ fn double_quoted(value: &str, text: &mut String) {
             '\u{85}' => text.push_str("\\N"),
             '\u{2028}' => text.push_str("\\L"),
             '\u{2029}' => text.push_str("\\P"),
-            ' '..='~'
-            | '\u{a0}'..='\u{d7ff}'
-            | '\u{e000}'..='\u{fefe}'
-            | '\u{ff00}'..='\u{fffd}'
-            | '\u{10000}'..='\u{10ffff}' => text.push(c),
+            ' '..='~' | '\u{a0}'..='\u{d7ff}' | '\u{e000}'..='\u{fefe}' | '\u{ff00}'..='\u{fffd}' => text.push(c),
             _ if (c as u32) < 0x100 => {
                 let _ = write!(text, "\\x{:02X}", c as u32);
             }
-            _ => {
+            _ if (c as u32) < 0x1_0000 => {
                 let _ = write!(text, "\\u{:04X}", c as u32);
+            }
+            // Go's library takes nothing beyond the first plane for printable.
+            _ => {
+                let _ = write!(text, "\\U{:08X}", c as u32);
             }
         }
     }

@@ -65,6 +65,9 @@ pub(super) fn env_files(service: &mut Node, environment: &Environment, files: &d
         environment::warn_unset(&unset, number, faults);
         match result {
             Ok(assignments) => {
+                if !faults.expand(dotenv::size(&assignments)) {
+                    return;
+                }
                 for assignment in assignments {
                     known.insert(assignment.key.clone(), assignment.value.clone());
                     found.push((
@@ -101,6 +104,9 @@ pub(super) fn label_files(service: &mut Node, files: &dyn Files, faults: &mut Fa
         environment::warn_unset(&unset, number, faults);
         match result {
             Ok(assignments) => {
+                if !faults.expand(dotenv::size(&assignments)) {
+                    return;
+                }
                 for assignment in assignments {
                     known.insert(assignment.key.clone(), assignment.value.clone());
                     found.push((

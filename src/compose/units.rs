@@ -145,11 +145,58 @@ pub fn truncate(size: f64) -> i64 {
     }
 }
 
-/// Reads a floating-point number as Go does: no spaces, no overflow.
+/// Reads a floating-point number as Go does: no spaces, no overflow, underscores between digits, hexadecimal with an
+/// exponent of two.
 pub fn parse_float(text: &str) -> Option<f64> {
+    let digits;
+    let text = if text.contains('_') {
+        digits = without_underscores(text)?;
+        &digits
+    } else {
+        text
+    };
+    let unsigned = text.strip_prefix(['+', '-']).unwrap_or(text);
+    if let Some(digits) = unsigned.strip_prefix("0x").or_else(|| unsigned.strip_prefix("0X")) {
+        let value = hexadecimal(digits)?;
+        return Some(if text.starts_with('-') { -value } else { value });
+    }
     let value: f64 = text.parse().ok()?;
     let named = text.bytes().any(|byte| matches!(byte, b'n' | b'N'));
     (value.is_finite() || named).then_some(value)
+}
+
+/// Leaves out underscores, each of which must be between two digits, or between `0x` and a digit.
+fn without_underscores(text: &str) -> Option<String> {
+    let bytes = text.as_bytes();
+    let is_hexadecimal = text.trim_start_matches(['+', '-']).to_ascii_lowercase().starts_with("0x");
+    let is_digit = |byte: &u8| byte.is_ascii_digit() || (is_hexadecimal && byte.is_ascii_hexdigit());
+    let fits = |at: usize| {
+        let before = at.checked_sub(1).and_then(|before| bytes.get(before));
+        let after_prefix = is_hexadecimal && at <= 3 && before.is_some_and(|byte| matches!(byte, b'x' | b'X'));
+        (before.is_some_and(is_digit) || after_prefix) && bytes.get(at + 1).is_some_and(is_digit)
+    };
+    let all_fit = text.bytes().enumerate().filter(|(_, byte)| *byte == b'_').all(|(at, _)| fits(at));
+    all_fit.then(|| text.replace('_', ""))
+}
+
+/// Reads `h.hhp±d`.
+fn hexadecimal(text: &str) -> Option<f64> {
+    let (mantissa, exponent) = text.split_once(['p', 'P'])?;
+    let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+    if whole.is_empty() && fraction.is_empty() {
+        return None;
+    }
+    let mut value = 0.0;
+    for digit in whole.chars().chain(fraction.chars()) {
+        value = value * 16.0 + f64::from(digit.to_digit(16)?);
+    }
+    let unsigned = exponent.strip_prefix(['+', '-']).unwrap_or(exponent);
+    if unsigned.is_empty() || !unsigned.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let scale = exponent.parse::<i32>().ok()?.checked_sub(i32::try_from(fraction.len()).ok()?.checked_mul(4)?)?;
+    let value = value * 2_f64.powi(scale);
+    value.is_finite().then_some(value)
 }
 
 /// Prints a floating-point number with the fewest digits that read back as it; `%g` in Go's words, with an exponent
@@ -209,6 +256,16 @@ pub const JSON_EXPONENT: i32 = 21;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn floats_are_those_of_go() {
+        for (text, value) in [("1_0.5", 10.5), ("0_1", 1.0), ("0x1p3", 8.0), ("-0X_1.8p-1", -0.75), ("+1e1_0", 1e10)] {
+            assert_eq!(parse_float(text), Some(value), "{text}");
+        }
+        for wrong in ["_1", "1_", "1__0", "1_.5", "0x1", "0xp1", "0x1p", "1e400", " 1", ""] {
+            assert_eq!(parse_float(wrong), None, "{wrong}");
+        }
+    }
 
     #[test]
     fn durations_are_go_durations_with_days_and_weeks() {

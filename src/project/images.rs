@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use rcompose_engine::image::{Image as Stored, Reference, ReferenceError, Store, StoreError};
+use rcompose_engine::image::{Hold, Image as Stored, Reference, ReferenceError, Store, StoreError};
 
 use super::image::Image;
 use super::names;
@@ -16,6 +16,8 @@ pub struct Images {
     /// Those that are mounted, by reference.
     pub mounted: BTreeMap<String, Image>,
     pub missing: Vec<Missing>,
+    /// Keeps them from being removed until containers refer to them.
+    pub hold: Option<Hold>,
 }
 
 /// An image that a service needs and that is not in the store.

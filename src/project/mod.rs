@@ -15,6 +15,7 @@ pub mod names;
 pub mod network;
 pub mod observe;
 pub mod oneoff;
+pub mod pin;
 pub mod plan;
 pub mod pull;
 pub mod push;

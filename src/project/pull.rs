@@ -8,8 +8,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 use rcompose_engine::container::store::layers;
 use rcompose_engine::image::{
-    Client, ClientOptions, Platform, PlatformError, PullError, PullEvent, PullOptions, PullPhase, RegistrySettings,
-    SettingsError, Store, StoreError, no_progress, prepare, pull,
+    Client, ClientOptions, Hold, Platform, PlatformError, PullError, PullEvent, PullOptions, PullPhase,
+    RegistrySettings, SettingsError, Store, StoreError, no_progress, prepare, pull,
 };
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -18,6 +18,9 @@ use super::engine::Engine;
 use super::images::{self, Images, ImagesError, Missing};
 use crate::compose::model::{Project, PullPolicy};
 use crate::ui::progress::{Event, Progress, State};
+
+/// How often images are fetched that others remove at once.
+const ATTEMPTS: u32 = 5;
 
 /// Why there is no image.
 #[derive(Debug, thiserror::Error)]
@@ -61,6 +64,37 @@ pub struct Sources {
     pub docker_config: Option<PathBuf>,
 }
 
+impl Sources {
+    /// Returns where they are on this host, after this process's environment.
+    pub fn of_host() -> Self {
+        Self {
+            settings: variable("RCOMPOSE_REGISTRIES").unwrap_or_else(|| PathBuf::from("/etc/rcompose/registries.json")),
+            docker_config: docker_config().filter(|path| path.is_file()),
+        }
+    }
+
+    /// Returns a client for registries.
+    pub fn client(&self) -> Result<Client, SettingsError> {
+        let mut settings = RegistrySettings::from_file_if_there(&self.settings)?;
+        settings.proxy.fill_from(|name| std::env::var(name).ok())?;
+        Ok(Client::new(ClientOptions {
+            settings: Arc::new(settings),
+            docker_config: self.docker_config.clone(),
+            ..ClientOptions::default()
+        }))
+    }
+}
+
+/// Returns Docker's configuration file, whether it is there or not.
+pub fn docker_config() -> Option<PathBuf> {
+    let directory = variable("DOCKER_CONFIG").or_else(|| variable("HOME").map(|home| home.join(".docker")));
+    directory.map(|directory| directory.join("config.json"))
+}
+
+fn variable(name: &str) -> Option<PathBuf> {
+    std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)
+}
+
 /// Which images are fetched.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
@@ -78,6 +112,8 @@ pub async fn ensure(
     progress: &Progress,
 ) -> Result<Images, FetchError> {
     let store = Arc::new(Store::open(engine.root.data())?);
+    // Before they are looked up, so that none goes in between.
+    let mut held = hold(&store, options).await?;
     let mut found = images::look_up(&store, project, true)?;
     let mut due = Vec::new();
     for missing in std::mem::take(&mut found.missing) {
@@ -109,13 +145,31 @@ pub async fn ensure(
         }
     }
     if due.is_empty() {
-        return Ok(found);
+        return Ok(Images { hold: Some(held), ..found });
     }
-    fetch(engine, &store, project, due, options, progress).await?;
-    let found = images::look_up(&store, project, false)?;
-    match found.missing.first().cloned() {
-        None => Ok(found),
-        Some(Missing { service, reference }) => Err(FetchError::Gone { service, reference }),
+    for _ in 0..ATTEMPTS {
+        // A pull that fills the disk collects garbage, which waits for everything that holds images.
+        drop(held);
+        fetch(engine, &store, project, due, options, progress).await?;
+        held = hold(&store, options).await?;
+        found = images::look_up(&store, project, false)?;
+        if found.missing.is_empty() {
+            return Ok(Images { hold: Some(held), ..found });
+        }
+        // Somebody has removed it between the two.
+        let wanted = |Missing { service, reference }| Wanted { service, reference, force: false };
+        due = found.missing.iter().cloned().map(wanted).collect();
+    }
+    let Missing { service, reference } = found.missing.swap_remove(0);
+    Err(FetchError::Gone { service, reference })
+}
+
+/// Keeps images from being removed. Waits for garbage collection that is at work.
+async fn hold(store: &Arc<Store>, options: &Options) -> Result<Hold, FetchError> {
+    let store = Arc::clone(store);
+    tokio::select! {
+        hold = tokio::task::spawn_blocking(move || store.hold()) => Ok(hold.map_err(FetchError::Stopped)??),
+        () = options.interrupt.cancelled() => Err(FetchError::Interrupted),
     }
 }
 
@@ -139,14 +193,7 @@ pub struct Wanted {
 
 /// Returns how images are fetched from here: registries' settings, this user's credentials, this host's proxies.
 pub fn pull_options(sources: &Sources) -> Result<PullOptions, FetchError> {
-    let mut settings = RegistrySettings::from_file_if_there(&sources.settings)?;
-    settings.proxy.fill_from(|name| std::env::var(name).ok())?;
-    let client = Client::new(ClientOptions {
-        settings: Arc::new(settings),
-        docker_config: sources.docker_config.clone(),
-        ..ClientOptions::default()
-    });
-    let mut options = PullOptions::new(Arc::new(client));
+    let mut options = PullOptions::new(Arc::new(sources.client()?));
     options.builtin = Some(std::env::current_exe().map_err(FetchError::Binary)?);
     Ok(options)
 }
@@ -227,9 +274,9 @@ pub async fn fetch(
 
 /// Frees what neither an image nor a container of the store needs. Waits for pulls of other processes.
 async fn free(engine: &Engine, store: &Arc<Store>) -> Result<(), FetchError> {
-    let (store, layers) = (Arc::clone(store), layers(&engine.root)?);
-    tokio::task::spawn_blocking(move || store.gc(|| layers)).await.map_err(FetchError::Stopped)??;
-    Ok(())
+    let (store, root) = (Arc::clone(store), engine.root.clone());
+    let collected = tokio::task::spawn_blocking(move || store.gc(|| layers(&root).map_err(FetchError::from)));
+    collected.await.map_err(FetchError::Stopped)?.map(drop)
 }
 
 /// Says something of all services that share an image.

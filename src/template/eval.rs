@@ -228,7 +228,7 @@ impl Run {
             Base::Literal(value) => Item::new(value.clone()),
             Base::Variable(name) => {
                 let found = self.variables.iter().rev().find(|(known, _)| known == name);
-                found.map(|(_, item)| item.clone()).unwrap_or(Item { value: None, shape: Shape::Plain })
+                found.map_or(Item { value: None, shape: Shape::Plain }, |(_, item)| item.clone())
             }
             Base::Function(name) => function::call(name, &[]).map_err(|message| {
                 let message = format!("error calling {name}: {message}");

@@ -270,7 +270,9 @@ fn formatted(format: &str, arguments: &[Item]) -> String {
             Some(verb) => verb,
         };
         let Some(item) = arguments.next() else {
-            result.push_str(&format!("%!{verb}(MISSING)"));
+            result.push_str("%!");
+            result.push(verb);
+            result.push_str("(MISSING)");
             continue;
         };
         let text = converted(verb, item, precision, flags.contains('+'));
@@ -290,7 +292,9 @@ fn formatted(format: &str, arguments: &[Item]) -> String {
     }
     let extra = arguments.map(|item| format!("{}={}", kind(item), item.text())).collect::<Vec<_>>();
     if !extra.is_empty() {
-        result.push_str(&format!("%!(EXTRA {})", extra.join(", ")));
+        result.push_str("%!(EXTRA ");
+        result.push_str(&extra.join(", "));
+        result.push(')');
     }
     result
 }
@@ -314,7 +318,9 @@ fn converted(verb: char, item: &Item, precision: Option<usize>, signed: bool) ->
         'd' => number.map_or_else(wrong, |number| plus(number.to_string())),
         'x' => match (&item.value, number) {
             (_, Some(number)) => format!("{number:x}"),
-            (Some(Value::String(text)), _) => text.bytes().map(|byte| format!("{byte:02x}")).collect(),
+            (Some(Value::String(text)), _) => {
+                text.bytes().fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
+            }
             _ => wrong(),
         },
         'X' => number.map_or_else(wrong, |number| format!("{number:X}")),
@@ -352,7 +358,7 @@ fn url_query(text: &str) -> String {
         match byte {
             b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => result.push(char::from(byte)),
             b' ' => result.push('+'),
-            other => result.push_str(&format!("%{other:02X}")),
+            other => result = format!("{result}%{other:02X}"),
         }
     }
     result

@@ -41,7 +41,7 @@ pub(super) struct Located {
 }
 
 pub(super) fn error(text: &str, at: usize, message: impl Into<String>) -> TemplateError {
-    let line = 1 + text.as_bytes()[..at.min(text.len())].iter().filter(|byte| **byte == b'\n').count();
+    let line = 1 + text.get(..at).unwrap_or(text).matches('\n').count();
     TemplateError { at, line, part: None, message: message.into() }
 }
 

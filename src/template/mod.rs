@@ -148,7 +148,7 @@ mod tests {
                 "{{eq .ID \"x\" \"abc\"}} {{lt 1 2}} {{ge .Size 5}} {{gt \"b\" \"a\"}} {{le 2 1}}",
                 "true true true true false",
             ),
-            ("{{.ID | printf \"%s-%s\" \"x\"}} {{.Config.Env | len}} {{.Config | json | len}}", "x-abc 2 137"),
+            ("{{.ID | printf \"%s-%s\" \"x\"}} {{.Config.Env | len}} {{.Config | json | len}}", "x-abc 2 129"),
             ("{{html \"<a>\"}} {{urlquery \"a b\"}} {{js \"'\"}}", "&lt;a&gt; a+b \\'"),
             ("{{len \"häh\"}}", "4"),
             ("{{\"a\\tb\"}}{{`c\\t`}}{{'x'}}", "a\tbc\\t120"),

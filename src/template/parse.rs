@@ -64,9 +64,9 @@ pub(super) fn parse(text: &str) -> Result<Vec<Node>, TemplateError> {
     let mut parser = Parser { text, pieces: pieces(text)?, at: 0, variables: vec![String::new()], loops: 0, depth: 0 };
     let (nodes, end) = parser.nodes()?;
     match end {
-        End::File => Ok(nodes),
-        End::End(at) => Err(error(text, at, "unexpected {{end}}")),
-        End::Else(_, at) => Err(error(text, at, "unexpected {{else}}")),
+        Stop::Eof => Ok(nodes),
+        Stop::End(at) => Err(error(text, at, "unexpected {{end}}")),
+        Stop::Else(_, at) => Err(error(text, at, "unexpected {{else}}")),
     }
 }
 
@@ -81,15 +81,15 @@ struct Parser<'t> {
 }
 
 /// What ended a list of nodes.
-enum End {
-    File,
+enum Stop {
+    Eof,
     End(usize),
     /// The words after `else`.
     Else(Vec<Located>, usize),
 }
 
 impl Parser<'_> {
-    fn nodes(&mut self) -> Result<(Vec<Node>, End), TemplateError> {
+    fn nodes(&mut self) -> Result<(Vec<Node>, Stop), TemplateError> {
         let mut nodes = Vec::new();
         while let Some(piece) = self.pieces.get(self.at) {
             let (action, offset) = match piece {
@@ -107,10 +107,10 @@ impl Parser<'_> {
                 _ => String::new(),
             };
             match keyword.as_str() {
-                "end" => return Ok((nodes, End::End(offset))),
+                "end" => return Ok((nodes, Stop::End(offset))),
                 "else" => {
                     words.remove(0);
-                    return Ok((nodes, End::Else(words, offset)));
+                    return Ok((nodes, Stop::Else(words, offset)));
                 }
                 "if" | "with" | "range" => nodes.push(self.block(&keyword, &words[1..], offset)?),
                 "break" | "continue" if self.loops == 0 => {
@@ -124,7 +124,7 @@ impl Parser<'_> {
                 _ => nodes.push(Node::Print(self.whole_pipe(&words, offset, false)?)),
             }
         }
-        Ok((nodes, End::File))
+        Ok((nodes, Stop::Eof))
     }
 
     /// Reads a block to its `end`; `words` are those of its beginning.
@@ -136,15 +136,15 @@ impl Parser<'_> {
         let (body, end) = self.nodes()?;
         self.loops -= usize::from(keyword == "range");
         let otherwise = match end {
-            End::File => return Err(error(self.text, self.text.len(), "unexpected EOF")),
-            End::End(_) => Vec::new(),
-            End::Else(words, at) => match words.split_first() {
+            Stop::Eof => return Err(error(self.text, self.text.len(), "unexpected EOF")),
+            Stop::End(_) => Vec::new(),
+            Stop::Else(words, at) => match words.split_first() {
                 None => {
                     let (otherwise, end) = self.nodes()?;
                     match end {
-                        End::End(_) => otherwise,
-                        End::File => return Err(error(self.text, self.text.len(), "unexpected EOF")),
-                        End::Else(_, at) => return Err(error(self.text, at, "expected end; found {{else}}")),
+                        Stop::End(_) => otherwise,
+                        Stop::Eof => return Err(error(self.text, self.text.len(), "unexpected EOF")),
+                        Stop::Else(_, at) => return Err(error(self.text, at, "expected end; found {{else}}")),
                     }
                 }
                 // `else if` shares the end with what it belongs to.

@@ -10,12 +10,14 @@ pub fn render(diagnostic: &Diagnostic, colours: bool) -> String {
         Severity::Error => Level::ERROR,
         Severity::Warning => Level::WARNING,
     };
-    let message = match &diagnostic.path {
+    let message = printable(&match &diagnostic.path {
         Some(path) if !diagnostic.message.contains(path.as_str()) => {
             format!("{path}: {}", diagnostic.message)
         }
         _ => diagnostic.message.clone(),
-    };
+    });
+    let notes: Vec<String> = diagnostic.chain.iter().map(|link| printable(link)).collect();
+    let advice: Vec<String> = diagnostic.help.iter().map(|help| printable(help)).collect();
     let paths: Vec<String> = diagnostic.labels.iter().map(|label| label.file.path.display().to_string()).collect();
     let mut group: Group<'_> =
         level.primary_title(&message).elements(Vec::<Snippet<'_, annotate_snippets::Annotation<'_>>>::new());
@@ -46,14 +48,28 @@ pub fn render(diagnostic: &Diagnostic, colours: bool) -> String {
         }
         group = group.element(snippet);
     }
-    for link in &diagnostic.chain {
+    for link in &notes {
         group = group.element(Level::NOTE.message(link));
     }
-    for help in &diagnostic.help {
+    for help in &advice {
         group = group.element(Level::HELP.message(help));
     }
     let renderer = if colours { Renderer::styled() } else { Renderer::plain() };
     renderer.render(&[group])
+}
+
+/// The text without what a terminal would obey, and not longer than anyone reads: values of the file may be in it.
+fn printable(text: &str) -> String {
+    const LONGEST: usize = 2_000;
+    let mut shown = String::with_capacity(text.len().min(LONGEST));
+    for c in text.chars() {
+        if shown.len() > LONGEST {
+            shown.push('…');
+            break;
+        }
+        if c.is_control() && c != '\n' { shown.extend(c.escape_default()) } else { shown.push(c) }
+    }
+    shown
 }
 
 /// One diagnostic as a JSON object on one line, for editors and CI.

@@ -27,13 +27,13 @@ impl Listing<'_> {
         match format.trim() {
             "" | "table" => Ok(self.table()),
             "json" => Ok(super::lines(self.rows)),
-            _ => match format.trim_start().strip_prefix("table ") {
-                Some(template) => self.own_table(template.trim()),
-                None => {
-                    let template = Template::parse(&format)?;
-                    self.rows.iter().try_fold(String::new(), |text, row| Ok(text + &template.execute(row)? + "\n"))
+            _ => {
+                if let Some(template) = format.trim_start().strip_prefix("table ") {
+                    return self.own_table(template.trim());
                 }
-            },
+                let template = Template::parse(&format)?;
+                self.rows.iter().try_fold(String::new(), |text, row| Ok(text + &template.execute(row)? + "\n"))
+            }
         }
     }
 

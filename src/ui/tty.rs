@@ -284,15 +284,15 @@ fn amount(bar: &ProgressBar, current: u64, total: Option<u64>) -> String {
     if rate >= 1.0 && current < total {
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "three digits are shown")]
         let shown = rate as u64;
-        text.push_str(&format!(" {}/s", human::size(shown)));
+        text = format!("{text} {}/s", human::size(shown));
         let left = bar.eta().as_secs();
         // A day or more is no estimate.
         if left < 24 * 60 * 60 {
-            text.push_str(&match left {
-                0..60 => format!(" {left}s"),
-                60..3600 => format!(" {}m{:02}s", left / 60, left % 60),
-                _ => format!(" {}h{:02}m", left / 3600, left / 60 % 60),
-            });
+            text = match left {
+                0..60 => format!("{text} {left}s"),
+                60..3600 => format!("{text} {}m{:02}s", left / 60, left % 60),
+                _ => format!("{text} {}h{:02}m", left / 3600, left / 60 % 60),
+            };
         }
     }
     text

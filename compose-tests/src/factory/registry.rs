@@ -29,8 +29,17 @@ pub struct Registry {
     address: SocketAddr,
     pid: Pid,
     waiter: Option<thread::JoinHandle<()>>,
-    /// Its configuration and its log.
-    _folder: tempfile::TempDir,
+    /// Its configuration and its logs.
+    folder: tempfile::TempDir,
+}
+
+/// What a registry is to be besides a server of images to everybody over plain HTTP.
+#[derive(Debug, Clone, Default)]
+pub struct Extra {
+    /// Further members of its `http` section, each beginning with a comma: `, tls: {…}`.
+    pub http: String,
+    /// Further sections, such as `auth: {…}`.
+    pub sections: String,
 }
 
 impl Registry {
@@ -38,12 +47,17 @@ impl Registry {
     ///
     /// Any number may serve the same folder, as long as only one of them is pushed to at a time.
     pub fn start(storage: &Path) -> anyhow::Result<Registry> {
+        Registry::start_with(storage, &Extra::default())
+    }
+
+    /// Starts one that wants passwords or speaks TLS.
+    pub fn start_with(storage: &Path, extra: &Extra) -> anyhow::Result<Registry> {
         fs::create_dir_all(storage).with_context(|| format!("cannot create {}", storage.display()))?;
         // The port is free when it is chosen and may be taken a moment later; then another one is.
         let mut failed = None;
         for _ in 0..5 {
             let address = free_address()?;
-            match Registry::start_at(storage, address) {
+            match Registry::start_at(storage, address, extra) {
                 Ok(registry) => return Ok(registry),
                 Err(error) => failed = Some(error),
             }
@@ -51,27 +65,30 @@ impl Registry {
         Err(failed.expect("five attempts leave an error behind"))
     }
 
-    fn start_at(storage: &Path, address: SocketAddr) -> anyhow::Result<Registry> {
+    fn start_at(storage: &Path, address: SocketAddr, extra: &Extra) -> anyhow::Result<Registry> {
         let folder = tempfile::tempdir()?;
         let config = folder.path().join("config.yml");
         // It calls every "do you have this?" that it answers with no an error; the log is shown only if it fails to start.
         let log = folder.path().join("log");
         let log_file = fs::File::create(&log)?;
+        let requests = fs::File::create(folder.path().join("requests"))?;
         fs::write(
             &config,
             format!(
-                "version: 0.1\nlog: {{level: error, accesslog: {{disabled: true}}}}\n\
+                "version: 0.1\nlog: {{level: error}}\n\
                  storage:\n  filesystem: {{rootdirectory: {:?}}}\n  delete: {{enabled: true}}\n\
-                 http: {{addr: {:?}, secret: tests}}\n",
+                 http: {{addr: {:?}, secret: tests{}}}\n{}\n",
                 storage.display().to_string(),
-                address.to_string()
+                address.to_string(),
+                extra.http,
+                extra.sections,
             ),
         )?;
         // The death signal is tied to the thread that started the process, so that thread must live as long as the
         // registry: it is the one that waits for it.
         let (sender, receiver) = mpsc::channel();
         let waiter = thread::Builder::new().name("registry".into()).spawn(move || {
-            match spawn(&config, log_file) {
+            match spawn(&config, log_file, requests) {
                 Ok(mut child) => {
                     // Both ends know each other: the receiver waits for exactly this message.
                     sender.send(Ok(child.id())).expect("the starter waits for the pid");
@@ -85,13 +102,14 @@ impl Registry {
             address,
             pid: Pid::from_raw(i32::try_from(pid).context("a pid fits")?),
             waiter: Some(waiter),
-            _folder: folder,
+            folder,
         };
         let deadline = Instant::now() + Duration::from_secs(10);
         loop {
             let answer = http::get(address, "/v2/");
             match answer {
-                Ok(answer) if answer.status == 200 => return Ok(registry),
+                // Over TLS it says 400 to this, and without a password 401.
+                Ok(answer) if matches!(answer.status, 200 | 400 | 401) => return Ok(registry),
                 _ if registry.waiter.as_ref().is_none_or(thread::JoinHandle::is_finished) => {
                     bail!("docker-registry ended while it started: {}", fs::read_to_string(&log)?.trim_end());
                 }
@@ -106,6 +124,19 @@ impl Registry {
     /// Returns where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Returns the requests it has answered so far, each as `METHOD PATH STATUS`.
+    pub fn requests(&self) -> Vec<String> {
+        let log = fs::read_to_string(self.folder.path().join("requests")).unwrap_or_default();
+        let request = |line: &str| {
+            // The combined log format of Apache.
+            let (_, rest) = line.split_once('"')?;
+            let (request, rest) = rest.split_once('"')?;
+            let mut words = request.split(' ');
+            Some(format!("{} {} {}", words.next()?, words.next()?, rest.split_whitespace().next()?))
+        };
+        log.lines().filter_map(request).collect()
     }
 
     /// Pushes an image under all its names; what the registry already has is not sent again.
@@ -190,14 +221,14 @@ impl Drop for Registry {
     }
 }
 
-fn spawn(config: &Path, log: fs::File) -> anyhow::Result<Child> {
+fn spawn(config: &Path, log: fs::File, requests: fs::File) -> anyhow::Result<Child> {
     Command::new("setpriv")
         .args(["--pdeathsig", "KILL"])
         .arg(program()?)
         .arg("serve")
         .arg(config)
         .stdin(Stdio::null())
-        .stdout(Stdio::null())
+        .stdout(requests)
         .stderr(log)
         .spawn()
         .context("cannot run docker-registry by setpriv (of util-linux)")

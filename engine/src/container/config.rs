@@ -59,6 +59,9 @@ pub struct ContainerConfig {
     pub ulimits: Vec<Ulimit>,
     pub devices: Vec<Device>,
     pub device_cgroup_rules: Vec<String>,
+    /// Devices by name (`container::cdi`), such as `nvidia.com/gpu=0`.
+    #[serde(default)]
+    pub cdi_devices: Vec<String>,
     pub pid: NamespaceMode,
     pub ipc: NamespaceMode,
     pub uts: NamespaceMode,
@@ -87,6 +90,68 @@ pub struct ContainerConfig {
     pub healthcheck: Option<Healthcheck>,
     pub restart: RestartPolicy,
     pub log: LogConfig,
+}
+
+impl ContainerConfig {
+    /// Returns a container of which nothing else is said.
+    pub fn new(name: String, project: String, image: String, image_id: String) -> Self {
+        Self {
+            id: Id::random(),
+            name,
+            project,
+            image,
+            image_id,
+            created: jiff::Timestamp::now(),
+            labels: BTreeMap::new(),
+            annotations: BTreeMap::new(),
+            entrypoint: None,
+            command: None,
+            environment: BTreeMap::new(),
+            working_dir: None,
+            user: None,
+            group_add: Vec::new(),
+            tty: false,
+            stdin_open: false,
+            stdin_once: false,
+            auto_remove: false,
+            init: false,
+            stop_signal: None,
+            stop_grace_period: None,
+            hostname: None,
+            domainname: None,
+            privileged: false,
+            read_only: false,
+            cap_add: Vec::new(),
+            cap_drop: Vec::new(),
+            security_opt: Vec::new(),
+            sysctls: BTreeMap::new(),
+            ulimits: Vec::new(),
+            devices: Vec::new(),
+            device_cgroup_rules: Vec::new(),
+            cdi_devices: Vec::new(),
+            pid: NamespaceMode::Private,
+            ipc: NamespaceMode::Private,
+            uts: NamespaceMode::Private,
+            cgroup: NamespaceMode::Private,
+            userns: NamespaceMode::Private,
+            cgroup_parent: None,
+            resources: Resources::default(),
+            shm_size: None,
+            oom_score_adj: None,
+            oom_kill_disable: false,
+            mounts: Vec::new(),
+            network: NetworkMode::None,
+            ports: Vec::new(),
+            expose: Vec::new(),
+            extra_hosts: Vec::new(),
+            dns: Vec::new(),
+            dns_search: Vec::new(),
+            dns_opt: Vec::new(),
+            healthcheck: None,
+            restart: RestartPolicy::No,
+            log: LogConfig::default(),
+        }
+    }
 }
 
 /// How a container shares one kind of namespace.
@@ -200,6 +265,23 @@ pub enum MountSource {
         image_id: String,
         subpath: Option<String>,
     },
+    /// A config or secret: a file in memory (`container::memory`).
+    File {
+        content: FileContent,
+        uid: u32,
+        gid: u32,
+        mode: u32,
+    },
+}
+
+/// Where the content of a [`MountSource::File`] comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FileContent {
+    /// This file of the host, read whenever the container is started.
+    Host(PathBuf),
+    /// A command provides it (`Request::Provide`). The digest is that of `container::memory::digest`.
+    Provided { digest: String },
 }
 
 /// What network a container has.

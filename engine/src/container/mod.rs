@@ -2,10 +2,12 @@
 
 pub mod beneath;
 pub mod capabilities;
+pub mod cdi;
 pub mod cgroup;
 pub mod config;
 pub mod files;
 pub mod log;
+pub mod memory;
 pub mod mounts;
 pub mod process;
 pub mod processes;

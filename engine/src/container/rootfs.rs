@@ -1,12 +1,14 @@
 //! The container's root: an overlay of the image's layers, made detached in the container's own mount namespace.
 
 use std::ffi::CStr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::fmt::Write as _;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
+use nix::mount::{MntFlags, MsFlags};
 use nix::sys::stat::Mode;
 
 use super::beneath;
@@ -95,7 +97,20 @@ pub fn view(rootfs: &Rootfs, places: bool) -> Step<OwnedFd> {
     image(&layers)
 }
 
+/// Returns a detached overlay.
 fn overlay(layers: &[PathBuf], writable: Option<&Rootfs>, attributes: u64) -> Step<OwnedFd> {
+    match configured(layers, writable, attributes) {
+        // Linux before 6.7 does not know `lowerdir+`, and says so at once or only at the end.
+        Err(failure) if failure.errno == Errno::EINVAL as i32 => {
+            // Where both find the same fault, the newer interface has more to say about it.
+            mounted(layers, writable, attributes)
+                .map_err(|second| if second.errno == failure.errno { failure } else { second })
+        }
+        result => result,
+    }
+}
+
+fn configured(layers: &[PathBuf], writable: Option<&Rootfs>, attributes: u64) -> Step<OwnedFd> {
     let context = mount::fsopen(c"overlay").step(|| "open the overlay filesystem".into())?;
     let failed = |context: &FsContext, errno: Errno| Failure {
         step: format!("mount an overlay of {} layers ({})", layers.len(), context.messages()),
@@ -104,17 +119,9 @@ fn overlay(layers: &[PathBuf], writable: Option<&Rootfs>, attributes: u64) -> St
     };
     let set = |key: &CStr, path: &Path| beneath::c_string(path).and_then(|path| context.set(key, &path));
     context.set(c"source", c"rcompose").map_err(|errno| failed(&context, errno))?;
-    for (index, layer) in layers.iter().enumerate() {
-        match set(c"lowerdir+", layer) {
-            // Linux before 6.7 takes all layers as one option.
-            Err(Errno::EINVAL) if index == 0 && layer.is_dir() => {
-                set(c"lowerdir", &joined(layers)).map_err(|errno| failed(&context, errno))?;
-                break;
-            }
-            result => {
-                result.step(|| format!("add layer {} to the overlay ({})", layer.display(), context.messages()))?;
-            }
-        }
+    for layer in layers {
+        set(c"lowerdir+", layer)
+            .step(|| format!("add layer {} to the overlay ({})", layer.display(), context.messages()))?;
     }
     if let Some(rootfs) = writable {
         set(c"upperdir", &rootfs.upper).map_err(|errno| failed(&context, errno))?;
@@ -127,8 +134,33 @@ fn overlay(layers: &[PathBuf], writable: Option<&Rootfs>, attributes: u64) -> St
     context.fsmount(attributes).map_err(|errno| failed(&context, errno))
 }
 
-/// Returns the layers in the syntax of `lowerdir`, where a colon separates and a backslash protects.
-fn joined(layers: &[PathBuf]) -> PathBuf {
-    let escaped = |layer: &PathBuf| layer.to_string_lossy().replace('\\', "\\\\").replace(':', "\\:");
-    layers.iter().map(escaped).collect::<Vec<_>>().join(":").into()
+/// Does the same by `mount(2)`, which takes all layers as one option of a page at most: more than 200, as each is named by
+/// its descriptor, which also has no character in it that means something there. The overlay is mounted on one of its own
+/// layers, since that is a directory which is there and which nobody else sees covered, and taken off again.
+fn mounted(layers: &[PathBuf], writable: Option<&Rootfs>, attributes: u64) -> Step<OwnedFd> {
+    let mut held = Vec::new();
+    let mut named = |path: &Path| -> Step<String> {
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let directory = nix::fcntl::open(path, flags, Mode::empty())
+            .step(|| format!("add layer {} to the overlay", path.display()))?;
+        let name = format!("/proc/self/fd/{}", directory.as_raw_fd());
+        held.push(directory);
+        Ok(name)
+    };
+    let lower = layers.iter().map(|layer| named(layer)).collect::<Step<Vec<_>>>()?.join(":");
+    let mut options = format!("lowerdir={lower}");
+    if let Some(rootfs) = writable {
+        let (upper, work) = (named(&rootfs.upper)?, named(&rootfs.work)?);
+        let _ = write!(options, ",upperdir={upper},workdir={work}");
+        if rootfs.volatile {
+            options += ",volatile";
+        }
+    }
+    let describe = || format!("mount an overlay of {} layers", layers.len());
+    let place = layers.last().ok_or(Errno::EINVAL).step(describe)?;
+    let flags = if attributes & mount::RDONLY == 0 { MsFlags::empty() } else { MsFlags::MS_RDONLY };
+    nix::mount::mount(Some("rcompose"), place, Some("overlay"), flags, Some(options.as_str())).step(describe)?;
+    let tree = beneath::c_string(place).and_then(|path| mount::open_tree_clone(mount::cwd(), &path, false));
+    nix::mount::umount2(place, MntFlags::MNT_DETACH).step(describe)?;
+    tree.step(describe)
 }

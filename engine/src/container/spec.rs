@@ -15,12 +15,13 @@ use oci_spec::runtime::{
     UserBuilder,
 };
 
+use super::cdi::{self, CdiError, Edits};
 use super::cgroup::devices::{self, Rule};
 use super::cgroup::limits;
 use super::config::{ContainerConfig, Device, Mount, MountSource, NamespaceMode, NetworkMode};
 use super::sysctl::SysctlError;
 use super::user::ResolvedUser;
-use super::{capabilities, seccomp, signal, sysctl};
+use super::{capabilities, seccomp, sysctl};
 use crate::host::Host;
 use crate::id::Id;
 use crate::root::Root;
@@ -77,20 +78,12 @@ pub enum SpecError {
     NoCommand,
     #[error("capability `{0}` does not exist")]
     Capability(String),
-    #[error("stop signal `{0}` does not exist")]
-    StopSignal(String),
     #[error("ulimit `{0}` does not exist")]
     Ulimit(String),
     #[error(transparent)]
     Sysctl(#[from] SysctlError),
     #[error("security option `{0}` is not supported")]
     SecurityOption(String),
-    #[error("cannot read the seccomp profile {}", path.display())]
-    SeccompFile {
-        path: PathBuf,
-        #[source]
-        source: std::io::Error,
-    },
     #[error(transparent)]
     Seccomp(#[from] seccomp::ProfileError),
     #[error("cannot use device {}", path.display())]
@@ -109,6 +102,8 @@ pub enum SpecError {
     NotRunning { container: Id, kind: &'static str },
     #[error("image {0} is not here, and a mount needs it")]
     Image(String),
+    #[error(transparent)]
+    Cdi(#[from] CdiError),
     #[error("cannot build the OCI configuration")]
     Oci(#[from] OciSpecError),
 }
@@ -124,8 +119,9 @@ pub fn generate(inputs: &Inputs<'_>) -> Result<(Spec, ShimConfig), SpecError> {
         capabilities::resolve(&config.cap_add, &config.cap_drop, all).map_err(SpecError::Capability)?
     };
     let seccomp = if config.privileged { SeccompChoice::Unconfined } else { options.seccomp };
-    let mounts = mounts(inputs)?;
-    let (oci_devices, rules) = devices(config)?;
+    let edits = cdi::resolve(&cdi::DIRECTORIES.map(Path::new), &config.cdi_devices)?;
+    let mounts = mounts(inputs, &edits)?;
+    let (oci_devices, rules) = devices(config, &edits)?;
     let cgroup = limits::plan(config, inputs.host, rules);
     let namespaces = namespaces(inputs)?;
     for (name, value) in &config.sysctls {
@@ -155,7 +151,7 @@ pub fn generate(inputs: &Inputs<'_>) -> Result<(Spec, ShimConfig), SpecError> {
         }
     };
 
-    let process = process(inputs, capabilities, options.no_new_privileges)?;
+    let process = process(inputs, &edits, capabilities, options.no_new_privileges)?;
     let hostname = match config.uts {
         NamespaceMode::Host => None,
         _ => Some(config.hostname.clone().unwrap_or_else(|| config.id.short().to_owned())),
@@ -172,6 +168,9 @@ pub fn generate(inputs: &Inputs<'_>) -> Result<(Spec, ShimConfig), SpecError> {
     }
     if let Some(domainname) = config.domainname.clone().filter(|_| config.uts != NamespaceMode::Host) {
         spec = spec.domainname(domainname);
+    }
+    if let Some(hooks) = edits.oci_hooks()? {
+        spec = spec.hooks(hooks);
     }
     if !config.annotations.is_empty() {
         spec = spec.annotations(config.annotations.clone().into_iter().collect::<HashMap<_, _>>());
@@ -201,15 +200,6 @@ pub fn generate(inputs: &Inputs<'_>) -> Result<(Spec, ShimConfig), SpecError> {
         supervisor_command: inputs.supervisor_command.to_vec(),
     };
     Ok((spec.build()?, shim))
-}
-
-/// Returns the signal that stops the container: its own, the image's, or SIGTERM.
-pub fn stop_signal(config: &ContainerConfig, image: &ImageConfiguration) -> Result<i32, SpecError> {
-    let of_image = image.config().as_ref().and_then(|image| image.stop_signal().clone());
-    match config.stop_signal.clone().or(of_image).filter(|name| !name.is_empty()) {
-        Some(name) => signal::parse(&name).ok_or(SpecError::StopSignal(name)),
-        None => Ok(libc::SIGTERM),
-    }
 }
 
 /// Returns what the container executes: entrypoint, then command. An entrypoint of its own makes the image's command
@@ -255,7 +245,7 @@ pub fn environment(config: &ContainerConfig, image: &ImageConfiguration, user: &
     env
 }
 
-fn process(inputs: &Inputs<'_>, set: Set, no_new_privileges: bool) -> Result<Process, SpecError> {
+fn process(inputs: &Inputs<'_>, edits: &Edits, set: Set, no_new_privileges: bool) -> Result<Process, SpecError> {
     let config = inputs.config;
     let args = command_line(config, inputs.image);
     if args.is_empty() {
@@ -264,13 +254,16 @@ fn process(inputs: &Inputs<'_>, set: Set, no_new_privileges: bool) -> Result<Pro
     let of_image = inputs.image.config().as_ref().and_then(|image| image.working_dir().clone());
     let cwd = config.working_dir.clone().or(of_image).filter(|cwd| !cwd.is_empty());
     let user = inputs.user;
-    let oci_user =
-        UserBuilder::default().uid(user.uid).gid(user.gid).additional_gids(user.additional_gids.clone()).build()?;
+    let mut groups = user.additional_gids.clone();
+    groups.extend(edits.additional_gids.iter().filter(|gid| **gid != 0));
+    let oci_user = UserBuilder::default().uid(user.uid).gid(user.gid).additional_gids(groups).build()?;
+    let mut env = environment(config, inputs.image, user);
+    env.extend_from_slice(&edits.env);
     let mut process = ProcessBuilder::default()
         .terminal(config.tty)
         .user(oci_user)
         .args(args)
-        .env(environment(config, inputs.image, user))
+        .env(env)
         .cwd(Path::new("/").join(cwd.as_deref().unwrap_or("/")))
         .capabilities(capability_sets(set)?)
         .no_new_privileges(no_new_privileges)
@@ -352,11 +345,6 @@ impl SecurityOptions {
                 ("seccomp", text) if text.trim_start().starts_with('{') => {
                     parsed.seccomp = SeccompChoice::Profile(text.to_owned());
                 }
-                ("seccomp", path) => {
-                    let text = std::fs::read_to_string(path)
-                        .map_err(|source| SpecError::SeccompFile { path: path.into(), source })?;
-                    parsed.seccomp = SeccompChoice::Profile(text);
-                }
                 ("systempaths", "unconfined") => parsed.system_paths_unconfined = true,
                 // Without AppArmor or SELinux in use there is nothing to turn off, and labels have no meaning.
                 ("apparmor", "unconfined" | "") | ("label", _) | ("writable-cgroups", "false") => {}
@@ -412,11 +400,19 @@ fn oci_namespaces(inputs: &Inputs<'_>, namespaces: &Namespaces) -> Vec<LinuxName
 }
 
 /// Returns the devices to make and the rules for their use.
-fn devices(config: &ContainerConfig) -> Result<(Vec<LinuxDevice>, Vec<Rule>), SpecError> {
+fn devices(config: &ContainerConfig, edits: &Edits) -> Result<(Vec<LinuxDevice>, Vec<Rule>), SpecError> {
     let mut rules = devices::defaults();
     let mut made = Vec::new();
     for device in &config.devices {
         add_device(device, &mut made, &mut rules)?;
+    }
+    for node in &edits.device_nodes {
+        let device = Device {
+            source: node.host_path.clone().unwrap_or_else(|| node.path.clone()),
+            target: node.path.clone(),
+            permissions: node.permissions.clone().unwrap_or_default(),
+        };
+        add_device(&device, &mut made, &mut rules)?;
     }
     if config.privileged {
         made.extend(host_devices());
@@ -511,7 +507,7 @@ impl Mounts {
     }
 }
 
-fn mounts(inputs: &Inputs<'_>) -> Result<Mounts, SpecError> {
+fn mounts(inputs: &Inputs<'_>, edits: &Edits) -> Result<Mounts, SpecError> {
     let config = inputs.config;
     let mut mounts = Mounts::default();
     let shm = format!("size={}", config.shm_size.unwrap_or(SHM_SIZE));
@@ -542,17 +538,22 @@ fn mounts(inputs: &Inputs<'_>) -> Result<Mounts, SpecError> {
     for name in inputs.etc {
         mounts.add(&format!("/etc/{name}"), "bind", &bundle.join(name), &["rbind", "rprivate"])?;
     }
-    // Parents first, and otherwise in the order given.
-    let mut wanted: Vec<&Mount> = config.mounts.iter().collect();
-    wanted.sort_by_key(|mount| depth(&mount.target));
-    for mount in wanted {
+    for mount in &config.mounts {
         add_mount(inputs, &mut mounts, mount)?;
     }
+    for mount in &edits.mounts {
+        let target =
+            clean(&mount.container_path).ok_or_else(|| SpecError::MountTarget(mount.container_path.clone()))?;
+        let mut options: Vec<&str> = mount.options.iter().map(String::as_str).collect();
+        if !options.iter().any(|option| matches!(*option, "bind" | "rbind")) {
+            options.push("rbind");
+        }
+        mounts.extras.remove(&target);
+        mounts.add(&target, "bind", &mount.host_path, &options)?;
+    }
+    // Parents first, and otherwise in the order given: a volume at `/etc` does not hide `/etc/hosts`.
+    mounts.oci.sort_by_key(|mount| mount.destination().components().count());
     Ok(mounts)
-}
-
-fn depth(target: &str) -> usize {
-    target.split('/').filter(|part| !part.is_empty()).count()
 }
 
 fn add_mount(inputs: &Inputs<'_>, mounts: &mut Mounts, mount: &Mount) -> Result<(), SpecError> {
@@ -586,6 +587,11 @@ fn add_mount(inputs: &Inputs<'_>, mounts: &mut Mounts, mount: &Mount) -> Result<
             let all: Vec<&str> = all.iter().map(String::as_str).collect();
             mounts.extras.remove(&target);
             mounts.add(&target, "tmpfs", Path::new("tmpfs"), &all)
+        }
+        MountSource::File { .. } => {
+            let source = super::memory::path(inputs.root, &inputs.config.id, &mount.target);
+            mounts.extras.remove(&target);
+            mounts.add(&target, "bind", &source, &["bind", "rprivate", "ro", "nosuid", "nodev", "noexec"])
         }
         MountSource::Image { image_id, subpath } => {
             let layers = (inputs.layers_of)(image_id).ok_or_else(|| SpecError::Image(image_id.clone()))?;

@@ -13,9 +13,8 @@ pub struct ContainerState {
     pub status: Status,
     /// PID 1 of the container as the host sees it, while it runs.
     pub pid: Option<i32>,
-    /// Start time of that process in clock ticks since boot (field 22 of `proc_pid_stat(5)`), so that a pid that
-    /// was given to another process is never taken for it.
-    pub pid_started: Option<u64>,
+    /// When that process was started, so that a pid that was given to another process is never taken for it.
+    pub pid_started: Option<ProcessStart>,
     pub exit_code: i32,
     pub oom_killed: bool,
     /// Why it could not be started.
@@ -30,6 +29,36 @@ pub struct ContainerState {
     pub health: Option<Health>,
     pub endpoints: Vec<EndpointState>,
     pub ports: Vec<BoundPort>,
+}
+
+impl ContainerState {
+    /// Returns what is said of a container whose state is not known any more: that it was running, and is not.
+    pub(crate) fn lost() -> Self {
+        Self {
+            status: Status::Running,
+            pid: None,
+            pid_started: None,
+            exit_code: 0,
+            oom_killed: false,
+            error: None,
+            started_at: None,
+            finished_at: None,
+            restart_count: 0,
+            stopped: false,
+            health: None,
+            endpoints: Vec::new(),
+            ports: Vec::new(),
+        }
+    }
+}
+
+/// When a process was started.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessStart {
+    /// The kernel's name for the time between two boots: process ids and times begin anew with each.
+    pub boot: String,
+    /// Clock ticks since then (field 22 of `proc_pid_stat(5)`).
+    pub ticks: u64,
 }
 
 /// The words of Docker's `State.Status`.

@@ -3,14 +3,21 @@
 //! `containers/<id>/` is the bundle. `names/<name>` and `projects/<project>/containers/<id>` are symbolic links whose
 //! *targets* are data (the id), never followed: making one is atomic and fails where it exists, which is what makes
 //! names unique on a host over all projects. Only the project's supervisor writes; everybody may read at any time.
+//!
+//! A container is made in the order name, project's link, bundle, and taken away in the order bundle, name, link. So
+//! whatever a crash leaves half done has its link, by which the project's next supervisor finds it ([`sweep`]). Nobody
+//! waits for the disk: the supervisor makes durable what it has written a moment later ([`sync`]), and a file that a
+//! power cut left empty, which is what file systems leave of one that was not written in time, counts as absent.
 
 use std::fs;
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use super::config::ContainerConfig;
-use super::state::{ContainerState, Status};
+use super::state::{ContainerState, ProcessStart, Status};
+use crate::host;
 use crate::id::Id;
 use crate::image::Digest;
 use crate::root::Root;
@@ -76,11 +83,7 @@ pub fn list(root: &Root, project: Option<&str>) -> Result<Vec<Container>, StoreE
 pub(crate) fn list_as_written(root: &Root, project: &str) -> Result<Vec<Container>, StoreError> {
     let mut containers = Vec::new();
     for id in ids(&root.project(project).join("containers"))? {
-        let bundle = root.container(&id);
-        if let (Some(config), Some(state)) = (read(&bundle.join("container.json"))?, read(&bundle.join("state.json"))?)
-        {
-            containers.push(Container { config, state });
-        }
+        containers.extend(load_as_written(root, &id)?);
     }
     Ok(containers)
 }
@@ -89,13 +92,18 @@ pub(crate) fn list_as_written(root: &Root, project: &str) -> Result<Vec<Containe
 pub fn layers(root: &Root) -> Result<Vec<Digest>, StoreError> {
     let mut layers = Vec::new();
     for id in ids(&root.containers())? {
-        // A container that goes meanwhile needs nothing any more.
-        let Some(shim) = read::<ShimConfig>(&root.container(&id).join(shim::config::FILE))? else { continue };
-        let mounted = shim.mounts.values().flat_map(|mount| &mount.layers);
-        let names = shim.rootfs.layers.iter().chain(mounted).filter_map(|layer| layer.file_name()?.to_str());
-        layers.extend(names.filter_map(Digest::from_hex));
+        layers.extend(layers_of(root, &id)?);
     }
     Ok(layers)
+}
+
+/// Returns the layers that a container is made of and that it mounts; none of one that goes meanwhile.
+pub(crate) fn layers_of(root: &Root, id: &Id) -> Result<Vec<Digest>, StoreError> {
+    let path = root.container(id).join(shim::config::FILE);
+    let Some(shim) = read_if_written::<ShimConfig>(&path)? else { return Ok(Vec::new()) };
+    let mounted = shim.mounts.values().flat_map(|mount| &mount.layers);
+    let names = shim.rootfs.layers.iter().chain(mounted).filter_map(|layer| layer.file_name()?.to_str());
+    Ok(names.filter_map(Digest::from_hex).collect())
 }
 
 /// Returns the names of projects that have a container.
@@ -134,10 +142,52 @@ fn ids(directory: &Path) -> Result<Vec<Id>, StoreError> {
 
 /// Returns one container, or `None` if there is none of this id.
 pub fn load(root: &Root, id: &Id) -> Result<Option<Container>, StoreError> {
-    let bundle = root.container(id);
-    let Some(config) = read::<ContainerConfig>(&bundle.join("container.json"))? else { return Ok(None) };
-    let Some(state) = read::<ContainerState>(&bundle.join("state.json"))? else { return Ok(None) };
+    let Some(Container { config, state }) = load_as_written(root, id)? else { return Ok(None) };
     Ok(Some(Container { config, state: seen(root, id, state)? }))
+}
+
+fn load_as_written(root: &Root, id: &Id) -> Result<Option<Container>, StoreError> {
+    let bundle = root.container(id);
+    let Some(config) = read_if_written::<ContainerConfig>(&bundle.join("container.json"))? else { return Ok(None) };
+    let state = match read_if_written(&bundle.join("state.json"))? {
+        Some(state) => state,
+        // It is gone in this moment, or a power cut took the state.
+        None if bundle.exists() => ContainerState::lost(),
+        None => return Ok(None),
+    };
+    Ok(Some(Container { config, state }))
+}
+
+/// Takes away what is left of containers of a project that were being made or removed in a crash.
+///
+/// For the project's supervisor before it does anything else: nobody else makes or removes its containers.
+pub(crate) fn sweep(root: &Root, project: &str) -> Result<(), StoreError> {
+    let links = root.project(project).join("containers");
+    for id in ids(&links)? {
+        if load_as_written(root, &id)?.is_some() {
+            continue;
+        }
+        let link = links.join(id.as_str());
+        let name = fs::read_link(&link).map_err(failed("read", &link))?;
+        tracing::warn!(id = id.short(), ?name, "removing what a crash left of a container");
+        let bundle = root.container(&id);
+        absent(fs::remove_dir_all(&bundle), &bundle)?;
+        take_away(root, project, &id, &name.to_string_lossy())?;
+    }
+    Ok(())
+}
+
+/// Makes durable what is known of a container. One that is gone meanwhile needs nothing.
+pub(crate) fn sync(root: &Root, id: &Id) -> Result<(), StoreError> {
+    let bundle = root.container(id);
+    let names = ["container.json", "state.json", "config.json", shim::config::FILE];
+    for path in names.map(|name| bundle.join(name)).iter().chain([&bundle, &root.containers()]) {
+        match fs::File::open(path).and_then(|file| file.sync_all()) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed("sync", path)(error)),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// Returns the container of this name.
@@ -151,12 +201,12 @@ pub fn find(root: &Root, name: &str) -> Result<Option<Container>, StoreError> {
 /// Corrects a state that says "running" of a process that is no more, as after a reboot: the supervisor that would
 /// have written the truth was not there.
 pub(crate) fn seen(root: &Root, id: &Id, mut state: ContainerState) -> Result<ContainerState, StoreError> {
-    let lives = match (state.pid, state.pid_started) {
-        (Some(pid), Some(started)) => process_started(pid) == Some(started),
+    let lives = match (state.pid, &state.pid_started) {
+        (Some(pid), Some(started)) => ProcessStart::of(pid).as_ref() == Some(started),
         _ => false,
     };
     if state.status.is_running() && !lives {
-        let exit = read::<crate::shim::protocol::Exit>(&root.container(id).join("exit.json"))?;
+        let exit = read_if_written::<crate::shim::protocol::Exit>(&root.container(id).join("exit.json"))?;
         state.status = Status::Exited;
         state.pid = None;
         state.pid_started = None;
@@ -168,8 +218,17 @@ pub(crate) fn seen(root: &Root, id: &Id, mut state: ContainerState) -> Result<Co
     Ok(state)
 }
 
+impl ProcessStart {
+    /// Returns when a process was started; `None` if there is none.
+    pub fn of(pid: i32) -> Option<Self> {
+        static BOOT: OnceLock<Option<String>> = OnceLock::new();
+        let boot = BOOT.get_or_init(|| host::boot_id().ok());
+        Some(Self { boot: boot.clone()?, ticks: ticks(pid)? })
+    }
+}
+
 /// Returns when a process was started, in clock ticks since boot (field 22 of `proc_pid_stat(5)`).
-pub fn process_started(pid: i32) -> Option<u64> {
+fn ticks(pid: i32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The command's name is in parentheses and may have blanks and parentheses itself.
     let rest = &stat[stat.rfind(')')? + 1..];
@@ -207,7 +266,18 @@ fn make_bundle(
     let containers = root.containers();
     make_directory(&containers)?;
     let aside = containers.join(format!(".{}", config.id));
+    let links = root.project(&config.project).join("containers");
+    let link = links.join(config.id.as_str());
     let made = (|| {
+        // Before anything else, so that what a crash leaves is found.
+        loop {
+            make_directory(&links)?;
+            match std::os::unix::fs::symlink(&config.name, &link) {
+                // The project's last container went at this moment, and the directory with it.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                made => break made.map_err(failed("make", &link))?,
+            }
+        }
         fs::DirBuilder::new().mode(0o700).create(&aside).map_err(failed("make", &aside))?;
         write(&aside.join("container.json"), &encode(config))?;
         write(&aside.join("state.json"), &encode(state))?;
@@ -217,23 +287,12 @@ fn make_bundle(
             // Some are bound into the container, where every user reads them; here the directory keeps others out.
             fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).map_err(failed("change", &path))?;
         }
-        let links = root.project(&config.project).join("containers");
-        let link = links.join(config.id.as_str());
-        loop {
-            make_directory(&links)?;
-            match std::os::unix::fs::symlink(&config.name, &link) {
-                // The project's last container went at this moment, and the directory with it.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                made => break made.map_err(failed("make", &link))?,
-            }
-        }
         let bundle = root.container(&config.id);
-        fs::rename(&aside, &bundle).map_err(failed("make", &bundle)).inspect_err(|_| {
-            let _ = fs::remove_file(&link);
-        })
+        fs::rename(&aside, &bundle).map_err(failed("make", &bundle))
     })();
     if made.is_err() {
         let _ = fs::remove_dir_all(&aside);
+        let _ = fs::remove_file(&link);
     }
     made
 }
@@ -248,9 +307,21 @@ pub fn remove(root: &Root, config: &ContainerConfig) -> Result<(), StoreError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(failed("remove", &bundle)(error)),
     }
-    let directory = root.project(&config.project);
+    take_away(root, &config.project, &config.id, &config.name)
+}
+
+/// Removes what is left of a container whose bundle is out of sight.
+fn take_away(root: &Root, project: &str, id: &Id, name: &str) -> Result<(), StoreError> {
+    let aside = root.containers().join(format!(".{id}"));
+    absent(fs::remove_dir_all(&aside), &aside)?;
+    let run = root.container_run(id);
+    absent(fs::remove_dir_all(&run), &run)?;
+    if owner(root, name)?.as_ref() == Some(id) {
+        release_name(root, name)?;
+    }
+    let directory = root.project(project);
     let links = directory.join("containers");
-    absent(fs::remove_file(links.join(config.id.as_str())), &directory)?;
+    absent(fs::remove_file(links.join(id.as_str())), &directory)?;
     // The last container takes the project's directories along; they stay while they have something in them.
     for emptied in [&links, &directory] {
         match fs::remove_dir(emptied) {
@@ -258,10 +329,7 @@ pub fn remove(root: &Root, config: &ContainerConfig) -> Result<(), StoreError> {
             removed => absent(removed, emptied)?,
         }
     }
-    release_name(root, &config.name)?;
-    absent(fs::remove_dir_all(&aside), &aside)?;
-    let run = root.container_run(&config.id);
-    absent(fs::remove_dir_all(&run), &run)
+    Ok(())
 }
 
 /// Takes another name for a container and gives the old one up.
@@ -353,10 +421,16 @@ pub fn read<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Option<T>, St
     }
 }
 
-/// Replaces a file in one step, so that a reader and a crash see the old content or the new.
-///
-/// It is not forced to the disk: after a power cut no container runs, and a bundle that is damaged then is
-/// reported by name; `create` renames a whole directory in, which the file system orders after its content.
+/// Reads a JSON document; `None` if the file is not there, or is empty because a power cut came before its content.
+pub(crate) fn read_if_written<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Option<T>, StoreError> {
+    match read(path) {
+        Err(StoreError::Damaged { .. }) if fs::metadata(path).is_ok_and(|file| file.len() == 0) => Ok(None),
+        read => read,
+    }
+}
+
+/// Replaces a file in one step, so that a reader sees the old content or the new. It is not forced to the disk: after a
+/// power cut it may be empty, which is for its reader to know.
 pub fn write(path: &Path, content: &[u8]) -> Result<(), StoreError> {
     let aside = path.with_extension("new");
     let written = fs::File::create(&aside).and_then(|mut file| file.write_all(content));
@@ -369,23 +443,9 @@ pub fn write(path: &Path, content: &[u8]) -> Result<(), StoreError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::container::config::{LogConfig, NetworkMode};
 
     fn config(name: &str, project: &str) -> ContainerConfig {
-        let empty = serde_json::json!({
-            "id": Id::random(), "name": name, "project": project, "image": "busybox", "image_id": "sha256:0",
-            "created": "2026-01-01T00:00:00Z", "labels": {}, "annotations": {}, "environment": {}, "group_add": [],
-            "tty": false, "stdin_open": false, "init": false, "privileged": false, "read_only": false, "cap_add": [],
-            "cap_drop": [], "security_opt": [], "sysctls": {}, "ulimits": [], "devices": [],
-            "device_cgroup_rules": [], "pid": "private", "ipc": "private", "uts": "private", "cgroup": "private",
-            "userns": "private", "resources": { "blkio": { "weight_device": [], "read_bps": [], "write_bps": [],
-            "read_iops": [], "write_iops": [] } }, "oom_kill_disable": false, "mounts": [], "network": "none",
-            "ports": [], "expose": [], "extra_hosts": [], "dns": [], "dns_search": [], "dns_opt": [],
-            "restart": { "name": "no" }, "log": { "driver": "none" },
-        });
-        let config: ContainerConfig = serde_json::from_value(empty).unwrap();
-        assert_eq!((&config.network, &config.log), (&NetworkMode::None, &LogConfig::None));
-        config
+        ContainerConfig::new(name.into(), project.into(), "busybox".into(), "sha256:0".into())
     }
 
     fn state(status: Status) -> ContainerState {
@@ -482,13 +542,52 @@ mod tests {
         let root = Root::below(directory.path());
         let one = config("one", "shop");
         let me = i32::try_from(std::process::id()).unwrap();
-        let running = ContainerState { pid: Some(me), pid_started: process_started(me), ..state(Status::Running) };
+        let running = ContainerState { pid: Some(me), pid_started: ProcessStart::of(me), ..state(Status::Running) };
         create(&root, &one, &running, &[]).unwrap();
         assert_eq!(load(&root, &one.id).unwrap().unwrap().state.status, Status::Running);
-        let other = ContainerState { pid_started: Some(1), ..running };
-        save(&root, &one.id, &other).unwrap();
+        let began = running.pid_started.clone().unwrap();
+        let others =
+            [ProcessStart { ticks: 1, ..began.clone() }, ProcessStart { boot: "the one before".to_owned(), ..began }];
+        for other in others {
+            let other = ContainerState { pid_started: Some(other), ..running.clone() };
+            save(&root, &one.id, &other).unwrap();
+            let seen = load(&root, &one.id).unwrap().unwrap().state;
+            assert_eq!((seen.status, seen.exit_code, seen.pid), (Status::Exited, 255, None));
+        }
+    }
+
+    #[test]
+    fn a_state_that_a_power_cut_took_is_that_of_a_container_that_ended() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = Root::below(directory.path());
+        let one = config("one", "shop");
+        create(&root, &one, &state(Status::Running), &[]).unwrap();
+        fs::write(root.container(&one.id).join("state.json"), "").unwrap();
         let seen = load(&root, &one.id).unwrap().unwrap().state;
-        assert_eq!((seen.status, seen.exit_code, seen.pid), (Status::Exited, 255, None));
+        assert_eq!((seen.status, seen.exit_code), (Status::Exited, 255));
+    }
+
+    #[test]
+    fn what_a_power_cut_left_of_a_container_is_swept_away() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = Root::below(directory.path());
+        let (good, empty) = (config("good", "shop"), config("empty", "shop"));
+        create(&root, &good, &state(Status::Created), &[]).unwrap();
+        create(&root, &empty, &state(Status::Created), &[]).unwrap();
+        fs::write(root.container(&empty.id).join("container.json"), "").unwrap();
+        // One whose bundle had not been renamed into place.
+        let half = config("half", "shop");
+        create(&root, &half, &state(Status::Created), &[]).unwrap();
+        fs::rename(root.container(&half.id), root.containers().join(format!(".{}", half.id))).unwrap();
+        assert_eq!(list(&root, None).unwrap().len(), 1);
+        sweep(&root, "shop").unwrap();
+        create(&root, &config("empty", "other"), &state(Status::Created), &[]).unwrap();
+        create(&root, &config("half", "other"), &state(Status::Created), &[]).unwrap();
+        remove(&root, &good).unwrap();
+        for container in list(&root, None).unwrap() {
+            remove(&root, &container.config).unwrap();
+        }
+        assert_eq!(every_file(&root), Vec::<PathBuf>::new());
     }
 
     #[test]

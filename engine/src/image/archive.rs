@@ -5,6 +5,7 @@
 //! older programs wrote it. An archive is as hostile as a registry: every blob is hashed as it is read, names in it are
 //! only ever compared, and nothing is unpacked before its digest is known.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -17,7 +18,7 @@ use super::config::{Image, ParsedConfig};
 use super::decompress::Decompressor;
 use super::digest::{Digest, Hasher};
 use super::manifest::{
-    Descriptor, Document, Index, MAX_CONFIG, MAX_MANIFEST, Manifest, ManifestError, Platform, media,
+    Descriptor, Document, Index, MAX_CONFIG, MAX_MANIFEST, Manifest, ManifestError, Platform, is_dense, media,
 };
 use super::reference::Reference;
 use super::store::{REF_NAME, Store, StoreError, io_error};
@@ -29,6 +30,14 @@ const CONTAINERD_NAME: &str = "io.containerd.image.name";
 const MAX_TABLE: u64 = 16 * 1024 * 1024;
 /// Most entries of an archive.
 const MAX_ENTRIES: usize = 100_000;
+/// Longest name or link target in an archive: what the kernel accepts as a path.
+const MAX_NAME: usize = 4096;
+/// Most bytes of all names in an archive together: they are remembered, since links may lead to any of them.
+const MAX_NAMES: usize = 16 * 1024 * 1024;
+/// What an archive may expand to: this much, and so many times what was read of it. Honest ones shrink to a tenth, seldom
+/// to a hundredth.
+const EXPANDED_AT_LEAST: u64 = 1 << 30;
+const EXPANSION: u64 = 250;
 
 /// Why an archive cannot be written or read.
 #[derive(Debug, thiserror::Error)]
@@ -185,14 +194,20 @@ impl Store {
     }
 
     fn read_archive(&self, input: impl Read) -> Result<Contents, ArchiveError> {
-        let plain = Decompressor::new(input).map_err(ArchiveError::Read)?;
-        let mut reader = Reader::new(plain);
+        let compressed = Cell::new(0);
+        let counted = Counted { inner: input, count: &compressed };
+        let plain = Decompressor::new(counted).map_err(ArchiveError::Read)?;
+        let mut reader = Reader::new(Bounded { inner: plain, count: 0, compressed: &compressed });
         let mut contents = Contents::default();
-        let mut count = 0;
+        let (mut count, mut names) = (0, 0);
         while let Some(entry) = reader.next()? {
             count += 1;
-            if count > MAX_ENTRIES {
+            names += entry.path.len() + entry.link.len();
+            if count > MAX_ENTRIES || names > MAX_NAMES {
                 return Err(ArchiveError::NoImages("it has too many entries"));
+            }
+            if entry.path.len() > MAX_NAME || entry.link.len() > MAX_NAME {
+                return Err(ArchiveError::NoImages("it has an entry whose name is too long"));
             }
             let name = normalise(&String::from_utf8_lossy(&entry.path), None);
             match entry.kind {
@@ -219,6 +234,9 @@ impl Store {
                         0 => break,
                         read => table.extend_from_slice(&buffer[..read]),
                     }
+                }
+                if is_dense(&table) {
+                    return Err(ArchiveError::NoImages("its table of contents has too many values"));
                 }
                 match name.as_str() {
                     "index.json" => contents.index = Some(table),
@@ -369,6 +387,40 @@ impl Store {
             Err(StoreError::MissingBlob { digest }) => Err(ArchiveError::Missing(digest.to_string())),
             Err(error) => Err(error.into()),
         }
+    }
+}
+
+/// Counts the bytes that are read.
+struct Counted<'a, R> {
+    inner: R,
+    count: &'a Cell<u64>,
+}
+
+impl<R: Read> Read for Counted<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.inner.read(buffer)?;
+        self.count.set(self.count.get() + read as u64);
+        Ok(read)
+    }
+}
+
+/// Ends a stream that expands beyond measure.
+struct Bounded<'a, R> {
+    inner: R,
+    count: u64,
+    compressed: &'a Cell<u64>,
+}
+
+impl<R: Read> Read for Bounded<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.inner.read(buffer)?;
+        self.count += read as u64;
+        let limit = EXPANDED_AT_LEAST + self.compressed.get().saturating_mul(EXPANSION);
+        if self.count > limit {
+            let message = format!("it expands to more than {limit} bytes");
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, message));
+        }
+        Ok(read)
     }
 }
 

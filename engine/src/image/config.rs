@@ -4,7 +4,7 @@ use oci_spec::image::ImageConfiguration;
 use serde::{Deserialize, Serialize};
 
 use super::digest::Digest;
-use super::manifest::{Descriptor, MAX_LAYERS, Platform};
+use super::manifest::{Descriptor, MAX_LAYERS, Platform, is_dense};
 use super::reference::Reference;
 
 /// An image of the store.
@@ -97,6 +97,9 @@ pub enum ConfigError {
     /// It is not JSON of the expected form.
     #[error("cannot parse the image configuration: {0}")]
     Json(#[source] serde_json::Error),
+    /// It would take much more memory than it is long.
+    #[error("the image configuration has too many values")]
+    Dense,
     /// Its root file system is described in a way that does not fit the manifest.
     #[error("the image configuration does not fit its manifest: {0}")]
     RootFs(String),
@@ -121,6 +124,9 @@ struct DockerDocument {
 impl ParsedConfig {
     /// Parses a configuration blob that belongs to a manifest with so many layers.
     pub(crate) fn parse(bytes: &[u8], layers: usize) -> Result<Self, ConfigError> {
+        if is_dense(bytes) {
+            return Err(ConfigError::Dense);
+        }
         let config: ImageConfiguration = serde_json::from_slice(bytes).map_err(ConfigError::Json)?;
         let docker: DockerDocument = serde_json::from_slice(bytes).map_err(ConfigError::Json)?;
         if config.rootfs().typ() != "layers" {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
 use std::io::{self, Read, Write};
+use std::os::unix::fs::{MetadataExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -218,10 +219,14 @@ fn change_config(
     config: &Path,
     change: impl FnOnce(&mut Document) -> Result<(), CredentialsError>,
 ) -> Result<(), CredentialsError> {
+    // People keep it elsewhere and link to it; the link stays.
+    let target = fs::canonicalize(config).unwrap_or_else(|_| config.to_owned());
+    let config = target.as_path();
     let io_error = |action| {
         let path = config.to_owned();
         move |source| CredentialsError::Io { action, path, source }
     };
+    let owner = fs::metadata(config).ok().map(|metadata| (metadata.uid(), metadata.gid()));
     let mut document = match fs::read(config) {
         Ok(content) => serde_json::from_slice(&content)
             .map_err(|source| CredentialsError::Parse { path: config.to_owned(), source })?,
@@ -233,7 +238,12 @@ fn change_config(
     fs::create_dir_all(directory).map_err(io_error("create the directory of"))?;
     let content = serde_json::to_vec_pretty(&document)
         .map_err(|source| CredentialsError::Parse { path: config.to_owned(), source })?;
-    super::blob::write_file(directory, config, &content).map_err(io_error("write"))
+    super::blob::write_file(directory, config, &content).map_err(io_error("write"))?;
+    // With the home of somebody else, as under sudo, it stays theirs.
+    match owner {
+        Some((user, group)) => chown(config, Some(user), Some(group)).map_err(io_error("give back")),
+        None => Ok(()),
+    }
 }
 
 fn config_key(registry: &str) -> &str {
@@ -342,6 +352,11 @@ mod tests {
         assert!(!erase_credentials(&config, "docker.io").unwrap());
         assert_eq!(find_credentials(&config, "docker.io").unwrap(), None);
         assert_eq!(find_credentials(&config, "r.test").unwrap(), Some(basic("you", "x")));
+        let link = directory.path().join("link.json");
+        std::os::unix::fs::symlink(&config, &link).unwrap();
+        save_credentials(&link, "l.test", "me", "y").unwrap();
+        assert!(link.is_symlink());
+        assert_eq!(find_credentials(&config, "l.test").unwrap(), Some(basic("me", "y")));
     }
 
     #[test]

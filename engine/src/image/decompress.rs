@@ -2,26 +2,43 @@
 //!
 //! The media type is not asked: images exist whose layers are not compressed as declared, and Docker reads them too.
 //! The digest has the last word.
+//!
+//! A zstd frame says how much of what it has expanded must be kept in memory (RFC 8878, section 3.1.1.1.2). Usual images
+//! need 8 MiB at most; those that need more take turns, and more than 128 MiB is refused, as by `zstd -d`.
 
 use std::io::{self, BufReader, Chain, Cursor, Read};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use flate2::bufread::MultiGzDecoder;
 
 type Input<R> = BufReader<Chain<Cursor<Vec<u8>>, R>>;
+
+/// Logarithm of the largest window of which any number may be in use: what RFC 8878 recommends every decoder to have.
+const USUAL_WINDOW: u32 = 23;
+/// Logarithm of the largest window.
+const LARGEST_WINDOW: u32 = 27;
+/// How much of a stream tells what it is: the longest header of a zstd frame.
+const PEEKED: u64 = 18;
+
+/// Held while a stream with an unusually large window is read.
+static LARGE_WINDOW: Mutex<()> = Mutex::new(());
 
 /// Reads what a compressed stream expands to.
 #[expect(clippy::large_enum_variant, reason = "there is one per layer in work")]
 pub(crate) enum Decompressor<R: Read> {
     Plain(Input<R>),
     Gzip(MultiGzDecoder<Input<R>>),
-    Zstd(zstd::Decoder<'static, Input<R>>),
+    Zstd(
+        zstd::Decoder<'static, Input<R>>,
+        #[expect(dead_code, reason = "held for its Drop")] Option<MutexGuard<'static, ()>>,
+    ),
 }
 
 impl<R: Read> Decompressor<R> {
     /// Looks at the first bytes and chooses. An empty stream is plain.
     pub(crate) fn new(mut inner: R) -> io::Result<Self> {
-        let mut start = Vec::with_capacity(8);
-        inner.by_ref().take(8).read_to_end(&mut start)?;
+        let mut start = Vec::with_capacity(usize::try_from(PEEKED).expect("it is small"));
+        inner.by_ref().take(PEEKED).read_to_end(&mut start)?;
         let unsupported = |name: &str| {
             Err(io::Error::new(io::ErrorKind::Unsupported, format!("the layer is compressed with {name}")))
         };
@@ -29,8 +46,13 @@ impl<R: Read> Decompressor<R> {
             [0x1f, 0x8b, ..] => Self::Gzip as fn(_) -> _,
             // A frame, or a skippable frame before it; the latter is the start of no archive.
             [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => {
+                // What stands behind a skippable frame is not known yet.
+                let usual = zstd_window(&start).is_some_and(|window| window <= 1 << USUAL_WINDOW);
+                let turn = if usual { None } else { Some(LARGE_WINDOW.lock().unwrap_or_else(PoisonError::into_inner)) };
                 let input = BufReader::with_capacity(128 * 1024, Cursor::new(start).chain(inner));
-                return Ok(Self::Zstd(zstd::Decoder::with_buffer(input)?));
+                let mut decoder = zstd::Decoder::with_buffer(input)?;
+                decoder.window_log_max(if usual { USUAL_WINDOW } else { LARGEST_WINDOW })?;
+                return Ok(Self::Zstd(decoder, turn));
             }
             [0xfd, b'7', b'z', b'X', b'Z', ..] => return unsupported("xz"),
             [b'B', b'Z', b'h', b'1'..=b'9', 0x31, 0x41, 0x59, 0x26, ..] => return unsupported("bzip2"),
@@ -48,9 +70,26 @@ impl<R: Read> Read for Decompressor<R> {
         match self {
             Self::Plain(input) => input.read(buffer),
             Self::Gzip(input) => input.read(buffer),
-            Self::Zstd(input) => input.read(buffer),
+            Self::Zstd(input, _) => input.read(buffer),
         }
     }
+}
+
+/// Reads the window size from the header of a zstd frame (RFC 8878, section 3.1.1.1), if it starts with one.
+fn zstd_window(start: &[u8]) -> Option<u64> {
+    let [0x28, 0xb5, 0x2f, 0xfd, descriptor, rest @ ..] = start else { return None };
+    let is_single_segment = descriptor & 0x20 != 0;
+    if !is_single_segment {
+        let byte = u64::from(*rest.first()?);
+        let base = 1_u64 << (10 + (byte >> 3));
+        return Some(base + base / 8 * (byte & 7));
+    }
+    // The whole content is the window.
+    let dictionary = [0, 1, 2, 4][usize::from(descriptor & 3)];
+    let length = [1, 2, 4, 8][usize::from(descriptor >> 6)];
+    let field = rest.get(dictionary..dictionary + length)?;
+    let size = field.iter().rev().fold(0_u64, |size, byte| size << 8 | u64::from(*byte));
+    Some(if length == 2 { size + 256 } else { size })
 }
 
 #[cfg(test)]
@@ -87,6 +126,45 @@ mod tests {
         assert_eq!(expand(&frames.concat()).unwrap(), content);
         assert_eq!(expand(b"").unwrap(), b"");
         assert_eq!(expand(b"abc").unwrap(), b"abc");
+    }
+
+    #[test]
+    fn windows_are_read_from_frames() {
+        let window = |log: u32, pledged: Option<u64>| {
+            let mut encoder = zstd::Encoder::new(Vec::new(), 1).unwrap();
+            encoder.set_parameter(zstd::zstd_safe::CParameter::WindowLog(log)).unwrap();
+            encoder.set_pledged_src_size(pledged).unwrap();
+            encoder.include_contentsize(true).unwrap();
+            encoder.write_all(&vec![0; usize::try_from(pledged.unwrap_or(100)).unwrap()]).unwrap();
+            zstd_window(&encoder.finish().unwrap())
+        };
+        for log in [10, 17, 23, 24, 27] {
+            assert_eq!(window(log, None), Some(1 << log));
+        }
+        for size in [0, 1, 255, 256, 300, 65_791, 65_792, 1_000_000] {
+            assert_eq!(window(20, Some(size)), Some(size));
+        }
+        assert_eq!(zstd_window(&[0x50, 0x2a, 0x4d, 0x18, 0, 0, 0, 0]), None);
+        assert_eq!(zstd_window(&[0x28, 0xb5, 0x2f, 0xfd]), None);
+        assert_eq!(zstd_window(&[0x28, 0xb5, 0x2f, 0xfd, 0xe0, 1, 2]), None);
+    }
+
+    #[test]
+    fn large_windows_are_read_and_huge_ones_refused() {
+        let frame = |log: u32| {
+            let mut encoder = zstd::Encoder::new(Vec::new(), 1).unwrap();
+            encoder.set_parameter(zstd::zstd_safe::CParameter::WindowLog(log)).unwrap();
+            encoder.write_all(b"content").unwrap();
+            encoder.finish().unwrap()
+        };
+        for log in [23, 24, 27] {
+            assert_eq!(expand(&frame(log)).unwrap(), b"content");
+        }
+        assert!(expand(&frame(28)).is_err());
+        // A later frame has no larger one than the first one let expect.
+        assert!(expand(&[frame(20), frame(26)].concat()).is_err());
+        // Whoever has had a turn has left it.
+        assert_eq!(expand(&frame(27)).unwrap(), b"content");
     }
 
     #[test]

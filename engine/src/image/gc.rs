@@ -1,12 +1,11 @@
-//! Frees what nothing refers to, and checks what is there.
+//! Frees what nothing refers to.
 
 use std::collections::HashSet;
-use std::fs::{self, File};
-use std::io;
+use std::fs;
 use std::path::Path;
 
 use super::blob::sync_directory;
-use super::config::{Image, ParsedConfig};
+use super::config::ParsedConfig;
 use super::digest::Digest;
 use super::lock::Lock;
 use super::manifest::{Descriptor, Document, MAX_CONFIG, MAX_MANIFEST, media};
@@ -35,27 +34,6 @@ pub struct Usage {
     pub layers: u64,
 }
 
-/// Something in the store that is not what it should be.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Damage {
-    /// A blob's content or length is wrong.
-    Blob(Digest),
-    /// A blob is not there.
-    MissingBlob(Digest),
-    /// A layer is not unpacked, or may have been hit by a power cut.
-    Layer(Digest),
-}
-
-impl std::fmt::Display for Damage {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Blob(digest) => write!(formatter, "blob {digest} is damaged"),
-            Self::MissingBlob(digest) => write!(formatter, "blob {digest} is missing"),
-            Self::Layer(digest) => write!(formatter, "layer {digest} is not unpacked"),
-        }
-    }
-}
-
 /// What is referred to.
 #[derive(Default)]
 struct Reachable {
@@ -66,14 +44,19 @@ struct Reachable {
 impl Store {
     /// Removes every blob and layer that no image refers to, and what processes that died left behind.
     ///
-    /// `in_use` is asked for the diff ids of layers that are in use besides (by containers). It is called when nobody
-    /// can start to use a layer any more: whoever is about to must hold a [`super::Lease`] from before it looks at the
-    /// image until its use can be seen. Waits for pulls and leases to end.
-    pub fn gc(&self, in_use: impl FnOnce() -> Vec<Digest>) -> Result<Freed, StoreError> {
+    /// `in_use` is asked for the diff ids of layers that are in use besides (by containers); if it cannot tell, nothing is
+    /// removed. It is called when nobody can start to use a layer any more: whoever is about to must hold a
+    /// [`super::Hold`] from before it looks at the image until its use can be seen. Waits for pulls and leases to end.
+    pub fn gc<E: From<StoreError>>(&self, in_use: impl FnOnce() -> Result<Vec<Digest>, E>) -> Result<Freed, E> {
         let path = self.locks().join("store");
         let _exclusive = Lock::exclusive_permanent(&path).map_err(io_error("lock", &path))?;
         let mut reachable = self.reachable()?;
-        reachable.layers.extend(in_use());
+        reachable.layers.extend(in_use()?);
+        Ok(self.sweep(&reachable)?)
+    }
+
+    /// Removes what was not reached. Nobody else is at work.
+    fn sweep(&self, reachable: &Reachable) -> Result<Freed, StoreError> {
         let mut freed = Freed::default();
 
         let blobs = self.images().join("blobs/sha256");
@@ -143,42 +126,6 @@ impl Store {
             }
         }
         Ok(usage)
-    }
-
-    /// Checks an image's blobs against their digests, and that its layers are unpacked. Reads all of them.
-    pub fn verify(&self, image: &Image) -> Result<Vec<Damage>, StoreError> {
-        let mut damage = Vec::new();
-        let mut blobs: Vec<(Digest, Option<u64>)> = vec![(image.digest, None), (image.id, None)];
-        blobs.extend(image.layers.iter().map(|layer| (layer.digest, Some(layer.size))));
-        for (digest, size) in blobs {
-            let path = self.blob_path(&digest);
-            let mut file = match File::open(&path) {
-                Ok(file) => file,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    damage.push(Damage::MissingBlob(digest));
-                    continue;
-                }
-                Err(error) => return Err(io_error("open", &path)(error)),
-            };
-            let (actual, length) = Digest::of_reader(&mut file).map_err(io_error("read", &path))?;
-            if actual != digest || size.is_some_and(|size| size != length) {
-                damage.push(Damage::Blob(digest));
-            }
-        }
-        damage.extend(image.diff_ids.iter().filter(|id| !self.has_layer(id)).map(|id| Damage::Layer(*id)));
-        Ok(damage)
-    }
-
-    /// Removes what [`Store::verify`] found damaged, so that the next pull fetches and unpacks it again.
-    pub fn discard(&self, damage: &[Damage]) -> Result<(), StoreError> {
-        let _lease = self.lease()?;
-        for damage in damage {
-            match damage {
-                Damage::Blob(digest) => remove(&self.blob_path(digest))?,
-                Damage::MissingBlob(_) | Damage::Layer(_) => {}
-            }
-        }
-        Ok(())
     }
 
     fn reachable(&self) -> Result<Reachable, StoreError> {

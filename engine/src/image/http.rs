@@ -17,7 +17,9 @@ use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty, Full};
 use hyper::body::{Body, Bytes, Incoming};
 use hyper::client::conn::http1::{SendRequest, handshake};
-use hyper::header::{AUTHORIZATION, HOST, HeaderMap, HeaderName, HeaderValue, LOCATION, USER_AGENT};
+use hyper::header::{
+    AUTHORIZATION, HOST, HeaderMap, HeaderName, HeaderValue, LOCATION, PROXY_AUTHORIZATION, USER_AGENT,
+};
 use hyper::{Method, StatusCode};
 use hyper_util::rt::TokioIo;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -30,7 +32,7 @@ use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::timeout;
 
-use super::settings::RegistrySettings;
+use super::settings::{Proxy, RegistrySettings};
 use super::url::{Scheme, Url};
 use crate::resolve::{ResolveError, Resolver};
 
@@ -465,16 +467,16 @@ impl HttpClient {
         }
     }
 
-    async fn connect(&self, url: &Url, proxy: Option<&Url>) -> Result<Sender, TransportError> {
+    async fn connect(&self, url: &Url, proxy: Option<&Proxy>) -> Result<Sender, TransportError> {
         let limit = self.timeouts.connect;
         timeout(limit, self.connect_unbounded(url, proxy))
             .await
             .unwrap_or_else(|_| Err(TransportError::TimedOut { address: url.authority(), what: "connection", limit }))
     }
 
-    async fn connect_unbounded(&self, url: &Url, proxy: Option<&Url>) -> Result<Sender, TransportError> {
+    async fn connect_unbounded(&self, url: &Url, proxy: Option<&Proxy>) -> Result<Sender, TransportError> {
         let address = url.authority();
-        let mut stream = self.connect_tcp(proxy.unwrap_or(url)).await?;
+        let mut stream = self.connect_tcp(proxy.map_or(url, |proxy| &proxy.url)).await?;
         if url.scheme == Scheme::Http {
             return start(Stream::Plain(stream), &address).await;
         }
@@ -542,7 +544,7 @@ async fn patiently<T>(work: impl Future<Output = T>, limit: Duration, progress: 
     }
 }
 
-fn build(request: &Request, url: &Url, proxy: Option<&Url>) -> Result<hyper::Request<RequestBody>, String> {
+fn build(request: &Request, url: &Url, proxy: Option<&Proxy>) -> Result<hyper::Request<RequestBody>, String> {
     let through_proxy = proxy.is_some() && url.scheme == Scheme::Http;
     let target = if through_proxy { format!("http://{}{}", url.authority(), url.path) } else { url.path.clone() };
     let mut built = hyper::Request::builder()
@@ -557,6 +559,9 @@ fn build(request: &Request, url: &Url, proxy: Option<&Url>) -> Result<hyper::Req
     }
     headers.insert(HOST, HeaderValue::from_str(&url.authority()).map_err(|error| error.to_string())?);
     headers.insert(USER_AGENT, HeaderValue::from_static(concat!("rcompose/", env!("CARGO_PKG_VERSION"))));
+    if let Some(authorization) = proxy.and_then(|proxy| proxy.authorization.as_ref()).filter(|_| through_proxy) {
+        headers.insert(PROXY_AUTHORIZATION, authorization.clone());
+    }
     if matches!(request.body, Payload::None) && matches!(request.method, Method::POST | Method::PUT | Method::PATCH) {
         headers.insert(hyper::header::CONTENT_LENGTH, HeaderValue::from_static("0"));
     }
@@ -577,12 +582,18 @@ async fn start(stream: Stream, address: &str) -> Result<Sender, TransportError> 
 }
 
 /// Asks an HTTP proxy for a tunnel (`CONNECT`, RFC 9110, section 9.3.6).
-async fn open_tunnel(mut stream: TcpStream, url: &Url, proxy: &Url) -> Result<TcpStream, TransportError> {
-    let address = proxy.authority();
+async fn open_tunnel(mut stream: TcpStream, url: &Url, proxy: &Proxy) -> Result<TcpStream, TransportError> {
+    let address = proxy.url.authority();
     let failed = |source| TransportError::Connect { address: address.clone(), source };
     let target = format!("{}:{}", url.host, url.port);
-    let request = format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n");
-    stream.write_all(request.as_bytes()).await.map_err(failed)?;
+    let mut request = format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n").into_bytes();
+    if let Some(authorization) = &proxy.authorization {
+        request.extend_from_slice(b"Proxy-Authorization: ");
+        request.extend_from_slice(authorization.as_bytes());
+        request.extend_from_slice(b"\r\n");
+    }
+    request.extend_from_slice(b"\r\n");
+    stream.write_all(&request).await.map_err(failed)?;
     let mut answer = Vec::new();
     while !answer.ends_with(b"\r\n\r\n") {
         // One by one, so that nothing of what follows the head is taken away from TLS.

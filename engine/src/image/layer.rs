@@ -1,5 +1,6 @@
 //! Takes one layer into the store in one pass: check, keep, decompress and unpack as the bytes come.
 
+use std::collections::HashSet;
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::AsFd;
@@ -107,6 +108,31 @@ impl Store {
         }
     }
 
+    /// Unpacks layers again that are not to be believed after a power cut, from the blobs of whatever image has them.
+    ///
+    /// For layers of containers: pulling an image does the same ([`super::pull::prepare`]).
+    pub(crate) fn restore_layers(&self, wanted: &HashSet<Digest>) -> Result<(), StoreError> {
+        let _lease = self.lease()?;
+        for image in self.list()? {
+            for (descriptor, diff_id) in image.layers.iter().zip(&image.diff_ids) {
+                if !wanted.contains(diff_id) || !self.has_blob(&descriptor.digest) {
+                    continue;
+                }
+                let job = LayerJob { descriptor: descriptor.clone(), diff_id: *diff_id, limits: Limits::default() };
+                let _locks = self.lock_layer(&job, || ())?;
+                if !self.has_layer(diff_id) {
+                    let path = self.blob_path(&descriptor.digest);
+                    let blob = File::open(&path).map_err(io_error("open", &path))?;
+                    self.ingest_layer(&job, blob, None, || false)?;
+                }
+            }
+        }
+        match wanted.iter().find(|diff_id| !self.has_layer(diff_id)) {
+            Some(diff_id) => Err(StoreError::LostLayer { diff_id: *diff_id }),
+            None => Ok(()),
+        }
+    }
+
     fn unpack_aside<S: Read>(&self, job: &LayerJob, input: &mut Input<S>) -> Result<Aside, StoreError> {
         let layer = job.descriptor.digest;
         let mut aside = Aside::create(self.layers(), &job.diff_id)?;
@@ -137,7 +163,10 @@ impl Store {
         write_volatile(&self.temporary(), &meta, size.as_bytes()).map_err(io_error("write", &meta))?;
         if destination.exists() {
             // It is from before a power cut and was not believed; no container of this boot can have it mounted.
-            remove_path(&destination).map_err(io_error("remove", &destination))?;
+            let former = self.layers().join(".tmp").join(format!("{}-former", id.hex()));
+            remove_path(&former).map_err(io_error("remove", &former))?;
+            fs::rename(&destination, &former).map_err(io_error("rename", &destination))?;
+            remove_path(&former).map_err(io_error("remove", &former))?;
         }
         // A link's target is part of its inode, so that journals keep it in order with the rename below: whoever sees the
         // layer after a power cut sees the mark.

@@ -17,6 +17,9 @@ pub(crate) const MAX_MANIFEST: u64 = 4 * 1024 * 1024;
 pub(crate) const MAX_CONFIG: u64 = 8 * 1024 * 1024;
 /// Most layers of an image: what the kernel's overlay file system stacks (`OVL_MAX_STACK`).
 pub(crate) const MAX_LAYERS: usize = 500;
+/// Most values in a document that is read: each takes dozens of bytes of memory and may be as short as two. Honest
+/// documents have some thousands.
+const MAX_VALUES: usize = 100_000;
 /// Most entries of an index that is read from a registry.
 const MAX_MANIFESTS: usize = 4096;
 
@@ -59,6 +62,11 @@ pub mod media {
     pub(crate) fn is_foreign(media_type: &str) -> bool {
         media_type.contains("nondistributable") || media_type.contains(".rootfs.foreign.")
     }
+}
+
+/// Tells whether a JSON document has so many values that it would take much more memory than it is long.
+pub(crate) fn is_dense(document: &[u8]) -> bool {
+    document.iter().filter(|byte| matches!(byte, b',' | b'[' | b'{')).count() > MAX_VALUES
 }
 
 /// Names a piece of content: what it is, its digest and its size (OCI descriptor).
@@ -315,6 +323,14 @@ pub enum ManifestError {
         /// The configuration's media type.
         media_type: String,
     },
+    /// It is another artifact than the wanted one, or an image.
+    #[error("no artifact of type {wanted:?}: it is {found:?}")]
+    OtherArtifact {
+        /// The type that was asked for.
+        wanted: String,
+        /// What it says it is.
+        found: String,
+    },
     /// Nothing in the index runs on the wanted platform.
     #[error("no matching manifest for {wanted} in the manifest list entries (it offers {offered})")]
     NoPlatform {
@@ -353,6 +369,9 @@ impl Document {
     pub fn parse(bytes: &[u8], declared: Option<&str>) -> Result<Self, ManifestError> {
         if bytes.len() as u64 > MAX_MANIFEST {
             return Err(ManifestError::Bounds(format!("{} bytes", bytes.len())));
+        }
+        if is_dense(bytes) {
+            return Err(ManifestError::Bounds(format!("more than {MAX_VALUES} values")));
         }
         let probe: Probe = serde_json::from_slice(bytes).map_err(ManifestError::Json)?;
         let is_manifest = probe.config.is_some() || probe.layers.is_some();

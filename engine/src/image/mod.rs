@@ -8,6 +8,8 @@
 //! stays so: see [`unpack`] and [`lookup`] for how paths are resolved, [`manifest`] for bounds.
 
 mod archive;
+mod artifact;
+mod authorize;
 mod blob;
 pub mod builtin;
 mod challenge;
@@ -28,21 +30,23 @@ mod pull;
 mod push;
 mod reference;
 mod registry;
-mod remove;
+pub(crate) mod remove;
 mod settings;
 mod store;
 mod tar;
 mod unpack;
 mod url;
 mod user;
+mod verify;
 
 pub use archive::ArchiveError;
+pub use artifact::{Artifact, ArtifactKind};
 pub use commit::Commit;
 pub use config::{ConfigError, DockerConfig, Healthcheck, Image};
 pub use credentials::{Credentials, CredentialsError, erase_credentials, find_credentials, save_credentials};
 pub use describe::Layer;
 pub use digest::{Digest, DigestError, Hasher};
-pub use gc::{Damage, Freed, Usage};
+pub use gc::{Freed, Usage};
 pub use http::{Timeouts, TransportError};
 pub use import::{Import, ImportError, ImportedConfig};
 pub use lookup::{LayerStack, LookupError};
@@ -52,9 +56,10 @@ pub use push::{PushError, PushEvent, PushPhase, PushProgress, push};
 pub use reference::{DEFAULT_REGISTRY, DEFAULT_TAG, Reference, ReferenceError};
 pub use registry::{Client, ClientOptions, RegistryError};
 pub use settings::{ProxySettings, RegistryConfig, RegistrySettings, SettingsError};
-pub use store::{Lease, Store, StoreError};
+pub use store::{Hold, Lease, Store, StoreError};
 pub use tar::TarError;
 pub(crate) use tar::{Entry, Kind, Reader};
 pub(crate) use unpack::OPAQUE_ATTRIBUTE;
 pub use unpack::{Limits, UnpackError, Unpacked, unpack};
 pub use user::{User, UserError, resolve_group, resolve_user};
+pub use verify::{Damage, repair};

@@ -28,6 +28,8 @@ use super::unpack::Limits;
 
 /// Chunks between the network and the unpacking thread of one layer; a chunk has at most some hundred KiB.
 const CHUNKS: usize = 16;
+/// Layers of one image that are in work or wait for another process at once: each has a thread and two files open.
+const LAYERS_AT_ONCE: usize = 32;
 /// Bytes between two progress reports of one layer.
 const REPORT_EVERY: u64 = 256 * 1024;
 
@@ -229,7 +231,7 @@ impl PullError {
         }
     }
 
-    fn store(image: &Reference, source: StoreError) -> Self {
+    pub(super) fn store(image: &Reference, source: StoreError) -> Self {
         let image = image.familiar();
         let source = Box::new(source);
         if source.is_disk_full() { Self::DiskFull { image, source } } else { Self::Store { image, source } }
@@ -249,7 +251,7 @@ pub async fn pull(
         if builtin::is_builtin(reference) {
             return make_builtin(store, reference, options).await;
         }
-        Pull { store, reference, options, progress }.run().await
+        Pulling { store, reference, options, progress }.run().await
     };
     match options.deadline {
         None => work.await,
@@ -272,23 +274,27 @@ pub async fn prepare(
     if builtin::is_builtin(reference) && options.builtin.is_some() {
         return make_builtin(store, reference, options).await.map(Some);
     }
+    if let Some(image) = store.get(reference).map_err(failed)? {
+        return Ok(Some(image));
+    }
+    let pull = Pulling { store, reference, options, progress };
+    let _lease = pull.lease().await?;
     let Some(image) = store.load_by_name(reference).map_err(failed)? else {
         return Ok(None);
     };
     let missing: Vec<usize> = (0..image.diff_ids.len()).filter(|at| !store.has_layer(&image.diff_ids[*at])).collect();
-    if missing.is_empty() {
-        return Ok(Some(image));
-    }
     if missing.iter().any(|at| !store.has_blob(&image.layers[*at].digest)) {
         return Ok(None);
     }
-    let pull = Pull { store, reference, options, progress };
-    let _lease = pull.lease().await?;
     pull.fetch_layers(None, &image.layers, &image.diff_ids).await?;
     store.get(reference).map_err(failed)
 }
 
-async fn make_builtin(store: &Arc<Store>, reference: &Reference, options: &PullOptions) -> Result<Image, PullError> {
+pub(super) async fn make_builtin(
+    store: &Arc<Store>,
+    reference: &Reference,
+    options: &PullOptions,
+) -> Result<Image, PullError> {
     let failed = |source| PullError::Builtin { image: reference.familiar(), source: Box::new(source) };
     let binary = options.builtin.clone().ok_or_else(|| failed(BuiltinError::NoBinary))?;
     let (store, name) = (Arc::clone(store), reference.clone());
@@ -298,14 +304,15 @@ async fn make_builtin(store: &Arc<Store>, reference: &Reference, options: &PullO
         .map_err(failed)
 }
 
-struct Pull<'a> {
-    store: &'a Arc<Store>,
-    reference: &'a Reference,
-    options: &'a PullOptions,
-    progress: &'a Progress,
+/// One image being pulled.
+pub(super) struct Pulling<'a> {
+    pub(super) store: &'a Arc<Store>,
+    pub(super) reference: &'a Reference,
+    pub(super) options: &'a PullOptions,
+    pub(super) progress: &'a Progress,
 }
 
-impl Pull<'_> {
+impl Pulling<'_> {
     async fn run(&self) -> Result<Image, PullError> {
         let reference = self.reference;
         let registry_failed = |error| PullError::registry(reference, error);
@@ -320,17 +327,7 @@ impl Pull<'_> {
         self.report(None, PullPhase::Resolved { layers: manifest.layers.len() }, 0, total);
 
         let _lease = self.lease().await?;
-        let config_digest = manifest.config.digest;
-        let config = match self.store.read_blob(&config_digest, manifest.config.size) {
-            Ok(config) => config,
-            Err(StoreError::MissingBlob { .. }) => {
-                client.small_blob(&fetched.endpoint, reference, &manifest.config).await.map_err(registry_failed)?
-            }
-            Err(error) => return Err(store_failed(error)),
-        };
-        let parsed = ParsedConfig::parse(&config, manifest.layers.len())
-            .map_err(|source| PullError::Config { image: reference.familiar(), source })?;
-        self.fetch_layers(Some(&fetched.endpoint), &manifest.layers, &parsed.diff_ids).await?;
+        let (config, parsed) = self.contents(&manifest, &fetched.endpoint).await?;
 
         let mut entry = Descriptor::new(&fetched.media_type, fetched.digest, fetched.bytes.len() as u64);
         entry.platform = Some(parsed.platform);
@@ -340,6 +337,8 @@ impl Pull<'_> {
         }
         let (store, name) = (Arc::clone(self.store), reference.clone());
         let (image, updated) = tokio::task::spawn_blocking(move || {
+            // So that what is entered can be found.
+            let _hold = store.hold()?;
             store.put_blob(&config)?;
             store.put_blob(&fetched.bytes)?;
             let before = store.get(&name)?.map(|image| image.digest);
@@ -358,6 +357,48 @@ impl Pull<'_> {
         .map_err(store_failed)?;
         self.report(None, PullPhase::Done { updated, digest: source_digest }, total, total);
         Ok(Image { reference: reference.clone(), ..image })
+    }
+
+    /// Fetches again what is missing of an image that the store has, whose reference is by its manifest's digest.
+    pub(super) async fn fetch_exactly(&self) -> Result<(), PullError> {
+        let reference = self.reference;
+        self.report(None, PullPhase::Resolving, 0, 0);
+        let found =
+            self.options.client.manifest(reference).await.map_err(|error| PullError::registry(reference, error))?;
+        let Document::Manifest(manifest) = &found.document else {
+            let source = ManifestError::Unsupported { found: "an index in place of a manifest".to_owned() };
+            return Err(PullError::Manifest { image: reference.familiar(), source });
+        };
+        let total = manifest.layers.iter().map(|layer| layer.size).sum();
+        self.report(None, PullPhase::Resolved { layers: manifest.layers.len() }, 0, total);
+        let (config, _) = self.contents(manifest, &found.endpoint).await?;
+        let digest = found.digest;
+        let store = Arc::clone(self.store);
+        let stored = on_thread("image-store", move || {
+            store.put_blob(&config)?;
+            store.put_blob(&found.bytes)
+        });
+        let stored = stored.await.map_err(|_| PullError::Worker { image: reference.familiar() })?;
+        stored.map_err(|error| PullError::store(reference, error))?;
+        self.report(None, PullPhase::Done { updated: false, digest }, total, total);
+        Ok(())
+    }
+
+    /// Makes sure that all layers are here, and returns the configuration, which may still have to be stored.
+    async fn contents(&self, manifest: &Manifest, endpoint: &Endpoint) -> Result<(Vec<u8>, ParsedConfig), PullError> {
+        let reference = self.reference;
+        let config = match self.store.read_blob(&manifest.config.digest, manifest.config.size) {
+            Ok(config) => config,
+            Err(StoreError::MissingBlob { .. }) => {
+                let fetched = self.options.client.small_blob(endpoint, reference, &manifest.config).await;
+                fetched.map_err(|error| PullError::registry(reference, error))?
+            }
+            Err(error) => return Err(PullError::store(reference, error)),
+        };
+        let parsed = ParsedConfig::parse(&config, manifest.layers.len())
+            .map_err(|source| PullError::Config { image: reference.familiar(), source })?;
+        self.fetch_layers(Some(endpoint), &manifest.layers, &parsed.diff_ids).await?;
+        Ok((config, parsed))
     }
 
     /// Follows an index to the manifest for a platform.
@@ -398,6 +439,7 @@ impl Pull<'_> {
         let (working, mut finished) = mpsc::channel::<()>(1);
         let failed = Arc::new(AtomicBool::new(false));
         let mut started = std::collections::HashSet::new();
+        let slots = Arc::new(Semaphore::new(LAYERS_AT_ONCE));
         for (descriptor, diff_id) in layers.iter().zip(diff_ids) {
             // Images have the same (mostly empty) layer several times.
             if !started.insert((descriptor.digest, *diff_id)) {
@@ -418,7 +460,11 @@ impl Pull<'_> {
                 job,
                 failed: Arc::clone(&failed),
             };
-            tasks.spawn(fetch_layer(task, working.clone()));
+            let (slots, working) = (Arc::clone(&slots), working.clone());
+            tasks.spawn(async move {
+                let _slot = slots.acquire_owned().await.expect("the semaphore is never closed");
+                fetch_layer(task, working).await
+            });
         }
         let mut failure = None;
         while let Some(result) = tasks.join_next().await {
@@ -440,7 +486,7 @@ impl Pull<'_> {
         failure.map_or(Ok(()), Err)
     }
 
-    async fn lease(&self) -> Result<super::store::Lease, PullError> {
+    pub(super) async fn lease(&self) -> Result<super::store::Lease, PullError> {
         let store = Arc::clone(self.store);
         // Garbage collection may be at work.
         on_thread("image-lease", move || store.lease())
@@ -598,7 +644,10 @@ fn finish(task: &LayerTask, unpacked: Result<(), StoreError>) -> Result<(), Pull
 }
 
 /// Runs something that blocks on a thread of its own, which the runtime does not wait for when it ends.
-fn on_thread<T: Send + 'static>(name: &str, work: impl FnOnce() -> T + Send + 'static) -> oneshot::Receiver<T> {
+pub(super) fn on_thread<T: Send + 'static>(
+    name: &str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> oneshot::Receiver<T> {
     let (sender, receiver) = oneshot::channel();
     let spawned = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
         // Whoever asked may have given up.

@@ -8,28 +8,23 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
 use hyper::body::Bytes;
-use hyper::header::{
-    ACCEPT, AUTHORIZATION, CONTENT_RANGE, CONTENT_TYPE, HeaderValue, LINK, RANGE, RETRY_AFTER, WWW_AUTHENTICATE,
-};
+use hyper::header::{ACCEPT, CONTENT_RANGE, CONTENT_TYPE, HeaderValue, LINK, RANGE, RETRY_AFTER};
 use hyper::{Method, StatusCode};
 use serde::Deserialize;
 use tokio::sync::{Mutex, mpsc};
 
-use super::challenge::{Challenge, parse_challenges};
-use super::credentials::{Credentials, CredentialsError, find_credentials};
+use super::credentials::{Credentials, CredentialsError};
 use super::digest::Digest;
-use super::http::{HttpClient, Payload, Request, Response, Timeouts, TransportError};
+use super::http::{HttpClient, Request, Response, Timeouts, TransportError};
 use super::manifest::{Descriptor, Document, MAX_MANIFEST, ManifestError, media};
 use super::reference::Reference;
 use super::settings::{Endpoint, RegistrySettings, SettingsError};
-use super::url::{Scheme, Url};
+use super::url::Url;
 use crate::resolve::Resolver;
 
 /// Most that a registry may say in an error or a token answer, in bytes.
-const MAX_ANSWER: u64 = 1024 * 1024;
+pub(super) const MAX_ANSWER: u64 = 1024 * 1024;
 /// Longest time that a `Retry-After` is obeyed for.
 const MAX_RETRY_AFTER: Duration = Duration::from_mins(1);
 /// Most tags of a repository that are asked for.
@@ -67,12 +62,12 @@ impl Default for ClientOptions {
 /// Speaks with registries.
 #[derive(Debug)]
 pub struct Client {
-    options: ClientOptions,
-    http: HttpClient,
+    pub(super) options: ClientOptions,
+    pub(super) http: HttpClient,
     /// Tokens by endpoint and scope.
-    tokens: Mutex<HashMap<(Url, String), HeaderValue>>,
+    pub(super) tokens: Mutex<HashMap<(Url, String), HeaderValue>>,
     /// Credentials by registry, each asked for once (a helper may ask the user).
-    credentials: Mutex<HashMap<String, Option<Credentials>>>,
+    pub(super) credentials: Mutex<HashMap<String, Option<Credentials>>>,
 }
 
 /// Why a registry did not do what it was asked for.
@@ -202,6 +197,36 @@ pub(crate) struct FetchedManifest {
     pub(crate) endpoint: Endpoint,
 }
 
+/// A manifest before anybody has looked at it; its digest is right.
+#[derive(Debug)]
+pub(super) struct RawManifest {
+    pub(super) content_type: Option<String>,
+    pub(super) bytes: Vec<u8>,
+    pub(super) digest: Digest,
+    pub(super) endpoint: Endpoint,
+}
+
+impl RawManifest {
+    /// Reads it as what an image is made of.
+    fn parse(self) -> Result<FetchedManifest, RegistryError> {
+        let Self { content_type, bytes, digest, endpoint } = self;
+        let document = Document::parse(&bytes, content_type.as_deref())
+            .map_err(|source| RegistryError::Manifest { registry: endpoint.registry.clone(), source })?;
+        let own = match &document {
+            Document::Manifest(manifest) => manifest.media_type.clone(),
+            Document::Index(index) => index.media_type.clone(),
+        };
+        let fallback = match &document {
+            Document::Manifest(_) => media::OCI_MANIFEST,
+            Document::Index(_) => media::OCI_INDEX,
+        };
+        let declared_type =
+            content_type.filter(|media_type| media::is_manifest(media_type) || media::is_index(media_type));
+        let media_type = own.or(declared_type).unwrap_or_else(|| fallback.to_owned());
+        Ok(FetchedManifest { document, media_type, bytes, digest, endpoint })
+    }
+}
+
 /// What a download reports: bytes that came, or that another attempt is made.
 #[derive(Debug)]
 pub(crate) enum DownloadEvent {
@@ -220,13 +245,23 @@ impl Client {
     ///
     /// What comes has the reference's digest, if that has one, and the digest that the registry itself declares.
     pub(crate) async fn manifest(&self, reference: &Reference) -> Result<FetchedManifest, RegistryError> {
+        self.document(reference, &|raw| raw.parse()).await
+    }
+
+    /// Fetches what a reference names, and reads it in the caller's way.
+    pub(super) async fn document<T>(
+        &self,
+        reference: &Reference,
+        read: &(dyn Fn(RawManifest) -> Result<T, RegistryError> + Sync),
+    ) -> Result<T, RegistryError> {
         let mut failures: Vec<RegistryError> = Vec::new();
         for endpoint in self.options.settings.endpoints(reference.registry())? {
             if endpoint.is_fallback && !failures.last().is_some_and(RegistryError::is_connect) {
                 continue;
             }
-            match self.manifest_at(&endpoint, reference, &reference.identifier(), reference.digest()).await {
-                Ok(manifest) => return Ok(manifest),
+            let raw = self.manifest_at(&endpoint, reference, &reference.identifier(), reference.digest()).await;
+            match raw.and_then(read) {
+                Ok(read) => return Ok(read),
                 Err(error) if error.is_elsewhere_perhaps() => {
                     tracing::debug!(registry = %endpoint.base, %error, "asking elsewhere");
                     failures.push(error);
@@ -289,16 +324,16 @@ impl Client {
         reference: &Reference,
         entry: &Descriptor,
     ) -> Result<FetchedManifest, RegistryError> {
-        self.manifest_at(endpoint, reference, &entry.digest.to_string(), Some(entry.digest)).await
+        self.manifest_at(endpoint, reference, &entry.digest.to_string(), Some(entry.digest)).await?.parse()
     }
 
-    async fn manifest_at(
+    pub(super) async fn manifest_at(
         &self,
         endpoint: &Endpoint,
         reference: &Reference,
         identifier: &str,
         expected: Option<Digest>,
-    ) -> Result<FetchedManifest, RegistryError> {
+    ) -> Result<RawManifest, RegistryError> {
         const ACCEPTED: [&str; 4] =
             [media::OCI_INDEX, media::DOCKER_INDEX, media::OCI_MANIFEST, media::DOCKER_MANIFEST];
         let step = "the request for the manifest";
@@ -332,25 +367,7 @@ impl Client {
                 return Err(RegistryError::WrongDigest { registry, expected, actual });
             }
         }
-        let document = Document::parse(&bytes, content_type.as_deref())
-            .map_err(|source| RegistryError::Manifest { registry, source })?;
-        let own = match &document {
-            Document::Manifest(manifest) => manifest.media_type.clone(),
-            Document::Index(index) => index.media_type.clone(),
-        };
-        let fallback = match &document {
-            Document::Manifest(_) => media::OCI_MANIFEST,
-            Document::Index(_) => media::OCI_INDEX,
-        };
-        let declared_type =
-            content_type.filter(|media_type| media::is_manifest(media_type) || media::is_index(media_type));
-        Ok(FetchedManifest {
-            media_type: own.or(declared_type).unwrap_or_else(|| fallback.to_owned()),
-            document,
-            bytes,
-            digest: actual,
-            endpoint: endpoint.clone(),
-        })
+        Ok(RawManifest { content_type, bytes, digest: actual, endpoint: endpoint.clone() })
     }
 
     /// Fetches a small blob whole, and checks it.
@@ -568,165 +585,6 @@ impl Client {
         }
     }
 
-    /// Sends a request with what is known of its authorization, and again with what the registry asks for.
-    async fn authorized(&self, endpoint: &Endpoint, request: &Request, scope: &str) -> Result<Response, RegistryError> {
-        let unreachable = |source| RegistryError::Unreachable { registry: endpoint.registry.clone(), source };
-        let key = (endpoint.base.clone(), scope.to_owned());
-        let known = self.tokens.lock().await.get(&key).cloned();
-        let response = self.http.send(&authorize(endpoint, request, known.as_ref())).await.map_err(unreachable)?;
-        // A 401 of another host, after a redirect, is none of the registry's.
-        if response.status != StatusCode::UNAUTHORIZED {
-            return Ok(response);
-        }
-        let challenges =
-            parse_challenges(response.headers.get_all(WWW_AUTHENTICATE).iter().filter_map(|v| v.to_str().ok()));
-        // One at a time: the layers of an image need one token, not eight.
-        let mut tokens = self.tokens.lock().await;
-        let current = tokens.get(&key).cloned();
-        let authorization = if current != known && current.is_some() {
-            current
-        } else {
-            let fresh = self.answer_challenges(endpoint, &challenges, scope).await?;
-            match &fresh {
-                Some(fresh) => tokens.insert(key, fresh.clone()),
-                None => tokens.remove(&key),
-            };
-            fresh
-        };
-        drop(tokens);
-        match authorization {
-            None => Ok(response),
-            Some(authorization) => {
-                drop(response.bytes(MAX_ANSWER).await);
-                self.http.send(&authorize(endpoint, request, Some(&authorization))).await.map_err(unreachable)
-            }
-        }
-    }
-
-    async fn answer_challenges(
-        &self,
-        endpoint: &Endpoint,
-        challenges: &[Challenge],
-        scope: &str,
-    ) -> Result<Option<HeaderValue>, RegistryError> {
-        let credentials = self.credentials_for(&endpoint.registry).await?;
-        if let Some(challenge) = challenges.iter().find(|challenge| challenge.scheme == "bearer") {
-            return self.fetch_token(endpoint, challenge, scope, credentials.as_ref()).await.map(Some);
-        }
-        let is_basic = challenges.iter().any(|challenge| challenge.scheme == "basic");
-        Ok(match credentials {
-            Some(Credentials::Basic { username, password }) if is_basic => Some(basic(&username, &password)),
-            _ => None,
-        })
-    }
-
-    /// Exchanges credentials, or nothing, for a token (distribution specification, "Token Authentication").
-    async fn fetch_token(
-        &self,
-        endpoint: &Endpoint,
-        challenge: &Challenge,
-        scope: &str,
-        credentials: Option<&Credentials>,
-    ) -> Result<HeaderValue, RegistryError> {
-        #[derive(Deserialize)]
-        struct Answer {
-            token: Option<String>,
-            access_token: Option<String>,
-        }
-        let step = "the request for a token";
-        let registry = || endpoint.registry.clone();
-        let bad = |message: &str| RegistryError::Answer { registry: registry(), step, message: message.to_owned() };
-        let realm = challenge.parameter("realm").and_then(Url::parse).ok_or_else(|| bad("it names no token server"))?;
-        if realm.scheme == Scheme::Http && endpoint.base.scheme == Scheme::Https && !endpoint.insecure {
-            return Err(bad("it wants credentials sent in the clear"));
-        }
-        let service = challenge.parameter("service").unwrap_or_default();
-        // What the registry asks for is what it will look for; ours is for those that don't say.
-        let scope = challenge.parameter("scope").filter(|scope| !scope.is_empty()).unwrap_or(scope);
-        let request = if let Some(Credentials::Identity { token }) = credentials {
-            let mut request = Request::new(Method::POST, realm);
-            let form = Url { path: "/".to_owned(), ..request.url.clone() }
-                .with_query("grant_type", "refresh_token")
-                .with_query("service", service)
-                .with_query("client_id", "rcompose")
-                .with_query("scope", scope)
-                .with_query("refresh_token", token);
-            request.body = Payload::Bytes(Bytes::from(form.path[2..].to_owned()));
-            request.header(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"))
-        } else {
-            let mut url = realm;
-            if !service.is_empty() {
-                url = url.with_query("service", service);
-            }
-            for scope in scope.split(' ').filter(|scope| !scope.is_empty()) {
-                url = url.with_query("scope", scope);
-            }
-            let request = Request::new(Method::GET, url);
-            match credentials {
-                Some(Credentials::Basic { username, password }) => {
-                    request.header(AUTHORIZATION, basic(username, password))
-                }
-                _ => request,
-            }
-        };
-        let mut attempt = 0;
-        let response = loop {
-            attempt += 1;
-            match self.http.send(&request).await {
-                Ok(response)
-                    if response.status.is_server_error() || response.status == StatusCode::TOO_MANY_REQUESTS =>
-                {
-                    if attempt >= self.options.attempts {
-                        break response;
-                    }
-                }
-                Ok(response) => break response,
-                Err(source) => {
-                    if !source.is_temporary() || attempt >= self.options.attempts {
-                        return Err(RegistryError::Unreachable { registry: realm_name(&request.url), source });
-                    }
-                }
-            }
-            back_off(attempt, None).await;
-        };
-        let status = response.status;
-        if !status.is_success() {
-            let message = error_message(response).await;
-            return Err(match status {
-                StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
-                    RegistryError::Denied { registry: registry(), message }
-                }
-                _ => RegistryError::Status { registry: registry(), step, status, message },
-            });
-        }
-        let bytes = response.bytes(MAX_ANSWER).await.map_err(|error| bad(&error.to_string()))?;
-        let answer: Answer = serde_json::from_slice(&bytes).map_err(|error| bad(&error.to_string()))?;
-        let token = answer.token.or(answer.access_token).filter(|token| !token.is_empty());
-        let token = token.ok_or_else(|| bad("there is no token in it"))?;
-        let mut value =
-            HeaderValue::from_str(&format!("Bearer {token}")).map_err(|_| bad("the token is no header value"))?;
-        value.set_sensitive(true);
-        Ok(value)
-    }
-
-    async fn credentials_for(&self, registry: &str) -> Result<Option<Credentials>, RegistryError> {
-        let mut known = self.credentials.lock().await;
-        // Those that were typed (see `check_login`) need no file.
-        if let Some(credentials) = known.get(registry) {
-            return Ok(credentials.clone());
-        }
-        let Some(config) = self.options.docker_config.clone() else {
-            return Ok(None);
-        };
-        let name = registry.to_owned();
-        let credentials = tokio::task::spawn_blocking(move || find_credentials(&config, &name))
-            .await
-            .expect("looking for credentials does not panic")
-            .map_err(|source| RegistryError::Credentials { registry: registry.to_owned(), source })?;
-        known.insert(registry.to_owned(), credentials.clone());
-        Ok(credentials)
-    }
-
     /// Returns where to push to: a registry itself, never a mirror of it.
     pub(crate) fn push_endpoints(&self, registry: &str) -> Result<Vec<Endpoint>, RegistryError> {
         let mut endpoints = self.options.settings.endpoints(registry)?;
@@ -775,28 +633,6 @@ fn retry_after(text: &str, now: jiff::Timestamp) -> Option<Duration> {
     Some(Duration::try_from(then.duration_since(now)).unwrap_or_default())
 }
 
-fn realm_name(url: &Url) -> String {
-    url.without_query()
-}
-
-/// Adds what is known of a registry's authorization, if the request is to the registry itself.
-fn authorize(endpoint: &Endpoint, request: &Request, authorization: Option<&HeaderValue>) -> Request {
-    let mut request = request.clone();
-    if let Some(value) = authorization
-        && request.url.same_origin(&endpoint.base)
-    {
-        request.headers.insert(AUTHORIZATION, value.clone());
-    }
-    request
-}
-
-fn basic(username: &str, password: &str) -> HeaderValue {
-    let encoded = BASE64.encode(format!("{username}:{password}"));
-    let mut value = HeaderValue::from_str(&format!("Basic {encoded}")).expect("base64 is ASCII");
-    value.set_sensitive(true);
-    value
-}
-
 /// Of several endpoints' failures, returns the one that says most about the image.
 fn worst(failures: Vec<RegistryError>, reference: &Reference) -> RegistryError {
     let rank = |error: &RegistryError| match error {
@@ -824,7 +660,7 @@ pub(crate) async fn back_off(attempt: u32, retry_after: Option<Duration>) {
 }
 
 /// Returns what a registry says in an error, made fit for a terminal.
-async fn error_message(response: Response) -> String {
+pub(super) async fn error_message(response: Response) -> String {
     #[derive(Deserialize)]
     struct Answer {
         #[serde(default)]
@@ -860,7 +696,7 @@ mod tests {
     #[test]
     fn a_pause_is_a_number_or_a_time() {
         let now = "1994-11-06T08:49:00Z".parse().unwrap();
-        assert_eq!(retry_after(" 120 ", now), Some(Duration::from_secs(120)));
+        assert_eq!(retry_after(" 125 ", now), Some(Duration::from_secs(125)));
         assert_eq!(retry_after("Sun, 06 Nov 1994 08:49:37 GMT", now), Some(Duration::from_secs(37)));
         assert_eq!(retry_after("Sun, 06 Nov 1994 08:48:37 GMT", now), Some(Duration::ZERO));
         assert_eq!(retry_after("soon", now), None);

@@ -9,6 +9,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use nix::dir::{Dir, Type};
 use nix::errno::Errno;
@@ -16,8 +17,11 @@ use nix::fcntl::{AtFlags, OFlag, renameat};
 use nix::sys::stat::{Mode, SFlag, fstatat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
-/// Removes `name` in `parent`, whatever it is. `trash` is a directory on the same file system that nobody else uses;
-/// it is empty afterwards. What is not there is no error.
+/// Several threads and processes may share one trash.
+static COUNTER: AtomicU64 = AtomicU64::new(0);
+
+/// Removes `name` in `parent`, whatever it is. `trash` is a directory on the same file system, in which nothing of ours is
+/// left afterwards. What is not there is no error.
 pub(crate) fn remove_tree(parent: BorrowedFd<'_>, name: &CStr, trash: BorrowedFd<'_>) -> nix::Result<()> {
     match unlinkat(parent, name, UnlinkatFlags::NoRemoveDir) {
         Ok(()) | Err(Errno::ENOENT) => return Ok(()),
@@ -29,14 +33,13 @@ pub(crate) fn remove_tree(parent: BorrowedFd<'_>, name: &CStr, trash: BorrowedFd
         Err(Errno::ENOTEMPTY | Errno::EEXIST) => {}
         Err(error) => return Err(error),
     }
-    let mut counter = 0_u64;
     let mut moved = Vec::new();
-    let mut move_to_trash = |from: BorrowedFd<'_>, name: &CStr, moved: &mut Vec<CString>| -> nix::Result<()> {
+    let move_to_trash = |from: BorrowedFd<'_>, name: &CStr, moved: &mut Vec<CString>| -> nix::Result<()> {
         loop {
-            let number = CString::new(format!("trash-{counter}")).expect("digits have no NUL");
-            counter += 1;
+            let count = COUNTER.fetch_add(1, Ordering::Relaxed);
+            let number = CString::new(format!("trash-{}-{count}", std::process::id())).expect("digits have no NUL");
             match renameat(from, name, trash, number.as_c_str()) {
-                // An earlier process died here and left its own.
+                // A process with our id died here and left its own.
                 Err(Errno::ENOTEMPTY | Errno::EEXIST | Errno::ENOTDIR) => {}
                 Err(error) => return Err(error),
                 Ok(()) => {

@@ -21,6 +21,7 @@ use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
+use hyper::header::HeaderValue;
 use serde::Deserialize;
 
 use super::reference::DEFAULT_REGISTRY;
@@ -86,6 +87,12 @@ pub enum SettingsError {
         #[source]
         source: serde_json::Error,
     },
+    /// A proxy is none that can be spoken to.
+    #[error("the proxy {address:?} cannot be used: http://[user:password@]host:port is expected")]
+    Proxy {
+        /// The proxy, without its password.
+        address: String,
+    },
     /// An address in it is none.
     #[error("the registries file has an invalid address {address:?}")]
     Address {
@@ -132,7 +139,7 @@ impl RegistrySettings {
             self.endpoints(registry)?;
         }
         for proxy in [&self.proxy.http, &self.proxy.https].into_iter().flatten() {
-            parse_address(proxy, Scheme::Http)?;
+            Proxy::parse(proxy)?;
         }
         Ok(())
     }
@@ -195,7 +202,7 @@ impl RegistrySettings {
     }
 
     /// Returns the proxy to use for a URL.
-    pub(crate) fn proxy(&self, url: &Url) -> Option<Url> {
+    pub(crate) fn proxy(&self, url: &Url) -> Option<Proxy> {
         let proxy = match url.scheme {
             Scheme::Http => self.proxy.http.as_deref(),
             Scheme::Https => self.proxy.https.as_deref(),
@@ -204,8 +211,63 @@ impl RegistrySettings {
         if is_loopback(&url.host) || self.proxy.excludes(&url.host) {
             return None;
         }
-        parse_address(proxy, Scheme::Http).ok()
+        Proxy::parse(proxy).ok()
     }
+}
+
+/// A proxy, spoken to over plain HTTP.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Proxy {
+    /// Where it is.
+    pub(crate) url: Url,
+    /// What it wants to be convinced by (`Proxy-Authorization`).
+    pub(crate) authorization: Option<HeaderValue>,
+}
+
+impl Proxy {
+    /// Reads `[http://][user[:password]@]host[:port]`; user and password may have percent escapes.
+    fn parse(text: &str) -> Result<Self, SettingsError> {
+        let (scheme, rest) = text.split_once("://").unwrap_or(("http", text));
+        let authority = rest.split('/').next().unwrap_or(rest);
+        let (user, host) = match authority.rsplit_once('@') {
+            Some((user, host)) => (Some(user), host),
+            None => (None, authority),
+        };
+        // Without its password.
+        let invalid = || SettingsError::Proxy { address: format!("{scheme}://{host}") };
+        if !scheme.eq_ignore_ascii_case("http") {
+            return Err(invalid());
+        }
+        let url = Url::parse(&format!("http://{host}")).ok_or_else(invalid)?;
+        let authorization = match user {
+            None => None,
+            Some(user) => {
+                let (name, password) = user.split_once(':').unwrap_or((user, ""));
+                let decoded = unescape(name).zip(unescape(password)).ok_or_else(invalid)?;
+                let mut value = super::authorize::basic(&decoded.0, &decoded.1);
+                value.set_sensitive(true);
+                Some(value)
+            }
+        };
+        Ok(Self { url, authorization })
+    }
+}
+
+/// Resolves percent escapes (RFC 3986, section 2.1).
+fn unescape(text: &str) -> Option<String> {
+    let mut bytes = Vec::new();
+    let mut rest = text.as_bytes();
+    while let Some((first, others)) = rest.split_first() {
+        rest = others;
+        if *first == b'%' {
+            let digits = std::str::from_utf8(others.get(..2)?).ok()?;
+            bytes.push(u8::from_str_radix(digits, 16).ok()?);
+            rest = &others[2..];
+        } else {
+            bytes.push(*first);
+        }
+    }
+    String::from_utf8(bytes).ok()
 }
 
 impl ProxySettings {
@@ -217,9 +279,9 @@ impl ProxySettings {
         };
         for (field, name) in [(&mut self.http, "HTTP_PROXY"), (&mut self.https, "HTTPS_PROXY")] {
             if field.is_none() {
-                *field = either(name).or_else(|| either("ALL_PROXY"));
+                *field = either(name);
                 if let Some(proxy) = field {
-                    parse_address(proxy, Scheme::Http)?;
+                    Proxy::parse(proxy)?;
                 }
             }
         }
@@ -231,7 +293,11 @@ impl ProxySettings {
 
     fn excludes(&self, host: &str) -> bool {
         let host = host.trim_matches(['[', ']']);
+        let address = host.parse::<IpAddr>().ok();
         self.no_proxy.split([',', ' ']).filter(|rule| !rule.is_empty()).any(|rule| {
+            if let (Some((network, bits)), Some(address)) = (rule.split_once('/'), address) {
+                return is_within(address, network, bits);
+            }
             let rule =
                 rule.split_once(':').filter(|(_, port)| port.parse::<u16>().is_ok()).map_or(rule, |(host, _)| host);
             let domain = rule.trim_start_matches("*.").trim_start_matches('.');
@@ -241,6 +307,20 @@ impl ProxySettings {
                     host.is_char_boundary(at) && host[at..].eq_ignore_ascii_case(&format!(".{domain}"))
                 })
         })
+    }
+}
+
+/// Tells whether an address is of a network, such as `10.0.0.0/8`.
+fn is_within(address: IpAddr, network: &str, bits: &str) -> bool {
+    let bits = bits.parse::<u32>().ok();
+    match (address, network.parse(), bits) {
+        (IpAddr::V4(address), Ok(IpAddr::V4(network)), Some(bits @ 0..=32)) => {
+            (u32::from(address) ^ u32::from(network)).checked_shr(32 - bits).unwrap_or(0) == 0
+        }
+        (IpAddr::V6(address), Ok(IpAddr::V6(network)), Some(bits @ 0..=128)) => {
+            (u128::from(address) ^ u128::from(network)).checked_shr(128 - bits).unwrap_or(0) == 0
+        }
+        _ => false,
     }
 }
 
@@ -326,16 +406,41 @@ mod tests {
 
     #[test]
     fn proxies_spare_what_they_are_told() {
-        let settings =
-            settings(r#"{"proxy": {"https": "proxy.test:3128", "no_proxy": "a.test, .b.test,10.0.0.1:443"}}"#);
+        let settings = settings(
+            r#"{"proxy": {"https": "proxy.test:3128", "no_proxy": "a.test, .b.test,10.0.0.1:443,10.9.0.0/16,fd00::/8"}}"#,
+        );
         let proxied = |url: &str| settings.proxy(&Url::parse(url).unwrap()).is_some();
         assert!(proxied("https://c.test/"));
         assert!(proxied("https://xa.test/"));
         assert!(!proxied("http://c.test/"));
+        assert!(proxied("https://10.10.0.1/"));
+        assert!(!proxied("https://10.9.255.1/") && !proxied("https://[fd12::1]/"));
         for url in
             ["https://a.test/", "https://x.b.test/", "https://10.0.0.1/", "https://127.0.0.1:5000/", "https://[::1]/"]
         {
             assert!(!proxied(url), "{url}");
+        }
+    }
+
+    #[test]
+    fn proxies_come_from_the_environment_where_the_file_says_nothing() {
+        let variables = |name: &str| match name {
+            "https_proxy" => Some("http://me:p%40ss@proxy.test:3128/".to_owned()),
+            "HTTP_PROXY" => Some("other.test:80".to_owned()),
+            "NO_PROXY" => Some("a.test".to_owned()),
+            _ => None,
+        };
+        let mut settings = settings(r#"{"proxy": {"http": "proxy.test:8080"}}"#);
+        settings.proxy.fill_from(variables).unwrap();
+        let proxy = |url: &str| settings.proxy(&Url::parse(url).unwrap());
+        assert_eq!(proxy("http://b.test/").unwrap().url.authority(), "proxy.test:8080");
+        assert_eq!(proxy("https://a.test/"), None);
+        let https = proxy("https://b.test/").unwrap();
+        assert_eq!(https.url.authority(), "proxy.test:3128");
+        assert_eq!(https.authorization.unwrap(), super::super::authorize::basic("me", "p@ss"));
+        for bad in ["socks5://proxy.test", "https://proxy.test", "http://", "http://u:%zz@proxy.test"] {
+            let error = ProxySettings::default().fill_from(|_| Some(bad.to_owned())).unwrap_err().to_string();
+            assert!(error.contains("cannot be used"), "{error}");
         }
     }
 }

@@ -14,7 +14,8 @@
 //!   boot is complete; one whose mark names an earlier boot is not believed and is unpacked again from its blob. So
 //!   nobody waits for a disk before a container starts.
 //!
-//! Whoever adds to the store holds the lock `store` shared; garbage collection holds it exclusively.
+//! Whoever adds to the store holds the lock `store` shared; garbage collection holds it exclusively. Whoever makes a
+//! container of an image holds the lock `use` shared besides; whoever removes an image holds it exclusively.
 
 use std::collections::{BTreeSet, HashSet};
 use std::fs::{self, DirBuilder, File};
@@ -32,6 +33,7 @@ use super::lookup::{LayerStack, LookupError, is_opaque};
 use super::manifest::{Descriptor, Document, Index, MAX_CONFIG, MAX_MANIFEST, Manifest, ManifestError, media};
 use super::reference::Reference;
 use super::unpack::{UnpackError, Unpacked};
+use crate::host;
 
 /// Annotation with an entry's name, as the image layout specification has it.
 pub(crate) const REF_NAME: &str = "org.opencontainers.image.ref.name";
@@ -104,6 +106,12 @@ pub enum StoreError {
     MissingBlob {
         /// Its digest.
         digest: Digest,
+    },
+    /// A power cut came before a layer was durable, and what it could be unpacked from is no longer there.
+    #[error("layer {diff_id} was lost in a power cut, and no image in the store has it any more")]
+    LostLayer {
+        /// Its diff id.
+        diff_id: Digest,
     },
     /// The content of a blob is not what its digest says.
     #[error("wrong digest: the content of {expected} is {actual}")]
@@ -180,6 +188,10 @@ pub(crate) fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Err
 /// Keeps garbage collection away from what is about to be used. Held for as long as the value lives.
 #[derive(Debug)]
 pub struct Lease(#[expect(dead_code, reason = "held for its Drop")] Lock);
+
+/// Keeps every image of the store, and its name, from being removed. Held for as long as the value lives.
+#[derive(Debug)]
+pub struct Hold(#[expect(dead_code, reason = "held for their Drop")] (Lease, Lock));
 
 impl Store {
     /// Opens the store in a data directory, making it if it is new.
@@ -323,8 +335,11 @@ impl Store {
     }
 
     /// Takes a name away. Returns whether it was there. What nothing refers to any more is freed by [`Store::gc`].
+    ///
+    /// Waits for every [`Hold`] to end.
     pub fn remove(&self, reference: &Reference) -> Result<bool, StoreError> {
         let _lease = self.lease()?;
+        let _nobody_uses = self.lock_uses(Lock::exclusive_permanent)?;
         self.update_index(|index| {
             let before = index.manifests.len();
             let digest = find_entry(index, reference).map(|entry| entry.digest);
@@ -333,9 +348,10 @@ impl Store {
         })
     }
 
-    /// Takes all names away that one image has. Returns them.
+    /// Takes all names away that one image has. Returns them. Waits for every [`Hold`] to end.
     pub fn remove_image(&self, id: &Digest) -> Result<Vec<Reference>, StoreError> {
         let _lease = self.lease()?;
+        let _nobody_uses = self.lock_uses(Lock::exclusive_permanent)?;
         let manifests: BTreeSet<Digest> =
             self.list()?.into_iter().filter(|image| image.id == *id).map(|image| image.digest).collect();
         self.update_index(|index| {
@@ -357,6 +373,17 @@ impl Store {
         Lock::shared(&path).map(Lease).map_err(io_error("lock", &path))
     }
 
+    /// Keeps all images and their names while the returned value lives: for whoever looks an image up and is about to
+    /// make a container of it, until the container can be seen. Don't remove images or call [`Store::gc`] meanwhile.
+    pub fn hold(&self) -> Result<Hold, StoreError> {
+        Ok(Hold((self.lease()?, self.lock_uses(Lock::shared)?)))
+    }
+
+    fn lock_uses(&self, lock: impl FnOnce(&Path) -> io::Result<Lock>) -> Result<Lock, StoreError> {
+        let path = self.locks().join("use");
+        lock(&path).map_err(io_error("lock", &path))
+    }
+
     /// Returns the directory of an unpacked layer.
     pub(crate) fn layer_path(&self, id: &Digest) -> PathBuf {
         self.layers.join(id.hex())
@@ -371,6 +398,21 @@ impl Store {
             Ok(boot) => boot == Path::new(&self.boot),
             Err(error) => error.kind() == io::ErrorKind::NotFound,
         }
+    }
+
+    /// Returns the layers that were unpacked in an earlier boot and never known to be durable.
+    pub(crate) fn doubtful_layers(&self) -> Result<HashSet<Digest>, StoreError> {
+        let directory = self.layers.join(".unsynced");
+        let mut doubtful = HashSet::new();
+        for entry in fs::read_dir(&directory).map_err(io_error("list", &directory))? {
+            let name = entry.map_err(io_error("list", &directory))?.file_name();
+            if let Some(id) = name.to_str().and_then(Digest::from_hex)
+                && !self.has_layer(&id)
+            {
+                doubtful.insert(id);
+            }
+        }
+        Ok(doubtful)
     }
 
     /// Returns what is known about an unpacked layer's size.
@@ -561,8 +603,7 @@ impl Store {
 }
 
 fn boot_id() -> Result<String, StoreError> {
-    let path = Path::new("/proc/sys/kernel/random/boot_id");
-    fs::read_to_string(path).map(|id| id.trim().to_owned()).map_err(io_error("read", path))
+    host::boot_id().map_err(io_error("read", Path::new(host::BOOT_ID)))
 }
 
 /// Returns the name that an entry has or had. Entries of other tools may have short ones.
@@ -582,7 +623,7 @@ pub(crate) fn is_named(entry: &Descriptor, reference: &Reference) -> bool {
     name == reference.to_string() || name.parse::<Reference>().as_ref() == Ok(reference)
 }
 
-fn find_entry<'a>(index: &'a Index, reference: &Reference) -> Option<&'a Descriptor> {
+pub(crate) fn find_entry<'a>(index: &'a Index, reference: &Reference) -> Option<&'a Descriptor> {
     // The last one wins: it came last.
     let mut entries = index.manifests.iter().rev();
     match reference.digest() {

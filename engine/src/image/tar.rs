@@ -11,6 +11,8 @@ const BLOCK: usize = 512;
 const MAX_EXTENSION: u64 = 1024 * 1024;
 /// Most segments of a sparse file.
 const MAX_SEGMENTS: usize = 65_536;
+/// Most bytes that one member can have: lengths of files are signed numbers.
+const MAX_DATA: u64 = i64::MAX as u64;
 
 /// What kind of file an entry makes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,8 +63,8 @@ pub enum TarError {
     /// A header or extension record makes no sense.
     #[error("the archive has an invalid header: {0}")]
     Header(&'static str),
-    /// An extension is larger than any honest one.
-    #[error("the archive has an extension header of {0} bytes, at most {MAX_EXTENSION} are accepted")]
+    /// The extensions of an entry are larger than any honest one's.
+    #[error("the archive has an entry with extension headers of {0} bytes, at most {MAX_EXTENSION} are accepted")]
     Extension(u64),
 }
 
@@ -78,6 +80,8 @@ pub(crate) struct Reader<R> {
     data: u64,
     /// Bytes between the end of the data and the next header.
     padding: u64,
+    /// Bytes of extension data that the entry being read may still have.
+    extension: u64,
 }
 
 /// What extension headers say about the entry that follows them.
@@ -103,7 +107,7 @@ struct PaxSparse {
 
 impl<R: Read> Reader<R> {
     pub(crate) fn new(inner: R) -> Self {
-        Self { inner, data: 0, padding: 0 }
+        Self { inner, data: 0, padding: 0, extension: MAX_EXTENSION }
     }
 
     /// Returns the underlying reader, to read what follows the end of the archive.
@@ -114,6 +118,8 @@ impl<R: Read> Reader<R> {
     /// Moves to the next entry, skipping what was not read of the current one.
     pub(crate) fn next(&mut self) -> Result<Option<Entry>, TarError> {
         let mut extensions = Extensions::default();
+        // Any number of extension headers may stand before an entry; it is their sum that counts.
+        self.extension = MAX_EXTENSION;
         loop {
             self.skip(self.data + self.padding)?;
             (self.data, self.padding) = (0, 0);
@@ -138,7 +144,7 @@ impl<R: Read> Reader<R> {
                 // Global records are about the archive, as git writes them, and unknown types about something that
                 // makes no file. Docker passes over both.
                 b'g' => {
-                    self.set_data(size);
+                    self.set_data(size)?;
                     continue;
                 }
                 0 | b'0' | b'7' | b'S' => Kind::Regular,
@@ -149,7 +155,7 @@ impl<R: Read> Reader<R> {
                 b'5' => Kind::Directory,
                 b'6' => Kind::Fifo,
                 _ => {
-                    self.set_data(extensions.size.unwrap_or(size));
+                    self.set_data(extensions.size.unwrap_or(size))?;
                     extensions = Extensions::default();
                     continue;
                 }
@@ -198,7 +204,7 @@ impl<R: Read> Reader<R> {
         let mut size = stored;
         let mut sparse = None;
         if kind == Kind::Regular {
-            self.set_data(stored);
+            self.set_data(stored)?;
             if block[156] == b'S' {
                 sparse = Some(self.read_gnu_sparse(block)?);
                 size = number(&block[483..495])?;
@@ -258,9 +264,13 @@ impl<R: Read> Reader<R> {
         })
     }
 
-    fn set_data(&mut self, size: u64) {
+    fn set_data(&mut self, size: u64) -> Result<(), TarError> {
+        if size > MAX_DATA {
+            return Err(TarError::Header("a size out of range"));
+        }
         self.data = size;
         self.padding = size.wrapping_neg() % BLOCK as u64;
+        Ok(())
     }
 
     fn read_header(&mut self) -> Result<Option<[u8; BLOCK]>, TarError> {
@@ -296,10 +306,11 @@ impl<R: Read> Reader<R> {
     }
 
     fn read_extension(&mut self, size: u64) -> Result<Vec<u8>, TarError> {
-        if size > MAX_EXTENSION {
-            return Err(TarError::Extension(size));
-        }
-        self.set_data(size);
+        let Some(left) = self.extension.checked_sub(size) else {
+            return Err(TarError::Extension(size.saturating_add(MAX_EXTENSION - self.extension)));
+        };
+        self.extension = left;
+        self.set_data(size)?;
         let mut bytes = vec![0; usize::try_from(size).expect("bounded above")];
         self.inner.read_exact(&mut bytes).map_err(read_error)?;
         self.data = 0;

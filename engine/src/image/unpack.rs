@@ -51,13 +51,13 @@ pub struct Limits {
     pub bytes: u64,
     /// Number of entries.
     pub entries: u64,
-    /// Bytes of the names of all directories together (their times are set at the end, so they are remembered).
+    /// Bytes that remembering all directories may take (their times are set at the end).
     pub names: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { bytes: 256 << 30, entries: 4_000_000, names: 32 << 20 }
+        Self { bytes: 256 << 30, entries: 4_000_000, names: 16 << 20 }
     }
 }
 
@@ -136,8 +136,7 @@ pub fn unpack<R: Read>(
         root,
         trash,
         parents: HashMap::new(),
-        directories: Vec::new(),
-        names: 0,
+        directories: DirectoryTimes::default(),
         // Files are born with our own ids, so setting them again would be a wasted call per file.
         own: (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw()),
         buffer: vec![0; 256 * 1024],
@@ -154,7 +153,7 @@ pub fn unpack<R: Read>(
             return Err(UnpackError::TooLarge { what: "bytes", limit: limits.bytes });
         }
         unpacker.add(&mut reader, &entry)?;
-        if unpacker.names > limits.names {
+        if unpacker.directories.bytes.len() > limits.names {
             return Err(UnpackError::TooLarge { what: "bytes of directory names", limit: limits.names as u64 });
         }
     }
@@ -168,8 +167,7 @@ struct Unpacker<'a> {
     /// Parents that were opened lately, by the path that the archive gives them.
     parents: HashMap<Vec<u8>, Arc<OwnedFd>>,
     /// Times to set once nothing is added any more.
-    directories: Vec<(Vec<u8>, (i64, u32))>,
-    names: usize,
+    directories: DirectoryTimes,
     own: (u32, u32),
     buffer: Vec<u8>,
 }
@@ -182,7 +180,7 @@ impl Unpacker<'_> {
             if entry.kind == Kind::Directory {
                 let root = reopen(self.root, entry)?;
                 finish_directory(&root, entry)?;
-                self.remember_time(Vec::new(), entry);
+                self.directories.push(b"", entry.mtime);
             }
             return Ok(());
         };
@@ -195,7 +193,7 @@ impl Unpacker<'_> {
         match entry.kind {
             Kind::Directory => {
                 self.directory(parent, &c_name, entry)?;
-                self.remember_time(components.join(&b'/'), entry);
+                self.directories.push(&components.join(&b'/'), entry.mtime);
                 return Ok(());
             }
             Kind::Regular => return self.regular(parent, &c_name, reader, entry),
@@ -461,15 +459,12 @@ impl Unpacker<'_> {
             .map_err(|error| failed("set the time of", entry, error))
     }
 
-    fn remember_time(&mut self, path: Vec<u8>, entry: &Entry) {
-        self.names += path.len() + 1;
-        self.directories.push((path, entry.mtime));
-    }
-
-    /// Sets the directories' times, deepest first, now that no entry changes them any more.
+    /// Sets the directories' times, now that no entry changes them any more.
     fn set_directory_times(&mut self) -> Result<(), UnpackError> {
         self.parents.clear();
-        for (path, mtime) in self.directories.iter().rev() {
+        let mut path = Vec::new();
+        let mut rest = self.directories.bytes.as_slice();
+        while let Some(mtime) = DirectoryTimes::pop(&mut rest, &mut path) {
             let how = OpenHow::new()
                 .flags(OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC)
                 .resolve(
@@ -482,10 +477,45 @@ impl Unpacker<'_> {
                 Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => continue,
                 Err(error) => return Err(failed_at("open the directory", path, error)),
             };
-            let time = time_spec(*mtime);
+            let time = time_spec(mtime);
             futimens(&directory, &time, &time).map_err(|error| failed_at("set the time of", path, error))?;
         }
         Ok(())
+    }
+}
+
+/// Directories and their times, in the order in which they came. Neighbours in an archive share most of their path,
+/// which is written once, so that a million directories take some 30 MB.
+#[derive(Default)]
+struct DirectoryTimes {
+    /// Per directory: length of what it shares with the one before it, length of what follows that, seconds,
+    /// nanoseconds, what follows.
+    bytes: Vec<u8>,
+    last: Vec<u8>,
+}
+
+impl DirectoryTimes {
+    fn push(&mut self, path: &[u8], (seconds, nanoseconds): (i64, u32)) {
+        let shared = path.iter().zip(&self.last).take_while(|(one, other)| one == other).count();
+        for length in [shared, path.len() - shared] {
+            self.bytes.extend_from_slice(&u16::try_from(length).expect("paths are bounded").to_ne_bytes());
+        }
+        self.bytes.extend_from_slice(&seconds.to_ne_bytes());
+        self.bytes.extend_from_slice(&nanoseconds.to_ne_bytes());
+        self.bytes.extend_from_slice(&path[shared..]);
+        self.last.truncate(shared);
+        self.last.extend_from_slice(&path[shared..]);
+    }
+
+    /// Takes the next directory from `rest`; `path` is the one before it and becomes its own.
+    fn pop(rest: &mut &[u8], path: &mut Vec<u8>) -> Option<(i64, u32)> {
+        let shared = u16::from_ne_bytes(*rest.split_off(..2)?.as_array()?);
+        let length = u16::from_ne_bytes(*rest.split_off(..2)?.as_array()?);
+        let seconds = i64::from_ne_bytes(*rest.split_off(..8)?.as_array()?);
+        let nanoseconds = u32::from_ne_bytes(*rest.split_off(..4)?.as_array()?);
+        path.truncate(shared.into());
+        path.extend_from_slice(rest.split_off(..length.into())?);
+        Some((seconds, nanoseconds))
     }
 }
 

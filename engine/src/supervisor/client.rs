@@ -19,7 +19,9 @@ use crate::container::config::ContainerConfig;
 use crate::container::state::ContainerState;
 use crate::id::Id;
 use crate::network::config::NetworkConfig;
-use crate::protocol::{Call, Condition, Event, Failure, FailureKind, Message, Reply, Request, Stopped, VERSION};
+use crate::protocol::{
+    Call, Condition, Event, Failure, FailureKind, Message, ProvidedFile, Reply, Request, Stopped, VERSION,
+};
 use crate::root::Root;
 
 /// Events that a slow reader may be behind before it loses the oldest.
@@ -156,6 +158,10 @@ impl Client {
 
     pub async fn create(&self, config: ContainerConfig) -> Result<(), ClientError> {
         self.done(Request::Create(Box::new(config))).await
+    }
+
+    pub async fn provide(&self, id: &Id, file: ProvidedFile) -> Result<(), ClientError> {
+        self.done(Request::Provide { id: id.clone(), file }).await
     }
 
     pub async fn start(&self, id: &Id) -> Result<(), ClientError> {

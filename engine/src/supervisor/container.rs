@@ -11,13 +11,13 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::health::{Monitor, Plan};
-use super::project::{Project, other};
+use super::project::{Project, memory_failure, other};
 use super::restart::{self, Backoff};
 use super::run::{self, Audience, Run};
 use crate::container::config::ContainerConfig;
 use crate::container::signal;
-use crate::container::state::{ContainerState, Health, HealthStatus, Status};
-use crate::container::store;
+use crate::container::state::{ContainerState, Health, HealthStatus, ProcessStart, Status};
+use crate::container::{memory, store};
 use crate::protocol::{Condition, EventKind, Failure, FailureKind, Stopped};
 use crate::shim::protocol::Exit;
 use crate::volume;
@@ -321,7 +321,7 @@ impl Actor {
             self.state.status = Status::Running;
         }
         self.state.pid = Some(run.pid);
-        self.state.pid_started = store::process_started(run.pid);
+        self.state.pid_started = ProcessStart::of(run.pid);
         self.state.exit_code = 0;
         self.state.oom_killed = false;
         self.state.finished_at = None;
@@ -567,6 +567,7 @@ impl Actor {
         let config = self.config.clone();
         // The writable layer may be large.
         let removed = tokio::task::spawn_blocking(move || -> Result<(), Failure> {
+            memory::remove(&root, &config.id).map_err(|error| memory_failure(&config, &error))?;
             store::remove(&root, &config).map_err(other)?;
             for mount in &config.mounts {
                 if let MountSource::Volume { name, anonymous: true, .. } = &mount.source

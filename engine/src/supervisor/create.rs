@@ -1,5 +1,6 @@
 //! Making a container: what was asked and what the image says become an OCI bundle on disk.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use oci_spec::runtime::Spec;
@@ -8,7 +9,7 @@ use super::container::name_failure;
 use super::project::other;
 use crate::container::config::{ContainerConfig, HealthTest, Healthcheck, NamespaceMode};
 use crate::container::state::{ContainerState, Health, HealthStatus, Status};
-use crate::container::{spec, store, user};
+use crate::container::{signal, spec, store, user};
 use crate::host::Host;
 use crate::id::Id;
 use crate::image::{self, Image, Reference, Store};
@@ -30,10 +31,20 @@ pub(super) fn create(
     images: &Store,
     mut config: ContainerConfig,
 ) -> Result<store::Container, Failure> {
+    // From before the image is found until it can be seen that the container needs its layers.
+    let _hold = images.hold().map_err(other)?;
     let image = find_image(images, &config)?;
     config.healthcheck = healthcheck(config.healthcheck, image.docker.healthcheck.as_ref());
-    if config.stop_signal.is_none() {
-        config.stop_signal = image.config.config().as_ref().and_then(|config| config.stop_signal().clone());
+    match &config.stop_signal {
+        Some(name) if signal::parse(name).is_none() => {
+            return Err(other(format!("cannot make container {}: `{name}` is not a signal", config.name)));
+        }
+        Some(_) => {}
+        // What an image says that is none counts for nothing, as with Docker.
+        None => {
+            let of_image = image.config.config().as_ref().and_then(|config| config.stop_signal().clone());
+            config.stop_signal = of_image.filter(|name| signal::parse(name).is_some());
+        }
     }
     // Other containers' namespaces are looked up when it is started; now it is only checked that all else is right.
     let (spec, shim) = generate(root, host, images, &config, &image, &|_| Some(NOBODY))?;
@@ -63,10 +74,29 @@ pub(super) fn create(
     Ok(store::Container { config, state })
 }
 
-/// Writes `config.json` and `shim.json` anew where they depend on containers that may have been restarted since.
+/// Unpacks those layers of a container again that a power cut may have damaged.
+pub(super) fn restore_layers(root: &Root, images: &Store, id: &Id) -> Result<(), Failure> {
+    let mut doubtful = images.doubtful_layers().map_err(other)?;
+    // As good as always.
+    if doubtful.is_empty() {
+        return Ok(());
+    }
+    let own = store::layers_of(root, id)?.into_iter().collect::<HashSet<_>>();
+    doubtful.retain(|layer| own.contains(layer));
+    images
+        .restore_layers(&doubtful)
+        .map_err(|error| Failure { hint: Some("pull the image again".to_owned()), ..other(error) })
+}
+
+/// Writes `config.json` and `shim.json` anew where they depend on containers that may have been restarted since, or
+/// where a power cut took them.
 pub(super) fn refresh(root: &Root, host: &Host, images: &Store, config: &ContainerConfig) -> Result<(), Failure> {
     let joins = |mode: &NamespaceMode| matches!(mode, NamespaceMode::Container(_));
-    if ![&config.pid, &config.ipc, &config.uts].into_iter().any(joins) {
+    let bundle = root.container(&config.id);
+    let lost = |name| std::fs::metadata(bundle.join(name)).map_or(true, |file| file.len() == 0);
+    if ![&config.pid, &config.ipc, &config.uts].into_iter().any(joins)
+        && !["config.json", shim::config::FILE].into_iter().any(lost)
+    {
         return Ok(());
     }
     let image = find_image(images, config)?;
@@ -76,7 +106,7 @@ pub(super) fn refresh(root: &Root, host: &Host, images: &Store, config: &Contain
     };
     let (spec, shim) = generate(root, host, images, config, &image, &pid_of)?;
     for (name, content) in encode(&spec, &shim)? {
-        store::write(&root.container(&config.id).join(name), &content)?;
+        store::write(&bundle.join(name), &content)?;
     }
     Ok(())
 }

@@ -201,6 +201,7 @@ async fn serve(
             tracing::warn!(error = &error as &dyn std::error::Error, "cannot force layers to the disk");
         }
     });
+    tokio::spawn(Arc::clone(&project).keep_durable());
     // Children end while containers are being adopted already.
     let mut children = signal(SignalKind::child()).map_err(|error| format!("cannot hear of children: {error}"))?;
     project.adopt_all().await.map_err(|failure| failure.to_string())?;

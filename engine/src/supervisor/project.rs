@@ -1,8 +1,9 @@
 //! Everything a supervisor has: its containers, its networks, and what they need of it.
 
-use std::collections::{HashMap, VecDeque};
-use std::fmt::Display;
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::fmt::{Display, Write as _};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
@@ -13,6 +14,7 @@ use super::events::Events;
 use super::run::Run;
 use crate::container::cgroup;
 use crate::container::config::{ContainerConfig, NetworkMode};
+use crate::container::memory::{self, MemoryError};
 use crate::container::state::Status;
 use crate::container::store;
 use crate::host::Host;
@@ -20,14 +22,18 @@ use crate::id::Id;
 use crate::image::Store;
 use crate::network::config::NetworkConfig;
 use crate::network::{NetworkError, Networks};
-use crate::protocol::{EventKind, Failure, FailureKind, Reply};
+use crate::protocol::{EventKind, Failure, FailureKind, ProvidedFile, Reply};
 use crate::root::Root;
 use crate::shim::launcher::Launcher;
+use crate::volume;
 
 /// Exit statuses that may wait to be asked for.
 const STATUSES: usize = 1024;
 /// Network namespaces that are made ahead of the containers that will want them.
 const PREPARED: usize = 16;
+
+/// How long something may be written before it is made durable.
+const BEHIND: Duration = Duration::from_secs(1);
 
 /// A project under supervision. One per process.
 #[derive(Debug)]
@@ -45,6 +51,9 @@ pub(super) struct Project {
     /// Told when the supervisor may have nothing left to do.
     pub(super) idle: Notify,
     registry: Mutex<Registry>,
+    /// Containers of which something was written that is to be durable, and who is told of it.
+    written: Mutex<BTreeSet<Id>>,
+    writing: Notify,
     /// Exit codes of children that were reaped, oldest first.
     statuses: Mutex<VecDeque<(i32, i32)>>,
 }
@@ -69,6 +78,15 @@ pub(super) fn other(error: impl Display) -> Failure {
     Failure { kind: FailureKind::Other, message: error.to_string(), hint: None }
 }
 
+/// Says why a container cannot have its configs and secrets.
+pub(super) fn memory_failure(config: &ContainerConfig, error: &MemoryError) -> Failure {
+    let mut failure = other(format!("cannot start container {}: {error}", config.name));
+    if let Some(source) = std::error::Error::source(error) {
+        let _ = write!(failure.message, ": {source}");
+    }
+    failure
+}
+
 impl Project {
     pub(super) fn new(
         name: String,
@@ -90,6 +108,8 @@ impl Project {
             images,
             idle: Notify::new(),
             registry: Mutex::default(),
+            written: Mutex::default(),
+            writing: Notify::new(),
             statuses: Mutex::default(),
         })
     }
@@ -100,6 +120,8 @@ impl Project {
 
     /// Takes over every container of the project that is on disk.
     pub(super) async fn adopt_all(self: &Arc<Self>) -> Result<(), Failure> {
+        store::sweep(&self.root, &self.name).map_err(other)?;
+        volume::sweep(&self.root).map_err(other)?;
         for container in store::list_as_written(&self.root, &self.name).map_err(other)? {
             self.adopt(container).await?;
         }
@@ -155,8 +177,44 @@ impl Project {
         let container = made.await.map_err(other)??;
         let config = container.config.clone();
         self.supervise(container, None);
+        self.wrote(&config.id);
         self.events.container(&config, EventKind::Create, []);
         Ok(())
+    }
+
+    /// Keeps the content of a container's file.
+    pub(super) async fn provide(&self, id: Id, file: ProvidedFile) -> Result<(), Failure> {
+        let root = self.root.clone();
+        let kept = tokio::task::spawn_blocking(move || -> Result<(), Failure> {
+            let container = store::load(&root, &id).map_err(other)?.ok_or_else(|| Failure {
+                kind: FailureKind::NoSuchContainer,
+                message: format!("no container {}", id.short()),
+                hint: None,
+            })?;
+            memory::provide(&root, &container.config, &file.target, file.content.as_bytes())
+                .map_err(|error| memory_failure(&container.config, &error))
+        });
+        kept.await.map_err(other)?
+    }
+
+    fn wrote(&self, id: &Id) {
+        self.written.lock().expect("no holder of this lock panics").insert(id.clone());
+        self.writing.notify_one();
+    }
+
+    /// Makes durable what is written about containers, as long as the supervisor lives. It is a moment behind, so that
+    /// nobody waits for the disk and much that is written at once is forced to it at once.
+    pub(super) async fn keep_durable(self: Arc<Self>) {
+        loop {
+            self.writing.notified().await;
+            tokio::time::sleep(BEHIND).await;
+            let written = std::mem::take(&mut *self.written.lock().expect("no holder of this lock panics"));
+            let root = self.root.clone();
+            let synced = tokio::task::spawn_blocking(move || written.iter().try_for_each(|id| store::sync(&root, id)));
+            if let Err(error) = synced.await.map_err(other).and_then(|synced| synced.map_err(other)) {
+                tracing::warn!(%error, "cannot force containers to the disk");
+            }
+        }
     }
 
     /// Has ready what a container that is being created will want when it is started, which is as a rule at once.
@@ -205,7 +263,10 @@ impl Project {
 
     /// Notes what a container is now.
     pub(super) fn note(&self, id: &Id, status: Status) {
-        self.registry().statuses.insert(id.clone(), status);
+        let before = self.registry().statuses.insert(id.clone(), status);
+        if before != Some(status) {
+            self.wrote(id);
+        }
     }
 
     /// A container is gone.

@@ -9,13 +9,13 @@ use tokio::time::Instant;
 
 use super::attach::{self, Attached};
 use super::create::{self, start_failure};
-use super::project::{Project, other};
+use super::project::{Project, memory_failure, other};
 use super::shims::Connection;
 use crate::container::cgroup;
 use crate::container::config::{ContainerConfig, NetworkMode};
 use crate::container::signal;
-use crate::container::state::{BoundPort, ContainerState, EndpointState};
-use crate::container::store;
+use crate::container::state::{BoundPort, ContainerState, EndpointState, ProcessStart};
+use crate::container::{memory, store};
 use crate::protocol::Failure;
 use crate::shim;
 use crate::shim::protocol::{Exit, FromShim, Spawn, Task, ToShim};
@@ -60,6 +60,13 @@ struct Started {
     fds: Vec<OwnedFd>,
 }
 
+/// A PID 1 whose end will be noticed.
+struct Watched {
+    pid: i32,
+    pidfd: AsyncFd<OwnedFd>,
+    handed: Vec<OwnedFd>,
+}
+
 impl Run {
     /// Starts a container that has been created.
     pub(super) async fn start(
@@ -69,6 +76,7 @@ impl Run {
     ) -> Result<Self, Failure> {
         let bundle = project.root.container(&config.id);
         let run = project.root.container_run(&config.id);
+        memory::prepare(&project.root, config).map_err(|error| memory_failure(config, &error))?;
         make_run_directory(&run).map_err(|error| other(format!("cannot make {}: {error}", run.display())))?;
         // What the run before this one left: its end must not be taken for the end of this one.
         match std::fs::remove_file(bundle.join("exit.json")) {
@@ -78,6 +86,7 @@ impl Run {
             _ => {}
         }
         create::refresh(&project.root, &project.host, &project.images, config)?;
+        restore_layers(project, config).await?;
         let task = match audience {
             Audience::None => Task::Create,
             Audience::Attends { size } => Task::CreateAttended { size },
@@ -95,7 +104,14 @@ impl Run {
             }
         };
         match begin(&mut shim, config, network.as_ref()).await {
-            Ok(started) => Self::new(project, config, spawn, shim, started, network),
+            Ok(started) => match watch(config, started) {
+                Ok(watched) => Ok(Self::new(project, config, spawn, shim, watched, network)),
+                Err((pid, failure)) => {
+                    abandon(shim, pid).await;
+                    clean_up(project, config, network).await;
+                    Err(failure)
+                }
+            },
             Err(failure) => {
                 drop(shim);
                 clean_up(project, config, network).await;
@@ -127,9 +143,9 @@ impl Run {
             (shim, started, kept, false)
         } else {
             // The shim is gone as well. A process that lives is found by its number and start time.
-            let (Some(pid), Some(since)) = (state.pid, state.pid_started) else { return Ok(None) };
+            let (Some(pid), Some(since)) = (state.pid, &state.pid_started) else { return Ok(None) };
             let Ok(process) = pidfd::open(nix::unistd::Pid::from_raw(pid)) else { return Ok(None) };
-            if store::process_started(pid) != Some(since) {
+            if ProcessStart::of(pid).as_ref() != Some(since) {
                 return Ok(None);
             }
             let netns = std::fs::File::open(format!("/proc/{pid}/ns/net"))
@@ -141,7 +157,8 @@ impl Run {
             (shim, Started { pid, fds }, Vec::new(), true)
         };
         let network = attach::adopt(project, config, state, started.fds.get(1), kept).await?;
-        let mut run = Self::new(project, config, spawn, shim, started, network)?;
+        let watched = watch(config, started).map_err(|(_, failure)| failure)?;
+        let mut run = Self::new(project, config, spawn, shim, watched, network);
         run.orphaned = orphaned;
         if orphaned {
             run.keep().await?;
@@ -154,33 +171,26 @@ impl Run {
         config: &ContainerConfig,
         spawn: Spawn,
         shim: Connection,
-        Started { pid, mut fds }: Started,
+        Watched { pid, pidfd, handed }: Watched,
         network: Option<Attached>,
-    ) -> Result<Self, Failure> {
-        let lacking = || other(format!("the shim of {} did not hand over its descriptors", config.name));
-        if fds.is_empty() {
-            return Err(lacking());
-        }
-        let process = fds.remove(0);
-        let stop_signal = match &config.stop_signal {
-            Some(name) => signal::parse(name).ok_or_else(|| other(format!("`{name}` is not a signal")))?,
-            None => nix::sys::signal::Signal::SIGTERM as i32,
-        };
+    ) -> Self {
+        // It was looked at when the container was made.
+        let stop_signal = config.stop_signal.as_deref().and_then(signal::parse);
         let (endpoints, ports) = network.as_ref().map(Attached::state).unwrap_or_default();
-        Ok(Self {
+        Self {
             pid,
             started: Instant::now(),
-            stop_signal,
+            stop_signal: stop_signal.unwrap_or(nix::sys::signal::Signal::SIGTERM as i32),
             endpoints,
             ports,
             spawn,
             project: std::sync::Arc::clone(project),
             shim,
-            pidfd: readiness::watch_reading(process).map_err(other)?,
-            handed: fds,
+            pidfd,
+            handed,
             network,
             orphaned: false,
-        })
+        }
     }
 
     /// Sends PID 1 a signal.
@@ -224,7 +234,7 @@ impl Run {
 
     /// The shim is gone: the container gets another, which also writes what an ended container has left to say.
     async fn shim_died(&mut self) -> Option<Exit> {
-        if let Ok(Some(exit)) = store::read::<Exit>(&self.spawn.bundle.join(shim::EXIT)) {
+        if let Ok(Some(exit)) = store::read_if_written::<Exit>(&self.spawn.bundle.join(shim::EXIT)) {
             return Some(self.known(exit));
         }
         self.spawn.task = Task::Adopt { pid: self.pid };
@@ -281,7 +291,8 @@ async fn begin(
     if let Some(network) = network
         && config.network != NetworkMode::Host
     {
-        shim.send(&ToShim::Network, &[network.netns()]).await.map_err(other)?;
+        // A shim that is gone has said why, which is what comes next.
+        let _ = shim.send(&ToShim::Network, &[network.netns()]).await;
     }
     loop {
         match shim.receive().await.map_err(other)? {
@@ -294,6 +305,27 @@ async fn begin(
             Some((FromShim::Failed(failure), _)) => return Err(start_failure(config, &failure)),
             Some(_) => {}
             None => return Err(other(format!("the shim of {} was killed while it made the container", config.name))),
+        }
+    }
+}
+
+/// Watches a PID 1; where that cannot be done, says which one it is.
+fn watch(config: &ContainerConfig, Started { pid, mut fds }: Started) -> Result<Watched, (i32, Failure)> {
+    if fds.is_empty() {
+        return Err((pid, other(format!("the shim of {} did not hand over its descriptors", config.name))));
+    }
+    let pidfd = readiness::watch_reading(fds.remove(0)).map_err(|error| (pid, other(error)))?;
+    Ok(Watched { pid, pidfd, handed: fds })
+}
+
+/// Ends a container that was started and cannot be kept.
+async fn abandon(mut shim: Connection, pid: i32) {
+    // Nobody but the shim reaps it, so the number is still its own.
+    let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+    while let Ok(Some((message, _))) = shim.receive().await {
+        if matches!(message, FromShim::Exited(_)) {
+            let _ = shim.send(&ToShim::Release, &[]).await;
+            return;
         }
     }
 }
@@ -321,6 +353,14 @@ async fn adopt(shim: &mut Connection) -> io::Result<(Started, Vec<(String, Owned
             _ => {}
         }
     }
+}
+
+/// Has the container's layers whole, which takes time after a power cut and else none.
+async fn restore_layers(project: &std::sync::Arc<Project>, config: &ContainerConfig) -> Result<(), Failure> {
+    let (project, id) = (std::sync::Arc::clone(project), config.id.clone());
+    tokio::task::spawn_blocking(move || create::restore_layers(&project.root, &project.images, &id))
+        .await
+        .map_err(other)?
 }
 
 fn spawn_shim(project: &Project, spawn: &Spawn, fds: &[std::os::fd::BorrowedFd<'_>]) -> Result<Connection, Failure> {
@@ -364,7 +404,7 @@ pub(super) fn cgroup(project: &Project, config: &ContainerConfig) -> Result<cgro
 async fn remove_cgroups(project: &Project, config: &ContainerConfig) {
     let path = project.root.container(&config.id).join(shim::config::FILE);
     let removed = tokio::task::spawn_blocking(move || -> Result<(), Failure> {
-        match store::read::<shim::config::ShimConfig>(&path)? {
+        match store::read_if_written::<shim::config::ShimConfig>(&path)? {
             Some(shim) => shim.cgroup.remove().map_err(other),
             None => Ok(()),
         }

@@ -74,6 +74,7 @@ async fn answer(project: &Arc<Project>, request: Request) -> Result<Reply, Failu
         Request::EnsureNetwork(config) => project.ensure_network(config).await,
         Request::RemoveNetwork { name } => project.remove_network(&name).await.map(|()| Reply::Done),
         Request::Create(config) => project.create(*config).await.map(|()| Reply::Done),
+        Request::Provide { id, file } => project.provide(id, file).await.map(|()| Reply::Done),
         Request::Start { id } => project.container(&id)?.start(Audience::None).await.map(|()| Reply::Done),
         Request::StartAttended { id, size } => {
             project.container(&id)?.start(Audience::Attends { size }).await.map(|()| Reply::Done)

@@ -1,4 +1,4 @@
-//! Extended attributes of open files: `fsetxattr(2)`, `fgetxattr(2)`.
+//! Extended attributes of open files: `fsetxattr(2)`, `fgetxattr(2)`, `fremovexattr(2)`.
 
 use std::ffi::CStr;
 use std::io;
@@ -14,6 +14,13 @@ pub fn fsetxattr(file: impl AsFd, name: &CStr, value: &[u8]) -> io::Result<()> {
     let result =
         unsafe { libc::fsetxattr(file.as_fd().as_raw_fd(), name.as_ptr(), value.as_ptr().cast(), value.len(), 0) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Removes an extended attribute of an open file (`fremovexattr(2)`).
+pub fn fremovexattr(file: impl AsFd, name: &CStr) -> Result<()> {
+    // SAFETY: the descriptor is borrowed for the call, and the name ends in NUL by its type.
+    let result = unsafe { libc::fremovexattr(file.as_fd().as_raw_fd(), name.as_ptr()) };
+    Errno::result(result).map(drop)
 }
 
 /// Reads an extended attribute of an open file (`fgetxattr(2)`). A file without it gives `None`.

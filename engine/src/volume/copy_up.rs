@@ -3,6 +3,9 @@
 //! Runs in the container's init, before the volume covers the place. Both trees are hostile (the image by its author, the
 //! volume by other containers that have it mounted already), so everything goes by descriptor and name, no link is
 //! followed, and nothing is done through a path.
+//!
+//! A copy is whole and durable before any container has it: until then the volume has a mark, and whoever finds the mark
+//! starts over. Else a power cut would leave a volume with content that is never completed.
 
 use std::collections::HashMap;
 use std::ffi::{CStr, CString};
@@ -14,14 +17,18 @@ use nix::errno::Errno;
 use nix::fcntl::{AtFlags, Flock, FlockArg, OFlag, openat};
 use nix::sys::stat::{FileStat, Mode, SFlag, UtimensatFlags, fchmod, fstat, fstatat, mkdirat, mknodat, utimensat};
 use nix::sys::time::TimeSpec;
-use nix::unistd::{Gid, LinkatFlags, Uid, fchownat, linkat, symlinkat};
+use nix::unistd::{Gid, LinkatFlags, Uid, fchownat, linkat, symlinkat, syncfs};
 
 use crate::container::beneath;
 use crate::container::step::{Context, ExactModes, Step, fault};
+use crate::image::remove::remove_tree;
 use crate::sys::xattr;
 
 /// How deep directories may be nested; the deepest path that the kernel resolves has 2048 levels (PATH_MAX).
 const DEPTH: usize = 2048;
+
+/// Extended attribute of a volume that is being filled.
+const FILLING: &CStr = c"trusted.rcompose.filling";
 
 const DIRECTORY: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
 
@@ -36,15 +43,56 @@ pub fn copy_up(root: BorrowedFd<'_>, path: &Path, volume: BorrowedFd<'_>) -> Ste
     let target = beneath::open(volume, "/", OFlag::O_RDONLY | OFlag::O_DIRECTORY).step(describe)?;
     // Two containers that get the same new volume: one copies, the other waits and then finds it filled.
     let lock = Flock::lock(target, FlockArg::LockExclusive).map_err(|(_, errno)| errno).step(describe)?;
-    if !is_empty(lock.as_fd()).step(describe)? {
+    if is_filling(lock.as_fd()).step(describe)? {
+        // From a crash in the middle of it; no container has had it since.
+        clear(lock.as_fd()).step(describe)?;
+    } else if !is_empty(lock.as_fd()).step(describe)? {
         return Ok(());
     }
+    if is_empty(source.as_fd()).step(describe)? {
+        let status = fstat(&source).step(describe)?;
+        return copy_attributes(source.as_fd(), lock.as_fd(), &status).step(describe);
+    }
+    let marked = mark(lock.as_fd()).step(describe)?;
     let status = fstat(&source).step(describe)?;
     let _exact = ExactModes::new();
     let mut links = HashMap::new();
     copy_directory(source.as_fd(), lock.as_fd(), lock.as_fd(), &mut Vec::new(), &mut links)
         .map_err(|(errno, name)| fault(format!("{}: {name}: {}", describe(), errno.desc())))?;
-    copy_attributes(source.as_fd(), lock.as_fd(), &status).step(describe)
+    copy_attributes(source.as_fd(), lock.as_fd(), &status).step(describe)?;
+    if marked {
+        // One by one would be a wait for the journal each, and an image may have thousands of files here.
+        syncfs(&*lock).step(describe)?;
+        xattr::fremovexattr(&*lock, FILLING).step(describe)?;
+    }
+    Ok(())
+}
+
+/// Marks a volume as being filled; `false` where the file system cannot remember it.
+fn mark(volume: BorrowedFd<'_>) -> nix::Result<bool> {
+    match xattr::fsetxattr(volume, FILLING, b"1") {
+        Ok(()) => Ok(true),
+        Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => Ok(false),
+        Err(error) => Err(Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))),
+    }
+}
+
+fn is_filling(volume: BorrowedFd<'_>) -> nix::Result<bool> {
+    let mark = xattr::fgetxattr(volume, FILLING, 16);
+    Ok(mark.map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)))?.is_some())
+}
+
+/// Removes everything in a directory.
+fn clear(directory: BorrowedFd<'_>) -> nix::Result<()> {
+    let mut names = Vec::new();
+    for entry in Dir::from_fd(reopen(directory)?)?.iter() {
+        let entry = entry?;
+        if entry.file_name() != c"." && entry.file_name() != c".." {
+            names.push(entry.file_name().to_owned());
+        }
+    }
+    // What is moved out of the way is moved to where it is going to be removed as well.
+    names.iter().try_for_each(|name| remove_tree(directory, name, directory))
 }
 
 /// An error and the name it is about.
@@ -211,6 +259,14 @@ mod tests {
         fs::remove_file(volume.join("other")).unwrap();
         copy_up(root.as_fd(), Path::new("/data"), target.as_fd()).unwrap();
         assert!(!volume.join("other").exists());
+        // One that a crash left half filled is filled anew.
+        let volume_fd = fs::File::open(&volume).unwrap();
+        if mark(volume_fd.as_fd()).unwrap() {
+            fs::write(volume.join("half"), "").unwrap();
+            copy_up(root.as_fd(), Path::new("/data"), target.as_fd()).unwrap();
+            assert!(volume.join("other").exists() && !volume.join("half").exists());
+            assert!(!is_filling(volume_fd.as_fd()).unwrap());
+        }
     }
 
     #[test]

@@ -4,13 +4,14 @@ pub mod copy_up;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io;
+use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use crate::container::store;
+use crate::host;
 use crate::id::Id;
 use crate::root::Root;
 
@@ -72,7 +73,7 @@ pub fn ensure(root: &Root, config: &VolumeConfig) -> Result<bool, VolumeError> {
     }
     let volumes = root.volumes();
     make(&volumes, 0o711)?;
-    let aside = volumes.join(format!(".{}", Id::random()));
+    let aside = aside(root)?;
     let made = (|| {
         make(&aside, 0o711)?;
         let data = aside.join("_data");
@@ -81,7 +82,13 @@ pub fn ensure(root: &Root, config: &VolumeConfig) -> Result<bool, VolumeError> {
         fs::set_permissions(&data, fs::Permissions::from_mode(0o755)).map_err(failed("change", &data))?;
         let volume = Volume { config: config.clone(), created: jiff::Timestamp::now() };
         let record = serde_json::to_vec(&volume).expect("our own types have string keys only and always serialise");
-        store::write(&aside.join("volume.json"), &record)?;
+        // What a volume holds is worth the wait for the disk: it must not be there without its record.
+        let path = aside.join("volume.json");
+        let written = fs::File::create_new(&path).and_then(|mut file| {
+            file.write_all(&record)?;
+            file.sync_all()
+        });
+        written.map_err(failed("write", &path))?;
         match fs::rename(&aside, &directory) {
             Ok(()) => Ok(true),
             // Another caller was first: a directory that is not empty is never replaced (rename(2)).
@@ -136,7 +143,7 @@ pub fn remove(root: &Root, name: &str) -> Result<bool, VolumeError> {
         }
     }
     let directory = root.volume(name);
-    let aside = root.volumes().join(format!(".{}", Id::random()));
+    let aside = aside(root)?;
     match fs::rename(&directory, &aside) {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
@@ -144,6 +151,40 @@ pub fn remove(root: &Root, name: &str) -> Result<bool, VolumeError> {
     }
     fs::remove_dir_all(&aside).map_err(failed("remove", &aside))?;
     Ok(true)
+}
+
+/// Returns a name for a volume that is being made or removed, which tells in which boot.
+fn aside(root: &Root) -> Result<PathBuf, VolumeError> {
+    Ok(root.volumes().join(format!(".{}.{}", boot()?, Id::random())))
+}
+
+fn boot() -> Result<String, VolumeError> {
+    host::boot_id().map_err(failed("read", Path::new(host::BOOT_ID)))
+}
+
+/// Takes away what a reset left of volumes that were being made or removed.
+pub(crate) fn sweep(root: &Root) -> Result<(), VolumeError> {
+    let volumes = root.volumes();
+    let entries = match fs::read_dir(&volumes) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries.map_err(failed("read", &volumes))?,
+    };
+    let own = format!(".{}.", boot()?);
+    for entry in entries {
+        let entry = entry.map_err(failed("read", &volumes))?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.starts_with('.') && !name.starts_with(&own) {
+            match fs::remove_dir_all(entry.path()) {
+                // Another supervisor does the same.
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(failed("remove", &entry.path())(error));
+                }
+                _ => {}
+            }
+        }
+    }
+    Ok(())
 }
 
 fn check_name(name: &str) -> Result<(), VolumeError> {
@@ -185,6 +226,19 @@ mod tests {
         assert!(remove(&root, "shop_data").unwrap());
         assert!(!remove(&root, "shop_data").unwrap());
         assert_eq!(fs::read_dir(root.volumes()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn what_a_reset_left_is_swept_away() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = Root::below(directory.path());
+        ensure(&root, &config("shop_data")).unwrap();
+        fs::create_dir_all(root.volumes().join(".of-an-earlier-boot.1/_data")).unwrap();
+        let current = aside(&root).unwrap();
+        fs::create_dir(&current).unwrap();
+        sweep(&root).unwrap();
+        assert!(current.exists() && load(&root, "shop_data").unwrap().is_some());
+        assert_eq!(fs::read_dir(root.volumes()).unwrap().count(), 2);
     }
 
     #[test]

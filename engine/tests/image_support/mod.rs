@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use rcompose_engine::image::{
-    Client, ClientOptions, Digest, PullOptions, Reference, RegistryConfig, RegistrySettings, Store, media,
+    Client, ClientOptions, Digest, PullOptions, Reference, RegistryConfig, RegistrySettings, Store, StoreError, media,
 };
 use serde_json::{Value, json};
 
@@ -220,11 +220,10 @@ impl Registry {
     }
 
     pub(crate) fn start_with(extra: impl Fn(&Path) -> String, authorization: Option<String>) -> Option<Self> {
-        let program = "/usr/bin/docker-registry";
-        if !Path::new(program).exists() {
-            eprintln!("skipped: {program} is not installed (apt-get install docker-registry)");
+        let Some(program) = registry_program() else {
+            eprintln!("skipped: there is no docker-registry (compose-tests/run gets it)");
             return None;
-        }
+        };
         let directory = tempfile::Builder::new().prefix("rcompose-registry-").tempdir().unwrap();
         let root = directory.path().join("data");
         for attempt in 0.. {
@@ -240,7 +239,7 @@ impl Registry {
             fs::write(&config, text).unwrap();
             let log = fs::File::create(directory.path().join("log")).unwrap();
             let mut child =
-                Command::new(program).arg("serve").arg(&config).stdout(Stdio::null()).stderr(log).spawn().unwrap();
+                Command::new(&program).arg("serve").arg(&config).stdout(Stdio::null()).stderr(log).spawn().unwrap();
             let deadline = Instant::now() + Duration::from_secs(20);
             while Instant::now() < deadline {
                 if TcpStream::connect(address).is_ok() {
@@ -274,6 +273,17 @@ impl Drop for Registry {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Debian's program, installed or as `compose-tests/run` keeps it in its cache.
+fn registry_program() -> Option<PathBuf> {
+    let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let below = |base: PathBuf| base.join("rcompose-tests");
+    let cache = variable("RCOMPOSE_TEST_CACHE")
+        .or_else(|| variable("XDG_CACHE_HOME").map(below))
+        .or_else(|| variable("HOME").map(|home| below(home.join(".cache"))));
+    let kept = cache.map(|cache| cache.join("tools/docker-registry"));
+    kept.into_iter().chain([PathBuf::from("/usr/bin/docker-registry")]).find(|program| program.exists())
 }
 
 /// A request as the misbehaving server sees it.
@@ -474,8 +484,8 @@ impl Setup {
         for directory in ["images/.rcompose/tmp", "images/.rcompose/locks", "layers/.tmp"] {
             for entry in fs::read_dir(self.data().join(directory)).unwrap() {
                 let name = entry.unwrap().file_name().into_string().unwrap();
-                // The lock that others take shared stays.
-                if name != "store" {
+                // The locks that others take shared stay.
+                if name != "store" && name != "use" {
                     found.push(format!("{directory}/{name}"));
                 }
             }
@@ -486,6 +496,12 @@ impl Setup {
 
 pub(crate) fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
+}
+
+/// For garbage collection where there are no containers.
+#[expect(clippy::unnecessary_wraps, reason = "it stands for something that can fail")]
+pub(crate) fn nothing_in_use() -> Result<Vec<Digest>, StoreError> {
+    Ok(Vec::new())
 }
 
 /// Tells whether this process may make device nodes and set trusted attributes, which layers need.

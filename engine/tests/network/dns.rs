@@ -10,7 +10,7 @@ use hickory_proto::rr::{Name, RData, RecordType};
 use rcompose_engine::network::Options;
 use rcompose_engine::network::config::NetworkConfig;
 
-use crate::host::{network, on, on_host, with_options, within};
+use crate::host::{SOON, network, on, on_host, with_options, within};
 
 pub(crate) const A: RecordType = RecordType::A;
 
@@ -157,7 +157,7 @@ fn a_container_sees_other_projects_of_a_shared_network_and_no_other_network() {
         let joined = other.join(&sandbox, &member, &[on("shared", &["api"])], &[], &[]).await.unwrap();
         assert_ne!(joined.endpoints[0].ipv4.unwrap().0, a.ip());
         let address = joined.endpoints[0].ipv4.unwrap().0.to_string();
-        let deadline = std::time::Instant::now() + Duration::from_secs(5);
+        let deadline = std::time::Instant::now() + SOON;
         while query(a.sandbox.netns(), "api", A).await.addresses != [address.clone()] {
             assert!(std::time::Instant::now() < deadline);
         }

@@ -18,7 +18,7 @@ use rcompose_engine::root::Root;
 use rtnetlink::packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkInfo};
 
 /// How long a connection may take that should work.
-pub(crate) const SOON: Duration = Duration::from_secs(3);
+pub(crate) const SOON: Duration = Duration::from_secs(30);
 /// How long a connection is tried that should not.
 pub(crate) const NEVER: Duration = Duration::from_millis(400);
 

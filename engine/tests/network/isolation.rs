@@ -151,7 +151,7 @@ fn foreign_firewalls_that_drop_what_they_do_not_know() {
         nft(&["delete", "table", "inet", "firewalld"]);
         nft(&["delete", "table", "inet", "quiet"]);
         load(DOCKER);
-        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        let deadline = std::time::Instant::now() + SOON;
         while !works() {
             assert!(std::time::Instant::now() < deadline, "{}", nft(&["list", "ruleset"]).unwrap());
         }

@@ -42,7 +42,7 @@ fn containers_of_a_network_reach_each_other_and_nothing_is_left() {
 
 /// Waits until nothing of ours is in the kernel: links of a namespace that was dropped go a little later.
 async fn gone(networks: &Networks) {
-    let deadline = Instant::now() + Duration::from_secs(5);
+    let deadline = Instant::now() + SOON;
     loop {
         let census = networks.census().await.unwrap();
         if census.is_empty() {
@@ -96,7 +96,7 @@ fn a_bridge_and_rules_removed_by_hand_come_back() {
 }
 
 async fn repaired(works: impl AsyncFn() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + SOON;
     while !works().await {
         assert!(Instant::now() < deadline, "it was not repaired");
         tokio::time::sleep(Duration::from_millis(20)).await;

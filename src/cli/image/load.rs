@@ -10,8 +10,7 @@ use rcompose_engine::image::{Platform, PullError, Reference, Store, no_progress,
 
 use crate::cli::context::Context;
 use crate::cli::error::Error;
-use crate::cli::pull::sources;
-use crate::project::pull as project;
+use crate::project::pull::{self as project, Sources};
 use crate::ui::progress::{Event, Progress, State};
 
 #[derive(Debug, Args)]
@@ -68,7 +67,7 @@ pub fn run(context: &Context, args: &LoadArgs) -> Result<(), Error> {
 
 /// Unpacks what was loaded, which is when its layers are checked.
 pub async fn unpack(store: &Arc<Store>, names: &[Reference], progress: &Progress) -> Result<(), Error> {
-    let options = project::pull_options(&sources())?;
+    let options = project::pull_options(&Sources::of_host())?;
     for name in names {
         let id = name.familiar();
         progress.event(&Event { text: "Loading", ..Event::new(&id, State::Working, "") });

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use rcompose_engine::container::store::{self, Container};
-use rcompose_engine::image::{Damage, Digest, Freed, Image, Platform, Store};
+use rcompose_engine::image::{Digest, Freed, Image, Platform, Store};
 use rcompose_engine::root::Root;
 
 use crate::cli::context::Context;
@@ -87,24 +87,7 @@ impl Local {
 
     /// Frees what neither an image nor a container needs.
     pub fn collect(&self) -> Result<Freed, Error> {
-        let mut failure = None;
-        let freed = self.store.gc(|| match store::layers(&self.root) {
-            Ok(layers) => layers,
-            Err(error) => {
-                failure = Some(error);
-                // What cannot be seen may need any of them.
-                self.images.iter().flat_map(|image| image.diff_ids.clone()).collect()
-            }
-        })?;
-        match failure {
-            Some(error) => Err(error.into()),
-            None => Ok(freed),
-        }
-    }
-
-    /// Returns what is wrong with an image.
-    pub fn verify(&self, image: &Image) -> Result<Vec<Damage>, Error> {
-        Ok(self.store.verify(image)?)
+        self.store.gc(|| store::layers(&self.root).map_err(Error::from))
     }
 }
 

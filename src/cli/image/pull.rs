@@ -5,9 +5,8 @@ use rcompose_engine::image::{Image, Platform, Store, pull};
 
 use crate::cli::context::Context;
 use crate::cli::error::{Error, INTERRUPTED};
-use crate::cli::pull::sources;
 use crate::cli::signals;
-use crate::project::pull as project;
+use crate::project::pull::{self as project, Sources};
 use crate::ui::progress::{Event, Progress, State};
 
 #[derive(Debug, Args)]
@@ -36,7 +35,7 @@ pub fn run(context: &Context, args: &PullArgs) -> Result<(), Error> {
     let root = context.root()?;
     let store = std::sync::Arc::new(Store::open(root.data())?);
     let pulled = context.block_on(async {
-        let mut options = project::pull_options(&sources())?;
+        let mut options = project::pull_options(&Sources::of_host())?;
         options.platform.clone_from(&args.platform);
         let mut wanted = vec![reference.clone()];
         if args.all_tags {

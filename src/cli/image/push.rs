@@ -8,8 +8,8 @@ use rcompose_engine::image::Platform;
 use super::local::Local;
 use crate::cli::context::Context;
 use crate::cli::error::{Error, INTERRUPTED};
-use crate::cli::pull::sources;
 use crate::cli::signals;
+use crate::project::pull::Sources;
 use crate::project::{pull, push};
 use crate::ui::progress::Progress;
 
@@ -51,7 +51,7 @@ pub fn run(context: &Context, args: &PushArgs) -> Result<(), Error> {
     }
     let progress = if args.quiet { Progress::quiet() } else { context.ui.progress("Pushing") };
     let pushed = context.block_on(async {
-        let options = pull::pull_options(&sources())?;
+        let options = pull::pull_options(&Sources::of_host())?;
         let interrupt = signals::interrupt()?;
         let mut pushed = Vec::new();
         for name in wanted {

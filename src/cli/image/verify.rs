@@ -1,16 +1,13 @@
 //! `image verify`: images are what their digests say, or become so again.
 
-use std::sync::Arc;
-
 use clap::Args;
-use rcompose_engine::image::{Image, pull};
+use rcompose_engine::image::{Reference, StoreError, no_progress, repair};
 
 use super::local::Local;
 use crate::cli::context::Context;
 use crate::cli::error::{Error, Message};
-use crate::cli::pull::sources;
-use crate::project::pull as project;
-use crate::ui::progress::Progress;
+
+use crate::project::pull::{self as project, Sources};
 
 #[derive(Debug, Args)]
 #[command(after_help = "Example: rcompose image verify redis:7")]
@@ -28,35 +25,39 @@ pub struct VerifyArgs {
 
 pub fn run(context: &Context, args: &VerifyArgs) -> Result<(), Error> {
     let local = Local::open(context)?;
-    let chosen = if args.images.is_empty() {
-        local.images.clone()
+    let names = if args.images.is_empty() {
+        // Those too that are too damaged to be listed.
+        local.store.names()?
     } else {
-        args.images.iter().map(|name| local.find(name)).collect::<Result<Vec<_>, _>>()?
+        args.images.iter().map(|name| chosen(&local, name)).collect::<Result<Vec<_>, _>>()?
     };
     let mut failures = Vec::new();
-    for image in &chosen {
-        let name = image.reference.familiar();
-        let damage = local.verify(image)?;
+    for name in &names {
+        let shown = name.familiar();
+        let damage = local.store.verify_name(name)?.ok_or_else(|| StoreError::NoSuchImage(shown.clone()))?;
         if damage.is_empty() {
             if !args.quiet {
-                context.ui.out(&format!("{name}: OK\n"))?;
+                context.ui.out(&format!("{shown}: OK\n"))?;
             }
             continue;
         }
         let found = damage.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         if args.no_repair {
-            let hint = format!("rcompose image verify {name} repairs it");
-            failures.push(Message { text: format!("{name}: {found}"), hint: Some(hint) });
+            let hint = format!("rcompose image verify {shown} repairs it");
+            failures.push(Message { text: format!("{shown}: {found}"), hint: Some(hint) });
             continue;
         }
-        local.store.discard(&damage)?;
-        match context.block_on(repair(&local, image)) {
-            Ok(()) if args.quiet => {}
-            Ok(()) => context.ui.out(&format!("{name}: repaired ({found})\n"))?,
+        let repaired = context.block_on(async {
+            let options = project::pull_options(&Sources::of_host())?;
+            Ok(repair(&local.store, name, &options, &no_progress()).await?)
+        });
+        match repaired {
+            Ok(_) if args.quiet => {}
+            Ok(_) => context.ui.out(&format!("{shown}: repaired ({found})\n"))?,
             Err(Error::Failed(messages)) => {
                 let why = messages.into_iter().map(|message| message.text).collect::<Vec<_>>().join("; ");
-                let hint = Some(format!("rcompose image rm {name}, and pull, load or build it again"));
-                failures.push(Message { text: format!("{name}: {found}; cannot repair it: {why}"), hint });
+                let hint = Some(format!("rcompose image rm {shown}, and pull, load or build it again"));
+                failures.push(Message { text: format!("{shown}: {found}; cannot repair it: {why}"), hint });
             }
             Err(error) => return Err(error),
         }
@@ -64,20 +65,10 @@ pub fn run(context: &Context, args: &VerifyArgs) -> Result<(), Error> {
     if failures.is_empty() { Ok(()) } else { Err(Error::Failed(failures)) }
 }
 
-/// Fetches an image again, by the digest that it had: its tag may mean another one by now.
-async fn repair(local: &Local, image: &Image) -> Result<(), Error> {
-    let options = project::pull_options(&sources())?;
-    let exact = image.reference.with_digest(image.source_digest);
-    let listener = project::listener(&Progress::quiet(), "");
-    pull(&Arc::clone(&local.store), &exact, &options, &listener).await?;
-    // The name by digest is not needed beside the one that was there.
-    if !image.dangling && image.reference.digest().is_none() {
-        let digest_only = format!("{}@{}", image.reference.name(), image.source_digest);
-        local.store.remove(&super::reference(&digest_only)?)?;
-    }
-    let left = local.verify(image)?;
-    match left.first() {
-        None => Ok(()),
-        Some(damage) => Err(Error::new(format!("{damage} still"))),
+/// Returns the name of an image that was given by a name, which may be too damaged to be found, or by its id.
+fn chosen(local: &Local, name: &str) -> Result<Reference, Error> {
+    match name.parse::<Reference>() {
+        Ok(reference) if local.store.names()?.contains(&reference) => Ok(reference),
+        _ => local.find(name).map(|image| image.reference),
     }
 }

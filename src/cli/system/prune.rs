@@ -117,12 +117,16 @@ fn warning(args: &PruneArgs) -> String {
     });
     let mut text = "WARNING! This will remove:\n".to_owned();
     for line in lines {
-        text.push_str(&format!("  - {line}\n"));
+        text.push_str("  - ");
+        text.push_str(line);
+        text.push('\n');
     }
     if !args.filter.is_empty() {
         text.push_str("\n  Items to be pruned will be filtered with:\n");
         for filter in &args.filter {
-            text.push_str(&format!("  - {filter}\n"));
+            text.push_str("  - ");
+            text.push_str(filter);
+            text.push('\n');
         }
     }
     text
@@ -196,6 +200,6 @@ async fn remove(
 fn list(text: &mut String, what: &str, items: impl Iterator<Item = String>) {
     let items = items.collect::<Vec<_>>();
     if !items.is_empty() {
-        text.push_str(&format!("Deleted {what}:\n{}\n\n", items.join("\n")));
+        *text = format!("{text}Deleted {what}:\n{}\n\n", items.join("\n"));
     }
 }

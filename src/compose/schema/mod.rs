@@ -5,6 +5,9 @@
 
 pub(super) mod rules;
 
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+
 use super::node::{Map, Node, Value};
 use super::path::Path;
 use super::source::Span;
@@ -118,6 +121,32 @@ fn equal(earlier: &Node, later: &Node) -> bool {
     }
 }
 
+/// A number that is the same for all items that are [`equal`].
+fn fingerprint(node: &Node) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    match &node.value {
+        Value::List(items) => items.iter().for_each(|item| hasher.write_u64(fingerprint(item))),
+        Value::Map(map) => {
+            let sum = map.iter().fold(0_u64, |sum, (key, node)| {
+                let mut hasher = DefaultHasher::new();
+                key.hash(&mut hasher);
+                hasher.write_u64(fingerprint(node));
+                sum.wrapping_add(hasher.finish())
+            });
+            hasher.write_u64(sum);
+        }
+        scalar => {
+            let text = scalar.print().unwrap_or_default();
+            match super::units::parse_float(&text) {
+                // Both zeros are one number.
+                Some(number) => hasher.write_u64((number + 0.0).to_bits()),
+                None => text.hash(&mut hasher),
+            }
+        }
+    }
+    hasher.finish()
+}
+
 /// A number without a fraction.
 fn whole(value: &Value) -> Option<i64> {
     match value {
@@ -202,7 +231,10 @@ impl Checker<'_> {
                     node.span,
                     "not one of them",
                 );
-                if let Some(word) = suggest::closest(text, words.iter().copied()) {
+                // `healthy` for `service_healthy` is left out, not mistyped.
+                let ending =
+                    || words.iter().copied().find(|word| !text.is_empty() && word.ends_with(&format!("_{text}")));
+                if let Some(word) = suggest::closest(text, words.iter().copied()).or_else(ending) {
                     diagnostic = diagnostic.help(format!("did you mean {word:?}?"));
                 }
                 self.report(diagnostic, path);
@@ -244,9 +276,13 @@ impl Checker<'_> {
             self.check(node, item, &path.index(index - 1))
         });
         if unique {
-            let mut later = 1;
+            // Ranges of ports make lists of thousands: only items that could be equal are compared.
+            let mut alike: HashMap<u64, Vec<usize>> = HashMap::with_capacity(list.len());
+            let mut later = 0;
             while later < list.len() {
-                let Some(earlier) = list[..later].iter().position(|other| equal(other, &list[later])) else {
+                let earlier = alike.entry(fingerprint(&list[later])).or_default();
+                let Some(earlier) = earlier.iter().copied().find(|index| equal(&list[*index], &list[later])) else {
+                    earlier.push(later);
                     later += 1;
                     continue;
                 };
@@ -365,6 +401,9 @@ impl Checker<'_> {
             }
             (_, Value::String(_)) if rule.types() & LIST != 0 && rule.types() & STRING == 0 => {
                 diagnostic.help("write it as a list: `- value` on a line of its own")
+            }
+            (_, Value::List(_)) if rule.types() & (LIST | MAP) == MAP => {
+                diagnostic.help("write each entry as a key, `name:`, without the dash")
             }
             (_, Value::Map(map))
                 if rule.types() & STRING != 0 && map.len() == 1 && matches!(path.parts().as_slice(), [.., "[]"]) =>

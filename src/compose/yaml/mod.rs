@@ -16,9 +16,17 @@ use super::source::{Sources, Span};
 
 /// How deep collections may be nested (Go's limit).
 const DEEPEST: usize = 10_000;
-/// How many values a file may have after its aliases are expanded: this many, and this many times what it has before.
-const EXPANDED_VALUES: usize = 20_000;
+/// How many values a document may have as it is written; each takes a few hundred bytes of memory.
+const MOST_VALUES: usize = 1_000_000;
+/// How many values aliases may add: so many times what the document has, but not less and not more than these numbers.
 const EXPANDED_TIMES: usize = 50;
+const EXPANDED_VALUES: usize = 20_000;
+const MOST_EXPANDED_VALUES: usize = 1_000_000;
+/// So many bytes of text that an alias repeats count as one value.
+const VALUE_BYTES: usize = 256;
+/// How many bytes may be read again because of [`Indentation`], in files that are not small.
+const REREAD: usize = 4 << 20;
+const REREAD_TIMES: usize = 20;
 
 /// One document of a file.
 #[derive(Debug)]
@@ -53,10 +61,14 @@ pub fn parse(sources: &Sources, file: u32, deep_stack: bool) -> Result<Vec<Docum
     };
     let mut indentation = Indentation::default();
     let mut edited = None;
+    let mut again = 0;
     loop {
         match builder.run(edited.as_deref().unwrap_or(text)) {
             Err(ParseError::Fault(fault)) => {
-                if !builder.too_far_left.take().is_some_and(|at| indentation.add(text, at)) {
+                // Each time all is read from the start again: only so often.
+                again += 1;
+                let exhausted = again > REREAD_TIMES && again * text.len() > REREAD;
+                if exhausted || !builder.too_far_left.take().is_some_and(|at| indentation.add(text, at)) {
                     return Err(ParseError::Fault(fault));
                 }
                 let (new, offsets) = indentation.apply(text);
@@ -265,6 +277,10 @@ impl Builder<'_> {
                 Box::new(syntax_error(self.sources, self.file, self.text, at, error.info()))
             })?;
             let place = self.span(span);
+            if self.nodes.len() > MOST_VALUES {
+                let message = format!("the document has more than {MOST_VALUES} values");
+                return Err(self.error(message, place).into());
+            }
             let finished = match event {
                 Event::DocumentStart(_) => {
                     self.nodes.clear();
@@ -389,6 +405,9 @@ fn syntax_error(sources: &Sources, file: u32, text: &str, at: usize, info: &str)
         diagnostic = diagnostic.help("a bracket or brace may not be closed before this line");
     } else if info.contains("quoted") || info.contains("EOF") || info.contains("end of stream") {
         diagnostic = diagnostic.help("a quote may not be closed");
+    } else if info.contains("expected key") || info.contains("expected <block end>") {
+        diagnostic = diagnostic
+            .help("check the indentation: this line stands neither with the lines above it nor below one of them");
     } else if info.contains("mapping values") || info.contains("':'") || info.contains("simple key") {
         diagnostic = diagnostic.help("check the indentation of this line, and quote a value that contains `: `");
     }
@@ -404,13 +423,14 @@ struct Resolver<'b, 's> {
     expanding: Vec<usize>,
     budget: usize,
     /// Where anchors are used, as far as names with dots are part of it.
-    dotted: HashMap<usize, Vec<String>>,
+    dotted: HashMap<usize, BTreeSet<String>>,
     has_dots: bool,
 }
 
 impl<'b, 's> Resolver<'b, 's> {
     fn new(builder: &'b Builder<'s>) -> Self {
-        let budget = EXPANDED_VALUES.max(builder.nodes.len() * EXPANDED_TIMES);
+        let values = builder.nodes.len();
+        let budget = values + (values * EXPANDED_TIMES).clamp(EXPANDED_VALUES, MOST_EXPANDED_VALUES);
         Self {
             builder,
             path: Vec::new(),
@@ -432,7 +452,11 @@ impl<'b, 's> Resolver<'b, 's> {
     fn node(&mut self, number: usize) -> Result<Option<Node>, Box<Diagnostic>> {
         let builder = self.builder;
         let raw = &builder.nodes[number];
-        self.budget = self.budget.checked_sub(1).ok_or_else(|| {
+        let cost = match &raw.kind {
+            RawKind::Scalar { text, .. } if !self.expanding.is_empty() => 1 + text.len() / VALUE_BYTES,
+            _ => 1,
+        };
+        self.budget = self.budget.checked_sub(cost).ok_or_else(|| {
             Box::new(
                 Diagnostic::error("alias-bomb", "the file's aliases expand to too many values")
                     .label(builder.sources, raw.span, "expanded too often")
@@ -485,14 +509,18 @@ impl<'b, 's> Resolver<'b, 's> {
         let path = self.path.join(".");
         let seen = self.dotted.entry(target).or_default();
         let service = |path: &str| path.split('.').skip_while(|part| *part != "services").nth(1).map(ToOwned::to_owned);
-        let inside = |outer: &str, inner: &str| inner.strip_prefix(outer).is_some_and(|rest| rest.starts_with('.'));
         // Without dots in a key nothing but a real cycle could clash, and that is found by other means.
-        let clash = seen
-            .iter()
-            .take(if self.has_dots { usize::MAX } else { 0 })
-            .find(|other| (inside(other, &path) || inside(&path, other)) && service(&path) == service(other))
-            .cloned();
-        seen.push(path.clone());
+        let clash = if self.has_dots {
+            let own = service(&path);
+            let clashes = |other: &&String| service(other) == own;
+            let outer = path.match_indices('.').filter_map(|(dot, _)| seen.get(&path[..dot])).find(clashes);
+            let inside = format!("{path}.");
+            let mut inner = seen.range(inside.clone()..).take_while(|other| other.starts_with(&inside));
+            outer.or_else(|| inner.find(clashes)).cloned()
+        } else {
+            None
+        };
+        seen.insert(path.clone());
         match clash {
             Some(other) => Err(Box::new(
                 Diagnostic::error(

@@ -3,10 +3,11 @@
 mod step;
 mod wait;
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 
 use petgraph::graph::NodeIndex;
+use rcompose_engine::image::Hold;
 use tokio::sync::Semaphore;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -18,7 +19,7 @@ use crate::ui::progress::Progress;
 pub use step::StepError;
 
 /// How a plan is carried out.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Default)]
 pub struct Options {
     /// The most steps at a time; `None`: as many as there are.
     pub parallel: Option<usize>,
@@ -26,6 +27,8 @@ pub struct Options {
     pub keep_going: bool,
     /// Nothing more is begun once this is cancelled; what was begun is brought to its end.
     pub interrupt: CancellationToken,
+    /// Keeps the images that containers are made of; it ends with the last step that makes one.
+    pub hold: Option<Hold>,
 }
 
 /// Why a plan was not carried out to its end.
@@ -52,8 +55,11 @@ pub async fn apply(engine: &Arc<Engine>, plan: Plan, progress: &Progress, option
         tasks: JoinSet::new(),
         waits: Vec::new(),
         errors: Vec::new(),
+        creating: plan.steps.node_indices().filter(|step| creates(&plan.steps[*step].action)).collect(),
+        hold: options.hold,
         plan,
     };
+    run.release();
     run.ready = run.plan.steps.node_indices().filter(|step| run.missing[step.index()] == 0).collect();
     let mut interrupted = false;
     loop {
@@ -96,6 +102,14 @@ struct Run {
     /// The tasks that only wait, and may be given up at any time.
     waits: Vec<AbortHandle>,
     errors: Vec<StepError>,
+    /// The steps that are still to make a container.
+    creating: HashSet<NodeIndex>,
+    hold: Option<Hold>,
+}
+
+/// Tells whether a step makes a container of an image.
+fn creates(action: &Action) -> bool {
+    matches!(action, Action::Create(_) | Action::Recreate { .. })
 }
 
 impl Run {
@@ -122,6 +136,8 @@ impl Run {
 
     fn end(&mut self, step: NodeIndex, result: Result<(), StepError>, keep_going: bool) {
         let failed = result.is_err();
+        self.creating.remove(&step);
+        self.release();
         if let Err(error) = result {
             self.errors.push(error);
             if !keep_going {
@@ -130,6 +146,13 @@ impl Run {
         }
         if !failed || keep_going {
             self.followers(step);
+        }
+    }
+
+    /// Lets go of the images when nothing more is made of them.
+    fn release(&mut self) {
+        if self.creating.is_empty() {
+            self.hold = None;
         }
     }
 

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use rcompose_engine::container::store::layers;
 use rcompose_engine::image;
-use rcompose_engine::protocol::FailureKind;
-use rcompose_engine::supervisor::client::ClientError;
+use rcompose_engine::protocol::{FailureKind, ProvidedFile};
+use rcompose_engine::supervisor::client::{Client, ClientError};
 use rcompose_engine::volume::{self, VolumeConfig, VolumeError};
 
 use super::super::container::AnonymousVolume;
@@ -116,9 +116,10 @@ pub(super) async fn run(engine: &Engine, progress: &Progress, action: Action) ->
             let work = Box::pin(recreate(engine, &old, running, *new, timeout));
             said(progress, &title(&old), ["Recreate", "Recreated"], work).await
         }
-        Action::Start(container) => {
+        Action::Start { container, files } => {
             let work = async {
                 let client = engine.client().await.map_err(StepError::container("start", &container))?;
+                provide(&client, &container, files).await?;
                 client.start(&container.id).await.map_err(StepError::container("start", &container))
             };
             said(progress, &title(&container), ["Starting", "Started"], work).await
@@ -191,7 +192,10 @@ async fn create(engine: &Engine, new: New) -> Result<(), StepError> {
     let container = Named::from(&new.config);
     let created = match made {
         Ok(()) => match engine.client().await {
-            Ok(client) => client.create(new.config).await.map_err(StepError::container("create", &container)),
+            Ok(client) => match client.create(new.config).await {
+                Ok(()) => provide(&client, &container, new.files).await,
+                Err(error) => Err(StepError::container("create", &container)(error)),
+            },
             Err(error) => Err(StepError::container("create", &container)(error)),
         },
         Err(error) => Err(error),
@@ -203,6 +207,13 @@ async fn create(engine: &Engine, new: New) -> Result<(), StepError> {
         }
     }
     created
+}
+
+async fn provide(client: &Client, container: &Named, files: Vec<ProvidedFile>) -> Result<(), StepError> {
+    for file in files {
+        client.provide(&container.id, file).await.map_err(StepError::container("provide the files of", container))?;
+    }
+    Ok(())
 }
 
 fn anonymous_volumes(engine: &Engine, volumes: &[AnonymousVolume]) -> Result<(), StepError> {
@@ -312,23 +323,38 @@ async fn remove_volume(engine: &Engine, progress: &Progress, name: String) -> Re
     Ok(())
 }
 
+/// Why an image was not removed.
+enum RemoveError {
+    Store(image::StoreError),
+    Containers(rcompose_engine::container::store::StoreError),
+}
+
+impl From<image::StoreError> for RemoveError {
+    fn from(error: image::StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
 fn remove_image(engine: &Engine, progress: &Progress, reference: &str) -> Result<(), StepError> {
     let id = format!("Image {reference}");
     let Ok(parsed) = reference.parse::<image::Reference>() else { return Ok(()) };
     progress.working(&id, "Removing");
-    let failed = |source| StepError::Image { reference: reference.to_owned(), source: Box::new(source) };
-    let in_use = layers(&engine.root).map_err(StepError::Layers)?;
-    let removed = image::Store::open(engine.root.data()).and_then(|images| {
+    let removed = image::Store::open(engine.root.data()).map_err(RemoveError::Store).and_then(|images| {
         let removed = images.remove(&parsed)?;
-        images.gc(|| in_use)?;
+        images.gc(|| layers(&engine.root).map_err(RemoveError::Containers))?;
         Ok(removed)
     });
     match removed {
         Ok(true) => progress.done(&id, "Removed"),
         Ok(false) => progress.warning(&id, "No resource found to remove"),
-        Err(source) => {
+        Err(error) => {
             progress.error(&id, "Error");
-            return Err(failed(source));
+            return Err(match error {
+                RemoveError::Store(source) => {
+                    StepError::Image { reference: reference.to_owned(), source: Box::new(source) }
+                }
+                RemoveError::Containers(source) => StepError::Layers(source),
+            });
         }
     }
     Ok(())

@@ -2,16 +2,18 @@
 //!
 //! Every attribute is either carried over or named in a warning ([`unhonoured`]); none is dropped in silence.
 
+mod devices;
+mod files;
 mod mounts;
 mod network;
 mod resources;
+mod security;
 mod unhonoured;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 
 use rcompose_engine::container::config::{
-    ContainerConfig, Device, HealthTest, Healthcheck, LogConfig, NamespaceMode, RestartPolicy, Ulimit,
+    ContainerConfig, HealthTest, Healthcheck, LogConfig, NamespaceMode, RestartPolicy, Ulimit,
 };
 use rcompose_engine::id::Id;
 
@@ -24,6 +26,10 @@ use super::names;
 use super::oneoff::OneOff;
 use crate::compose::model::{self, Project, Restart, Service};
 use crate::compose::units;
+
+/// Docker's log drivers. What is kept is as by the first of them; the others are known by name ([`unhonoured`]).
+const LOG_DRIVERS: [&str; 9] =
+    ["json-file", "local", "awslogs", "fluentd", "gcplogs", "gelf", "journald", "splunk", "syslog"];
 
 /// An attribute with a value that no container can have.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -80,10 +86,16 @@ impl Blueprint<'_> {
         inherited: &BTreeMap<String, String>,
     ) -> Result<Wanted, InvalidAttribute> {
         let service = self.service;
-        let (mounts, volumes) = self.mounts(references, inherited)?;
+        let id = Id::random();
+        if !service.storage_opt.is_empty() {
+            let reason =
+                "the size of a container's own layer cannot be limited here, as with Docker on most file systems";
+            return Err(self.invalid("storage_opt", reason));
+        }
+        let (mounts, volumes) = self.mounts(&id, references, inherited)?;
         let namespace = |attribute, text: &Option<String>| self.namespace(attribute, text.as_deref(), references);
         let config = ContainerConfig {
-            id: Id::random(),
+            id,
             name: match self.one_off {
                 Some(one_off) => one_off.name(&self.project.name, service),
                 None => names::container(&self.project.name, service, number),
@@ -113,11 +125,12 @@ impl Blueprint<'_> {
             read_only: service.read_only,
             cap_add: service.cap_add.clone(),
             cap_drop: service.cap_drop.clone(),
-            security_opt: service.security_opt.clone(),
+            security_opt: self.security_opt()?,
             sysctls: service.sysctls.clone(),
             ulimits: self.ulimits(),
             devices: self.devices(),
             device_cgroup_rules: service.device_cgroup_rules.clone(),
+            cdi_devices: self.cdi_devices()?,
             pid: namespace("pid", &service.pid)?,
             ipc: namespace("ipc", &service.ipc)?,
             uts: namespace("uts", &service.uts)?,
@@ -171,16 +184,6 @@ impl Blueprint<'_> {
         self.service.ulimits.iter().map(ulimit).collect()
     }
 
-    /// Returns the devices that are paths; others are names that [`unhonoured`] mentions.
-    fn devices(&self) -> Vec<Device> {
-        let device = |device: &model::Device| Device {
-            source: PathBuf::from(&device.source),
-            target: PathBuf::from(if device.target.is_empty() { &device.source } else { &device.target }),
-            permissions: if device.permissions.is_empty() { "rwm".to_owned() } else { device.permissions.clone() },
-        };
-        self.service.devices.iter().filter(|device| device.source.starts_with('/')).map(device).collect()
-    }
-
     fn namespace(
         &self,
         attribute: &'static str,
@@ -220,8 +223,12 @@ impl Blueprint<'_> {
 
     fn log(&self) -> Result<LogConfig, InvalidAttribute> {
         let Some(logging) = &self.service.logging else { return Ok(LogConfig::default()) };
-        if logging.driver.as_deref() == Some("none") {
-            return Ok(LogConfig::None);
+        match logging.driver.as_deref().unwrap_or_default() {
+            "none" => return Ok(LogConfig::None),
+            driver if driver.is_empty() || LOG_DRIVERS.contains(&driver) => {}
+            driver => {
+                return Err(self.invalid("logging", format!("no log driver named '{driver}' is registered")));
+            }
         }
         let invalid = |option: &str, value: &str| self.invalid("logging", format!("{option}: `{value}` is not valid"));
         let max_size = match logging.options.get("max-size").map(String::as_str) {
@@ -292,8 +299,13 @@ pub(super) mod tests {
 
     /// Returns what becomes of this service.
     pub(in crate::project) fn made(service: Service) -> Result<Wanted, InvalidAttribute> {
+        made_in(Project::default(), service)
+    }
+
+    /// Returns what becomes of this service of a project with this besides it.
+    pub(in crate::project) fn made_in(project: Project, service: Service) -> Result<Wanted, InvalidAttribute> {
         let service = Service { name: "db".into(), ..service };
-        let project = Project { name: "shop".into(), ..Project::default() };
+        let project = Project { name: "shop".into(), ..project };
         let labels = ProjectLabels { name: "shop".into(), ..ProjectLabels::default() };
         let blueprint = Blueprint {
             project: &project,

@@ -1,4 +1,4 @@
-//! `volumes`, `tmpfs`, `volumes_from`, `configs`, `secrets` and the image's own volumes → mounts.
+//! `volumes`, `tmpfs`, `volumes_from` and the image's own volumes → mounts.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -8,7 +8,7 @@ use rcompose_engine::id::Id;
 
 use super::super::labels::Labels;
 use super::{Blueprint, InvalidAttribute, References, resources};
-use crate::compose::model::{self, FileMount, MountKind};
+use crate::compose::model::{self, MountKind};
 use crate::compose::units;
 
 /// A volume that is made for one container.
@@ -54,6 +54,7 @@ impl Collected<'_> {
 impl Blueprint<'_> {
     pub(super) fn mounts(
         &self,
+        id: &Id,
         references: &dyn References,
         inherited: &BTreeMap<String, String>,
     ) -> Result<(Vec<Mount>, Vec<AnonymousVolume>), InvalidAttribute> {
@@ -64,15 +65,7 @@ impl Blueprint<'_> {
         for text in &self.service.tmpfs {
             collected.add(self.tmpfs(text)?);
         }
-        for config in &self.service.configs {
-            let file = self.project.configs.get(&config.source).and_then(|config| config.file.as_deref());
-            let target = config.target.clone().unwrap_or_else(|| format!("/{}", config.source));
-            collected.mounts.extend(file.map(|file| file_mount(file, target)));
-        }
-        for secret in &self.service.secrets {
-            let file = self.project.secrets.get(&secret.source).and_then(|secret| secret.file.as_deref());
-            collected.mounts.extend(file.map(|file| file_mount(file, secret_target(secret))));
-        }
+        collected.mounts.extend(self.files(id)?);
         for from in &self.service.volumes_from {
             let mounts = self.volumes_from(from, references)?;
             collected.mounts.extend(mounts);
@@ -183,20 +176,10 @@ impl Blueprint<'_> {
             };
             Mount { target: mount.target, read_only: read_only || mount.read_only, source }
         };
-        Ok(referred.mounts.into_iter().map(shared).collect())
+        // Configs and secrets are those of the service that names them.
+        let mounts = referred.mounts.into_iter().filter(|mount| !matches!(mount.source, MountSource::File { .. }));
+        Ok(mounts.map(shared).collect())
     }
-}
-
-/// Returns where a secret is found: below `/run/secrets` unless it says a whole path.
-fn secret_target(secret: &FileMount) -> String {
-    let name = secret.target.as_deref().unwrap_or(&secret.source);
-    if name.starts_with('/') { name.to_owned() } else { format!("/run/secrets/{name}") }
-}
-
-fn file_mount(file: &str, target: String) -> Mount {
-    let source =
-        MountSource::Bind { source: PathBuf::from(file), create_host_path: false, propagation: None, recursive: true };
-    Mount { target, read_only: true, source }
 }
 
 #[cfg(test)]
@@ -234,19 +217,5 @@ mod tests {
         let options = vec!["uid=70".to_owned()];
         assert_eq!(mount.source, MountSource::Tmpfs { size: Some(64 << 20), mode: Some(0o1777), options });
         assert!(mounts("/tmp:size=big").is_err());
-    }
-
-    #[test]
-    fn secrets_stand_below_run_secrets() {
-        let secret = |target: Option<&str>| {
-            secret_target(&FileMount {
-                source: "key".into(),
-                target: target.map(str::to_owned),
-                ..FileMount::default()
-            })
-        };
-        assert_eq!(secret(None), "/run/secrets/key");
-        assert_eq!(secret(Some("other")), "/run/secrets/other");
-        assert_eq!(secret(Some("/etc/key")), "/etc/key");
     }
 }

@@ -1,44 +1,40 @@
 //! What a service asks for that is not done yet: said, and not dropped in silence.
 
+use std::path::Path;
+
+use super::files;
 use crate::compose::model::{Project, Service};
 
 /// Returns a sentence for each attribute of the service that has no effect.
 pub fn unhonoured(project: &Project, service: &Service) -> Vec<String> {
-    let given = [
+    let of_windows = service.isolation.as_deref().is_some_and(|isolation| !matches!(isolation, "" | "default"));
+    let windows = [
         ("cpu_count", service.cpu_count != 0),
         ("cpu_percent", service.cpu_percent > 0.0),
         ("credential_spec", service.credential_spec.is_some()),
+        ("isolation", of_windows),
+    ];
+    let linux = [
         ("external_links", !service.external_links.is_empty()),
-        ("gpus", !service.gpus.is_empty()),
-        ("isolation", service.isolation.as_deref().is_some_and(|isolation| !matches!(isolation, "" | "default"))),
         ("models", !service.models.is_empty()),
         ("post_start", !service.post_start.is_empty()),
         ("pre_stop", !service.pre_stop.is_empty()),
         ("provider", service.provider.is_some()),
-        ("runtime", service.runtime.as_deref().is_some_and(|runtime| !matches!(runtime, "" | "runc"))),
-        ("storage_opt", !service.storage_opt.is_empty()),
         ("use_api_socket", service.use_api_socket),
     ];
-    let mut attributes =
-        given.iter().filter(|(_, given)| *given).map(|(name, _)| (*name).to_owned()).collect::<Vec<_>>();
-    let reserved = service.deploy.as_ref().and_then(|deploy| deploy.resources.reservations.as_ref());
-    if reserved.is_some_and(|reservations| !reservations.devices.is_empty()) {
-        attributes.push("deploy.resources.reservations.devices".to_owned());
-    }
-    let named = service.devices.iter().filter(|device| !device.source.starts_with('/'));
-    attributes.extend(named.map(|device| format!("devices ({})", device.source)));
-    let content = |source: &str| {
-        project.configs.get(source).is_some_and(|config| config.file.is_none())
-            || project.secrets.get(source).is_some_and(|secret| secret.file.is_none())
+    let names = |given: &[(&str, bool)]| {
+        given.iter().filter(|(_, given)| *given).map(|(name, _)| (*name).to_owned()).collect::<Vec<_>>()
     };
-    for (kind, files) in [("configs", &service.configs), ("secrets", &service.secrets)] {
-        for file in files {
-            if content(&file.source) {
-                attributes.push(format!("{kind} ({}), which is not a file,", file.source));
-            } else if file.uid.is_some() || file.gid.is_some() || file.mode.is_some() {
-                attributes.push(format!("{kind} ({}): uid, gid and mode", file.source));
-            }
-        }
+    let mut attributes = names(&linux);
+    let host = |source: &str| {
+        let config = project.configs.get(source).and_then(|config| config.file.as_deref());
+        config.or_else(|| project.secrets.get(source).and_then(|secret| secret.file.as_deref()))
+    };
+    for (kind, mounts) in [("configs", &service.configs), ("secrets", &service.secrets)] {
+        let owned = mounts.iter().filter(|mount| files::has_owner_or_mode(mount));
+        let directories = owned.filter(|mount| host(&mount.source).is_some_and(|path| Path::new(path).is_dir()));
+        attributes
+            .extend(directories.map(|mount| format!("{kind} ({}): uid, gid and mode of a directory", mount.source)));
     }
     if let Some(logging) = &service.logging {
         if let Some(driver) = logging.driver.as_deref().filter(|d| !matches!(*d, "" | "json-file" | "local" | "none")) {
@@ -47,8 +43,13 @@ pub fn unhonoured(project: &Project, service: &Service) -> Vec<String> {
         let options = logging.options.keys().filter(|name| !matches!(name.as_str(), "max-size" | "max-file"));
         attributes.extend(options.map(|name| format!("logging.options.{name}")));
     }
-    let says = |attribute| format!("service \"{}\": {attribute} has no effect yet", service.name);
-    attributes.into_iter().map(says).collect()
+    let selinux = service.volumes.iter().filter_map(|mount| mount.bind.as_ref()).any(|bind| bind.selinux.is_some());
+    if selinux && Path::new("/sys/fs/selinux/enforce").exists() {
+        attributes.push("volumes: the SELinux label of a bind mount (`z`, `Z`)".to_owned());
+    }
+    let yet = attributes.into_iter().map(|attribute| format!("{attribute} has no effect yet"));
+    let never = names(&windows).into_iter().map(|attribute| format!("{attribute} has an effect on Windows only"));
+    yet.chain(never).map(|says| format!("service \"{}\": {says}", service.name)).collect()
 }
 
 #[cfg(test)]

@@ -34,6 +34,19 @@ pub fn restart(containers: &[&Container], timeout: Option<Duration>) -> Plan {
     plan
 }
 
+/// Returns the plan that starts these containers, what others depend on before its dependents, and waits for nothing.
+pub fn start(containers: &[&Container]) -> Plan {
+    let mut plan = Plan::default();
+    let steps = containers
+        .iter()
+        .map(|container| {
+            plan.add(Action::Start { container: Named::from(*container), files: Vec::new() }, Cause::Asked, &[])
+        })
+        .collect::<Vec<_>>();
+    order(&mut plan, containers, &steps, &steps, Direction::DependenciesFirst);
+    plan
+}
+
 /// Returns the plan that sends a signal to those of these containers that run.
 pub fn kill(containers: &[&Container], signal: &str) -> Plan {
     let mut plan = Plan::default();

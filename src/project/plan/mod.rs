@@ -2,6 +2,7 @@
 //!
 //! Planning is pure: it looks at what is wanted and what is there, and does nothing.
 
+pub mod autostart;
 pub mod down;
 pub mod lifecycle;
 pub mod start;
@@ -15,6 +16,7 @@ use rcompose_engine::container::config::ContainerConfig;
 use rcompose_engine::container::store::Container;
 use rcompose_engine::id::Id;
 use rcompose_engine::network::config::NetworkConfig;
+use rcompose_engine::protocol::ProvidedFile;
 
 use super::container::AnonymousVolume;
 use super::labels::{Labels, ONEOFF};
@@ -80,7 +82,11 @@ pub enum Action {
         new: Box<New>,
         timeout: Option<Duration>,
     },
-    Start(Named),
+    Start {
+        container: Named,
+        /// Its configs and secrets, which may have been lost since it was made.
+        files: Vec<ProvidedFile>,
+    },
     Stop {
         container: Named,
         timeout: Option<Duration>,
@@ -118,6 +124,8 @@ pub struct New {
     pub config: ContainerConfig,
     /// The volumes that are made for it and nobody else.
     pub volumes: Vec<AnonymousVolume>,
+    /// The configs and secrets that it does not find on the host.
+    pub files: Vec<ProvidedFile>,
 }
 
 impl New {
@@ -173,6 +181,8 @@ pub enum Cause {
     NetworkChanged(String),
     /// The volume is not the one that is mounted.
     VolumeChanged(String),
+    /// The config or secret at this place has another content.
+    FileChanged(String),
     /// It shares something with a container of this service, which is replaced.
     Joined(String),
     /// A service that it is to be restarted with.
@@ -215,7 +225,7 @@ impl Plan {
 
 #[cfg(test)]
 mod testing {
-    use rcompose_engine::container::config::{LogConfig, NamespaceMode, NetworkMode, Resources, RestartPolicy};
+    use rcompose_engine::container::config::NetworkMode;
     use rcompose_engine::container::state::{ContainerState, Status};
 
     use super::*;
@@ -243,59 +253,10 @@ mod testing {
             driver_opts: BTreeMap::new(),
         };
         let config = ContainerConfig {
-            id: Id::random(),
-            name: name.into(),
-            project: "shop".into(),
-            image: "busybox".into(),
-            image_id: "sha256:1".into(),
             created: jiff::Timestamp::UNIX_EPOCH,
             labels: labels.map(|(key, value)| (key.to_owned(), value.to_owned())).into(),
-            annotations: BTreeMap::new(),
-            entrypoint: None,
-            command: None,
-            environment: BTreeMap::new(),
-            working_dir: None,
-            user: None,
-            group_add: Vec::new(),
-            tty: false,
-            stdin_open: false,
-            stdin_once: false,
-            auto_remove: false,
-            init: false,
-            stop_signal: None,
-            stop_grace_period: None,
-            hostname: None,
-            domainname: None,
-            privileged: false,
-            read_only: false,
-            cap_add: Vec::new(),
-            cap_drop: Vec::new(),
-            security_opt: Vec::new(),
-            sysctls: BTreeMap::new(),
-            ulimits: Vec::new(),
-            devices: Vec::new(),
-            device_cgroup_rules: Vec::new(),
-            pid: NamespaceMode::Private,
-            ipc: NamespaceMode::Private,
-            uts: NamespaceMode::Private,
-            cgroup: NamespaceMode::Private,
-            userns: NamespaceMode::Private,
-            cgroup_parent: None,
-            resources: Resources::default(),
-            shm_size: None,
-            oom_score_adj: None,
-            oom_kill_disable: false,
-            mounts: Vec::new(),
             network: NetworkMode::Networks(vec![endpoint]),
-            ports: Vec::new(),
-            expose: Vec::new(),
-            extra_hosts: Vec::new(),
-            dns: Vec::new(),
-            dns_search: Vec::new(),
-            dns_opt: Vec::new(),
-            healthcheck: None,
-            restart: RestartPolicy::No,
-            log: LogConfig::default(),
+            ..ContainerConfig::new(name.into(), "shop".into(), "busybox".into(), "sha256:1".into())
         };
         let state = ContainerState {
             status,
@@ -325,7 +286,7 @@ mod testing {
             Action::RemoveImage { reference } => format!("remove image {reference}"),
             Action::Create(new) => format!("create {}", new.config.name),
             Action::Recreate { new, .. } => format!("recreate {}", new.config.name),
-            Action::Start(container) => format!("start {}", container.name),
+            Action::Start { container, .. } => format!("start {}", container.name),
             Action::Stop { container, .. } => format!("stop {}", container.name),
             Action::Restart { container, .. } => format!("restart {}", container.name),
             Action::Kill { container, .. } => format!("kill {}", container.name),

@@ -52,7 +52,11 @@ pub fn start(all: &[Container], chosen: &[&Container], options: &Options) -> Res
         }
         let mut starts = Vec::new();
         for container in chosen.iter().filter(|container| container.service() == service && !is_active(container)) {
-            starts.push(plan.add(Action::Start(Named::from(*container)), Cause::Asked, &after));
+            starts.push(plan.add(
+                Action::Start { container: Named::from(*container), files: Vec::new() },
+                Cause::Asked,
+                &after,
+            ));
         }
         if let (Some(until), true) = (options.wait, starting) {
             let earlier = if starts.is_empty() { &after } else { &starts };

@@ -4,9 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use petgraph::graph::NodeIndex;
-use rcompose_engine::container::config::{ContainerConfig, Mount, MountSource, NamespaceMode, NetworkMode};
+use rcompose_engine::container::config::{
+    ContainerConfig, FileContent, Mount, MountSource, NamespaceMode, NetworkMode,
+};
+use rcompose_engine::container::memory::digest;
 use rcompose_engine::container::store::Container;
 use rcompose_engine::id::Id;
+use rcompose_engine::protocol::ProvidedFile;
 
 use super::{Action, Cause, Named, New, Plan, Until, Volume, Wait, lifecycle};
 use crate::compose::model::{self, Condition, MountKind, Project, Service};
@@ -121,6 +125,8 @@ struct Settled {
     /// The steps that stop containers which are replaced.
     replacing: Vec<NodeIndex>,
     starts: Vec<NodeIndex>,
+    /// The configs and secrets that its containers do not find on the host.
+    files: Vec<ProvidedFile>,
 }
 
 /// A container that the service has in the end.
@@ -186,7 +192,7 @@ impl Planner<'_> {
         }
         let blueprint = Blueprint { one_off: Some(one_off), ..self.blueprint(service) };
         let wanted = blueprint.container(0, &*self, &BTreeMap::new())?;
-        let new = New { config: wanted.config, volumes: wanted.volumes };
+        let new = New { config: wanted.config, volumes: wanted.volumes, files: blueprint.provided()? };
         self.plan.add(Action::Create(Box::new(new)), Cause::Asked, &after);
         Ok(())
     }
@@ -322,13 +328,16 @@ impl Planner<'_> {
             return Err(UpError::NamedScale { service: service.name.clone(), name: name.clone() });
         }
         let observed = self.observed;
+        let files = self.blueprint(service).provided()?;
         let gone = |container: &&Container| self.replaced_networks.iter().any(|n| connected_to(container, n));
         let (left, there): (Vec<_>, Vec<_>) = observed.of_service(&service.name).partition(gone);
         // The newest numbers of what is out of date go first when there are too many.
-        let mut there =
-            there.into_iter().map(|container| (self.divergence(service, container), container)).collect::<Vec<_>>();
+        let mut there = there
+            .into_iter()
+            .map(|container| (self.divergence(service, &files, container), container))
+            .collect::<Vec<_>>();
         there.sort_by_key(|(cause, container)| (cause.is_some(), container.number()));
-        let mut settled = Settled::default();
+        let mut settled = Settled { files, ..Settled::default() };
         for (n, (cause, container)) in there.into_iter().enumerate() {
             if n >= usize::try_from(scale).unwrap_or(usize::MAX) {
                 self.remove(container, Cause::ScaledDown);
@@ -407,7 +416,8 @@ impl Planner<'_> {
         let wanted = self.blueprint(service).container(number, &*self, &self.inherited(before))?;
         let (named, referred) = (Named::from(&wanted.config), referred(&wanted.config));
         let after = self.after(service);
-        let new = New { config: wanted.config, volumes: wanted.volumes };
+        let files = self.blueprint(service).provided()?;
+        let new = New { config: wanted.config, volumes: wanted.volumes, files };
         let made = self.plan.add(Action::Create(Box::new(new)), Cause::Missing, &after);
         Ok(Member { number, named, referred, made: Some(made), running: false })
     }
@@ -419,10 +429,11 @@ impl Planner<'_> {
         wanted.config.labels.insert(labels::REPLACE.to_owned(), replaced);
         let (named, referred) = (Named::from(&wanted.config), referred(&wanted.config));
         let after = self.after(service);
+        let files = self.blueprint(service).provided()?;
         let action = Action::Recreate {
             old: old.into(),
             running: lifecycle::is_active(old),
-            new: Box::new(New { config: wanted.config, volumes: wanted.volumes }),
+            new: Box::new(New { config: wanted.config, volumes: wanted.volumes, files }),
             timeout: self.options.timeout,
         };
         let made = self.plan.add(action, cause, &after);
@@ -454,7 +465,7 @@ impl Planner<'_> {
     }
 
     /// Returns why a container has to be replaced, if it has to.
-    fn divergence(&self, service: &Service, container: &Container) -> Option<Cause> {
+    fn divergence(&self, service: &Service, files: &[ProvidedFile], container: &Container) -> Option<Cause> {
         let named = self.options.services.is_empty() || self.options.services.contains(&service.name);
         match if named { self.options.recreate } else { self.options.recreate_dependencies } {
             Recreate::Never => return None,
@@ -489,6 +500,17 @@ impl Planner<'_> {
                 return Some(Cause::VolumeChanged(volume.name.clone()));
             }
         }
+        for file in files {
+            let digest = digest(&container.config.id, file.content.as_bytes());
+            let content = FileContent::Provided { digest };
+            let same = |mount: &Mount| {
+                mount.target == file.target
+                    && matches!(&mount.source, MountSource::File { content: was, .. } if *was == content)
+            };
+            if !container.config.mounts.iter().any(same) {
+                return Some(Cause::FileChanged(file.target.clone()));
+            }
+        }
         None
     }
 
@@ -496,12 +518,17 @@ impl Planner<'_> {
         let mut after = vec![made];
         after.extend(self.dependencies(service));
         let settled = &self.services[&service.name];
+        let files = settled.files.clone();
         let idle = settled.members.iter().filter(|member| !member.running);
         let idle = idle.map(|member| (member.named.clone(), member.made)).collect::<Vec<_>>();
         let mut starts = Vec::new();
         for (named, made) in idle {
             let cause = if made.is_some() { Cause::Missing } else { Cause::NotRunning };
-            let step = self.plan.add(Action::Start(named), cause, &after);
+            let step = self.plan.add(
+                Action::Start { container: named, files: if made.is_none() { files.clone() } else { Vec::new() } },
+                cause,
+                &after,
+            );
             if let Some(made) = made {
                 self.plan.steps.update_edge(made, step, ());
             }

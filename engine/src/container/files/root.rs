@@ -15,8 +15,9 @@ use crate::container::beneath;
 use crate::container::mounts::options::Options;
 use crate::container::mounts::{Mounter, clone_elsewhere};
 use crate::container::rootfs;
+use crate::container::state::ProcessStart;
 use crate::container::step::{Context as _, Step, fault};
-use crate::container::store::{self, Container};
+use crate::container::store::Container;
 use crate::root::Root;
 use crate::shim;
 use crate::shim::config::ShimConfig;
@@ -55,7 +56,7 @@ fn open(root: &Root, container: &Container, view: View) -> Step<OwnedFd> {
                 View::Layers => own_files(pid)?,
             };
             // The number may have been given to another process meanwhile.
-            if store::process_started(pid) != container.state.pid_started {
+            if ProcessStart::of(pid) != container.state.pid_started {
                 return Err(fault("it has just ended".into()));
             }
             Ok(opened)

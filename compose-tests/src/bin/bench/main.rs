@@ -2,6 +2,8 @@
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line program")]
 
+mod pull;
+
 use std::{
     env, fs,
     path::Path,
@@ -18,6 +20,9 @@ const USAGE: &str = "usage: bench [--only TEXT] [--iterations N] [--docker COMMA
 --iterations N     how often each thing is measured (default 7; slow ones a third of it)
 --docker COMMAND   how to call Docker Compose (default: docker compose); its engine needs the image busybox
 --no-docker        rcompose alone";
+
+/// What is measured of pulls.
+const PULL: &str = "pull, 200 MB in 5 layers";
 
 /// What the command line asked for.
 struct Options {
@@ -170,7 +175,7 @@ fn scenarios() -> Vec<Scenario> {
             teardown: vec![],
         });
     }
-    for (count, file) in [(10, "s10.yaml"), (100, "s100.yaml")] {
+    for (count, file) in [(10, "s10.yaml"), (100, "s100.yaml"), (1_000, "s1000.yaml")] {
         all.push(Scenario {
             name: format!("config, {count} services"),
             slow: false,
@@ -184,10 +189,11 @@ fn scenarios() -> Vec<Scenario> {
 
 fn run(options: &Options) -> anyhow::Result<()> {
     let stack = Stack::on_host("bench");
-    for count in [1, 10, 50, 100] {
+    for count in [1, 10, 50, 100, 1_000] {
         stack.write(&format!("s{count}.yaml"), &services(count));
     }
     stack.write("chain.yaml", &chain(5));
+    let wanted = |name: &str| options.only.as_ref().is_none_or(|only| name.contains(only.as_str()));
     let docker = options.docker.as_deref().filter(|words| has_docker(words));
     if options.docker.is_some() && docker.is_none() {
         eprintln!("bench: no Docker Compose with an engine and the image busybox here; measuring rcompose alone");
@@ -202,7 +208,6 @@ fn run(options: &Options) -> anyhow::Result<()> {
 
     println!("| what | {} |", heading(&sides));
     println!("|---|{}", "---|".repeat(if sides.len() > 1 { 3 } else { 1 }));
-    let wanted = |name: &str| options.only.as_ref().is_none_or(|only| name.contains(only.as_str()));
     for scenario in scenarios().iter().filter(|scenario| wanted(&scenario.name)) {
         let rounds = if scenario.slow { options.iterations.div_ceil(3) } else { options.iterations };
         let mut times = vec![Vec::new(); sides.len()];
@@ -222,10 +227,49 @@ fn run(options: &Options) -> anyhow::Result<()> {
             side.time(&["-f", "s10.yaml", "down", "-t", "0", "--remove-orphans"])?;
         }
     }
+    if wanted(PULL) {
+        pulls(&sides, options.iterations)?;
+    }
     if wanted("memory") {
         memory(&sides)?;
     }
     stack.finish();
+    Ok(())
+}
+
+/// Pulls into stores that have nothing of the image yet, beside what decompression alone costs.
+fn pulls(sides: &[Side<'_>], iterations: usize) -> anyhow::Result<()> {
+    let served = pull::Served::new(5, 40)?;
+    let stack = sides[0].stack;
+    stack.write("pull.yaml", &served.project());
+    let mut alone = Vec::new();
+    let mut times = vec![Vec::new(); sides.len()];
+    // Stores are kept to the end: ext4 looks at every inode that was deleted within the last seconds before it takes
+    // another one, so that clearing up would be paid for by what is measured next.
+    let mut stores = Vec::new();
+    for _ in 0..iterations {
+        alone.push(served.decompress()?);
+        for (side, times) in sides.iter().zip(&mut times) {
+            if side.docker.is_none() {
+                let store = tempfile::Builder::new().prefix("rct-bench-").tempdir()?;
+                times.push(pull::measure(stack, "pull.yaml", store.path())?.time);
+                stores.push(store);
+            } else {
+                times.push(side.time(&["-f", "pull.yaml", "pull", "-q"])?);
+                side.time(&["-f", "pull.yaml", "down", "--rmi", "all"])?;
+            }
+        }
+    }
+    row(PULL, &mut times);
+    row("decompression of that alone, on all cores", std::slice::from_mut(&mut alone));
+    let store = tempfile::Builder::new().prefix("rct-bench-").tempdir()?;
+    let pulled = pull::measure(stack, "pull.yaml", store.path())?;
+    println!("| memory at most, {PULL} | {} KiB |", pulled.memory);
+    let large = pull::Served::new(1, 1000)?;
+    stack.write("large.yaml", &large.project());
+    let store = tempfile::Builder::new().prefix("rct-bench-").tempdir()?;
+    let pulled = pull::measure(stack, "large.yaml", store.path())?;
+    println!("| memory at most, pull, 1000 MB in one layer | {} KiB |", pulled.memory);
     Ok(())
 }
 
