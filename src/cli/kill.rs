@@ -6,10 +6,14 @@ use clap::Args;
 
 use super::context::Context;
 use super::error::Error;
+use crate::project::labels::Labelled as _;
 use crate::project::plan::lifecycle;
 
 #[derive(Debug, Args)]
 pub struct KillArgs {
+    /// Also kill containers for services not defined in the Compose file
+    #[arg(long)]
+    remove_orphans: bool,
     /// SIGNAL to send to the container
     #[arg(short, long, default_value = "SIGKILL")]
     signal: String,
@@ -20,7 +24,16 @@ pub fn run(context: &Context, args: &KillArgs) -> Result<(), Error> {
     let scope = context.scope()?;
     let engine = Arc::new(context.engine(&scope.name)?);
     let containers = engine.containers()?;
-    let plan = lifecycle::kill(&scope.select_all(&containers, &args.services)?, &args.signal);
+    let mut chosen = scope.select_all(&containers, &args.services)?;
+    // Docker Compose's flag has this name, and does this.
+    chosen.retain(|container| {
+        let known = scope.project.as_ref().is_none_or(|project| {
+            let service = container.service();
+            project.services.contains_key(service) || project.disabled_services.contains_key(service)
+        });
+        args.remove_orphans || known
+    });
+    let plan = lifecycle::kill(&chosen, &args.signal);
     if plan.steps.node_count() == 0 {
         context.ui.say("no container to kill");
         return Ok(());

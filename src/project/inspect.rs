@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use rcompose_engine::container::config::{
-    ContainerConfig, LogConfig, Mount, MountSource, NamespaceMode, NetworkMode, PublishedPort, RestartPolicy,
+    ContainerConfig, FileContent, LogConfig, Mount, MountSource, NamespaceMode, NetworkMode, PublishedPort,
+    RestartPolicy,
 };
 use rcompose_engine::container::log;
 use rcompose_engine::container::state::{ContainerState, EndpointState, Status};
@@ -268,8 +269,17 @@ fn mount(root: &Root, mount: &Mount) -> Option<Value> {
             "Type": "image", "Name": image_id, "Source": "", "Destination": mount.target, "Mode": mode, "RW": writable,
             "Propagation": "",
         }),
-        // These are in `HostConfig.Tmpfs`, as Docker has it; what it does not know is not of its kind.
-        _ => return None,
+        MountSource::File { content, .. } => json!({
+            "Type": "bind",
+            "Source": match content {
+                FileContent::Host(path) => path.display().to_string(),
+                // It is nowhere but in memory.
+                FileContent::Provided { .. } => String::new(),
+            },
+            "Destination": mount.target, "Mode": mode, "RW": writable, "Propagation": "rprivate",
+        }),
+        // These are in `HostConfig.Tmpfs`, as Docker has it.
+        MountSource::Tmpfs { .. } => return None,
     })
 }
 

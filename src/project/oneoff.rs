@@ -116,7 +116,7 @@ fn ports(text: &str) -> Result<Vec<Port>, String> {
     let port = |port: short::ShortPort| Port {
         host_ip: Some(port.host_ip).filter(|address| !address.is_empty()),
         published: HostPorts::parse(&port.published),
-        target: u32::from(port.target).into(),
+        target: port.target.into(),
         protocol: port.protocol,
         ..Port::default()
     };

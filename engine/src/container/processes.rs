@@ -67,7 +67,6 @@ fn parse(
 fn terminal(device: i64) -> String {
     let (major, minor) = ((device >> 8) & 0xFFF, (device & 0xFF) | ((device >> 12) & 0xF_FF00));
     match major {
-        0 => "?".to_owned(),
         136..=143 => format!("pts/{}", (major - 136) * 256 + minor),
         4 if minor < 64 => format!("tty{minor}"),
         4 => format!("ttyS{}", minor - 64),

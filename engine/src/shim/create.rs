@@ -40,7 +40,8 @@ pub(super) fn create(shim: Shim, supervisor: &OwnedFd) -> Step<Running> {
 fn start(shim: Shim, supervisor: &OwnedFd) -> Step<Running> {
     let stdio = stdio::create(&shim)?;
     let mut output = Output::open(&shim)?;
-    let place = Place::prepare(&shim)?;
+    let mut place = Place::prepare(&shim)?;
+    place.input = stdio.input;
     // Told to the supervisor where the container shares it.
     let host_network = nix::fcntl::open("/proc/self/ns/net", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
         .step(|| "open the host's network namespace".into())?;
@@ -56,7 +57,7 @@ fn start(shim: Shim, supervisor: &OwnedFd) -> Step<Running> {
         output = Output::terminal(master);
     }
     let network = started.network.unwrap_or(host_network);
-    Ok(Running::new(shim, place, pid, pidfd, network, started.kept, output, stdio.input))
+    Ok(Running::new(shim, place, pid, pidfd, network, started.kept, output))
 }
 
 fn clone_init(shim: &Shim, stdio: [Option<OwnedFd>; 3], ours: &OwnedFd, theirs: OwnedFd) -> Step<(Pid, OwnedFd)> {

@@ -70,6 +70,8 @@ pub(super) struct Running {
 pub(super) struct Place {
     log: Option<Writer>,
     listener: OwnedFd,
+    /// The writing end of a standard input that ends with its writers.
+    pub(super) input: Option<OwnedFd>,
 }
 
 impl Place {
@@ -77,7 +79,7 @@ impl Place {
     pub(super) fn prepare(shim: &Shim) -> Step<Self> {
         let listener = socket::listen_in(&shim.directory, protocol::SOCKET)
             .step(|| format!("listen at {}", shim.run.join(protocol::SOCKET).display()))?;
-        Ok(Self { log: stdio::log(shim)?, listener })
+        Ok(Self { log: stdio::log(shim)?, listener, input: None })
     }
 }
 
@@ -132,13 +134,12 @@ impl Running {
     /// Begins to look after a container that runs.
     pub(super) fn new(
         shim: Shim,
-        Place { log, listener }: Place,
+        Place { log, listener, input }: Place,
         pid: Pid,
         pidfd: OwnedFd,
         network: OwnedFd,
         kept: Kept,
         output: Output,
-        input: Option<OwnedFd>,
     ) -> Self {
         let held = shim.attended.map(|_| Instant::now() + HOLD);
         Self {
@@ -170,7 +171,7 @@ impl Running {
         let (pidfd, network) = (next("pidfd")?, next("network namespace")?);
         let output = if shim.config.tty { Output::terminal(next("terminal")?) } else { Output::open(&shim)? };
         let place = Place::prepare(&shim)?;
-        Ok(Self::new(shim, place, Pid::from_raw(pid), pidfd, network, Kept::default(), output, None))
+        Ok(Self::new(shim, place, Pid::from_raw(pid), pidfd, network, Kept::default(), output))
     }
 
     /// Runs until the container has ended and the supervisor knows.

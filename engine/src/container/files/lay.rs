@@ -134,7 +134,7 @@ impl Layer<'_> {
             (Some(libc::S_IFDIR), _) => return Err(LayError::DirectoryInTheWay { path: text(&entry.path) }),
             (Some(_), Kind::Directory) => return Err(LayError::FileInTheWay { path: text(&entry.path) }),
             (Some(_), Kind::HardLink) => {}
-            (Some(_), _) => self.unlink(parent, name, entry)?,
+            (Some(_), _) => unlink(parent, name, entry)?,
         }
         match entry.kind {
             Kind::Directory => return self.directory(parent, &components, there.is_some(), entry),
@@ -179,13 +179,6 @@ impl Layer<'_> {
             .map_err(failed("open the directory of", entry))?;
         }
         Ok(directory)
-    }
-
-    fn unlink(&self, parent: BorrowedFd<'_>, name: &CString, entry: &Entry) -> Result<(), LayError> {
-        match unlinkat(parent, name.as_c_str(), UnlinkatFlags::NoRemoveDir) {
-            Ok(()) | Err(Errno::ENOENT) => Ok(()),
-            Err(errno) => Err(failed("replace", entry)(errno)),
-        }
     }
 
     fn directory(
@@ -278,7 +271,7 @@ impl Layer<'_> {
         if status(parent, name).is_ok_and(|there| (there.st_dev, there.st_ino) == (source.st_dev, source.st_ino)) {
             return Ok(());
         }
-        self.unlink(parent, name, entry)?;
+        unlink(parent, name, entry)?;
         linkat(&directory, target_name.as_c_str(), parent, name.as_c_str(), AtFlags::empty())
             .map_err(failed("create the hard link", entry))
     }
@@ -340,6 +333,14 @@ impl Layer<'_> {
             }
         }
         Ok(self.omitted)
+    }
+}
+
+/// Removes what is in the way and no directory.
+fn unlink(parent: BorrowedFd<'_>, name: &CString, entry: &Entry) -> Result<(), LayError> {
+    match unlinkat(parent, name.as_c_str(), UnlinkatFlags::NoRemoveDir) {
+        Ok(()) | Err(Errno::ENOENT) => Ok(()),
+        Err(errno) => Err(failed("replace", entry)(errno)),
     }
 }
 

@@ -158,9 +158,8 @@ pub fn destination(
         }
         Ok(_) if directory => return Err(DestinationError::DirectoryOverFile),
         Ok(_) if ends_with_slash(path) => return Err(DestinationError::Errno(Errno::ENOTDIR)),
-        Ok(_) => {}
         Err(Errno::ENOENT) if ends_with_slash(path) && !directory => return Err(DestinationError::NoSuchDirectory),
-        Err(Errno::ENOENT) => {}
+        Ok(_) | Err(Errno::ENOENT) => {}
         Err(errno) => return Err(DestinationError::Errno(errno)),
     }
     let name = last(path).ok_or(DestinationError::NoSuchDirectory)?.to_owned();

@@ -166,18 +166,14 @@ impl<W: Write> Packer<'_, W> {
         if status.st_nlink < 2 {
             return Ok(false);
         }
-        match self.links.get(&(status.st_dev, status.st_ino)) {
-            Some(first) => {
-                header.set_entry_type(EntryType::Link);
-                header.set_size(0);
-                self.builder.append_link(header, path, first).map_err(failed("archive the link", path))?;
-                Ok(true)
-            }
-            None => {
-                self.links.insert((status.st_dev, status.st_ino), path.to_owned());
-                Ok(false)
-            }
-        }
+        let Some(first) = self.links.get(&(status.st_dev, status.st_ino)) else {
+            self.links.insert((status.st_dev, status.st_ino), path.to_owned());
+            return Ok(false);
+        };
+        header.set_entry_type(EntryType::Link);
+        header.set_size(0);
+        self.builder.append_link(header, path, first).map_err(failed("archive the link", path))?;
+        Ok(true)
     }
 
     fn whiteout(&mut self, path: &Path) -> Result<(), PackError> {

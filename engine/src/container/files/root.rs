@@ -73,16 +73,16 @@ fn open(root: &Root, container: &Container, view: View) -> Step<OwnedFd> {
             mount::mount_setattr(host.as_fd(), true, private).step(|| "make the mounts private".into())?;
             // Of all directories that exist the one that no mount of the container comes from.
             let place = root.data().join("images");
-            let assembled = match view {
-                View::Whole { write: true } => rootfs::assemble(&config.rootfs, &place)?,
-                _ => {
-                    let tree = rootfs::view(&config.rootfs, true)?;
-                    let at = open_path(&place.to_string_lossy())?;
-                    mount::move_mount(tree.as_fd(), at.as_fd()).step(|| "mount the root".into())?;
-                    tree
-                }
+            let write = view == View::Whole { write: true };
+            let assembled = if write {
+                rootfs::assemble(&config.rootfs, &place)?
+            } else {
+                let tree = rootfs::view(&config.rootfs, true)?;
+                let at = open_path(&place.to_string_lossy())?;
+                mount::move_mount(tree.as_fd(), at.as_fd()).step(|| "mount the root".into())?;
+                tree
             };
-            bind(&bundle, &config, &assembled, view == View::Whole { write: true })?;
+            bind(&bundle, &config, &assembled, write)?;
             Ok(assembled)
         }
     }
