@@ -56,12 +56,18 @@ fn what_was_found_before() {
         let paths = listed(&tests_folder().join("fuzz/seeds").join(target));
         paths.iter().map(|path| fs::read(path).expect("a seed can be read")).collect()
     };
-    seeds("project").iter().for_each(|seed| {
+    for seed in &seeds("project") {
         targets::project(seed);
-    });
-    seeds("interpolate").iter().for_each(|seed| targets::interpolate(seed));
-    seeds("dotenv").iter().for_each(|seed| targets::dotenv(seed));
-    seeds("short").iter().for_each(|seed| targets::short(seed));
+    }
+    for seed in &seeds("interpolate") {
+        targets::interpolate(seed);
+    }
+    for seed in &seeds("dotenv") {
+        targets::dotenv(seed);
+    }
+    for seed in &seeds("short") {
+        targets::short(seed);
+    }
 }
 
 /// What is printed loads again, to the same: own cases, and the comparison corpus where it is there.

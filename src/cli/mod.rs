@@ -301,7 +301,8 @@ pub fn main() -> ExitCode {
 /// Writes what this process notes about its work to standard error.
 fn log_to_stderr() {
     use tracing_subscriber::{EnvFilter, fmt};
-    let filter = EnvFilter::try_from_env("RCOMPOSE_LOG").unwrap_or_else(|_| EnvFilter::new("warn,rcompose=debug,rcompose_engine=debug"));
+    let filter = EnvFilter::try_from_env("RCOMPOSE_LOG")
+        .unwrap_or_else(|_| EnvFilter::new("warn,rcompose=debug,rcompose_engine=debug"));
     fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
 }
 

@@ -92,20 +92,23 @@ impl fmt::Display for Remote {
 mod tests {
     use super::*;
 
-    fn git(repository: &str, reference: &str, subdirectory: &str) -> Option<Remote> {
+    fn git(repository: &str, reference: &str, subdirectory: &str) -> Remote {
         let [repository, reference, subdirectory] = [repository, reference, subdirectory].map(ToOwned::to_owned);
-        Some(Remote::Git(GitUrl { repository, reference, subdirectory }))
+        Remote::Git(GitUrl { repository, reference, subdirectory })
     }
 
     #[test]
     fn what_is_elsewhere() {
         assert_eq!(Remote::parse("oci://r.io/a:b"), Some(Remote::Oci("r.io/a:b".to_owned())));
-        assert_eq!(Remote::parse("https://h/a.git"), git("https://h/a.git", "", ""));
-        assert_eq!(Remote::parse("https://h/a.git#main:sub/x.yaml"), git("https://h/a.git", "main", "sub/x.yaml"));
-        assert_eq!(Remote::parse("git://h/a#:sub"), git("git://h/a", "", "sub"));
-        assert_eq!(Remote::parse("https://h/a.git?ref=v1&subdir=s"), git("https://h/a.git", "v1", "s"));
-        assert_eq!(Remote::parse("git@h:a/b.git#v1"), git("git@h:a/b.git", "v1", ""));
-        assert_eq!(Remote::parse("github.com/a/b"), git("https://github.com/a/b", "", ""));
+        assert_eq!(Remote::parse("https://h/a.git"), Some(git("https://h/a.git", "", "")));
+        assert_eq!(
+            Remote::parse("https://h/a.git#main:sub/x.yaml"),
+            Some(git("https://h/a.git", "main", "sub/x.yaml"))
+        );
+        assert_eq!(Remote::parse("git://h/a#:sub"), Some(git("git://h/a", "", "sub")));
+        assert_eq!(Remote::parse("https://h/a.git?ref=v1&subdir=s"), Some(git("https://h/a.git", "v1", "s")));
+        assert_eq!(Remote::parse("git@h:a/b.git#v1"), Some(git("git@h:a/b.git", "v1", "")));
+        assert_eq!(Remote::parse("github.com/a/b"), Some(git("https://github.com/a/b", "", "")));
     }
 
     #[test]

@@ -27,7 +27,7 @@ impl Memory {
             match line.strip_prefix(FILE.as_bytes()) {
                 Some(next) => {
                     files.insert(Path::new("/p").join(&name), std::mem::take(&mut content));
-                    name = String::from_utf8_lossy(next).trim().trim_start_matches('/').to_owned();
+                    String::from_utf8_lossy(next).trim().trim_start_matches('/').clone_into(&mut name);
                 }
                 None => content.extend_from_slice(line),
             }
@@ -94,7 +94,7 @@ pub fn project(data: &[u8]) -> bool {
         Ok(again) => again,
         Err(faults) => panic!(
             "what was printed does not load: {:?}\n{text}",
-            faults.iter().map(|fault| fault.summary()).collect::<Vec<_>>()
+            faults.iter().map(rcompose::compose::Diagnostic::summary).collect::<Vec<_>>()
         ),
     };
     assert_eq!(text, print(&again));

@@ -55,11 +55,7 @@ pub enum VolumeError {
     #[error("volume {volume}: {reason}")]
     Option { volume: String, reason: String },
     #[error("cannot mount {device} on volume {volume}: {source}")]
-    Mount {
-        volume: String,
-        device: String,
-        source: io::Error,
-    },
+    Mount { volume: String, device: String, source: io::Error },
     #[error("volume {volume} is in use by container {container}")]
     InUse { volume: String, container: String },
 }

@@ -59,10 +59,8 @@ fn parse<'a>(volume: &str, options: &'a BTreeMap<String, String>) -> Result<Opti
     let get = |key: &str| options.get(key).map(String::as_str).unwrap_or_default();
     let (kind, device, all) = (get("type"), get("device"), get("o"));
     if device.is_empty() {
-        return match kind.is_empty() && all.is_empty() {
-            true => Ok(None),
-            false => Err(invalid("`device` is missing in its options".to_owned())),
-        };
+        let nothing = kind.is_empty() && all.is_empty();
+        return if nothing { Ok(None) } else { Err(invalid("`device` is missing in its options".to_owned())) };
     }
     let (mut flags, mut data) = (MsFlags::empty(), Vec::new());
     for option in all.split(',').map(str::trim).filter(|option| !option.is_empty()) {
@@ -202,12 +200,8 @@ mod tests {
     #[test]
     fn options_are_flags_and_data() {
         let given = options(&[("type", "tmpfs"), ("device", "tmpfs"), ("o", "size=3m,noexec, uid=70")]);
-        let expected = Options {
-            kind: "tmpfs",
-            device: "tmpfs",
-            flags: MsFlags::MS_NOEXEC,
-            data: "size=3m,uid=70".to_owned(),
-        };
+        let expected =
+            Options { kind: "tmpfs", device: "tmpfs", flags: MsFlags::MS_NOEXEC, data: "size=3m,uid=70".to_owned() };
         assert_eq!(parse("data", &given).unwrap(), Some(expected));
         assert_eq!(parse("data", &BTreeMap::new()).unwrap(), None);
     }

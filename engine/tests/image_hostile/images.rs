@@ -93,7 +93,7 @@ pub(crate) fn attacks() -> Vec<(String, TestImage, Fate)> {
     for size in [json!(-1), json!(1.5), json!("1"), json!(null), json!(u64::MAX), json!(i64::MAX)] {
         manifest(&format!("whose layer has a size of {size}"), Refused, &|m| m["layers"][0]["size"] = size.clone());
         manifest(&format!("whose configuration has a size of {size}"), Refused, &|m| {
-            m["config"]["size"] = size.clone()
+            m["config"]["size"] = size.clone();
         });
     }
     for digest in ["", "sha256:", "sha256:x", "sha256:/etc/passwd", "md5:0", &format!("SHA256:{}", "0".repeat(64))] {
@@ -108,7 +108,7 @@ pub(crate) fn attacks() -> Vec<(String, TestImage, Fate)> {
     manifest("of a million values", Refused, &|m| m["x"] = json!(vec![0; 1_000_000]));
     manifest("whose layer has a million values", Refused, &|m| m["layers"][0]["x"] = json!(vec![0; 1_000_000]));
     manifest("whose configuration is its layer", Refused, &|m| {
-        m["config"]["digest"] = m["layers"][0]["digest"].clone()
+        m["config"]["digest"] = m["layers"][0]["digest"].clone();
     });
     manifest("whose layer is its configuration", Refused, &|m| m["layers"][0] = m["config"].clone());
     let twice = with_manifest(|_| ());

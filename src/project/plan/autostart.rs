@@ -54,7 +54,7 @@ mod tests {
         created.state.status = Status::Created;
         let mut running = ended("running", RestartPolicy::Always, 0, false);
         running.state.status = Status::Running;
-        let all = [
+        let all = vec![
             ended("no", RestartPolicy::No, 255, false),
             ended("always", RestartPolicy::Always, 0, false),
             ended("always-stopped", RestartPolicy::Always, 0, true),
