@@ -5,8 +5,8 @@ use super::path::Path;
 use super::source::Span;
 use super::{Diagnostic, Faults, gopath, short};
 
-/// About how many bytes of memory one port of a range takes; a line of a file may be a range of 65,535.
-const PORT_BYTES: usize = 512;
+/// What one port of a range counts for; a line of a file may be a range of 65,535.
+const PORT_BYTES: usize = 128;
 
 /// Gives every attribute its long form. With `lenient` a short form that cannot be read stays as it is (variables in it have
 /// not been replaced).
@@ -96,11 +96,12 @@ fn text(value: impl Into<String>, span: Span) -> Node {
 
 fn ports(node: &mut Node, path: &Path<'_>, lenient: bool, faults: &mut Faults) -> Result<(), String> {
     let Value::List(list) = &node.value else { return Err(format!("must be a list, not {}", node.value.kind())) };
-    let mut ports = Vec::with_capacity(list.len());
+    // All are read before one is made, so that what is far too much is noticed early.
+    let mut read = Vec::with_capacity(list.len());
     for (index, item) in list.iter().enumerate() {
         let spec = match &item.value {
             Value::Map(_) => {
-                ports.push(item.clone());
+                read.push((item, None));
                 continue;
             }
             Value::Int(number) => number.to_string(),
@@ -110,26 +111,10 @@ fn ports(node: &mut Node, path: &Path<'_>, lenient: bool, faults: &mut Faults) -
         match short::ports(&spec) {
             Ok(found) if found.len() > 1 && !faults.expand(found.len() * PORT_BYTES) => {
                 faults.taint(path);
-                break;
+                node.value = Value::List(Vec::new());
+                return Ok(());
             }
-            Ok(found) => ports.extend(found.into_iter().map(|port| {
-                let mut map = Map::with_capacity(5);
-                map.insert("mode".to_owned(), text("ingress", item.span));
-                if !port.host_ip.is_empty() {
-                    map.insert("host_ip".to_owned(), text(port.host_ip, item.span));
-                }
-                if port.target != 0 {
-                    map.insert(
-                        "target".to_owned(),
-                        Node { value: Value::Int(port.target.into()), span: item.span, key: item.span },
-                    );
-                }
-                if !port.published.is_empty() {
-                    map.insert("published".to_owned(), text(port.published, item.span));
-                }
-                map.insert("protocol".to_owned(), text(port.protocol, item.span));
-                Node { value: Value::Map(map), span: item.span, key: item.key }
-            })),
+            Ok(found) => read.push((item, Some(found))),
             Err(_) if lenient => return Ok(()),
             Err(message) => {
                 let path = path.index(index);
@@ -143,8 +128,34 @@ fn ports(node: &mut Node, path: &Path<'_>, lenient: bool, faults: &mut Faults) -
             }
         }
     }
+    let mut ports = Vec::with_capacity(read.len());
+    for (item, found) in read {
+        match found {
+            None => ports.push(item.clone()),
+            Some(found) => ports.extend(found.into_iter().map(|port| long_port(port, item))),
+        }
+    }
     node.value = Value::List(ports);
     Ok(())
+}
+
+fn long_port(port: short::ShortPort, item: &Node) -> Node {
+    let mut map = Map::with_capacity(5);
+    map.insert("mode".to_owned(), text("ingress", item.span));
+    if !port.host_ip.is_empty() {
+        map.insert("host_ip".to_owned(), text(port.host_ip, item.span));
+    }
+    if port.target != 0 {
+        map.insert(
+            "target".to_owned(),
+            Node { value: Value::Int(port.target.into()), span: item.span, key: item.span },
+        );
+    }
+    if !port.published.is_empty() {
+        map.insert("published".to_owned(), text(port.published, item.span));
+    }
+    map.insert("protocol".to_owned(), text(port.protocol, item.span));
+    Node { value: Value::Map(map), span: item.span, key: item.key }
 }
 
 fn volume(node: &mut Node, lenient: bool) -> Result<(), String> {

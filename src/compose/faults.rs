@@ -14,7 +14,7 @@ use super::source::{Sources, Span};
 const MOST: usize = 100;
 
 /// How many bytes variables, env files and ranges of ports may add to a project: the small text of a file may stand for an endless one.
-const EXPANDED: usize = 64 << 20;
+const EXPANDED: usize = 16 << 20;
 
 /// Collects diagnostics.
 #[derive(Debug, Default)]

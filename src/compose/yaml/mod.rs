@@ -18,11 +18,11 @@ use super::source::{Sources, Span};
 /// How deep collections may be nested (Go's limit).
 const DEEPEST: usize = 10_000;
 /// How many values a document may have as it is written; each takes a few hundred bytes of memory.
-const MOST_VALUES: usize = 1_000_000;
+const MOST_VALUES: usize = 200_000;
 /// How many values aliases may add: so many times what the document has, but not less and not more than these numbers.
 const EXPANDED_TIMES: usize = 50;
 const EXPANDED_VALUES: usize = 20_000;
-const MOST_EXPANDED_VALUES: usize = 1_000_000;
+const MOST_EXPANDED_VALUES: usize = 200_000;
 /// So many bytes of text that an alias repeats count as one value.
 const VALUE_BYTES: usize = 128;
 /// How many bytes may be read again because of [`Indentation`], in files that are not small.
