@@ -1,6 +1,6 @@
 //! `ps`: the containers of the project.
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use rcompose_engine::container::config::{MountSource, NetworkMode};
 use rcompose_engine::container::state::{ContainerState, HealthStatus, Status};
 use rcompose_engine::container::store::Container;
@@ -10,8 +10,9 @@ use super::context::Context;
 use super::error::Error;
 use crate::project::labels::{Labelled as _, PROJECT};
 use crate::project::plan::lifecycle;
+use crate::ui::format::{Column, Listing};
 use crate::ui::ports::{self, Port};
-use crate::ui::{human, lines, table};
+use crate::ui::{human, lines};
 
 #[derive(Debug, Args)]
 pub struct PsArgs {
@@ -21,9 +22,9 @@ pub struct PsArgs {
     /// Filter services by a property (supported filters: status)
     #[arg(long, value_name = "FILTER")]
     filter: Option<String>,
-    /// Format output
-    #[arg(long, value_enum, default_value_t = Format::Table)]
-    format: Format,
+    /// Format output: table, json, a Go template, or 'table' and a template
+    #[arg(long, value_name = "FORMAT", default_value = "table")]
+    format: String,
     /// Don't truncate output
     #[arg(long)]
     no_trunc: bool,
@@ -42,13 +43,6 @@ pub struct PsArgs {
     status: Vec<String>,
     #[arg(value_name = "SERVICE")]
     names: Vec<String>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Format {
-    #[value(alias = "pretty")]
-    Table,
-    Json,
 }
 
 pub fn run(context: &Context, args: &PsArgs) -> Result<(), Error> {
@@ -89,39 +83,43 @@ pub fn run(context: &Context, args: &PsArgs) -> Result<(), Error> {
         }
         lines(services)
     } else {
-        show(&chosen, args, jiff::Timestamp::now())
+        show(&chosen, args, jiff::Timestamp::now())?
     };
     Ok(context.ui.out(&text)?)
 }
 
-fn show(containers: &[&Container], args: &PsArgs, now: jiff::Timestamp) -> String {
-    match args.format {
-        Format::Table => {
-            let row = |container: &&Container| {
-                vec![
-                    container.config.name.clone(),
-                    container.config.image.clone(),
-                    command(container, args.no_trunc),
-                    container.service().to_owned(),
-                    format!("{} ago", human::since(container.config.created, now)),
-                    status(&container.state, now),
-                    ports::display(&published(container)),
-                ]
-            };
-            let rows = containers.iter().map(row).collect::<Vec<_>>();
-            let header = ["NAME", "IMAGE", "COMMAND", "SERVICE", "CREATED", "STATUS", "PORTS"];
-            table::render(table::DOCKER, &header, &rows)
-        }
-        Format::Json => {
-            let json = |container: &&Container| {
-                let mut line = serde_json::to_string(&Json::new(container, args.no_trunc, now))
-                    .expect("a structure of texts and numbers always serialises");
-                line.push('\n');
-                line
-            };
-            containers.iter().map(json).collect()
-        }
-    }
+/// Every field of [`Json`], and its heading in a table.
+const COLUMNS: [Column; 19] = [
+    ("Name", "NAME"),
+    ("Names", "NAMES"),
+    ("ID", "CONTAINER ID"),
+    ("Image", "IMAGE"),
+    ("Command", "COMMAND"),
+    ("Project", "PROJECT"),
+    ("Service", "SERVICE"),
+    ("CreatedAt", "CREATED AT"),
+    ("RunningFor", "CREATED"),
+    ("State", "STATE"),
+    ("Status", "STATUS"),
+    ("Health", "HEALTH"),
+    ("ExitCode", "EXIT CODE"),
+    ("Ports", "PORTS"),
+    ("Labels", "LABELS"),
+    ("LocalVolumes", "LOCAL VOLUMES"),
+    ("Mounts", "MOUNTS"),
+    ("Networks", "NETWORKS"),
+    ("Size", "SIZE"),
+];
+const DEFAULT: [&str; 7] = ["Name", "Image", "Command", "Service", "RunningFor", "Status", "Ports"];
+
+fn show(containers: &[&Container], args: &PsArgs, now: jiff::Timestamp) -> Result<String, Error> {
+    let row = |container: &&Container| {
+        serde_json::to_value(Json::new(container, args.no_trunc, now))
+            .expect("a structure of texts and numbers always serialises")
+    };
+    let rows = containers.iter().map(row).collect::<Vec<_>>();
+    let format = if args.format == "pretty" { "table" } else { &args.format };
+    Ok(Listing { columns: &COLUMNS, default: &DEFAULT, rows: &rows }.render(format)?)
 }
 
 /// Returns the command in quotes, cut to twenty characters unless all of it is wanted.
