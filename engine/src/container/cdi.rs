@@ -8,8 +8,6 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use oci_spec::OciSpecError;
-use oci_spec::runtime::{Hook, HookBuilder, Hooks};
 use serde::Deserialize;
 
 /// Where specifications are, the most important last.
@@ -36,8 +34,9 @@ pub enum CdiError {
     },
     #[error("the CDI specification {} is not valid: {reason}", path.display())]
     Invalid { path: PathBuf, reason: String },
-    #[error(transparent)]
-    Oci(#[from] OciSpecError),
+    /// A device that would not work without a program that is not run.
+    #[error("CDI device {name} needs the program {} to be run for each container, which is not done here", path.display())]
+    Hook { name: String, path: PathBuf },
 }
 
 /// One file.
@@ -65,7 +64,7 @@ pub struct Edits {
     pub env: Vec<String>,
     pub device_nodes: Vec<DeviceNode>,
     pub mounts: Vec<Mount>,
-    pub hooks: Vec<CdiHook>,
+    hooks: Vec<Hook>,
     #[serde(rename = "additionalGids")]
     pub additional_gids: Vec<u32>,
 }
@@ -89,16 +88,11 @@ pub struct Mount {
     pub options: Vec<String>,
 }
 
+/// A program of the host that is to be run when a container is made.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct CdiHook {
-    /// Such as `createContainer`.
-    pub hook_name: String,
-    pub path: PathBuf,
-    pub args: Vec<String>,
-    pub env: Vec<String>,
-    /// Seconds.
-    pub timeout: Option<i64>,
+#[serde(default)]
+struct Hook {
+    path: PathBuf,
 }
 
 impl Edits {
@@ -106,40 +100,7 @@ impl Edits {
         self.env.extend_from_slice(&other.env);
         self.device_nodes.extend_from_slice(&other.device_nodes);
         self.mounts.extend_from_slice(&other.mounts);
-        self.hooks.extend_from_slice(&other.hooks);
         self.additional_gids.extend_from_slice(&other.additional_gids);
-    }
-
-    /// Returns the hooks as the OCI configuration has them.
-    pub fn oci_hooks(&self) -> Result<Option<Hooks>, OciSpecError> {
-        if self.hooks.is_empty() {
-            return Ok(None);
-        }
-        let of = |name: &str| -> Result<Option<Vec<Hook>>, OciSpecError> {
-            let hooks = self.hooks.iter().filter(|hook| hook.hook_name == name).map(|hook| {
-                let mut built = HookBuilder::default().path(&hook.path);
-                if !hook.args.is_empty() {
-                    built = built.args(hook.args.clone());
-                }
-                if !hook.env.is_empty() {
-                    built = built.env(hook.env.clone());
-                }
-                if let Some(timeout) = hook.timeout {
-                    built = built.timeout(timeout);
-                }
-                built.build()
-            });
-            let hooks = hooks.collect::<Result<Vec<_>, _>>()?;
-            Ok(Some(hooks).filter(|hooks| !hooks.is_empty()))
-        };
-        let mut hooks = Hooks::default();
-        hooks
-            .set_create_runtime(of("createRuntime")?)
-            .set_create_container(of("createContainer")?)
-            .set_start_container(of("startContainer")?)
-            .set_poststart(of("poststart")?)
-            .set_poststop(of("poststop")?);
-        Ok(Some(hooks))
     }
 }
 
@@ -158,6 +119,9 @@ pub fn resolve(directories: &[&Path], names: &[String]) -> Result<Edits, CdiErro
             directories: directories.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", "),
             known: known.keys().cloned().collect(),
         })?;
+        if let Some(hook) = found.common.hooks.iter().chain(&found.own.hooks).next() {
+            return Err(CdiError::Hook { name: name.clone(), path: hook.path.clone() });
+        }
         if !kinds.contains(&kind) {
             kinds.push(kind);
             edits.add(&found.common);
@@ -232,10 +196,12 @@ devices:
     containerEdits:
       env: [FIRST=1]
       deviceNodes: [{path: /dev/gpu0, hostPath: /dev/null, permissions: rw}]
-      hooks: [{hookName: createContainer, path: /bin/true, args: [true]}]
   - name: "1"
     containerEdits:
       mounts: [{hostPath: /lib/gpu, containerPath: /usr/lib/gpu, options: [ro]}]
+  - name: hooked
+    containerEdits:
+      hooks: [{hookName: createContainer, path: /usr/bin/hook, args: [hook]}]
 "#;
 
     fn directory() -> tempfile::TempDir {
@@ -252,7 +218,6 @@ devices:
         assert_eq!(edits.env, ["COMMON=1", "FIRST=1"]);
         assert_eq!(edits.device_nodes[0].host_path.as_deref(), Some(Path::new("/dev/null")));
         assert_eq!(edits.mounts[0].container_path, "/usr/lib/gpu");
-        assert!(edits.oci_hooks().unwrap().unwrap().create_container().is_some());
     }
 
     #[test]
@@ -261,6 +226,8 @@ devices:
         let error = resolve(&[directory.path()], &["example.com/gpu=7".to_owned()]).unwrap_err().to_string();
         assert!(error.contains("example.com/gpu=7") && error.contains("example.com/gpu=0"), "{error}");
         assert!(matches!(resolve(&[directory.path()], &["gpu".to_owned()]), Err(CdiError::Name(_))));
+        let hooked = resolve(&[directory.path()], &["example.com/gpu=hooked".to_owned()]).unwrap_err().to_string();
+        assert!(hooked.contains("/usr/bin/hook"), "{hooked}");
     }
 
     #[test]

@@ -169,9 +169,6 @@ pub fn generate(inputs: &Inputs<'_>) -> Result<(Spec, ShimConfig), SpecError> {
     if let Some(domainname) = config.domainname.clone().filter(|_| config.uts != NamespaceMode::Host) {
         spec = spec.domainname(domainname);
     }
-    if let Some(hooks) = edits.oci_hooks()? {
-        spec = spec.hooks(hooks);
-    }
     if !config.annotations.is_empty() {
         spec = spec.annotations(config.annotations.clone().into_iter().collect::<HashMap<_, _>>());
     }
