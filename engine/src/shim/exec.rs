@@ -146,6 +146,9 @@ fn enter(
     theirs: &OwnedFd,
     stdio: &[OwnedFd],
 ) -> Step<std::convert::Infallible> {
+    // What the shim has open is none of the container's business. Its owners are in frames that are never returned to.
+    let kept = stdio.iter().map(AsFd::as_fd).chain([container, theirs.as_fd()]).collect::<Vec<_>>();
+    process::close_all_but(&kept).step(|| "close the shim's descriptors".into())?;
     process::forget_origin(PROGRAM).step(|| "forget the engine's environment".into())?;
     let spec = read_spec(&shim.bundle)?;
     let mut wanted = spec.process().clone().ok_or_else(|| fault("config.json has no process".into()))?;
@@ -175,9 +178,9 @@ fn enter(
             clone::exit(0)
         }
         Cloned::Child => {
-            let prepared =
-                connect(terminal.as_ref(), stdio).and_then(|()| program::prepare(&wanted, filter.as_deref()));
-            match prepared {
+            connect(terminal.as_ref(), stdio)?;
+            drop(terminal);
+            match program::prepare(&wanted, filter.as_deref(), theirs.as_fd()) {
                 Ok(program) => channel::execute(theirs, &program),
                 Err(failure) => Err(failure),
             }

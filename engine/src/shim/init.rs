@@ -46,7 +46,7 @@ pub(super) struct Init<'a> {
 
 impl Init<'_> {
     /// Becomes the container's PID 1.
-    pub(super) fn become_container(self) -> ! {
+    pub(super) fn become_container(mut self) -> ! {
         let failure = match self.prepare() {
             Ok(program) if self.config.init => super::pid1::run(&program, self),
             Ok(program) => channel::execute(&self.channel, &program),
@@ -56,7 +56,18 @@ impl Init<'_> {
         clone::exit(failure.code)
     }
 
-    fn prepare(&self) -> Step<Program> {
+    fn prepare(&mut self) -> Step<Program> {
+        // What the shim has open is none of the container's business. Its owners are in frames that are never returned to.
+        let kept = self.stdio.iter().flatten().chain([&self.channel]).map(AsFd::as_fd).collect::<Vec<_>>();
+        process::close_all_but(&kept).step(|| "close the shim's descriptors".into())?;
+        let (process, filter) = self.make()?;
+        // They have become the standard ones.
+        self.stdio = [None, None, None];
+        program::prepare(&process, filter.as_deref(), self.channel.as_fd())
+    }
+
+    /// Makes everything around the program; afterwards this process is in it. Returns what is to be executed.
+    fn make(&self) -> Step<(Process, Option<Vec<Instruction>>)> {
         // Nothing of a container that is only half made outlives its shim.
         nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).step(|| "tie the container to its shim".into())?;
         nix::unistd::setsid().step(|| "begin a session".into())?;
@@ -127,7 +138,7 @@ impl Init<'_> {
         enter(&root)?;
         self.connect_stdio(terminal.as_ref(), &null)?;
         let filter = filter(self.config.seccomp, &linux, process)?;
-        program::prepare(process, filter.as_deref())
+        Ok((process.clone(), filter))
     }
 
     /// Makes this namespace's mounts private, so that nothing done here is seen by the host. Sources whose mounts the host

@@ -155,9 +155,20 @@ pub fn reset_signals() {
 
 /// Makes every signal's action the default one.
 pub fn reset_signal_actions() {
+    /// `struct sigaction` as the kernel has it.
+    #[repr(C)]
+    struct Action {
+        handler: usize,
+        flags: libc::c_ulong,
+        restorer: usize,
+        mask: u64,
+    }
+    let default = Action { handler: libc::SIG_DFL, flags: 0, restorer: 0, mask: 0 };
     for signal in 1..=64 {
+        let none = std::ptr::null::<Action>();
+        // The raw call, since the C library keeps 32 and 33 to itself, which its posix_spawn(3) leaves ignored.
         // SAFETY: sets the default action; signals that cannot be changed or do not exist are refused, which is fine.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
+        unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, &raw const default, none, size_of::<u64>()) };
     }
 }
 
