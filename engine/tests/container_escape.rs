@@ -284,8 +284,9 @@ fn a_user_database_that_is_no_file_does_no_harm() {
         let as_app = Exec { user: Some("app".into()), ..exec(&["true"]) };
         assert!(matches!(try_exec(&container, as_app), Err(ClientError::Failed(_))));
         assert_eq!(
-            try_exec(&container, Exec { user: Some("8".into()), ..exec(&["sh", "-c", "id -u 2>/dev/null"]) }).unwrap(),
-            "8\n"
+            try_exec(&container, Exec { user: Some("8".into()), ..exec(&["grep", "Uid", "/proc/self/status"]) })
+                .unwrap(),
+            "Uid:\t8\t8\t8\t8\n"
         );
     }
     place("passwd", &|path| fs::write(path, "app:x:1000:1001::/home/app:/bin/sh\n").unwrap());
