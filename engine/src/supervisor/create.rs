@@ -48,25 +48,9 @@ pub(super) fn create(
     }
     // Other containers' namespaces are looked up when it is started; now it is only checked that all else is right.
     let (spec, shim) = generate(root, host, images, &config, &image, &|_| Some(NOBODY))?;
-    let state = ContainerState {
-        status: Status::Created,
-        pid: None,
-        pid_started: None,
-        exit_code: 0,
-        oom_killed: false,
-        error: None,
-        started_at: None,
-        finished_at: None,
-        restart_count: 0,
-        stopped: false,
-        health: config.healthcheck.as_ref().and_then(super::health::Plan::new).map(|_| Health {
-            status: HealthStatus::Starting,
-            failing_streak: 0,
-            log: Vec::new(),
-        }),
-        endpoints: Vec::new(),
-        ports: Vec::new(),
-    };
+    let checked = config.healthcheck.as_ref().and_then(super::health::Plan::new).is_some();
+    let health = checked.then(|| Health { status: HealthStatus::Starting, failing_streak: 0, log: Vec::new() });
+    let state = ContainerState { health, ..ContainerState::new(Status::Created) };
     let files = encode(&spec, &shim)?;
     // Bound into the container, so they exist before they are known; the network fills them in.
     let files = files.into_iter().chain(ETC.map(|name| (name, Vec::new()))).collect::<Vec<_>>();
