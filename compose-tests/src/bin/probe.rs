@@ -12,11 +12,10 @@ use std::{
     collections::BTreeSet,
     ffi::CString,
     fs,
-    io::Write as _,
     os::unix::{
         ffi::OsStrExt as _,
         fs::{FileTypeExt as _, MetadataExt as _},
-        process::{CommandExt as _, ExitStatusExt as _},
+        process::CommandExt as _,
     },
     path::Path,
     process::{Command, Stdio},
@@ -38,19 +37,19 @@ const LAST: u64 = 520;
 const X32: u64 = 0x4000_0000;
 
 /// Calls whose arguments matter, by number, with a name for the line.
-const WITH_ARGUMENTS: [(&str, u64, &[u64]); 4] = [
-    ("clone", 56, &[0, 0x11, 0x80, 0x0002_0000, 0x0200_0000, 0x0400_0000, 0x0800_0000, 0x1000_0000, 0x2000_0000, 0x4000_0000]),
+const WITH_ARGUMENTS: [(&str, u64, &[u64]); 3] = [
+    (
+        "clone",
+        56,
+        &[0, 0x11, 0x80, 0x0002_0000, 0x0200_0000, 0x0400_0000, 0x0800_0000, 0x1000_0000, 0x2000_0000, 0x4000_0000],
+    ),
     ("personality", 135, &[0, 8, 4, 0x2_0000, 0x2_0008, 0x4_0000, 0x40_0000, 0xFFFF_FFFF]),
     ("socket", 41, &[1, 2, 10, 16, 17, 29, 38, 40, 44]),
-    ("ioctl-of-fd", 16, &[0]),
 ];
 
 fn main() {
     match std::env::args().nth(1).as_deref() {
         Some("tried") => tried(std::env::args().nth(2).as_deref() == Some("i386")),
-        Some("sleep") => loop {
-            std::thread::park();
-        },
         _ => look(),
     }
 }
@@ -66,7 +65,22 @@ fn look() {
     paths();
     devices();
     cgroups();
-    for path in ["/proc/self/oom_score_adj", "/proc/self/coredump_filter", "/proc/self/loginuid", "/proc/self/timerslack_ns", "/proc/self/attr/current", "/proc/sys/kernel/domainname", "/proc/sys/kernel/shmmax", "/proc/sys/kernel/msgmni", "/proc/sys/fs/mqueue/queues_max", "/proc/sys/net/ipv4/ip_unprivileged_port_start", "/proc/sys/net/ipv4/ping_group_range", "/proc/sys/net/ipv4/ip_forward", "/proc/sys/net/ipv6/conf/all/disable_ipv6", "/proc/sys/net/ipv6/conf/lo/disable_ipv6"] {
+    for path in [
+        "/proc/self/oom_score_adj",
+        "/proc/self/coredump_filter",
+        "/proc/self/loginuid",
+        "/proc/self/timerslack_ns",
+        "/proc/self/attr/current",
+        "/proc/sys/kernel/domainname",
+        "/proc/sys/kernel/shmmax",
+        "/proc/sys/kernel/msgmni",
+        "/proc/sys/fs/mqueue/queues_max",
+        "/proc/sys/net/ipv4/ip_unprivileged_port_start",
+        "/proc/sys/net/ipv4/ping_group_range",
+        "/proc/sys/net/ipv4/ip_forward",
+        "/proc/sys/net/ipv6/conf/all/disable_ipv6",
+        "/proc/sys/net/ipv6/conf/lo/disable_ipv6",
+    ] {
         let content = fs::read_to_string(path).map(|text| text.trim_end_matches(['\n', '\0']).replace('\t', " "));
         println!("value {path} {}", content.unwrap_or_else(|error| error.to_string()));
     }
@@ -78,8 +92,26 @@ fn look() {
 
 fn status() {
     const FIELDS: [&str; 20] = [
-        "Umask", "Uid", "Gid", "Groups", "NStgid", "NSpid", "NSpgid", "NSsid", "SigBlk", "SigIgn", "SigCgt", "CapInh", "CapPrm",
-        "CapEff", "CapBnd", "CapAmb", "NoNewPrivs", "Seccomp", "Speculation_Store_Bypass", "SpeculationIndirectBranch",
+        "Umask",
+        "Uid",
+        "Gid",
+        "Groups",
+        "NStgid",
+        "NSpid",
+        "NSpgid",
+        "NSsid",
+        "SigBlk",
+        "SigIgn",
+        "SigCgt",
+        "CapInh",
+        "CapPrm",
+        "CapEff",
+        "CapBnd",
+        "CapAmb",
+        "NoNewPrivs",
+        "Seccomp",
+        "Speculation_Store_Bypass",
+        "SpeculationIndirectBranch",
     ];
     let text = fs::read_to_string("/proc/self/status").unwrap_or_default();
     for line in text.lines() {
@@ -128,10 +160,35 @@ fn mounts() {
 
 /// What runtimes hide or make read-only, and what looks like it.
 const PATHS: [&str; 30] = [
-    "/proc", "/proc/acpi", "/proc/asound", "/proc/bus", "/proc/fs", "/proc/interrupts", "/proc/irq", "/proc/kallsyms", "/proc/kcore",
-    "/proc/keys", "/proc/key-users", "/proc/kmsg", "/proc/latency_stats", "/proc/mtrr", "/proc/pressure", "/proc/sched_debug",
-    "/proc/scsi", "/proc/slabinfo", "/proc/softirqs", "/proc/sys", "/proc/sysrq-trigger", "/proc/timer_list", "/proc/timer_stats",
-    "/proc/vmallocinfo", "/sys", "/sys/devices/virtual/powercap", "/sys/firmware", "/sys/fs/cgroup", "/sys/kernel",
+    "/proc",
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/bus",
+    "/proc/fs",
+    "/proc/interrupts",
+    "/proc/irq",
+    "/proc/kallsyms",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/key-users",
+    "/proc/kmsg",
+    "/proc/latency_stats",
+    "/proc/mtrr",
+    "/proc/pressure",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/proc/slabinfo",
+    "/proc/softirqs",
+    "/proc/sys",
+    "/proc/sysrq-trigger",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/proc/vmallocinfo",
+    "/sys",
+    "/sys/devices/virtual/powercap",
+    "/sys/firmware",
+    "/sys/fs/cgroup",
+    "/sys/kernel",
     "/sys/devices/system/cpu/cpu0/thermal_throttle",
 ];
 
@@ -181,7 +238,13 @@ fn devices() {
             } else {
                 "file".to_owned()
             };
-            found.push(format!("{} {what} {:o} {}:{}", path.display(), metadata.mode() & 0o7777, metadata.uid(), metadata.gid()));
+            found.push(format!(
+                "{} {what} {:o} {}:{}",
+                path.display(),
+                metadata.mode() & 0o7777,
+                metadata.uid(),
+                metadata.gid()
+            ));
         }
     }
     found.sort();
@@ -194,7 +257,8 @@ fn cgroups() {
     for line in fs::read_to_string("/proc/self/cgroup").unwrap_or_default().lines() {
         println!("cgroup {}", line.split_once(':').map_or(line, |(_, rest)| rest));
     }
-    let mut names: Vec<_> = fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten().map(|entry| entry.file_name()).collect();
+    let mut names: Vec<_> =
+        fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten().map(|entry| entry.file_name()).collect();
     names.sort();
     for name in names {
         println!("cgroup-mount {}", name.display());
@@ -204,13 +268,22 @@ fn cgroups() {
 /// Working directory, root's entries, host names.
 fn directory() {
     println!("cwd {}", std::env::current_dir().unwrap_or_default().display());
-    let root = fs::symlink_metadata("/").map(|root| format!("{:o} {}:{}", root.mode() & 0o7777, root.uid(), root.gid()));
+    let root =
+        fs::symlink_metadata("/").map(|root| format!("{:o} {}:{}", root.mode() & 0o7777, root.uid(), root.gid()));
     println!("root {}", root.unwrap_or_default());
     for name in ["hosts", "hostname", "resolv.conf", "mtab"] {
         let path = Path::new("/etc").join(name);
         let said = fs::symlink_metadata(&path).map_or_else(
             |error| error.to_string(),
-            |found| format!("{:o} {}:{} {}", found.mode(), found.uid(), found.gid(), fs::read_link(&path).unwrap_or_default().display()),
+            |found| {
+                format!(
+                    "{:o} {}:{} {}",
+                    found.mode(),
+                    found.uid(),
+                    found.gid(),
+                    fs::read_link(&path).unwrap_or_default().display()
+                )
+            },
         );
         println!("etc {name} {said}");
     }
@@ -234,7 +307,12 @@ fn neighbours() {
     }
     let processes = entries("/proc").into_iter().filter(|name| name.parse::<u32>().is_ok()).count();
     println!("processes {processes}");
-    for (name, file) in [("unix", "/proc/net/unix"), ("shm", "/proc/sysvipc/shm"), ("msg", "/proc/sysvipc/msg"), ("sem", "/proc/sysvipc/sem")] {
+    for (name, file) in [
+        ("unix", "/proc/net/unix"),
+        ("shm", "/proc/sysvipc/shm"),
+        ("msg", "/proc/sysvipc/msg"),
+        ("sem", "/proc/sysvipc/sem"),
+    ] {
         let text = fs::read_to_string(file).unwrap_or_default();
         for line in text.lines().skip(1) {
             println!("{name} {line}");
@@ -243,7 +321,8 @@ fn neighbours() {
     for name in entries("/dev/mqueue").iter().chain(&entries("/dev/shm")) {
         println!("posix-ipc {name}");
     }
-    let errno = |result: i64| if result < 0 { std::io::Error::last_os_error().to_string() } else { "permitted".to_owned() };
+    let errno =
+        |result: i64| if result < 0 { std::io::Error::last_os_error().to_string() } else { "permitted".to_owned() };
     // SAFETY: asks for the size of the kernel's log (SYSLOG_ACTION_SIZE_BUFFER); nothing is written.
     println!("try syslog-size {}", errno(unsafe { libc::syscall(libc::SYS_syslog, 10, 0, 0) }));
     // SAFETY: SYSLOG_ACTION_READ_ALL into no buffer.
@@ -305,9 +384,6 @@ fn decisions(machine: &str) {
     if !end.is_empty() {
         println!("syscall {machine} {end}");
     }
-    std::io::stdout().flush().ok();
-    // It has been waited for already.
-    let _ = std::process::ExitStatus::from_raw(0);
 }
 
 /// Skips the call that the tracee is about to make, if it is one that is only tried.
@@ -324,30 +400,41 @@ fn skip(pid: nix::unistd::Pid) {
 fn tried(i386: bool) {
     hand_calls_to_the_tracer();
     if i386 {
-        for number in 0..=LAST {
-            let result = call_i386(u32::try_from(number).unwrap_or(u32::MAX));
-            print("i386", number, "", result);
-        }
-        return;
+        let numbers = (0..=LAST).map(|number| (number, call_i386(u32::try_from(number).unwrap_or(u32::MAX))));
+        return print("i386", numbers);
     }
     // uretprobe and uprobe are not for programs to call, and the kernel kills who does.
-    for number in (0..=LAST).filter(|number| !matches!(number, 335 | 336)).chain([1000, X32, X32 + 1, X32 + 165, X32 + 512, X32 + 520]) {
-        print("x86_64", number, "", call(number, 0));
-    }
+    let numbers = (0..=LAST).filter(|number| !matches!(number, 335 | 336));
+    let numbers = numbers.chain([1000, X32, X32 + 1, X32 + 165, X32 + 512, X32 + 520]);
+    print("x86_64", numbers.map(|number| (number, call(number, 0))));
     for (name, number, values) in WITH_ARGUMENTS {
         for value in values {
-            print("x86_64", number, &format!(" {name}({value:#x})"), call(number, *value));
+            println!("syscall x86_64 {name}({value:#x}) {}", decision(call(number, *value)));
         }
     }
 }
 
-fn print(machine: &str, number: u64, what: &str, result: u64) {
-    let said = match i64::from_ne_bytes(result.to_ne_bytes()) {
+/// Prints what came of calls, those with the same outcome that follow each other as a range.
+fn print(machine: &str, results: impl Iterator<Item = (u64, u64)>) {
+    let mut ranges: Vec<(u64, u64, String)> = Vec::new();
+    for (number, result) in results {
+        let said = decision(result);
+        match ranges.last_mut() {
+            Some((_, last, same)) if *same == said && number - *last <= 3 => *last = number,
+            _ => ranges.push((number, number, said)),
+        }
+    }
+    for (first, last, said) in ranges {
+        println!("syscall {machine} {first}-{last} {said}");
+    }
+}
+
+fn decision(result: u64) -> String {
+    match i64::from_ne_bytes(result.to_ne_bytes()) {
         _ if result == PASSED => "allowed".to_owned(),
         errno @ -4095..0 => format!("{:?}", nix::errno::Errno::from_raw(i32::try_from(-errno).unwrap_or_default())),
         other => format!("returned {other}"),
-    };
-    println!("syscall {machine} {number}{what} {said}");
+    }
 }
 
 fn hand_calls_to_the_tracer() {

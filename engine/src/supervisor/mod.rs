@@ -29,6 +29,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -106,6 +107,10 @@ fn supervise(root: &Root, project: &str, waiting: &mut Option<File>) -> Result<(
         return Ok(());
     };
     let launcher = Launcher::start().map_err(|error| format!("cannot start the launcher: {}", chain(&error)))?;
+    // Containers can make it hold many: each connection to a resolver or to a relayed port is one. After the launcher, since
+    // containers begin with the limits of whoever started the project.
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).map_err(|error| format!("cannot read a limit: {error}"))?;
+    setrlimit(Resource::RLIMIT_NOFILE, most, most).map_err(|error| format!("cannot raise a limit: {error}"))?;
     tracing_to_stderr();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(THREADS)

@@ -156,7 +156,8 @@ impl Mounter<'_> {
 /// Refuses to cover the container's `/proc`: writes to it, such as those of security labels, must reach the kernel.
 fn refuse_proc(target: &OwnedFd, destination: &Path, tree: &OwnedFd) -> Step<()> {
     let describe = || format!("mount at {}", destination.display());
-    if !mount::is_filesystem(target, PROC_SUPER_MAGIC).step(describe)? {
+    // By its name too: what is mounted at `/proc` itself takes the place of the procfs.
+    if !destination.starts_with("/proc") && !mount::is_filesystem(target, PROC_SUPER_MAGIC).step(describe)? {
         return Ok(());
     }
     let whole_proc = destination == Path::new("/proc") && mount::is_filesystem(tree, PROC_SUPER_MAGIC) == Ok(true);

@@ -44,7 +44,7 @@ pub(super) fn policy(bounding: Set) -> Policy {
             set(names, &Rule::Always(ALLOW));
         }
     }
-    Policy { rules, compat, unknown: errno(libc::ENOSYS), foreign: errno(libc::ENOSYS) }
+    Policy { rules, compat: Some(compat), unknown: errno(libc::ENOSYS), foreign: errno(libc::ENOSYS) }
 }
 
 fn has(set: Set, capability: &str) -> bool {

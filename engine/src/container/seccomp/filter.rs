@@ -26,7 +26,10 @@ const X32: u32 = 0x4000_0000;
 
 /// Compiles a policy.
 pub(super) fn compile(policy: &Policy) -> Vec<Instruction> {
-    let compat = tree(&ranges(&policy.compat, policy));
+    let compat = match &policy.compat {
+        Some(rules) => tree(&ranges(rules, policy)),
+        None => vec![instruction(RETURN, 0, 0, policy.foreign)],
+    };
     let over = u32::try_from(compat.len()).unwrap_or(u32::MAX).saturating_add(3);
     let mut code = vec![
         instruction(LOAD, 0, 0, ARCHITECTURE),
@@ -208,7 +211,9 @@ pub(super) mod tests {
             let policy = default::policy(Set(bits));
             let code = compile(&policy);
             assert!(code.len() < 600, "{} instructions", code.len());
-            for (architecture, rules) in [(AUDIT_ARCH, &policy.rules), (AUDIT_ARCH_COMPAT, &policy.compat)] {
+            for (architecture, rules) in
+                [(AUDIT_ARCH, &policy.rules), (AUDIT_ARCH_COMPAT, policy.compat.as_ref().unwrap())]
+            {
                 for (number, rule) in rules.iter().enumerate() {
                     if let Rule::Always(action) = rule {
                         let got = run_as(architecture, &code, u32::try_from(number).unwrap(), [0; 6]);

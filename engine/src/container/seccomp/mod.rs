@@ -25,8 +25,8 @@ const fn errno(number: i32) -> u32 {
 struct Policy {
     /// By number; the last is the newest that the policy knows of.
     rules: Vec<Rule>,
-    /// The same for 32-bit programs, whose calls have other numbers.
-    compat: Vec<Rule>,
+    /// The same for 32-bit programs, whose calls have other numbers. `None`: they are foreign.
+    compat: Option<Vec<Rule>>,
     /// The action for calls that are newer than the policy.
     unknown: u32,
     /// The action for calls of any other architecture, the x32 interface among them: it must not allow what the rules do

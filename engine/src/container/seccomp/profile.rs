@@ -51,9 +51,8 @@ pub fn compile_profile(profile: &LinuxSeccomp) -> Result<Vec<Instruction>, Profi
     // The same call made as a 32-bit program makes it must not get past the rules, nor one of the x32 interface, whatever
     // the default is. Docker kills for an architecture that the profile does not name.
     let foreign = errno(libc::ENOSYS);
-    if !profile.architectures().iter().flatten().any(|arch| *arch == Arch::ScmpArchX86) {
-        compat = vec![Rule::Always(foreign)];
-    }
+    let compat =
+        Some(compat).filter(|_| profile.architectures().iter().flatten().any(|arch| *arch == Arch::ScmpArchX86));
     let code = compile(&Policy { rules, compat, unknown, foreign });
     // The most that the kernel takes (BPF_MAXINSNS).
     if code.len() > 4096 { Err(ProfileError::Length(code.len())) } else { Ok(code) }
