@@ -30,7 +30,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 const VICTIM: &str = "services:
   web:
     image: test/volume-copyup
-    command: [sh, -c, 'trap \"exit 0\" TERM; while :; do sleep 1000 & wait; done']
+    command: [sleep, '1000']
     hostname: victim
     init: true
     networks: {front: {aliases: [alias]}}
@@ -259,6 +259,10 @@ impl World<'_> {
     fn prepare(&self) {
         for words in self.scenario.before {
             self.run(words).ok();
+        }
+        if self.scenario.name == "exec" {
+            // By then PID 1 has started its own child.
+            self.run(&["exec", "-T", "web", "true"]).ok();
         }
     }
 
