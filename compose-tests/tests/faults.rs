@@ -30,7 +30,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 const VICTIM: &str = "services:
   web:
     image: test/volume-copyup
-    command: [sh, -c, 'trap \"exit 0\" TERM; while :; do sleep 1000 & wait; done']
+    command: [sleep, '1000']
     hostname: victim
     init: true
     networks: {front: {aliases: [alias]}}
@@ -260,6 +260,10 @@ impl World<'_> {
         for words in self.scenario.before {
             self.run(words).ok();
         }
+        if self.scenario.name == "exec" {
+            // By then PID 1 has started its own child.
+            self.run(&["exec", "-T", "web", "true"]).ok();
+        }
     }
 
     /// What there is of the victim.
@@ -361,7 +365,7 @@ impl World<'_> {
         if output.code >= 128 || output.code == 101 {
             return Err(format!("it ended with {}", output.code));
         }
-        says_what(&output.stderr, fault)?;
+        says_what(&output.stderr, fault, traced.failed.as_ref())?;
         if self.scenario.starts {
             settled("nothing of the run is left", || {
                 if self.state().is_some_and(|state| state == "running") && self.scenario.name != "exec" {
@@ -450,6 +454,9 @@ impl World<'_> {
                         .filter(|process| process.words.last() == Some(&self.project))
                 };
                 ours().for_each(|process| process.signal(nix::sys::signal::Signal::SIGKILL));
+                let lost = self.running_things().into_iter().filter(|item| item.starts_with("process"));
+                let lost = lost.filter_map(|item| process::read(item.split(' ').nth(1)?.parse().ok()?));
+                lost.for_each(|process| process.signal(nix::sys::signal::Signal::SIGKILL));
                 self.run(&["down", "-v", "-t", "0", "--remove-orphans"]);
             }
         }
@@ -465,18 +472,18 @@ impl World<'_> {
 }
 
 /// Whether a message says what failed and what was being done.
-fn says_what(stderr: &str, fault: Fault) -> Result<(), String> {
+fn says_what(stderr: &str, fault: Fault, failed: Option<&Seen>) -> Result<(), String> {
     let errors: Vec<&str> =
         stderr.lines().filter(|line| line.starts_with("error:") || line.contains("cannot ")).collect();
     let Some(error) = errors.first() else { return Err("no error was told".to_owned()) };
     // An error of the kernel may have been made another one on purpose (a busy port), or not be the cause any more.
     let named = error.split_whitespace().count() > 4;
-    // The library of netlink tells no more of an error of its socket.
-    let netlink = ["recvfrom", "sendto"].contains(&fault.place.call) && stderr.contains("A netlink request failed");
+    // One end of a socket does not hear why the other one gave up, and the library of netlink tells no more.
+    let between = failed.is_some_and(|seen| seen.about.starts_with("socket:"));
     // What the standard library says where it made a directory that it could not look at before.
     let exists = fault.place.call.contains("stat") && stderr.contains("File exists");
     let lower = stderr.to_lowercase();
-    let caused = netlink
+    let caused = between
         || exists
         || lower.contains(&fault.error.desc().to_lowercase())
         || stderr.contains(&std::io::Error::from(fault.error).to_string());

@@ -114,8 +114,11 @@ impl Run {
                     Err(failure)
                 }
             },
-            Err(failure) => {
-                drop(shim);
+            Err((pid, failure)) => {
+                match pid {
+                    Some(pid) => abandon(shim, pid).await,
+                    None => drop(shim),
+                }
                 clean_up(project, config, network).await;
                 Err(failure)
             }
@@ -291,29 +294,38 @@ impl Run {
     }
 }
 
-/// Waits for the shim to start PID 1, giving it the network when that is asked for.
+/// Waits for the shim to start PID 1, giving it the network when that is asked for. Where it fails with PID 1 started
+/// already, says which one it is.
 async fn begin(
     shim: &mut Connection,
     config: &ContainerConfig,
     network: Option<&Attached>,
-) -> Result<Started, Failure> {
+) -> Result<Started, (Option<i32>, Failure)> {
+    let failed = |failure: Failure| {
+        other(format!("cannot start container {}: cannot talk to its shim: {}", config.name, failure.message))
+    };
     if let Some(network) = network
         && config.network != NetworkMode::Host
-    {
+        && let Err(error) = shim.send(&ToShim::Network, &[network.netns()]).await
         // A shim that is gone has said why, which is what comes next.
-        let _ = shim.send(&ToShim::Network, &[network.netns()]).await;
+        && !matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset | io::ErrorKind::NotConnected)
+    {
+        return Err((None, failed(caused(error))));
     }
     loop {
-        match shim.receive().await.map_err(caused)? {
+        match shim.receive().await.map_err(|error| (None, failed(caused(error))))? {
             Some((FromShim::Started { pid }, fds)) => {
                 if let Some(network) = network {
-                    keep(shim, network).await?;
+                    keep(shim, network).await.map_err(|failure| (Some(pid), failed(failure)))?;
                 }
                 return Ok(Started { pid, fds });
             }
-            Some((FromShim::Failed(failure), _)) => return Err(start_failure(config, &failure)),
+            Some((FromShim::Failed(failure), _)) => return Err((None, start_failure(config, &failure))),
             Some(_) => {}
-            None => return Err(other(format!("the shim of {} was killed while it made the container", config.name))),
+            None => {
+                let killed = format!("the shim of {} was killed while it made the container", config.name);
+                return Err((None, other(killed)));
+            }
         }
     }
 }
