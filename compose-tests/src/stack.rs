@@ -30,8 +30,9 @@ use crate::{
     wait,
 };
 
-/// How long a single command may take before the test calls it hung.
-const COMMAND_LIMIT: Duration = Duration::from_mins(3);
+/// How long a single command may take before the test calls it hung. Pulling an image takes minutes where the processor is
+/// emulated.
+const COMMAND_LIMIT: Duration = Duration::from_mins(10);
 
 /// A project under test. Ends with `down` and a check that nothing is left ([`Stack::finish`]); when the test panics
 /// before that, everything is taken away without a check.

@@ -34,7 +34,7 @@ mod paths;
 pub mod print;
 pub mod remote;
 mod resolve;
-mod schema;
+pub(crate) mod schema;
 mod select;
 pub mod shape;
 pub mod shell;

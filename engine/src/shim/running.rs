@@ -335,8 +335,12 @@ impl Running {
     /// Says something to the supervisor, if there is one.
     fn tell_supervisor(&self, message: &FromShim, fds: &[BorrowedFd<'_>]) {
         if let Some(connection) = self.connections.iter().find(|connection| connection.supervisor) {
-            // A connection that is broken reads as closed, and is dealt with then.
-            protocol::send(&connection.socket, message, fds).ok();
+            match protocol::send(&connection.socket, message, fds) {
+                // A connection that is broken reads as closed, and is dealt with then.
+                Ok(()) | Err(Errno::EPIPE | Errno::ECONNRESET | Errno::ENOTCONN) => {}
+                // A shim that its supervisor waits for in vain is worth less than none, which gets a successor.
+                Err(_) => clone::exit(1),
+            }
         }
     }
 
@@ -402,8 +406,10 @@ impl Running {
 
     fn tell(&self, number: u64, message: &FromShim, fds: &[BorrowedFd<'_>]) {
         if let Some(connection) = self.connections.iter().find(|connection| connection.number == number) {
-            // A client that went away does not hear how its process fared.
-            protocol::send(&connection.socket, message, fds).ok();
+            // A client that went away does not hear how its process fared, and one that cannot be told must not wait.
+            if protocol::send(&connection.socket, message, fds).is_err() {
+                socket::hang_up(&connection.socket);
+            }
         }
     }
 

@@ -192,6 +192,13 @@ impl Actor {
                 if let Err(failure) = &result {
                     tracing::warn!(container = %self.config.name, error = %failure, "cannot remove it");
                     self.save();
+                    // It stays, and so nobody may wait for its removal.
+                    let removed = |condition: &Condition| matches!(condition, Condition::Removed);
+                    for (_, answer) in self.waiting.extract_if(.., |(condition, _)| removed(condition)) {
+                        reply(answer, Err(failure.clone()));
+                    }
+                    self.answer_waiting(false);
+                    self.project.settle();
                 } else {
                     self.answer_waiting(true);
                     self.project.settle();

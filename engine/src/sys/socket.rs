@@ -17,6 +17,16 @@ pub const PACKET: usize = 256 << 10;
 /// The most descriptors in a packet (`SCM_MAX_FD` of the kernel).
 pub const DESCRIPTORS: usize = 253;
 
+/// How often a call is repeated for which the kernel had no memory: a process that lost a connection for that would take
+/// the other end for dead.
+const PATIENCE: u32 = 100;
+
+/// Gives the kernel a moment to find memory.
+fn pause(patience: &mut u32) {
+    *patience -= 1;
+    std::thread::sleep(std::time::Duration::from_millis(5));
+}
+
 /// Returns two connected sockets.
 pub fn pair() -> Result<(OwnedFd, OwnedFd)> {
     socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
@@ -28,11 +38,13 @@ pub fn send(socket: impl AsFd, data: &[u8], fds: &[BorrowedFd<'_>]) -> Result<()
     let fds: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
     let rights = [ControlMessage::ScmRights(&fds)];
     let control = if fds.is_empty() { &[][..] } else { &rights[..] };
+    let mut patience = PATIENCE;
     loop {
         let sent =
             sendmsg::<()>(socket.as_fd().as_raw_fd(), &[IoSlice::new(data)], control, MsgFlags::MSG_NOSIGNAL, None);
         match sent {
             Err(Errno::EINTR) => {}
+            Err(Errno::ENOMEM | Errno::ENOBUFS) if patience > 0 => pause(&mut patience),
             Err(error) => return Err(error),
             Ok(_) => return Ok(()),
         }
@@ -45,12 +57,15 @@ pub fn send(socket: impl AsFd, data: &[u8], fds: &[BorrowedFd<'_>]) -> Result<()
 pub fn receive(socket: impl AsFd, buffer: &mut [u8]) -> Result<Option<(usize, Vec<OwnedFd>)>> {
     let mut space = nix::cmsg_space!([RawFd; 253]);
     let mut slices = [IoSliceMut::new(buffer)];
+    let mut patience = PATIENCE;
     let message = loop {
         let flags = MsgFlags::MSG_CMSG_CLOEXEC;
         match recvmsg::<()>(socket.as_fd().as_raw_fd(), &mut slices, Some(&mut space), flags) {
             // ECONNRESET: the peer is gone and had not read everything. It is told once, and before what the peer said
             // last, which is still there to be read.
             Err(Errno::EINTR | Errno::ECONNRESET) => {}
+            // The message is still there.
+            Err(Errno::ENOMEM | Errno::ENOBUFS) if patience > 0 => pause(&mut patience),
             Err(error) => return Err(error),
             Ok(message) => break message,
         }
@@ -89,6 +104,12 @@ pub fn connect_in(directory: impl AsFd, name: &str) -> Result<OwnedFd> {
     let fd = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None)?;
     connect(fd.as_raw_fd(), &address(directory.as_fd(), name)?)?;
     Ok(fd)
+}
+
+/// Ends a connection for both sides.
+pub fn hang_up(socket: impl AsFd) {
+    // It may have ended by itself.
+    nix::sys::socket::shutdown(socket.as_fd().as_raw_fd(), nix::sys::socket::Shutdown::Both).ok();
 }
 
 /// Accepts a connection, or `None` where it is gone again.

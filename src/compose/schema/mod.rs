@@ -49,6 +49,28 @@ pub(super) enum Rule {
     Either(&'static [Rule]),
 }
 
+/// Returns the path of everything that can be said of a service, such as `deploy.resources.limits.cpus`.
+#[cfg(test)]
+pub(crate) fn attributes_of_services() -> std::collections::BTreeSet<String> {
+    fn walk(rule: &Rule, path: &str, found: &mut std::collections::BTreeSet<String>) {
+        match rule {
+            Rule::List { item, .. } => walk(item, path, found),
+            Rule::Dictionary { value, .. } => walk(value, path, found),
+            Rule::Either(rules) => rules.iter().for_each(|rule| walk(rule, path, found)),
+            Rule::Object(object) => {
+                for (key, rule) in object.keys {
+                    let path = if path.is_empty() { (*key).to_owned() } else { format!("{path}.{key}") };
+                    walk(rule, &path, found);
+                }
+            }
+            _ => drop(found.insert(path.to_owned())),
+        }
+    }
+    let mut found = std::collections::BTreeSet::new();
+    walk(&Rule::Object(&rules::SERVICE), "", &mut found);
+    found
+}
+
 /// A mapping with fixed keys.
 #[derive(Debug)]
 pub(super) struct Object {

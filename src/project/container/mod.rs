@@ -2,6 +2,8 @@
 //!
 //! Every attribute is either carried over or named in a warning ([`unhonoured`]); none is dropped in silence.
 
+#[cfg(test)]
+mod attributes;
 mod devices;
 mod files;
 mod mounts;

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::files;
-use crate::compose::model::{Project, Service};
+use crate::compose::model::{Placement, Project, Service};
 
 /// Returns a sentence for each attribute of the service that has no effect.
 pub fn unhonoured(project: &Project, service: &Service) -> Vec<String> {
@@ -18,10 +18,14 @@ pub fn unhonoured(project: &Project, service: &Service) -> Vec<String> {
         ("external_links", !service.external_links.is_empty()),
         ("models", !service.models.is_empty()),
         ("post_start", !service.post_start.is_empty()),
+        ("pre_start", !service.pre_start.is_empty()),
         ("pre_stop", !service.pre_stop.is_empty()),
         ("provider", service.provider.is_some()),
+        ("pull_refresh_after", service.pull_refresh_after.is_some()),
         ("use_api_socket", service.use_api_socket),
+        ("gpus: options", service.gpus.iter().any(|request| !request.options.is_empty())),
     ];
+    let cluster = of_clusters(service);
     let names = |given: &[(&str, bool)]| {
         given.iter().filter(|(_, given)| *given).map(|(name, _)| (*name).to_owned()).collect::<Vec<_>>()
     };
@@ -49,7 +53,32 @@ pub fn unhonoured(project: &Project, service: &Service) -> Vec<String> {
     }
     let yet = attributes.into_iter().map(|attribute| format!("{attribute} has no effect yet"));
     let never = names(&windows).into_iter().map(|attribute| format!("{attribute} has an effect on Windows only"));
-    yet.chain(never).map(|says| format!("service \"{}\": {says}", service.name)).collect()
+    let alone = cluster.into_iter().map(|attribute| format!("{attribute} has an effect in a cluster only"));
+    yet.chain(alone).chain(never).map(|says| format!("service \"{}\": {says}", service.name)).collect()
+}
+
+/// Returns what of `deploy` only a cluster honours; Docker Compose says nothing of it.
+fn of_clusters(service: &Service) -> Vec<String> {
+    let Some(deploy) = &service.deploy else { return Vec::new() };
+    let default = |text: &Option<String>, default| text.as_deref().is_none_or(|text| ["", default].contains(&text));
+    let policy = deploy.restart_policy.as_ref();
+    let reserved = deploy.resources.reservations.as_ref();
+    let given = [
+        ("endpoint_mode", !default(&deploy.endpoint_mode, "vip")),
+        ("mode", !default(&deploy.mode, "replicated")),
+        ("placement", deploy.placement != Placement::default()),
+        ("resources.reservations.cpus", reserved.is_some_and(|reserved| reserved.cpus > 0.0)),
+        ("resources.reservations.generic_resources", reserved.is_some_and(|r| !r.generic_resources.is_empty())),
+        (
+            "resources.reservations.devices: options",
+            reserved.is_some_and(|reserved| reserved.devices.iter().any(|request| !request.options.is_empty())),
+        ),
+        ("restart_policy.delay", policy.is_some_and(|policy| policy.delay.is_some())),
+        ("restart_policy.window", policy.is_some_and(|policy| policy.window.is_some())),
+        ("rollback_config", deploy.rollback_config.is_some()),
+        ("update_config", deploy.update_config.is_some()),
+    ];
+    given.into_iter().filter(|(_, given)| *given).map(|(name, _)| format!("deploy.{name}")).collect()
 }
 
 #[cfg(test)]
