@@ -128,13 +128,19 @@ fn find(wanted: &Process) -> Step<CString> {
     }
     let path = wanted.env().iter().flatten().rev().find_map(|variable| variable.strip_prefix("PATH="));
     let mut denied = false;
+    let mut unknown = None;
     for directory in path.unwrap_or_default().split(':') {
         let candidate = Path::new(if directory.is_empty() { "." } else { directory }).join(name);
         match executable(&candidate) {
             Ok(()) => return beneath::c_string(&candidate).step(|| format!("exec: \"{name}\"")),
             Err(Errno::EACCES) => denied = true,
-            Err(_) => {}
+            Err(Errno::ENOENT | Errno::ENOTDIR | Errno::EISDIR | Errno::ELOOP | Errno::ENAMETOOLONG) => {}
+            Err(errno) => unknown = Some((candidate, errno)),
         }
+    }
+    // Whether it is there cannot be told.
+    if let Some((candidate, errno)) = unknown {
+        return Err(failed(127, &format!("stat {}: {}", candidate.display(), errno.desc().to_lowercase())));
     }
     if denied { Err(failed(126, "permission denied")) } else { Err(failed(127, "executable file not found in $PATH")) }
 }
