@@ -10,6 +10,7 @@ use super::context::Context;
 use super::error::Error;
 use crate::project::labels::{Labelled as _, PROJECT};
 use crate::project::plan::lifecycle;
+use crate::ui::diagnostics::tame;
 use crate::ui::format::{Column, Listing};
 use crate::ui::ports::{self, Port};
 use crate::ui::{human, lines};
@@ -130,7 +131,7 @@ pub fn command(container: &Container, whole: bool) -> String {
     let quoted = |(n, word): (usize, &String)| {
         if word.contains(' ') && n > 0 { format!("'{word}'") } else { word.clone() }
     };
-    let command = words.enumerate().map(quoted).collect::<Vec<_>>().join(" ");
+    let command = tame(&words.enumerate().map(quoted).collect::<Vec<_>>().join(" ")).replace('\n', "\\n");
     if whole || command.chars().count() <= 20 {
         return format!("\"{command}\"");
     }

@@ -77,16 +77,22 @@ pub fn render(diagnostic: &Diagnostic, colours: bool) -> String {
     renderer.render(&[group])
 }
 
-/// The text without what a terminal would obey, and not longer than anyone reads: values of the file may be in it.
+/// The text without what a terminal would obey: names and values of images, registries and containers may be in it.
+pub fn tame(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() && c != '\n' { shown.extend(c.escape_default()) } else { shown.push(c) }
+    }
+    shown
+}
+
+/// The same, and not longer than anyone reads.
 fn printable(text: &str) -> String {
     const LONGEST: usize = 2_000;
-    let mut shown = String::with_capacity(text.len().min(LONGEST));
-    for c in text.chars() {
-        if shown.len() > LONGEST {
-            shown.push('…');
-            break;
-        }
-        if c.is_control() && c != '\n' { shown.extend(c.escape_default()) } else { shown.push(c) }
+    let mut shown = tame(text);
+    if shown.len() > LONGEST {
+        shown.truncate(shown.floor_char_boundary(LONGEST));
+        shown.push('…');
     }
     shown
 }

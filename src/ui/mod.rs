@@ -72,10 +72,10 @@ impl Ui {
     pub fn error(self, message: &str, hint: Option<&str>) {
         let colours = self.colours_err();
         let word = if colours { RED.paint("error") } else { "error".to_owned() };
-        self.say(&format!("{word}: {message}"));
+        self.say(&format!("{word}: {}", diagnostics::tame(message)));
         if let Some(hint) = hint {
             let word = if colours { GREEN.paint("help") } else { "help".to_owned() };
-            self.say(&format!("  {word}: {hint}"));
+            self.say(&format!("  {word}: {}", diagnostics::tame(hint)));
         }
     }
 

@@ -198,6 +198,23 @@ mod tests {
         check("1000:1001", 1000, 1001, &[1001], "/");
     }
 
+    proptest::proptest! {
+        /// Whatever an image has for a user database, a user is found in it or not, and never one that nobody asked for.
+        #[test]
+        fn any_database_is_read(
+            user in "[a-z0-9:]{0,6}",
+            passwd in "([a-z0-9:,\\n]|\\PC){0,80}",
+            group in "([a-z0-9:,\\n]|\\PC){0,80}",
+        ) {
+            if let Ok(found) = resolve(&user, &[], &passwd, &group)
+                && let Ok(uid) = user.split(':').next().unwrap_or_default().parse::<u32>()
+                && !passwd.lines().any(|line| line.starts_with(&format!("{uid}:")))
+            {
+                proptest::prop_assert_eq!(found.uid, uid);
+            }
+        }
+    }
+
     #[test]
     fn who_does_not_exist_is_named() {
         assert_eq!(resolve("nobody", &[], PASSWD, GROUP), Err(UserError::User("nobody".into())));

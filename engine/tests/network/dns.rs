@@ -278,3 +278,79 @@ fn changes_of_membership_lose_no_query() {
         assert!(count > 100 && changed > 0, "{count} {changed}");
     });
 }
+
+/// Messages that are none, loops of compressed names, answers that nobody asked for, and connections that say nothing: whoever
+/// sends them, others are answered as before.
+#[test]
+fn hostile_messages_harm_nobody() {
+    let header = |flags: u16, questions: u16| {
+        let mut message = vec![0x12, 0x67];
+        message.extend_from_slice(&flags.to_be_bytes());
+        message.extend_from_slice(&questions.to_be_bytes());
+        message.extend_from_slice(&[0; 6]);
+        message
+    };
+    let asking = |name: &[u8]| [&header(0x0100, 1)[..], name, &[0, 1, 0, 1]].concat();
+    let mut messages = vec![
+        Vec::new(),
+        vec![0],
+        vec![0; 12],
+        vec![0xff; 12],
+        vec![0xff; 60_000],
+        header(0x0100, u16::MAX),
+        [header(0x0100, 1), vec![63]].concat(),
+        // A name that is itself, one that leads to the next and back, one that leads behind the end, and odd labels.
+        asking(&[0xc0, 12]),
+        asking(&[1, b'a', 0xc0, 12]),
+        asking(&[0xc0, 14, 0xc0, 12]),
+        asking(&[0xff, 0xff]),
+        asking(&[0x40, 1]),
+        asking(&[0x80]),
+        asking(&[[1, b'a'].repeat(2_000), vec![0]].concat()),
+        // What a program that prints it would obey, and what looks like a name of ours.
+        asking(b"\x04\x1b]0;\x00"),
+        asking(b"\x03w\x00b\x00"),
+        question("web", A),
+    ];
+    // An answer, an update, a status request.
+    messages.extend([0x8180, 0x2800, 0x1000, 0x7800].map(|flags| [header(flags, 1), vec![0, 0, 1, 0, 1]].concat()));
+    let shortened = (0..question("web", A).len()).map(|length| question("web", A)[..length].to_vec());
+    messages.extend(shortened.collect::<Vec<_>>());
+    on_host(async |host| {
+        host.networks.ensure(&network("n")).await.unwrap();
+        let a = host.container("a", &[on("n", &[])], &[]).await.unwrap();
+        let b = host.container("b", &[on("n", &[])], &[]).await.unwrap();
+        let (netns, other) = (a.sandbox.netns().try_clone().unwrap(), b.ip());
+        let attack = move || {
+            within(netns, move || {
+                let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+                let mut held = Vec::new();
+                for message in &messages {
+                    socket.send_to(message, "127.0.0.11:53").unwrap();
+                    let mut stream = TcpStream::connect("127.0.0.11:53").unwrap();
+                    // Once as it is, and once with a length that never comes.
+                    let length = u16::try_from(message.len()).unwrap_or(u16::MAX);
+                    let length = if held.len() % 2 == 0 { length } else { u16::MAX };
+                    stream.write_all(&[&length.to_be_bytes()[..], message].concat()).ok();
+                    held.push(stream);
+                }
+                for _ in 0..200 {
+                    held.push(TcpStream::connect("127.0.0.11:53").unwrap());
+                }
+                // The resolver of another container is nobody's on the network.
+                let foreign = UdpSocket::bind("0.0.0.0:0").unwrap();
+                foreign.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+                foreign.connect((other, 53)).unwrap();
+                foreign.send(&question("a", A)).unwrap();
+                assert!(foreign.recv(&mut [0; 512]).is_err(), "another container's resolver answered");
+                held
+            })
+        };
+        let held = tokio::task::spawn_blocking(attack).await.unwrap();
+        for netns in [a.sandbox.netns(), b.sandbox.netns()] {
+            assert_eq!(query(netns, "b", A).await.addresses, [b.ip().to_string()]);
+            assert_eq!(query_tcp(netns, "a", A).await.addresses, [a.ip().to_string()]);
+        }
+        drop(held);
+    });
+}

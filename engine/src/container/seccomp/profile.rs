@@ -9,6 +9,9 @@ use crate::container::capabilities;
 use crate::sys::capabilities::Set;
 use crate::sys::process::Instruction;
 
+/// The most instructions that the kernel takes (`BPF_MAXINSNS`).
+const LONGEST: usize = 4096;
+
 /// Why a profile cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ProfileError {
@@ -16,7 +19,7 @@ pub enum ProfileError {
     Parse(#[source] serde_json::Error),
     #[error("the action {0:?} of the seccomp profile needs a helper program, which is not supported")]
     Action(LinuxSeccompAction),
-    #[error("the seccomp profile needs {0} instructions, and the kernel takes 4096")]
+    #[error("the seccomp profile needs {0} instructions or more, and the kernel takes 4096")]
     Length(usize),
     #[error("argument {0} of a system call in the seccomp profile does not exist")]
     Argument(usize),
@@ -27,6 +30,7 @@ pub fn compile_profile(profile: &LinuxSeccomp) -> Result<Vec<Instruction>, Profi
     let otherwise = action(profile.default_action(), profile.default_errno_ret())?;
     let mut rules = vec![Rule::Always(otherwise); table::LAST + 1];
     let mut compat = rules.clone();
+    let mut conditions = 0;
     for line in profile.syscalls().iter().flatten() {
         let action = action(line.action(), line.errno_ret())?;
         let tests = tests(line)?;
@@ -41,6 +45,11 @@ pub fn compile_profile(profile: &LinuxSeccomp) -> Result<Vec<Instruction>, Profi
                 Rule::When(lines, otherwise)
             }
         };
+        // Each becomes several instructions. Before they are compiled, since each is copied for every one that follows.
+        conditions += if tests.is_empty() { 0 } else { line.names().len() };
+        if conditions > LONGEST {
+            return Err(ProfileError::Length(conditions));
+        }
         for name in line.names() {
             super::set(&mut rules, &mut compat, name, rule);
         }
@@ -54,8 +63,7 @@ pub fn compile_profile(profile: &LinuxSeccomp) -> Result<Vec<Instruction>, Profi
     let compat =
         Some(compat).filter(|_| profile.architectures().iter().flatten().any(|arch| *arch == Arch::ScmpArchX86));
     let code = compile(&Policy { rules, compat, unknown, foreign });
-    // The most that the kernel takes (BPF_MAXINSNS).
-    if code.len() > 4096 { Err(ProfileError::Length(code.len())) } else { Ok(code) }
+    if code.len() > LONGEST { Err(ProfileError::Length(code.len())) } else { Ok(code) }
 }
 
 /// Several tests of the same argument are alternatives, tests of different arguments must all hold, as libseccomp's users
@@ -182,6 +190,7 @@ mod tests {
     use super::super::filter::tests::run_as;
     use super::super::filter::{AUDIT_ARCH, AUDIT_ARCH_COMPAT};
     use super::*;
+    use proptest::prelude::*;
 
     const PROFILE: &str = r#"{
         "defaultAction": "SCMP_ACT_ERRNO", "defaultErrnoRet": 1,
@@ -212,6 +221,53 @@ mod tests {
         }
         let mapped = from_docker(PROFILE, Set(0)).unwrap();
         assert_eq!(mapped.architectures().as_deref(), Some(&[Arch::ScmpArchX86_64, Arch::ScmpArchX86][..]));
+    }
+
+    proptest! {
+        /// Whatever a profile says, it is refused or becomes a filter that comes to an end for every call.
+        #[test]
+        fn any_profile_is_refused_or_becomes_a_filter(
+            default in 0..3_usize,
+            lines in proptest::collection::vec(
+                (
+                    0..8_usize,
+                    0..4_usize,
+                    proptest::collection::vec((0..8_u32, 0..8_usize, any::<u64>(), any::<u64>()), 0..7),
+                    1..40_usize,
+                ),
+                0..40,
+            ),
+            number in any::<u32>(),
+            argument in any::<u64>(),
+        ) {
+            const NAMES: [&str; 8] = ["read", "clone", "socket", "mount", "ipc", "no-such-call", "", "exit_group"];
+            const ACTIONS: [&str; 4] = ["SCMP_ACT_ALLOW", "SCMP_ACT_ERRNO", "SCMP_ACT_KILL", "SCMP_ACT_LOG"];
+            const OPERATORS: [&str; 8] = ["EQ", "NE", "LT", "LE", "GT", "GE", "MASKED_EQ", "NONE"];
+            let lines = lines.into_iter().map(|(name, action, args, times)| {
+                let args = args.into_iter().map(|(index, operator, value, second)| {
+                    let operator = format!("SCMP_CMP_{}", OPERATORS[operator]);
+                    serde_json::json!({"index": index, "value": value, "valueTwo": second, "op": operator})
+                });
+                let names = vec![NAMES[name]; times];
+                serde_json::json!({"names": names, "action": ACTIONS[action], "args": args.collect::<Vec<_>>()})
+            });
+            let profile = serde_json::json!({
+                "defaultAction": ACTIONS[default], "architectures": ["SCMP_ARCH_X86"], "syscalls": lines.collect::<Vec<_>>()
+            });
+            if let Ok(code) = from_docker(&profile.to_string(), Set(0)).and_then(|profile| compile_profile(&profile)) {
+                prop_assert!(code.len() <= LONGEST);
+                for number in [number, 0, 41, 56, 165, u32::MAX] {
+                    for architecture in [AUDIT_ARCH, AUDIT_ARCH_COMPAT, number] {
+                        run_as(architecture, &code, number, [argument; 6]);
+                    }
+                }
+            }
+        }
+
+        #[test]
+        fn any_text_is_no_profile_or_one(text in ".{0,200}") {
+            let _ = from_docker(&text, Set(u64::MAX));
+        }
     }
 
     #[test]
