@@ -104,6 +104,8 @@ pub enum SpecError {
     Image(String),
     #[error(transparent)]
     Cdi(#[from] CdiError),
+    #[error(transparent)]
+    Limit(#[from] limits::LimitError),
     #[error("cannot build the OCI configuration")]
     Oci(#[from] OciSpecError),
 }
@@ -122,7 +124,8 @@ pub fn generate(inputs: &Inputs<'_>) -> Result<(Spec, ShimConfig), SpecError> {
     let edits = cdi::resolve(&cdi::DIRECTORIES.map(Path::new), &config.cdi_devices)?;
     let mounts = mounts(inputs, &edits)?;
     let (oci_devices, rules) = devices(config, &edits)?;
-    let cgroup = limits::plan(config, inputs.host, rules);
+    let resources = super::resources::resources(config, &rules);
+    let cgroup = limits::plan(cgroup_path(config), &resources, inputs.host)?;
     let namespaces = namespaces(inputs)?;
     for (name, value) in &config.sysctls {
         let own_ipc = namespaces.ipc == Namespace::New;
@@ -133,7 +136,7 @@ pub fn generate(inputs: &Inputs<'_>) -> Result<(Spec, ShimConfig), SpecError> {
         .cgroups_path(Path::new("/").join(&cgroup.path))
         .namespaces(oci_namespaces(inputs, &namespaces))
         .devices(oci_devices)
-        .resources(super::resources::resources(config, &cgroup));
+        .resources(resources);
     if !config.sysctls.is_empty() {
         linux = linux.sysctl(config.sysctls.clone().into_iter().collect::<HashMap<_, _>>());
     }
@@ -197,6 +200,13 @@ pub fn generate(inputs: &Inputs<'_>) -> Result<(Spec, ShimConfig), SpecError> {
         supervisor_command: inputs.supervisor_command.to_vec(),
     };
     Ok((spec.build()?, shim))
+}
+
+fn cgroup_path(config: &ContainerConfig) -> PathBuf {
+    match &config.cgroup_parent {
+        Some(parent) => limits::beneath(Path::new(parent)).join(config.id.as_str()),
+        None => Path::new("rcompose").join(&config.project).join(config.id.as_str()),
+    }
 }
 
 /// Returns what the container executes: entrypoint, then command. An entrypoint of its own makes the image's command
@@ -426,6 +436,7 @@ fn add_device(device: &Device, made: &mut Vec<LinuxDevice>, rules: &mut Vec<Rule
         .ok_or_else(|| SpecError::NotADevice(device.source.clone()))?;
     let number = |number: i64| u32::try_from(number).ok();
     rules.push(Rule {
+        allow: true,
         kind: if found.typ() == LinuxDeviceType::B { 'b' } else { 'c' },
         major: number(found.major()),
         minor: number(found.minor()),

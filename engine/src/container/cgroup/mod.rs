@@ -17,7 +17,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
-use super::step::{Context, Step};
+use super::step::{Context, Step, fault};
 
 /// How often, a millisecond apart, it is looked whether all processes of a container stand still.
 const FREEZE_ROUNDS: u32 = 2000;
@@ -84,7 +84,13 @@ impl Plan {
         // Device rules are many lines for one file, each of which takes a write of its own.
         let mut open: Option<(PathBuf, std::fs::File)> = None;
         for write in &self.writes {
-            let Some(directory) = self.directory(&write.controller) else { continue };
+            let Some(directory) = self.directory(&write.controller) else {
+                if write.optional {
+                    continue;
+                }
+                let Write { controller, file, value, .. } = write;
+                return Err(fault(format!("write {value} to {file}: the host has no {controller} cgroup")));
+            };
             let path = directory.join(&write.file);
             let describe = || format!("write {} to {}", write.value, path.display());
             if open.as_ref().is_none_or(|(name, _)| *name != path) {
@@ -224,7 +230,7 @@ impl Plan {
         };
         let path = self
             .directory(controller)
-            .ok_or_else(|| super::step::fault("freeze the container: the host has no freezer cgroup".into()))?
+            .ok_or_else(|| fault("freeze the container: the host has no freezer cgroup".into()))?
             .join(file);
         let write = || std::fs::write(&path, value).step(|| format!("write {value} to {}", path.display()));
         write()?;
@@ -239,7 +245,7 @@ impl Plan {
             if rounds > FREEZE_ROUNDS {
                 // Half of it must not stay as it is.
                 self.freeze(false)?;
-                return Err(super::step::fault("freeze the container: its processes do not stand still".into()));
+                return Err(fault("freeze the container: its processes do not stand still".into()));
             }
             std::thread::sleep(Duration::from_millis(1));
             // Version 1 may have overlooked a process that was born meanwhile, until it is asked again.
