@@ -15,7 +15,7 @@ use oci_spec::runtime::{Process as OciProcess, UserBuilder};
 
 use super::channel::{self, Message};
 use super::config::{Network, Seccomp};
-use super::init::{filter, read_spec};
+use super::init::{filter, read_spec, set_oom_score};
 use super::protocol::{Exec, Failure};
 use super::running::open_path;
 use super::{Shim, died};
@@ -149,9 +149,9 @@ fn enter(
     let spec = read_spec(&shim.bundle)?;
     let mut wanted = spec.process().clone().ok_or_else(|| fault("config.json has no process".into()))?;
     let linux = spec.linux().clone().unwrap_or_default();
-    let score = wanted.oom_score_adj().unwrap_or(0);
-    std::fs::write("/proc/self/oom_score_adj", score.to_string())
-        .step(|| format!("set the OOM score adjustment to {score}"))?;
+    if let Some(score) = wanted.oom_score_adj() {
+        set_oom_score(score)?;
+    }
     if shim.config.cgroup.version == Version::V1 {
         shim.config.cgroup.attach(nix::unistd::getpid())?;
     }
@@ -160,7 +160,7 @@ fn enter(
         | CloneFlags::CLONE_NEWIPC
         | CloneFlags::CLONE_NEWPID
         | CloneFlags::CLONE_NEWCGROUP;
-    if shim.config.network == Network::Sent {
+    if shim.config.network != Network::Host {
         namespaces |= CloneFlags::CLONE_NEWNET;
     }
     setns(container, namespaces).step(|| "join the container's namespaces".into())?;
@@ -175,7 +175,7 @@ fn enter(
         }
         Cloned::Child => {
             let prepared =
-                connect(terminal.as_ref(), stdio).and_then(|()| program::prepare(&wanted, filter.as_deref()));
+                connect(terminal.as_ref(), stdio).and_then(|()| program::prepare(&wanted, filter.as_ref(), 3));
             match prepared {
                 Ok(program) => channel::execute(theirs, &program),
                 Err(failure) => Err(failure),

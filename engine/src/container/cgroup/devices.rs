@@ -147,7 +147,6 @@ fn program(rules: &[Rule]) -> Vec<Instruction> {
         checks.extend(rule.major.map(|major| (MAJOR, major)));
         checks.extend(rule.minor.map(|minor| (MINOR, minor)));
         // BPF_DEVCG_ACC_MKNOD, READ, WRITE
-        let letters = [('m', 1), ('r', 2), ('w', 4)];
         let bits = |listed: bool| -> u32 {
             let letters = [('m', 1), ('r', 2), ('w', 4)].into_iter();
             letters.filter(|(letter, _)| rule.access.contains(*letter) == listed).map(|(_, bit)| bit).sum()

@@ -67,8 +67,8 @@ impl Mounter<'_> {
             return self.bind(item, &options);
         }
         match kind {
-            "cgroup" => special::cgroup(self.root, destination, self.cgroup, &options),
-            _ => self.filesystem(kind, destination, &options),
+            "cgroup" | "cgroup2" => special::cgroup(self.root, destination, self.cgroup, &options),
+            _ => self.filesystem(kind, item, &options),
         }
     }
 
@@ -100,7 +100,8 @@ impl Mounter<'_> {
     }
 
     /// Mounts a new filesystem.
-    fn filesystem(&mut self, kind: &str, destination: &Path, options: &Options) -> Step<()> {
+    fn filesystem(&mut self, kind: &str, item: &Mount, options: &Options) -> Step<()> {
+        let destination = item.destination();
         let describe = || format!("mount {kind} at {}", destination.display());
         let existing = beneath::open(self.root, destination, OFlag::O_PATH);
         let target = self.target(destination, true).step(describe)?;
@@ -114,7 +115,9 @@ impl Mounter<'_> {
             errno: errno as i32,
             code: super::step::ENGINE,
         };
-        context.set(c"source", &name).map_err(failed)?;
+        let source = item.source().as_ref().filter(|source| !source.as_os_str().is_empty());
+        let source = source.map_or(Ok(name), beneath::c_string).step(describe)?;
+        context.set(c"source", &source).map_err(failed)?;
         for (key, value) in &options.data {
             let key = beneath::c_string(key).step(describe)?;
             match value {
@@ -134,6 +137,10 @@ impl Mounter<'_> {
         }
         context.create().map_err(failed)?;
         let mounted = context.fsmount(options.attributes()).map_err(failed)?;
+        if let Some(propagation) = options.propagation {
+            let attributes = Attributes { propagation, ..Attributes::default() };
+            mount::mount_setattr(mounted.as_fd(), options.propagation_recursive, attributes).step(describe)?;
+        }
         mount::move_mount(mounted.as_fd(), target.as_fd()).step(describe)?;
         match kind {
             "tmpfs" if destination == Path::new("/dev") => self.dev = Some(mounted),

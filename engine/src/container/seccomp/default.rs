@@ -1,25 +1,97 @@
 //! The filter that containers get unless told: what Docker's default profile allows, which images are made to live with.
 
+use oci_spec::runtime::{
+    Arch, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArg, LinuxSeccompArgBuilder, LinuxSeccompOperator, LinuxSyscall,
+};
+
 use super::filter::compile;
-use super::{ALLOW, Comparison, Policy, Rule, Test, errno, table};
+use super::{ALLOW, Architecture, Comparison, Filter, Policy, Rule, Test, errno};
 use crate::container::capabilities;
 use crate::sys::capabilities::Set;
-use crate::sys::process::Instruction;
 
 /// Compiles the filter for a container with these capabilities: some calls are harmless without, and needed with, one.
-pub fn default_filter(bounding: Set) -> Vec<Instruction> {
-    compile(&policy(bounding))
+pub fn default_filter(bounding: Set) -> Filter {
+    Filter { code: compile(&policy(bounding)), flags: 0 }
+}
+
+/// Returns the same policy in the form of an OCI configuration, for other runtimes.
+pub fn default_profile(bounding: Set) -> LinuxSeccomp {
+    let mut profile = LinuxSeccomp::default();
+    let policy = policy(bounding);
+    let denied = errno(libc::EPERM);
+    let mut lines: Vec<LinuxSyscall> = Vec::new();
+    let mut add = |name: &str, action: u32, tests: &[Test]| {
+        let mut line = LinuxSyscall::default();
+        line.set_names(vec![name.to_owned()]);
+        line.set_action(LinuxSeccompAction::ScmpActAllow);
+        if action != ALLOW {
+            line.set_action(LinuxSeccompAction::ScmpActErrno).set_errno_ret(Some(action & 0xFFFF));
+        }
+        line.set_args(Some(tests.iter().map(argument).collect::<Vec<_>>()).filter(|args| !args.is_empty()));
+        let same = |known: &&mut LinuxSyscall| {
+            (known.action(), known.errno_ret(), known.args()) == (line.action(), line.errno_ret(), line.args())
+        };
+        match lines.iter_mut().find(same) {
+            Some(known) if known.names().iter().any(|other| other == name) => {}
+            Some(known) => {
+                let mut names = known.names().clone();
+                names.push(name.to_owned());
+                known.set_names(names);
+            }
+            None => lines.push(line),
+        }
+    };
+    for (architecture, rules) in &policy.rules {
+        for name in architecture.names() {
+            match architecture.number(name).map(|number| &rules[number]) {
+                Some(Rule::Always(action)) if *action != denied => add(name, *action, &[]),
+                Some(Rule::When(alternatives, _)) => {
+                    alternatives.iter().for_each(|(tests, action)| add(name, *action, tests));
+                }
+                _ => {}
+            }
+        }
+    }
+    profile.set_default_action(LinuxSeccompAction::ScmpActErrno);
+    profile.set_default_errno_ret(Some(libc::EPERM.cast_unsigned()));
+    profile.set_architectures(Some(vec![Arch::ScmpArchX86_64, Arch::ScmpArchX86]));
+    profile.set_syscalls(Some(lines));
+    profile
+}
+
+fn argument(test: &Test) -> LinuxSeccompArg {
+    let (operator, value, second) = match test.comparison {
+        Comparison::Equal => (LinuxSeccompOperator::ScmpCmpEq, test.value, None),
+        Comparison::NotEqual => (LinuxSeccompOperator::ScmpCmpNe, test.value, None),
+        Comparison::Less => (LinuxSeccompOperator::ScmpCmpLt, test.value, None),
+        Comparison::LessOrEqual => (LinuxSeccompOperator::ScmpCmpLe, test.value, None),
+        Comparison::Greater => (LinuxSeccompOperator::ScmpCmpGt, test.value, None),
+        Comparison::GreaterOrEqual => (LinuxSeccompOperator::ScmpCmpGe, test.value, None),
+        Comparison::Masked(mask) => (LinuxSeccompOperator::ScmpCmpMaskedEq, mask, Some(test.value)),
+    };
+    let mut builder = LinuxSeccompArgBuilder::default().index(usize::from(test.argument)).value(value).op(operator);
+    if let Some(second) = second {
+        builder = builder.value_two(second);
+    }
+    builder.build().expect("every field that has no default is given")
 }
 
 pub(super) fn policy(bounding: Set) -> Policy {
+    let architectures = [Architecture::X86_64, Architecture::X86];
+    let rules = architectures.map(|architecture| (architecture, rules(bounding, architecture)));
+    Policy { rules: rules.to_vec(), unknown: errno(libc::ENOSYS), foreign: errno(libc::ENOSYS) }
+}
+
+fn rules(bounding: Set, architecture: Architecture) -> Vec<Rule> {
     let denied = errno(libc::EPERM);
-    let mut rules = vec![Rule::Always(denied); table::LAST + 1];
+    let mut rules = vec![Rule::Always(denied); architecture.last() + 1];
     let mut set = |names: &str, rule: &Rule| {
-        for number in names.split_whitespace().filter_map(table::number) {
+        for number in names.split_whitespace().filter_map(|name| architecture.number(name)) {
             rules[number] = rule.clone();
         }
     };
     set(ALLOWED, &Rule::Always(ALLOW));
+    set(ALLOWED_32_BIT, &Rule::Always(ALLOW));
 
     let test = |argument, comparison, value| vec![Test { argument, comparison, value }];
     // The host's side of a virtual machine's sockets is no business of a container's.
@@ -42,7 +114,7 @@ pub(super) fn policy(bounding: Set) -> Policy {
             set(names, &Rule::Always(ALLOW));
         }
     }
-    Policy { rules, unknown: errno(libc::ENOSYS), foreign: errno(libc::ENOSYS) }
+    rules
 }
 
 fn has(set: Set, capability: &str) -> bool {
@@ -80,13 +152,24 @@ const ALLOWED: &str = "
     timer_gettime timer_settime timerfd_create timerfd_gettime timerfd_settime times tkill truncate umask uname unlink
     unlinkat uretprobe utime utimensat utimes vfork vmsplice wait4 waitid write writev";
 
+/// What only 32-bit programs know of.
+const ALLOWED_32_BIT: &str = "
+    _llseek _newselect chown32 clock_adjtime64 clock_getres_time64 clock_gettime64 clock_nanosleep_time64
+    fadvise64_64 fchown32 fcntl64 fstat64 fstatat64 fstatfs64 ftruncate64 futex_time64 getegid32 geteuid32
+    getgid32 getgroups32 getresgid32 getresuid32 getuid32 io_pgetevents_time64 ipc lchown32 lstat64 mmap2
+    mq_timedreceive_time64 mq_timedsend_time64 ppoll_time64 pselect6_time64 recvmmsg_time64 rt_sigtimedwait_time64
+    sched_rr_get_interval_time64 semtimedop_time64 sendfile64 setfsgid32 setfsuid32 setgid32 setgroups32
+    setregid32 setresgid32 setresuid32 setreuid32 setuid32 sigprocmask sigreturn socketcall stat64 statfs64
+    timer_gettime64 timer_settime64 timerfd_gettime64 timerfd_settime64 truncate64 ugetrlimit utimensat_time64
+    waitpid";
+
 /// What is allowed together with a capability.
 const WITH_CAPABILITY: [(&str, &str); 14] = [
     ("DAC_READ_SEARCH", "open_by_handle_at"),
     (
         "SYS_ADMIN",
         "bpf clone clone3 fanotify_init fsconfig fsmount fsopen fspick lookup_dcookie mount mount_setattr move_mount
-         open_tree perf_event_open quotactl quotactl_fd setdomainname sethostname setns syslog umount2 unshare",
+         open_tree perf_event_open quotactl quotactl_fd setdomainname sethostname setns syslog umount umount2 unshare",
     ),
     ("SYS_BOOT", "reboot"),
     ("SYS_CHROOT", "chroot"),
@@ -94,7 +177,7 @@ const WITH_CAPABILITY: [(&str, &str); 14] = [
     ("SYS_PACCT", "acct"),
     ("SYS_PTRACE", "kcmp pidfd_getfd process_madvise process_vm_readv process_vm_writev ptrace"),
     ("SYS_RAWIO", "iopl ioperm"),
-    ("SYS_TIME", "settimeofday clock_settime"),
+    ("SYS_TIME", "settimeofday stime clock_settime clock_settime64"),
     ("SYS_TTY_CONFIG", "vhangup"),
     ("SYS_NICE", "get_mempolicy mbind set_mempolicy set_mempolicy_home_node"),
     ("SYSLOG", "syslog"),
@@ -109,11 +192,22 @@ mod tests {
     #[test]
     fn every_name_of_the_profile_exists() {
         let conditional = WITH_CAPABILITY.iter().map(|(_, names)| *names);
-        for name in std::iter::once(ALLOWED).chain(conditional).flat_map(str::split_whitespace) {
-            assert!(table::number(name).is_some(), "{name}");
+        let known = |name: &str| {
+            [Architecture::X86_64, Architecture::X86].iter().any(|architecture| architecture.number(name).is_some())
+        };
+        for name in [ALLOWED, ALLOWED_32_BIT].into_iter().chain(conditional).flat_map(str::split_whitespace) {
+            assert!(known(name), "{name}");
         }
         for (capability, _) in WITH_CAPABILITY {
             assert!(capabilities::number(capability).is_some(), "{capability}");
+        }
+    }
+
+    #[test]
+    fn the_form_for_others_means_the_same() {
+        for bits in [0, 0xa804_25fb, u64::MAX] {
+            let again = super::super::compile_profile(&default_profile(Set(bits))).unwrap();
+            assert_eq!(again, default_filter(Set(bits)), "{bits:#x}");
         }
     }
 }

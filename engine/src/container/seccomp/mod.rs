@@ -8,8 +8,19 @@ mod filter;
 mod profile;
 mod table;
 
-pub use default::default_filter;
-pub use profile::{ProfileError, compile_profile, from_docker};
+pub use default::{default_filter, default_profile};
+pub use profile::{ACTIONS, ARCHITECTURES, FLAGS, ProfileError, compile_profile, from_docker};
+
+use self::table::Architecture;
+use crate::sys::process::Instruction;
+
+/// A filter ready to be installed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Filter {
+    pub code: Vec<Instruction>,
+    /// `SECCOMP_FILTER_FLAG_*`.
+    pub flags: u32,
+}
 
 /// `SECCOMP_RET_ALLOW`.
 const ALLOW: u32 = 0x7FFF_0000;
@@ -22,11 +33,11 @@ const fn errno(number: i32) -> u32 {
 /// What happens to each system call.
 #[derive(Debug)]
 struct Policy {
-    /// By number; the last is the newest that the policy knows of.
-    rules: Vec<Rule>,
+    /// By architecture and number; the last is the newest that the policy knows of. The first is this program's own.
+    rules: Vec<(Architecture, Vec<Rule>)>,
     /// The action for calls that are newer than the policy.
     unknown: u32,
-    /// The action for calls of another architecture than this one.
+    /// The action for calls of other architectures.
     foreign: u32,
 }
 

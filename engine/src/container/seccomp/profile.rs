@@ -1,13 +1,14 @@
 //! Profiles by others: the OCI form, and Docker's, which may depend on capabilities and kernel version.
 
-use oci_spec::runtime::{LinuxSeccomp, LinuxSeccompAction, LinuxSeccompOperator, LinuxSyscall};
+use oci_spec::runtime::{
+    Arch, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompFilterFlag, LinuxSeccompOperator, LinuxSyscall,
+};
 use serde::Deserialize;
 
 use super::filter::compile;
-use super::{Comparison, Policy, Rule, Test, errno, table};
+use super::{Architecture, Comparison, Filter, Policy, Rule, Test, errno};
 use crate::container::capabilities;
 use crate::sys::capabilities::Set;
-use crate::sys::process::Instruction;
 
 /// Why a profile cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -16,18 +17,69 @@ pub enum ProfileError {
     Parse(#[source] serde_json::Error),
     #[error("the action {0:?} of the seccomp profile needs a helper program, which is not supported")]
     Action(LinuxSeccompAction),
+    #[error("linux.seccomp.listenerPath is not supported: no call is handed to another program")]
+    Listener,
+    #[error("the seccomp flag {0} is not supported")]
+    Flag(LinuxSeccompFilterFlag),
     #[error("argument {0} of a system call in the seccomp profile does not exist")]
     Argument(usize),
 }
 
-/// Compiles a profile in the OCI form. Names that this architecture does not have are passed over.
-pub fn compile_profile(profile: &LinuxSeccomp) -> Result<Vec<Instruction>, ProfileError> {
+/// What a profile may decide.
+pub const ACTIONS: [LinuxSeccompAction; 8] = [
+    LinuxSeccompAction::ScmpActAllow,
+    LinuxSeccompAction::ScmpActErrno,
+    LinuxSeccompAction::ScmpActKill,
+    LinuxSeccompAction::ScmpActKillProcess,
+    LinuxSeccompAction::ScmpActKillThread,
+    LinuxSeccompAction::ScmpActLog,
+    LinuxSeccompAction::ScmpActTrace,
+    LinuxSeccompAction::ScmpActTrap,
+];
+
+/// The architectures whose programs a profile may be for.
+pub const ARCHITECTURES: [Arch; 3] = [Arch::ScmpArchX86, Arch::ScmpArchX86_64, Arch::ScmpArchX32];
+
+/// The flags that a profile may have, and their bits (`seccomp(2)`).
+pub const FLAGS: [(LinuxSeccompFilterFlag, u32); 3] = [
+    (LinuxSeccompFilterFlag::SeccompFilterFlagTsync, 1),
+    (LinuxSeccompFilterFlag::SeccompFilterFlagLog, 2),
+    (LinuxSeccompFilterFlag::SeccompFilterFlagSpecAllow, 4),
+];
+
+/// Compiles a profile in the OCI form. Names that an architecture does not have are passed over. Programs of this
+/// architecture are always meant, others where the profile lists them.
+pub fn compile_profile(profile: &LinuxSeccomp) -> Result<Filter, ProfileError> {
+    if profile.listener_path().is_some() {
+        return Err(ProfileError::Listener);
+    }
+    let mut flags = 0;
+    for flag in profile.flags().iter().flatten() {
+        let known = FLAGS.iter().find(|(known, _)| known == flag);
+        flags |= known.map(|(_, bit)| bit).ok_or(ProfileError::Flag(*flag))?;
+    }
     let otherwise = action(profile.default_action(), profile.default_errno_ret())?;
-    let mut rules = vec![Rule::Always(otherwise); table::LAST + 1];
+    let mut architectures = vec![Architecture::X86_64];
+    for (arch, architecture) in [(Arch::ScmpArchX86, Architecture::X86), (Arch::ScmpArchX32, Architecture::X32)] {
+        if profile.architectures().iter().flatten().any(|known| *known == arch) {
+            architectures.push(architecture);
+        }
+    }
+    let rules = architectures.into_iter().map(|architecture| Ok((architecture, rules(profile, architecture, otherwise)?)));
+    let rules = rules.collect::<Result<Vec<_>, ProfileError>>()?;
+    // A filter that denies by default answers newer calls as an older kernel would, so that programs fall back.
+    let denies = profile.default_action() == LinuxSeccompAction::ScmpActErrno;
+    let unknown = if denies { errno(libc::ENOSYS) } else { otherwise };
+    let foreign = unknown;
+    Ok(Filter { code: compile(&Policy { rules, unknown, foreign }), flags })
+}
+
+fn rules(profile: &LinuxSeccomp, architecture: Architecture, otherwise: u32) -> Result<Vec<Rule>, ProfileError> {
+    let mut rules = vec![Rule::Always(otherwise); architecture.last() + 1];
     for line in profile.syscalls().iter().flatten() {
         let action = action(line.action(), line.errno_ret())?;
         let tests = tests(line)?;
-        for number in line.names().iter().filter_map(|name| table::number(name)) {
+        for number in line.names().iter().filter_map(|name| architecture.number(name)) {
             rules[number] = match (&rules[number], tests.is_empty()) {
                 // Without conditions a line decides; a later one with conditions cannot take that back.
                 (_, true) => Rule::Always(action),
@@ -41,11 +93,7 @@ pub fn compile_profile(profile: &LinuxSeccomp) -> Result<Vec<Instruction>, Profi
             };
         }
     }
-    // A filter that denies by default answers newer calls as an older kernel would, so that programs fall back.
-    let denies = profile.default_action() == LinuxSeccompAction::ScmpActErrno;
-    let unknown = if denies { errno(libc::ENOSYS) } else { otherwise };
-    let foreign = unknown;
-    Ok(compile(&Policy { rules, unknown, foreign }))
+    Ok(rules)
 }
 
 /// Several tests of the same argument are alternatives, tests of different arguments must all hold, as libseccomp's users
@@ -79,7 +127,7 @@ fn tests(line: &LinuxSyscall) -> Result<Vec<Test>, ProfileError> {
 
 fn action(action: LinuxSeccompAction, errno: Option<u32>) -> Result<u32, ProfileError> {
     match action {
-        LinuxSeccompAction::ScmpActNotify | LinuxSeccompAction::ScmpActTrace => Err(ProfileError::Action(action)),
+        LinuxSeccompAction::ScmpActNotify => Err(ProfileError::Action(action)),
         _ => Ok(action.as_u32(errno)),
     }
 }
@@ -87,11 +135,19 @@ fn action(action: LinuxSeccompAction, errno: Option<u32>) -> Result<u32, Profile
 /// What Docker's profiles have besides the OCI form.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-struct Filter {
+struct Condition {
     caps: Vec<String>,
     arches: Vec<String>,
     #[serde(rename = "minKernel")]
     min_kernel: String,
+}
+
+/// Which programs a profile is for, where this is the architecture.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ArchMap {
+    architecture: String,
+    sub_architectures: Option<Vec<String>>,
 }
 
 /// Converts a profile as `docker run --security-opt seccomp=FILE` takes it to the OCI form, for a container with these
@@ -99,7 +155,12 @@ struct Filter {
 pub fn from_docker(text: &str, bounding: Set) -> Result<LinuxSeccomp, ProfileError> {
     let mut value: serde_json::Value = serde_json::from_str(text).map_err(ProfileError::Parse)?;
     if let Some(profile) = value.as_object_mut() {
-        profile.remove("archMap");
+        let native = profile.remove("archMap").and_then(|map| serde_json::from_value::<Vec<ArchMap>>(map).ok());
+        let native = native.into_iter().flatten().find(|entry| entry.architecture == "SCMP_ARCH_X86_64");
+        if let Some(entry) = native {
+            let all = std::iter::once(entry.architecture).chain(entry.sub_architectures.unwrap_or_default());
+            profile.insert("architectures".into(), all.collect());
+        }
         if let Some(lines) = profile.get_mut("syscalls").and_then(serde_json::Value::as_array_mut) {
             let mut kept = Vec::new();
             for mut line in std::mem::take(lines) {
@@ -117,7 +178,7 @@ pub fn from_docker(text: &str, bounding: Set) -> Result<LinuxSeccomp, ProfileErr
 fn applies(line: &serde_json::Value, bounding: Set) -> Result<bool, ProfileError> {
     let filter = |key: &str| match line.get(key) {
         Some(value) if !value.is_null() => serde_json::from_value(value.clone()).map_err(ProfileError::Parse),
-        _ => Ok(Filter::default()),
+        _ => Ok(Condition::default()),
     };
     let (includes, excludes) = (filter("includes")?, filter("excludes")?);
     let has = |name: &String| capabilities::number(name).is_some_and(|number| bounding.0 & (1 << number) != 0);
@@ -167,6 +228,18 @@ mod tests {
             {"names": ["ptrace"], "action": "SCMP_ACT_ALLOW", "includes": {"minKernel": "4.8"}},
             {"names": ["bpf"], "action": "SCMP_ACT_ALLOW", "includes": {"minKernel": "99.0"}}
         ]}"#;
+
+    #[test]
+    fn what_needs_another_program_is_refused() {
+        let refused = |json: &str| {
+            let profile: LinuxSeccomp = serde_json::from_str(json).unwrap();
+            compile_profile(&profile).unwrap_err().to_string()
+        };
+        let notify = refused(r#"{"defaultAction": "SCMP_ACT_NOTIFY"}"#);
+        assert!(notify.contains("ScmpActNotify"), "{notify}");
+        let listener = refused(r#"{"defaultAction": "SCMP_ACT_ALLOW", "listenerPath": "/run/socket"}"#);
+        assert!(listener.contains("linux.seccomp.listenerPath"), "{listener}");
+    }
 
     #[test]
     fn lines_of_dockers_profiles_depend_on_capabilities_and_kernel() {
