@@ -4,17 +4,18 @@
 //! turn against the host: all descriptors but the standard ones close with the exec, and the process cannot be traced.
 
 use std::ffi::CString;
-use std::os::fd::RawFd;
+use std::os::fd::{AsFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::stat::Mode;
-use nix::unistd::AccessFlags;
+use nix::unistd::{AccessFlags, Uid};
 use oci_spec::runtime::{IOPriorityClass, LinuxSchedulerFlag, LinuxSchedulerPolicy, PosixRlimitType, Process};
 
 use super::step::{Context, Step, fault};
+use super::mounts::device;
 use super::seccomp::Filter;
 use super::{beneath, capabilities};
 use crate::shim::protocol::Failure;
@@ -155,6 +156,26 @@ fn schedule(wanted: &Process) -> Step<()> {
         let level = i32::try_from(priority.priority()).ok().filter(|level| (0..8).contains(level));
         let describe = || format!("set the I/O priority {} of class {class}", priority.priority());
         process::set_io_priority(class << 13 | level.ok_or(Errno::EINVAL).step(describe)?).step(describe)?;
+    }
+    Ok(())
+}
+
+/// Gives the standard streams, which somebody else has made, to the user of the program, since programs open `/dev/stdout`
+/// anew. What cannot be given away stays as it is.
+pub fn own_stdio(uid: u32) -> Step<()> {
+    let streams = [std::io::stdin().as_fd().try_clone_to_owned(), std::io::stdout().as_fd().try_clone_to_owned()];
+    let streams = streams.into_iter().chain([std::io::stderr().as_fd().try_clone_to_owned()]);
+    for stream in streams {
+        let stream = stream.step(|| "look at the standard streams".into())?;
+        let status = nix::sys::stat::fstat(&stream).step(|| "look at the standard streams".into())?;
+        // A file of a filesystem belongs to somebody, and a null device to nobody.
+        let kind = status.st_mode & libc::S_IFMT;
+        if (kind == libc::S_IFIFO || kind == libc::S_IFSOCK || kind == libc::S_IFCHR) && !device::is_null(&stream).unwrap_or(true) {
+            match nix::unistd::fchown(&stream, Some(Uid::from_raw(uid)), None) {
+                Ok(()) | Err(Errno::EINVAL | Errno::EPERM | Errno::EROFS) => {}
+                Err(errno) => return Err(errno).step(|| format!("give the standard streams to user {uid}")),
+            }
+        }
     }
     Ok(())
 }

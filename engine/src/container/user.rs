@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
-use nix::sys::stat::Mode;
+use nix::sys::stat::{Mode, fstat};
 
 use super::beneath;
 
@@ -88,21 +88,25 @@ pub fn resolve_in_layers(layers: &[PathBuf], user: &str, group_add: &[String]) -
 
 /// Reads a file of `/etc` inside a root, or nothing where there is none.
 pub fn database(root: BorrowedFd<'_>, name: &str) -> String {
-    // A FIFO in its place must not block.
-    let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK;
-    match beneath::open(root, Path::new("/etc").join(name), flags) {
-        Ok(file) => read(std::fs::File::from(file)),
-        Err(_) => String::new(),
-    }
-}
-
-fn read(file: std::fs::File) -> String {
+    // What cannot be read counts as not there; the lookup then says who is missing.
     let mut text = Vec::new();
-    if file.metadata().is_ok_and(|metadata| metadata.is_file()) {
-        // What cannot be read counts as not there; the lookup then says who is missing.
+    if let Ok(file) = open_regular(root, &Path::new("/etc").join(name)) {
         file.take(LIMIT).read_to_end(&mut text).ok();
     }
     String::from_utf8_lossy(&text).into_owned()
+}
+
+/// Opens a file to read it, if it is a regular one. An image may have a FIFO in its place, which would block, or a device,
+/// which may do anything when it is opened (rewind a tape, arm a watchdog), so first it is looked at.
+fn open_regular(root: BorrowedFd<'_>, path: &Path) -> nix::Result<std::fs::File> {
+    let found = beneath::open(root, path, OFlag::O_PATH)?;
+    if fstat(&found)?.st_mode & libc::S_IFMT != libc::S_IFREG {
+        return Err(Errno::EINVAL);
+    }
+    // Not through `/proc`, which is the container's own where this runs inside. What has taken the file's place in the
+    // meantime is opened within the container's own limits, if it runs.
+    let file = beneath::open(root, path, OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY)?;
+    if fstat(&file)?.st_mode & libc::S_IFMT == libc::S_IFREG { Ok(file.into()) } else { Err(Errno::EINVAL) }
 }
 
 /// Reads `/etc/<name>` as the overlay of these directories would show it, without mounting it.

@@ -4,7 +4,7 @@
 //! nothing of it is left when it dies, wherever it gets to. What goes wrong it tells its shim, with the step and the errno.
 
 use std::collections::BTreeMap;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -28,6 +28,9 @@ use crate::container::{beneath, capabilities, hooks, rootfs, seccomp, sysctl};
 use crate::sys::mount::{self, Attributes};
 use crate::sys::{clone, process, socket};
 
+/// What a process of the engine's in a container is called, as far as the container can see it.
+pub(super) const PROGRAM: &str = "rcompose-init";
+
 /// What the process that is cloned gets from the one that clones it.
 #[derive(Debug)]
 pub(crate) struct Init<'a> {
@@ -37,7 +40,7 @@ pub(crate) struct Init<'a> {
     /// Rows and columns of the terminal of somebody who attaches.
     pub(crate) size: Option<(u16, u16)>,
     pub(crate) channel: OwnedFd,
-    /// Standard input, output and error; not used with a terminal. What is missing stays as it is.
+    /// Standard input, output and error; not used with a terminal. One that is not there is the container's null device.
     pub(crate) stdio: [Option<OwnedFd>; 3],
     /// Sources of mounts that were cloned by who may do more, by destination.
     pub(crate) sources: Sources,
@@ -64,8 +67,11 @@ impl Init<'_> {
 
     fn prepare(&mut self) -> Step<Program> {
         let mut heard = Heard::default();
-        self.begin(&mut heard)?;
+        // Nothing of a container that is only half made outlives its shim.
+        nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).step(|| "tie the container to its shim".into())?;
+        // The root of a user namespace of its own may not go there.
         let spec = read_spec(self.bundle)?;
+        self.begin(&mut heard)?;
         let process = spec.process().as_ref().ok_or_else(|| fault("config.json has no process".into()))?;
         let linux = spec.linux().clone().unwrap_or_default();
         if let Some(score) = process.oom_score_adj() {
@@ -125,7 +131,10 @@ impl Init<'_> {
             mounter.mount(item)?;
         }
         sysctl::set(linux.sysctl().as_ref())?;
-        finish_root(&spec, &linux, &root)?;
+        let null = device::null(mounter.dev.as_ref().map(AsFd::as_fd), self.bundle)?;
+        finish_root(&spec, &linux, &root, &null)?;
+        let null = nix::fcntl::open(&beneath::proc_path(&null), OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty())
+            .step(|| "open the container's null device".into())?;
         self.name_host(&spec)?;
         let hooks = spec.hooks().as_ref().filter(|_| self.config.hooks);
         let mut state = String::new();
@@ -135,9 +144,10 @@ impl Init<'_> {
         }
         enter(&root)?;
         propagate(&linux)?;
-        self.connect_stdio(terminal.as_ref())?;
+        self.connect_stdio(terminal.as_ref(), &null)?;
         if let Some(listener) = self.start.take() {
             program::check(process)?;
+            program::own_stdio(process.user().uid())?;
             state = self.wait_for_start(&mut heard, &listener)?;
         }
         if let Some(hooks) = hooks {
@@ -154,10 +164,11 @@ impl Init<'_> {
             process::set_user(0, 0, &[]).step(|| "become root of the user namespace".into())?;
             // Else its files in /proc would be those of the host's root, which it no longer is.
             nix::sys::prctl::set_dumpable(true).step(|| "become root of the user namespace".into())?;
+            // Lost with the change of ids.
+            nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).step(|| "tie the container to its shim".into())?;
         }
-        // Nothing of a container that is only half made outlives its shim.
-        nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).step(|| "tie the container to its shim".into())?;
         nix::unistd::setsid().step(|| "begin a session".into())?;
+        process::forget_origin(PROGRAM).step(|| "forget the engine's environment".into())?;
         nix::sys::stat::umask(Mode::from_bits_truncate(0o022));
         Ok(())
     }
@@ -229,9 +240,7 @@ impl Init<'_> {
         }
         let devpts = devpts.ok_or_else(|| fault("allocate a terminal: the container has no devpts".into()))?;
         let terminal = Terminal::allocate(devpts.as_fd(), process.user().uid())?;
-        let cells = |count: u64| u16::try_from(count).unwrap_or(u16::MAX);
-        let configured = || process.console_size().map(|size| (cells(size.height()), cells(size.width())));
-        if let Some((rows, columns)) = self.size.or_else(configured) {
+        if let Some((rows, columns)) = self.size.or_else(|| console_size(process)) {
             process::set_terminal_size(terminal.master.as_fd(), rows, columns)
                 .step(|| "set the size of the terminal".into())?;
         }
@@ -252,16 +261,14 @@ impl Init<'_> {
         Ok(())
     }
 
-    fn connect_stdio(&self, terminal: Option<&Terminal>) -> Step<()> {
+    fn connect_stdio(&self, terminal: Option<&Terminal>, null: &OwnedFd) -> Step<()> {
         let describe = || "connect the standard input, output and error".to_owned();
         for (number, own) in self.stdio.iter().enumerate() {
-            let fd: Option<BorrowedFd<'_>> = match terminal {
-                Some(terminal) => Some(terminal.peer.as_fd()),
-                None => own.as_ref().map(AsFd::as_fd),
+            let fd = match terminal {
+                Some(terminal) => &terminal.peer,
+                None => own.as_ref().unwrap_or(null),
             };
-            if let Some(fd) = fd {
-                process::dup_to_stdio(fd, i32::try_from(number).unwrap_or_default()).step(describe)?;
-            }
+            process::dup_to_stdio(fd.as_fd(), i32::try_from(number).unwrap_or_default()).step(describe)?;
         }
         if let Some(terminal) = terminal {
             process::set_controlling_terminal(terminal.peer.as_fd())
@@ -269,6 +276,12 @@ impl Init<'_> {
         }
         Ok(())
     }
+}
+
+/// Returns the rows and columns that a process's terminal is to have.
+pub(super) fn console_size(process: &Process) -> Option<(u16, u16)> {
+    let cells = |count: u64| u16::try_from(count).unwrap_or(u16::MAX);
+    process.console_size().map(|size| (cells(size.height()), cells(size.width())))
 }
 
 /// Reads the OCI configuration of a bundle.
@@ -340,9 +353,9 @@ fn join(namespace: &Namespace, kind: CloneFlags) -> Step<()> {
 }
 
 /// Makes read-only and hides what the container must not change or see.
-fn finish_root(spec: &Spec, linux: &Linux, root: &OwnedFd) -> Step<()> {
+fn finish_root(spec: &Spec, linux: &Linux, root: &OwnedFd, null: &OwnedFd) -> Step<()> {
     mask::read_only(root.as_fd(), linux.readonly_paths().as_deref().unwrap_or_default())?;
-    mask::mask(root.as_fd(), linux.masked_paths().as_deref().unwrap_or_default())?;
+    mask::mask(root.as_fd(), linux.masked_paths().as_deref().unwrap_or_default(), null.as_fd())?;
     if spec.root().as_ref().and_then(oci_spec::runtime::Root::readonly).unwrap_or(false) {
         let attributes = Attributes { set: mount::RDONLY, ..Attributes::default() };
         mount::mount_setattr(root.as_fd(), false, attributes).step(|| "make the root read-only".into())?;

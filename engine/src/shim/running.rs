@@ -11,7 +11,7 @@ use nix::unistd::Pid;
 use oci_spec::runtime::ContainerState;
 
 use super::audience::Audience;
-use super::exec::Process;
+use super::exec::{Process, Target, Wanted};
 use super::create::hooks_of;
 use super::protocol::{self, Exit, FromShim, ToShim};
 use super::stdio::{self, Output};
@@ -402,7 +402,8 @@ impl Running {
                 let started = if self.exit.is_some() {
                     Err(fault("the container is not running".into()))
                 } else {
-                    Process::start(&self.shim, self.pidfd.as_fd(), number, &request, &fds)
+                    let target = Target::new(&self.shim, self.pidfd.as_fd());
+                    Process::start(target, (number, exec), Wanted::Like(&request), &fds)
                 };
                 match started {
                     Ok(process) => self.processes.push(process),

@@ -182,6 +182,40 @@ pub fn join_new_session_keyring() -> Result<()> {
     }
 }
 
+/// Overwrites the command line and the environment that this process was started with (`/proc/<pid>/cmdline`, `environ`)
+/// and gives it `name` as its command line. They are those of whoever started the engine, and a process on its way into a
+/// container, or PID 1 of one, would show them there.
+///
+/// Reads `/proc`, so it comes before the process enters a container. Afterwards `std::env` knows neither arguments nor
+/// variables.
+pub fn forget_origin(name: &str) -> std::io::Result<()> {
+    let stat = std::fs::read_to_string("/proc/self/stat")?;
+    // The name of the program may have anything in it. What follows begins with field 3 (proc_pid_stat(5)).
+    let fields = stat.rsplit(')').next().unwrap_or_default().split_ascii_whitespace();
+    let [arguments, arguments_end, variables, variables_end] = fields
+        .skip(48 - 3)
+        .take(4)
+        .filter_map(|field| field.parse::<usize>().ok())
+        .collect::<Vec<_>>()
+        .try_into()
+        .map_err(|_| std::io::Error::from_raw_os_error(libc::EINVAL))?;
+    for (start, end) in [(arguments, arguments_end), (variables, variables_end)] {
+        // Hidden by the kernel, or empty.
+        if start != 0 && start < end {
+            // SAFETY: the kernel has put the strings of execve(2) here, at the end of the stack, and says where they are.
+            // Nobody holds a reference to them: what reads them (`std::env`, getenv(3)) does so anew each time, finds empty
+            // strings from now on, and this process has a single thread.
+            unsafe { std::ptr::write_bytes(start as *mut u8, 0, end - start) };
+        }
+    }
+    let length = name.len().min(arguments_end.saturating_sub(arguments).saturating_sub(1));
+    if arguments != 0 && length > 0 {
+        // SAFETY: as above; the name fits, and a zero byte is left behind it.
+        unsafe { std::ptr::copy_nonoverlapping(name.as_ptr(), arguments as *mut u8, length) };
+    }
+    Ok(())
+}
+
 /// Waits for any signal; all must be blocked (`sigwaitinfo(2)`). Returns its number, which may be a real-time one.
 pub fn wait_signal() -> Result<i32> {
     // SAFETY: an all-zero set is a valid value to be filled.
@@ -261,7 +295,8 @@ pub fn new_time_namespace() -> Result<()> {
     Errno::result(unsafe { libc::unshare(CLONE_NEWTIME) }).map(drop)
 }
 
-const CLONE_NEWTIME: libc::c_int = 0x80;
+/// A time namespace, which neither nix nor the C library's header has a name for.
+pub const CLONE_NEWTIME: libc::c_int = 0x80;
 
 /// Keeps descriptors from `first` up to `end` open across `execve(2)`. Fails with `EBADF` where one is not open.
 pub fn keep_on_exec(first: RawFd, end: RawFd) -> Result<()> {

@@ -81,9 +81,20 @@ impl Plan {
                 self.enable_controllers(hierarchy)?;
             }
         }
+        self.apply(&self.writes)?;
+        if let (Version::V2, Some(rules), [hierarchy]) = (self.version, &self.devices, &self.hierarchies[..]) {
+            let path = hierarchy.mount.join(&self.path);
+            let fd = open_directory(&path).step(|| format!("open cgroup {}", path.display()))?;
+            devices::attach(fd.as_fd(), rules).step(|| format!("attach the device filter to {}", path.display()))?;
+        }
+        Ok(())
+    }
+
+    /// Writes values to the container's groups.
+    fn apply(&self, writes: &[Write]) -> Step<()> {
         // Device rules are many lines for one file, each of which takes a write of its own.
         let mut open: Option<(PathBuf, std::fs::File)> = None;
-        for write in &self.writes {
+        for write in writes {
             let Some(directory) = self.directory(&write.controller) else {
                 if write.optional {
                     continue;
@@ -103,12 +114,29 @@ impl Plan {
                 file.write_all(write.value.as_bytes()).step(describe)?;
             }
         }
-        if let (Version::V2, Some(rules), [hierarchy]) = (self.version, &self.devices, &self.hierarchies[..]) {
-            let path = hierarchy.mount.join(&self.path);
-            let fd = open_directory(&path).step(|| format!("open cgroup {}", path.display()))?;
-            devices::attach(fd.as_fd(), rules).step(|| format!("attach the device filter to {}", path.display()))?;
-        }
         Ok(())
+    }
+
+    /// Changes limits of groups that are there to those of another plan for the same groups.
+    pub fn update(&mut self, other: &Self) -> Step<()> {
+        for hierarchy in &other.hierarchies {
+            let controllers = hierarchy.controllers.iter().filter(|name| {
+                other.writes.iter().any(|write| write.controller == **name) && self.directory(name).is_none()
+            });
+            if let Some(name) = controllers.into_iter().next() {
+                return Err(fault(format!("change limits: the container was made without a {name} cgroup")));
+            }
+        }
+        // On version 1 the limit of memory is never above that of memory and swap, whose file comes second: where it
+        // grows, the order is the other one.
+        let first = self.apply(&other.writes);
+        if first.as_ref().is_err_and(|failure| failure.errno == Errno::EINVAL as i32 && self.version == Version::V1) {
+            let swap = |write: &&Write| write.file == "memory.memsw.limit_in_bytes";
+            let swap: Vec<Write> = other.writes.iter().filter(swap).cloned().collect();
+            self.apply(&swap)?;
+            return self.apply(&other.writes);
+        }
+        first
     }
 
     /// Gives new groups the processors and memory nodes of their parents: on version 1 they begin with none, and a process
@@ -218,6 +246,16 @@ impl Plan {
         let text = std::fs::read_to_string(directory.join(file)).unwrap_or_default();
         let count = text.lines().find_map(|line| line.strip_prefix("oom_kill "));
         count.is_some_and(|count| count.trim() != "0")
+    }
+
+    /// Returns whether the processes of the container stand still.
+    pub fn is_frozen(&self) -> bool {
+        let (controller, file, frozen) = match self.version {
+            Version::V1 => ("freezer", "freezer.state", "FROZEN"),
+            Version::V2 => ("", "cgroup.freeze", "1"),
+        };
+        let path = self.directory(controller).map(|directory| directory.join(file));
+        path.and_then(|path| std::fs::read_to_string(path).ok()).is_some_and(|state| state.trim() == frozen)
     }
 
     /// Stops or continues every process of the container. Returns when they stand still, or run.
