@@ -190,6 +190,12 @@ enum Command {
     Logs(logs::LogsArgs),
     /// List running compose projects
     Ls(ls::LsArgs),
+    /// Run containers from OCI bundles, in the manner of runc
+    #[command(disable_help_flag = true)]
+    Oci {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
     /// Pause services
     Pause(pause::PauseArgs),
     /// Print the public port for a port binding
@@ -272,6 +278,7 @@ pub fn main() -> ExitCode {
         Command::Logout(args) => logout::run(&context, &args),
         Command::Logs(args) => logs::run(&context, &args),
         Command::Ls(args) => ls::run(&context, &args),
+        Command::Oci { args } => return crate::oci::main(args),
         Command::Pause(args) => pause::run(&context, &args),
         Command::Port(args) => port::run(&context, &args),
         Command::Ps(args) => ps::run(&context, &args),

@@ -257,7 +257,11 @@ fn run(cli: Cli, log: &Log) -> Result<i32, OciError> {
              containerd: SystemdCgroup = false)",
         ));
     }
-    let runtime = Runtime::new(cli.root.unwrap_or_else(|| Root::system().run().join("oci")));
+    let runtime = Runtime::new(cli.root.unwrap_or_else(|| {
+        // As for the rest of the program; podman and containerd say it anyway.
+        let root = std::env::var_os("RCOMPOSE_ROOT").filter(|root| !root.is_empty());
+        root.map_or_else(Root::system, |root| Root::below(std::path::Path::new(&root))).run().join("oci")
+    }));
     match cli.command {
         Command::Create(args) => {
             seal()?;

@@ -29,7 +29,9 @@ pub(super) fn line(value: &impl Serialize) -> String {
 /// Returns a table of containers, as runc's.
 pub(super) fn containers(list: &[Listed]) -> String {
     let row = |one: &Listed| {
-        [&*one.id, &*one.pid.to_string(), one.status, &*one.bundle, &*one.created, &*one.owner].map(str::to_owned).to_vec()
+        [&*one.id, &*one.pid.to_string(), one.status, &*one.bundle, &*one.created, &*one.owner]
+            .map(str::to_owned)
+            .to_vec()
     };
     let rows: Vec<_> = list.iter().map(row).collect();
     render(DOCKER, &["ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER"], &rows)

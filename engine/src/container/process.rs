@@ -14,9 +14,9 @@ use nix::sys::stat::Mode;
 use nix::unistd::{AccessFlags, Uid};
 use oci_spec::runtime::{IOPriorityClass, LinuxSchedulerFlag, LinuxSchedulerPolicy, PosixRlimitType, Process};
 
-use super::step::{Context, Step, fault};
 use super::mounts::device;
 use super::seccomp::Filter;
+use super::step::{Context, Step, fault};
 use super::{beneath, capabilities};
 use crate::shim::protocol::Failure;
 use crate::sys::{capabilities as kernel, process};
@@ -53,8 +53,9 @@ pub fn prepare(wanted: &Process, filter: Option<&Filter>, first_closed: RawFd) -
     kernel::limit_bounding(bounding).step(|| "limit the bounding capabilities".into())?;
     let no_new_privileges = wanted.no_new_privileges().unwrap_or(false);
     let install = |filter: Option<&Filter>| match filter {
-        Some(filter) => process::install_seccomp_filter(&filter.code, filter.flags)
-            .step(|| "install the seccomp filter".into()),
+        Some(filter) => {
+            process::install_seccomp_filter(&filter.code, filter.flags).step(|| "install the seccomp filter".into())
+        }
         None => Ok(()),
     };
     // Without no_new_privs only the engine's own privileges allow it, and they go next.
@@ -170,7 +171,9 @@ pub fn own_stdio(uid: u32) -> Step<()> {
         let status = nix::sys::stat::fstat(&stream).step(|| "look at the standard streams".into())?;
         // A file of a filesystem belongs to somebody, and a null device to nobody.
         let kind = status.st_mode & libc::S_IFMT;
-        if (kind == libc::S_IFIFO || kind == libc::S_IFSOCK || kind == libc::S_IFCHR) && !device::is_null(&stream).unwrap_or(true) {
+        if (kind == libc::S_IFIFO || kind == libc::S_IFSOCK || kind == libc::S_IFCHR)
+            && !device::is_null(&stream).unwrap_or(true)
+        {
             match nix::unistd::fchown(&stream, Some(Uid::from_raw(uid)), None) {
                 Ok(()) | Err(Errno::EINVAL | Errno::EPERM | Errno::EROFS) => {}
                 Err(errno) => return Err(errno).step(|| format!("give the standard streams to user {uid}")),

@@ -27,13 +27,11 @@ pub(super) fn wait(process: BorrowedFd<'_>, master: Option<OwnedFd>) -> Result<i
     let _raw = master.as_ref().and_then(|_| Raw::enter());
     let mut console = master.map(Console::new).transpose().map_err(failed)?;
     loop {
-        let mut fds = vec![
-            PollFd::new(process, PollFlags::POLLIN),
-            PollFd::new(signals.as_fd(), PollFlags::POLLIN),
-        ];
+        let mut fds = vec![PollFd::new(process, PollFlags::POLLIN), PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
         let stdin = io::stdin();
         if let Some(console) = &console {
-            let wants = if console.pending.is_empty() { PollFlags::POLLIN } else { PollFlags::POLLIN | PollFlags::POLLOUT };
+            let wants =
+                if console.pending.is_empty() { PollFlags::POLLIN } else { PollFlags::POLLIN | PollFlags::POLLOUT };
             fds.push(PollFd::new(console.master.as_fd(), wants));
             if console.reads && console.pending.is_empty() {
                 fds.push(PollFd::new(stdin.as_fd(), PollFlags::POLLIN));

@@ -38,7 +38,8 @@ pub(super) fn convert(
     }
     let root = spec.root_mut().as_mut().ok_or_else(|| OciError::property("root", "it is missing"))?;
     let path = bundle.join(root.path());
-    let path = path.canonicalize().map_err(|error| OciError::property("root.path", format!("{}: {error}", path.display())))?;
+    let path =
+        path.canonicalize().map_err(|error| OciError::property("root.path", format!("{}: {error}", path.display())))?;
     refuse_if(!path.is_dir(), "root.path", "it is not a directory")?;
     refuse_if(path == Path::new("/"), "root.path", "it is the host's root")?;
     root.set_path(path);
@@ -62,7 +63,8 @@ pub(super) fn convert(
     check_linux(&linux, &namespaces, &network)?;
     let mut resources = linux.resources().clone().unwrap_or_default();
     resources.set_devices(Some(device_rules(&resources)?.iter().map(Rule::to_oci).collect()));
-    let own = Path::new("rcompose/oci").join(id);
+    // Another state directory may have a container of this name.
+    let own = Path::new("rcompose/oci").join(format!("{id}-{}", crate::id::Id::random().short()));
     let group = linux.cgroups_path().as_ref().filter(|path| !path.as_os_str().is_empty());
     let group = group.map_or(own, |path| limits::beneath(path));
     refuse_if(group.as_os_str().is_empty(), "linux.cgroupsPath", "it is the root of the hierarchy")?;
@@ -107,11 +109,7 @@ pub(super) fn check_process(process: &Process, path: &str) -> Result<(), OciErro
         refuse_if(again, &property("rlimits"), &format!("{} is there twice", limit.typ()))?;
     }
     let named = |name: &Option<String>| name.as_ref().is_some_and(|name| !name.is_empty());
-    refuse_if(
-        named(process.apparmor_profile()),
-        &property("apparmorProfile"),
-        "AppArmor profiles are not supported",
-    )?;
+    refuse_if(named(process.apparmor_profile()), &property("apparmorProfile"), "AppArmor profiles are not supported")?;
     refuse_if(named(process.selinux_label()), &property("selinuxLabel"), "SELinux labels are not supported")?;
     refuse_if(process.exec_cpu_affinity().is_some(), &property("execCPUAffinity"), "it is not supported")
 }
@@ -217,8 +215,12 @@ fn check_mount(bundle: &Path, mount: &mut Mount, property: &str) -> Result<(), O
     refuse_if(mapped(mount.uid_mappings()), &named("uidMappings"), "idmapped mounts are not supported")?;
     refuse_if(mapped(mount.gid_mappings()), &named("gidMappings"), "idmapped mounts are not supported")?;
     let list = mount.options().clone().unwrap_or_default();
-    for option in ["remount", "idmap", "ridmap", "tmpcopyup"] {
-        refuse_if(list.iter().any(|known| known == option), &named("options"), &format!("`{option}` is not supported"))?;
+    for option in ["remount", "idmap", "ridmap"] {
+        refuse_if(
+            list.iter().any(|known| known == option),
+            &named("options"),
+            &format!("`{option}` is not supported"),
+        )?;
     }
     let parsed = Options::parse(&list);
     if parsed.bind || mount.typ().as_deref() == Some("bind") {
@@ -295,8 +297,8 @@ fn device_rules(resources: &LinuxResources) -> Result<Vec<Rule>, OciError> {
         if rule.access().as_ref().is_none_or(String::is_empty) {
             continue;
         }
-        let rule = Rule::from_oci(rule)
-            .ok_or_else(|| OciError::property("linux.resources.devices", "a rule is not valid"))?;
+        let rule =
+            Rule::from_oci(rule).ok_or_else(|| OciError::property("linux.resources.devices", "a rule is not valid"))?;
         if rule.is_universal() {
             rules.clear();
         }
@@ -352,7 +354,7 @@ mod tests {
         assert!(spec.root().as_ref().unwrap().path().is_absolute());
         assert_eq!(record.namespaces.pid, Namespace::New);
         assert_eq!(record.network, Network::New);
-        assert_eq!(record.cgroup.path, Path::new("rcompose/oci/x"));
+        assert!(record.cgroup.path.to_string_lossy().starts_with("rcompose/oci/x-"));
         // Read again it is the same: nothing is lost, and nothing added twice.
         let linux = spec.linux().clone().unwrap();
         let rules = device_rules(linux.resources().as_ref().unwrap()).unwrap();
@@ -406,10 +408,7 @@ mod tests {
                     spec["linux"]["seccomp"] = json!({"defaultAction": "SCMP_ACT_ALLOW", "listenerPath": "/x"});
                 }),
             ),
-            (
-                "linux.resources",
-                Box::new(|spec| spec["linux"]["resources"] = json!({"network": {"classID": 1}})),
-            ),
+            ("linux.resources", Box::new(|spec| spec["linux"]["resources"] = json!({"network": {"classID": 1}}))),
             ("hooks.prestart", Box::new(|spec| spec["hooks"] = json!({"prestart": [{"path": "true"}]}))),
             (
                 "hooks.poststop",

@@ -273,14 +273,7 @@ struct Making {
 
 impl Making {
     /// Serves init until everything is made.
-    fn watch(
-        &mut self,
-        spec: &Spec,
-        record: &Record,
-        init: &OwnedFd,
-        pid: Pid,
-        pidfd: BorrowedFd<'_>,
-    ) -> Step<()> {
+    fn watch(&mut self, spec: &Spec, record: &Record, init: &OwnedFd, pid: Pid, pidfd: BorrowedFd<'_>) -> Step<()> {
         if record.cgroup.version == Version::V1 {
             match record.cgroup.attach(pid) {
                 // An init that has ended meanwhile has said why.

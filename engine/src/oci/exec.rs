@@ -103,7 +103,8 @@ impl Runtime {
     pub fn exec(&self, request: &Exec) -> Result<i32, OciError> {
         let container = self.find(&request.id)?;
         let (status, process) = container.status()?;
-        let able = matches!(status, Status::Created | Status::Running) || status == Status::Paused && request.ignore_paused;
+        let able =
+            matches!(status, Status::Created | Status::Running) || status == Status::Paused && request.ignore_paused;
         let opened = process.filter(|_| able).and_then(super::state::Process::open);
         let Some(init) = opened else {
             return Err(OciError::Status { id: request.id.clone(), status, wanted: "running" });

@@ -12,27 +12,50 @@ const HOOKS: [&str; 6] = ["prestart", "createRuntime", "createContainer", "start
 
 const NAMESPACES: [&str; 8] = ["cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts"];
 
-const OPERATORS: [&str; 7] = [
-    "SCMP_CMP_EQ",
-    "SCMP_CMP_GE",
-    "SCMP_CMP_GT",
-    "SCMP_CMP_LE",
-    "SCMP_CMP_LT",
-    "SCMP_CMP_MASKED_EQ",
-    "SCMP_CMP_NE",
-];
+const OPERATORS: [&str; 7] =
+    ["SCMP_CMP_EQ", "SCMP_CMP_GE", "SCMP_CMP_GT", "SCMP_CMP_LE", "SCMP_CMP_LT", "SCMP_CMP_MASKED_EQ", "SCMP_CMP_NE"];
 
 /// Options of mounts that are not the filesystem's own.
-const MOUNT_OPTIONS: [&str; 31] = [
-    "async", "atime", "bind", "defaults", "dev", "diratime", "exec", "loud", "noatime", "nodev", "nodiratime", "noexec",
-    "nostrictatime", "nosuid", "nosymfollow", "private", "rbind", "relatime", "ro", "rprivate", "rro", "rrw", "rshared",
-    "rslave", "runbindable", "rw", "shared", "slave", "strictatime", "suid", "unbindable",
+const MOUNT_OPTIONS: [&str; 32] = [
+    "async",
+    "atime",
+    "bind",
+    "defaults",
+    "dev",
+    "diratime",
+    "exec",
+    "loud",
+    "noatime",
+    "nodev",
+    "nodiratime",
+    "noexec",
+    "nostrictatime",
+    "nosuid",
+    "nosymfollow",
+    "private",
+    "rbind",
+    "relatime",
+    "ro",
+    "rprivate",
+    "rro",
+    "rrw",
+    "rshared",
+    "rslave",
+    "runbindable",
+    "rw",
+    "shared",
+    "slave",
+    "strictatime",
+    "suid",
+    "tmpcopyup",
+    "unbindable",
 ];
 
 /// Returns the features structure.
 pub fn features() -> Value {
     let names = capabilities::to_oci(capabilities::available());
-    let mut capabilities: Vec<String> = names.iter().filter_map(|name| Some(serde_json::to_value(name).ok()?.as_str()?.to_owned())).collect();
+    let mut capabilities: Vec<String> =
+        names.iter().filter_map(|name| Some(serde_json::to_value(name).ok()?.as_str()?.to_owned())).collect();
     capabilities.sort();
     let flags = FLAGS.map(|(flag, _)| flag);
     json!({

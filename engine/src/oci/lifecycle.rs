@@ -43,8 +43,7 @@ impl Runtime {
         let container = self.find(id)?;
         let (status, _) = container.status()?;
         let path = container.directory.clone();
-        let mut state =
-            serde_json::to_value(container.state()?).map_err(|source| OciError::Parse { path, source })?;
+        let mut state = serde_json::to_value(container.state()?).map_err(|source| OciError::Parse { path, source })?;
         // Not of the specification, which allows more.
         state["status"] = status.as_str().into();
         Ok(state)

@@ -236,8 +236,8 @@ fn enter(
             clone::exit(0)
         }
         Cloned::Child => {
-            let prepared =
-                connect(terminal.as_ref(), stdio).and_then(|()| program::prepare(&wanted, filter.as_ref(), first_closed));
+            let prepared = connect(terminal.as_ref(), stdio)
+                .and_then(|()| program::prepare(&wanted, filter.as_ref(), first_closed));
             match prepared {
                 Ok(program) => channel::execute(theirs, &program),
                 Err(failure) => Err(failure),

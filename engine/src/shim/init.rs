@@ -22,8 +22,8 @@ use crate::container::mounts::device::{self, Terminal};
 use crate::container::mounts::options::{self, Options};
 use crate::container::mounts::{Mounter, clone_source, mask};
 use crate::container::process::{self as program, Program};
-use crate::container::step::{Context, Step, fault};
 use crate::container::seccomp::Filter;
+use crate::container::step::{Context, Step, fault};
 use crate::container::{beneath, capabilities, hooks, rootfs, seccomp, sysctl};
 use crate::sys::mount::{self, Attributes};
 use crate::sys::{clone, process, socket};
@@ -95,6 +95,7 @@ impl Init<'_> {
             root: root.as_fd(),
             extras: self.config.mounts,
             cgroup: self.config.cgroup,
+            own_cgroups: self.config.namespaces.cgroup != Namespace::Host,
             early: sources,
             dev: None,
             devpts: None,

@@ -11,8 +11,8 @@ use nix::unistd::Pid;
 use oci_spec::runtime::ContainerState;
 
 use super::audience::Audience;
-use super::exec::{Process, Target, Wanted};
 use super::create::hooks_of;
+use super::exec::{Process, Target, Wanted};
 use super::protocol::{self, Exit, FromShim, ToShim};
 use super::stdio::{self, Output};
 use super::{Shim, config::Namespace};

@@ -161,9 +161,8 @@ fn version_1(resources: &LinuxResources) -> Result<Vec<Write>, LimitError> {
 
 fn version_2(resources: &LinuxResources) -> Result<Vec<Write>, LimitError> {
     let mut writes = Writes::default();
-    let limit = |value: Option<i64>| {
-        signed(value).map(|value| if value.starts_with('-') { "max".to_owned() } else { value })
-    };
+    let limit =
+        |value: Option<i64>| signed(value).map(|value| if value.starts_with('-') { "max".to_owned() } else { value });
     if let Some(memory) = resources.memory() {
         if memory.disable_oom_killer() == Some(true) {
             return Err(LimitError::Version("memory.disableOOMKiller", 2));
@@ -243,8 +242,7 @@ fn cpusets(writes: &mut Writes, cpu: &LinuxCpu) {
 fn rdma(writes: &mut Writes, resources: &LinuxResources) {
     for (device, limits) in resources.rdma().iter().flatten() {
         let limit = |name: &str, value: Option<u32>| value.map(|value| format!(" {name}={value}")).unwrap_or_default();
-        let (handles, objects) =
-            (limit("hca_handle", limits.hca_handles()), limit("hca_object", limits.hca_objects()));
+        let (handles, objects) = (limit("hca_handle", limits.hca_handles()), limit("hca_object", limits.hca_objects()));
         writes.add("rdma", "rdma.max", Some(format!("{device}{handles}{objects}")));
     }
 }

@@ -49,6 +49,8 @@ pub struct Mounter<'a> {
     pub root: BorrowedFd<'a>,
     pub extras: &'a BTreeMap<String, MountExtra>,
     pub cgroup: &'a Plan,
+    /// Whether the container has a cgroup namespace of its own, or shares another container's.
+    pub own_cgroups: bool,
     /// Bind sources that were cloned before this namespace's mounts were made private, by destination.
     pub early: BTreeMap<PathBuf, OwnedFd>,
     /// The container's own `/dev`, while it is being filled.
@@ -67,7 +69,7 @@ impl Mounter<'_> {
             return self.bind(item, &options);
         }
         match kind {
-            "cgroup" | "cgroup2" => special::cgroup(self.root, destination, self.cgroup, &options),
+            "cgroup" | "cgroup2" => special::cgroup(self.root, destination, self.cgroup, self.own_cgroups, &options),
             _ => self.filesystem(kind, item, &options),
         }
     }
@@ -137,6 +139,9 @@ impl Mounter<'_> {
         }
         context.create().map_err(failed)?;
         let mounted = context.fsmount(options.attributes()).map_err(failed)?;
+        if options.copy_up && kind == "tmpfs" {
+            copy_up::copy_up(self.root, destination, mounted.as_fd())?;
+        }
         if let Some(propagation) = options.propagation {
             let attributes = Attributes { propagation, ..Attributes::default() };
             mount::mount_setattr(mounted.as_fd(), options.propagation_recursive, attributes).step(describe)?;

@@ -11,6 +11,8 @@ pub struct Options {
     pub clear: u64,
     pub bind: bool,
     pub recursive: bool,
+    /// Whether a tmpfs begins with what the image has at its place.
+    pub copy_up: bool,
     /// `MS_SHARED` and the like, where told.
     pub propagation: Option<u64>,
     /// Whether propagation is for the whole tree.
@@ -31,8 +33,9 @@ impl Options {
 
     fn add(&mut self, option: &str) {
         match option {
-            // Security labels of SELinux and the copy of a tmpfs's content are no options of the kernel.
-            "" | "defaults" | "async" | "loud" | "nostrictatime" | "z" | "Z" | "nocopy" | "tmpcopyup" => {}
+            // Security labels of SELinux are no options of the kernel.
+            "" | "defaults" | "async" | "loud" | "nostrictatime" | "z" | "Z" | "nocopy" | "notmpcopyup" => {}
+            "tmpcopyup" => self.copy_up = true,
             "bind" => self.bind = true,
             "rbind" => (self.bind, self.recursive) = (true, true),
             "ro" | "rro" => self.attribute(mount::RDONLY, true),

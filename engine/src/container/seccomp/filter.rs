@@ -233,8 +233,7 @@ mod tests {
             let code = compile(&policy);
             assert!(code.len() < 800, "{} instructions", code.len());
             for (architecture, rules) in &policy.rules {
-                let audit =
-                    if *architecture == Architecture::X86_64 { AUDIT_ARCH_X86_64 } else { AUDIT_ARCH_I386 };
+                let audit = if *architecture == Architecture::X86_64 { AUDIT_ARCH_X86_64 } else { AUDIT_ARCH_I386 };
                 for (number, rule) in rules.iter().enumerate() {
                     if let Rule::Always(action) = rule {
                         let number = u32::try_from(number).unwrap();

@@ -65,7 +65,8 @@ pub fn compile_profile(profile: &LinuxSeccomp) -> Result<Filter, ProfileError> {
             architectures.push(architecture);
         }
     }
-    let rules = architectures.into_iter().map(|architecture| Ok((architecture, rules(profile, architecture, otherwise)?)));
+    let rules =
+        architectures.into_iter().map(|architecture| Ok((architecture, rules(profile, architecture, otherwise)?)));
     let rules = rules.collect::<Result<Vec<_>, ProfileError>>()?;
     // A filter that denies by default answers newer calls as an older kernel would, so that programs fall back.
     let denies = profile.default_action() == LinuxSeccompAction::ScmpActErrno;
