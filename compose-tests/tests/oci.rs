@@ -443,11 +443,11 @@ fn a_user_namespace_has_its_own_ids() {
         config["mounts"].as_array_mut().unwrap().push(bind);
         config["root"]["readonly"] = json!(false);
     });
-    // Nothing in the way there is everybody's to go.
-    let root = bundles.path("app/rootfs");
-    fs::create_dir_all(root.join("data")).unwrap();
+    // Its root makes what is missing to mount on, so the files are its own.
+    let owned = Command::new("chown").args(["-R", "100000:100000"]).arg(bundles.path("app/rootfs")).status();
+    assert!(owned.unwrap().success());
     let output = bundles.oci(&["run", "-b", "mapped", "one"]).ok();
-    let want = "0\n 0 100000 65536\n65534\n/dev/zero\nmounted\nword\n";
+    let want = "0\n 0 100000 65536\n0\n/dev/zero\nmounted\nword\n";
     assert_eq!(output.stdout, want, "{output:?}");
     bundles.finish();
 }
