@@ -17,14 +17,14 @@ const HANGS: &str = "120";
 /// What lies in a project's folder.
 enum Entry {
     Text(String),
-    Bytes(&'static [u8]),
+    Raw(Vec<u8>),
     Fifo,
     Folder,
     Link(&'static str),
     /// A file that its owner alone could read, if it had one.
     Closed,
 }
-use Entry::{Bytes, Closed, Fifo, Folder, Link, Text};
+use Entry::{Closed, Fifo, Folder, Link, Raw, Text};
 
 /// What a file is called in messages, the files of a project, and words that the error has.
 type Case<'c> = (&'c str, Vec<(String, Entry)>, &'c str);
@@ -34,7 +34,7 @@ fn lay(folder: &Path, files: &[(String, Entry)]) {
         let path = folder.join(name);
         match entry {
             Text(text) => fs::write(&path, text).expect("a file can be written"),
-            Bytes(bytes) => fs::write(&path, bytes).expect("a file can be written"),
+            Raw(bytes) => fs::write(&path, bytes).expect("a file can be written"),
             Fifo => nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).expect("a FIFO can be made"),
             Folder => fs::create_dir(&path).expect("a folder can be made"),
             Link(target) => symlink(target, &path).expect("a link can be made"),
@@ -139,7 +139,18 @@ fn what_grows() {
             compose(format!("x-a: &a \"{}\"\nx-l: [{}]\n{ONE}", "y".repeat(1_000_000), "*a,".repeat(10_000))),
             "aliases expand to too many values",
         ),
-        ("values", compose(format!("x-a: [{}]\n{ONE}", "a,".repeat(200_100))), "more than 200000 values"),
+        ("values", compose(format!("x-a: [{}]\n{ONE}", "a,".repeat(100_100))), "more than 100000 values"),
+        ("a large file", compose(format!("#{}\n{ONE}", "c".repeat(4 << 20))), "is larger than 4 MiB"),
+        (
+            "levels of indentation",
+            compose(repeat(1_100, |n| format!("{}x:\n", " ".repeat(n))) + ONE),
+            "nested more than 1000 levels",
+        ),
+        (
+            "a long line that is not UTF-8",
+            vec![("compose.yaml".to_owned(), Raw([b"x-a: ".as_slice(), &b"y".repeat(3 << 20), b"\xff\n"].concat()))],
+            "is not UTF-8",
+        ),
         (
             "brackets that stand too far left",
             compose(repeat(1_000, |n| format!("x-{n}: {{\n  a: [\n1]\n}}\n")) + ONE),
@@ -276,7 +287,7 @@ fn what_is_no_file() {
     cases.push((".env", with("services: {a: {image: x, env_file: l}}\n", "l", Link("l")), "cannot read"));
     cases.push((
         "latin 1",
-        vec![("compose.yaml".to_owned(), Bytes(b"services: {a: {image: \xe9}}\n"))],
+        vec![("compose.yaml".to_owned(), Raw(b"services: {a: {image: \xe9}}\n".to_vec()))],
         "is not UTF-8",
     ));
     check(cases);

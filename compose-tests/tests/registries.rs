@@ -1,6 +1,15 @@
 //! Real registries: with passwords, with tokens, with TLS, and several pulls from one at once.
 
-use std::{collections::BTreeMap, fs, io::Write as _, os::unix::fs::PermissionsExt as _, path::Path, process::Command};
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::{BufRead as _, BufReader, Write as _},
+    net::{TcpListener, TcpStream},
+    os::unix::fs::PermissionsExt as _,
+    path::Path,
+    process::Command,
+    thread,
+};
 
 use compose_tests::{
     factory::registry::{Extra, Registry},
@@ -77,15 +86,19 @@ fn what_is_pushed_can_be_pulled_by_who_is_logged_in() {
     let tags = stack.run(&["image", "ls", "--format", "{{.Tag}}"]).ok();
     assert_eq!(tags.stdout.lines().collect::<Vec<_>>(), ["1", "2"]);
 
-    // A service that is built here and has a name is pushed under it, and under its further tags.
+    // A service that is built here and has a name is pushed under it, and under its further tags. They have the same
+    // blobs, and all are on their way at once.
+    let tags: Vec<String> = (2..10).map(|tag| name(&format!("built/app:{tag}"))).collect();
     stack.write(
         "compose.yaml",
-        &format!("services:\n  app:\n    image: {host}/built/app:1\n    build: {{context: ., tags: [\"{host}/built/app:latest\"]}}\n  db: {{image: busybox}}\n"),
+        &format!("services:\n  app:\n    image: {host}/built/app:1\n    build: {{context: ., tags: {tags:?}}}\n  db: {{image: busybox}}\n"),
     );
     stack.run(&["image", "tag", &name("team/app:1"), &name("built/app:1")]).ok();
     let missing = stack.run(&["push"]);
-    assert!(missing.code == 1 && missing.stderr.contains("built/app:latest"), "{missing:?}");
-    stack.run(&["image", "tag", &name("team/app:1"), &name("built/app:latest")]).ok();
+    assert!(missing.code == 1 && missing.stderr.contains("built/app:2"), "{missing:?}");
+    for tag in &tags {
+        stack.run(&["image", "tag", &name("team/app:1"), tag]).ok();
+    }
     let pushed = stack.run(&["push"]).ok();
     assert!(pushed.stderr.contains("app Pushed") && pushed.stderr.contains("db Skipped"), "{pushed:?}");
     let digests = stack.run(&["image", "inspect", "-f", "{{json .RepoDigests}}", &name("built/app:1")]).ok();
@@ -358,4 +371,68 @@ fn references_of_every_form_mean_the_same_image() {
     let listed = stack.run(&["image", "ls", "--digests", "--format", "{{.Repository}} {{.Tag}} {{.Digest}}"]).ok();
     assert_eq!(listed.stdout.trim(), format!("busybox <none> {digest}"));
     stack.finish();
+}
+
+/// Serves an archive at `/files/rootfs.tar.gz`, a redirect to it, one that breaks off, and one that is none. Ends with
+/// the process. Returns where it is.
+fn web_server(archive: Vec<u8>) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("there is a free port");
+    let address = listener.local_addr().expect("a bound socket has an address");
+    let answer = move |mut stream: TcpStream| -> std::io::Result<()> {
+        let mut lines = BufReader::new(stream.try_clone()?).lines();
+        let request = lines.next().transpose()?.unwrap_or_default();
+        let headers: Vec<String> =
+            lines.map_while(Result::ok).take_while(|line| !line.is_empty()).map(|line| line.to_lowercase()).collect();
+        let has_credentials = headers.iter().any(|line| line.starts_with("authorization:"));
+        let (head, body): (String, &[u8]) = match request.split(' ').nth(1).unwrap_or_default() {
+            _ if has_credentials => ("400 Bad Request".to_owned(), b""),
+            "/rootfs?key=secret" => ("302 Found\r\nLocation: /files/rootfs.tar.gz".to_owned(), b""),
+            "/files/rootfs.tar.gz" => ("200 OK".to_owned(), &archive),
+            "/cut" => (format!("200 OK\r\nContent-Length: {}", archive.len() + 1), &archive),
+            "/page" => ("200 OK".to_owned(), b"<html>"),
+            _ => ("404 Not Found".to_owned(), b"no such file"),
+        };
+        let length =
+            if head.contains("Length") { String::new() } else { format!("Content-Length: {}\r\n", body.len()) };
+        stream.write_all(format!("HTTP/1.1 {head}\r\n{length}Connection: close\r\n\r\n").as_bytes())?;
+        stream.write_all(body)
+    };
+    thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            // A client that goes away is no reason to end.
+            drop(answer(stream));
+        }
+    });
+    format!("http://{address}")
+}
+
+#[test]
+fn an_archive_is_imported_from_a_web_server() {
+    let Some(stack) = stack("import") else { return };
+    let mut archive = tar::Builder::new(GzEncoder::new(Vec::new(), Compression::fast()));
+    let mut header = tar::Header::new_ustar();
+    header.set_size(5);
+    header.set_mode(0o644);
+    archive.append_data(&mut header, "etc/motd", &b"hello"[..]).expect("memory can be written");
+    let archive = archive.into_inner().and_then(GzEncoder::finish).expect("memory can be written");
+    let server = web_server(archive.clone());
+    fs::write(stack.project_folder().join("rootfs.tar.gz"), archive).expect("files can be written");
+
+    for (path, said) in
+        [("missing", "the server answered 404"), ("cut", "cannot fetch"), ("page", "cannot load my/files:latest")]
+    {
+        let failed = stack.run(&["image", "import", &format!("{server}/{path}"), "my/files"]);
+        assert!(failed.code == 1 && failed.stderr.contains(said), "{failed:?}");
+        assert_eq!(stack.run(&["image", "ls", "-q"]).ok().stdout, "", "nothing of it is kept");
+    }
+
+    let url = format!("{server}/rootfs?key=secret");
+    let imported = stack.run(&["image", "import", "-c", "CMD [\"/hello\"]", &url, "my/files"]).ok();
+    assert!(imported.stdout.starts_with("sha256:") && !imported.stderr.contains("secret"), "{imported:?}");
+    let inspect = |name: &str| {
+        let format = "{{json .RootFS.Layers}} {{json .Config.Cmd}}";
+        stack.run(&["image", "inspect", "--format", format, name]).ok().stdout
+    };
+    stack.run(&["image", "import", "-c", "CMD [\"/hello\"]", "rootfs.tar.gz", "from/file"]).ok();
+    assert_eq!(inspect("my/files"), inspect("from/file"));
 }

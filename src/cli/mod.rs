@@ -305,6 +305,11 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// Says why this process cannot go on, where nobody is left to return an error to.
+pub fn refuse(reason: &str) {
+    Ui::default().error(reason, None);
+}
+
 /// Writes what this process notes about its work to standard error.
 fn log_to_stderr() {
     use tracing_subscriber::{EnvFilter, fmt};

@@ -87,6 +87,10 @@ pub(super) fn interpolate(node: &mut Node, path: &Path<'_>, environment: &Enviro
         }
         Value::String(text) => {
             if text.contains('$') {
+                if !faults.can_expand() {
+                    faults.taint(path);
+                    return false;
+                }
                 let mut unset = BTreeSet::new();
                 let result = substitute(text, &|name| environment.get(name), &mut |name| {
                     if unset.len() < MOST_UNSET {

@@ -1,13 +1,13 @@
 //! Room for recursion over deeply nested input.
 //!
-//! Trees may be nested 10,000 levels deep; the passes over them are recursive, and the main thread's stack would not do.
+//! Trees may be nested 1,000 levels deep; the passes over them are recursive, and the main thread's stack would not do.
 
 use super::node::{Node, Value};
 
 /// Nesting up to here needs no special care.
 pub const SHALLOW: usize = 100;
 /// Address space for the stack; only what is touched becomes memory.
-const STACK: usize = 512 << 20;
+const STACK: usize = 64 << 20;
 
 /// Runs a function with a large stack and returns its result.
 pub fn run<T: Send>(function: impl FnOnce() -> T + Send) -> T {

@@ -74,10 +74,15 @@ impl Faults {
         self.errors >= MOST
     }
 
+    /// Whether there is still room for what variables make.
+    pub(super) fn can_expand(&self) -> bool {
+        self.expanded <= EXPANDED
+    }
+
     /// Notes that variables, an env file or a range of ports made so many bytes; false once that is too much.
     pub(super) fn expand(&mut self, bytes: usize) -> bool {
         self.expanded = self.expanded.saturating_add(bytes);
-        if self.expanded <= EXPANDED {
+        if self.can_expand() {
             return true;
         }
         self.push(

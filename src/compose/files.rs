@@ -10,7 +10,7 @@ use nix::fcntl::OFlag;
 use super::remote::Remote;
 
 /// The largest file that is read, in bytes.
-const LARGEST: u64 = 16 << 20;
+const LARGEST: u64 = 4 << 20;
 /// `/dev/null`, which is an empty file: `makedev(1, 3)`.
 const NULL_DEVICE: u64 = 0x103;
 

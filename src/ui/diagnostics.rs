@@ -1,8 +1,13 @@
 //! Draws the loader's diagnostics: the message, the line with the place marked, what to do.
 
-use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
+use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet};
 
 use crate::compose::diagnostic::{Diagnostic, Severity};
+
+/// How many bytes of a line are looked at before and behind a place: more than any terminal shows of it.
+const AROUND: usize = 2_000;
+/// How many bytes apart places may be to be shown together, and how many of one place are.
+const TOGETHER: usize = 64 * 1024;
 
 /// Draws one diagnostic, with colours or without; ends without a newline.
 pub fn render(diagnostic: &Diagnostic, colours: bool) -> String {
@@ -27,24 +32,38 @@ pub fn render(diagnostic: &Diagnostic, colours: bool) -> String {
         if done[first] {
             continue;
         }
-        // Only the lines that are shown are handed on: files may be large.
+        // Only the lines that are shown are handed on, and of long ones the part around the place: files may be large.
         let file = &diagnostic.labels[first].file;
+        let at = diagnostic.labels[first].range.start;
         let here: Vec<usize> = (first..diagnostic.labels.len())
             .filter(|index| !done[*index] && std::sync::Arc::ptr_eq(&diagnostic.labels[*index].file, file))
+            .filter(|index| diagnostic.labels[*index].range.start.abs_diff(at) <= TOGETHER)
             .collect();
-        let ranges = || here.iter().map(|index| &diagnostic.labels[*index].range);
-        let start = ranges().map(|range| range.start).min().unwrap_or(0);
-        let end = ranges().map(|range| range.end).max().unwrap_or(0);
-        let start = file.text[..start].rfind('\n').map_or(0, |newline| newline + 1);
-        let end = file.text[end..].find('\n').map_or(file.text.len(), |newline| end + newline);
-        let mut snippet =
-            Snippet::source(&file.text[start..end]).line_start(file.position(start).0).path(&paths[first]);
+        let range = |index: usize| {
+            let range = &diagnostic.labels[index].range;
+            range.start..range.end.min(file.text.ceil_char_boundary(range.start + TOGETHER))
+        };
+        let start = here.iter().map(|index| range(*index).start).min().unwrap_or(0);
+        let end = here.iter().map(|index| range(*index).end).max().unwrap_or(0);
+        let (first_line, _) = file.position(start);
+        let line_start = file.text[..start].rfind('\n').map_or(0, |newline| newline + 1);
+        let start = line_start.max(file.text.floor_char_boundary(start.saturating_sub(AROUND)));
+        let rest = &file.text[end..file.text.ceil_char_boundary(end + AROUND)];
+        let end = end + rest.find('\n').unwrap_or(rest.len());
+        let mut snippet = Snippet::source(&file.text[start..end]).line_start(first_line);
+        if start == line_start {
+            snippet = snippet.path(&paths[first]);
+        } else {
+            // The column in the part of the line that is handed on is not that in the file.
+            let (line, column) = file.position(at);
+            group = group.element(Origin::path(&paths[first]).line(line).char_column(column));
+        }
         for index in here {
             done[index] = true;
-            let label = &diagnostic.labels[index];
             let kind = if index == 0 { AnnotationKind::Primary } else { AnnotationKind::Context };
-            snippet =
-                snippet.annotation(kind.span(label.range.start - start..label.range.end - start).label(&label.text));
+            let range = range(index);
+            let label = &diagnostic.labels[index].text;
+            snippet = snippet.annotation(kind.span(range.start - start..range.end - start).label(label));
         }
         group = group.element(snippet);
     }
@@ -93,4 +112,30 @@ pub fn json(diagnostic: &Diagnostic) -> String {
         "help": diagnostic.help,
     })
     .to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::compose::Label;
+    use crate::compose::source::{Origin as Read, SourceFile};
+
+    fn at(file: &Arc<SourceFile>, range: std::ops::Range<usize>, text: &str) -> Label {
+        Label { file: Arc::clone(file), range, text: text.to_owned() }
+    }
+
+    #[test]
+    fn of_long_lines_the_part_around_the_place_is_shown() {
+        let text = format!("a: 1\nb: {}?{}\nc: 3\n", "ä".repeat(500_000), "z".repeat(500_000));
+        let place = text.find('?').unwrap();
+        let file = Arc::new(SourceFile { path: "compose.yaml".into(), text, origin: Read::Given });
+        let mut diagnostic = Diagnostic::error("x", "no question marks");
+        diagnostic.labels =
+            vec![at(&file, place..place + 1, "here"), at(&file, 0..1, "first"), at(&file, 5..6, "second")];
+        let shown = render(&diagnostic, false);
+        assert!(shown.len() < 2_000, "{} bytes", shown.len());
+        insta::assert_snapshot!(shown);
+    }
 }

@@ -5,6 +5,7 @@ pub mod colour;
 pub mod diagnostics;
 pub mod format;
 pub mod human;
+pub mod lend;
 pub mod logs;
 pub mod ports;
 pub mod progress;

@@ -279,8 +279,7 @@ impl Store {
             return Err(StoreError::WrongDigest { expected, actual: digest }.into());
         }
         if !self.has_blob(&digest) {
-            let path = self.blob_path(&digest);
-            file.finish(&path).map_err(io_error("write", &path))?;
+            self.publish_blob(file, &digest)?;
         }
         Ok((digest, start))
     }

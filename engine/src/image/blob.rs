@@ -38,6 +38,14 @@ impl PendingFile {
         Ok(Self { file, temporary, finished: false })
     }
 
+    /// Starts a file with its content, which is durable.
+    pub(crate) fn with_content(directory: &Path, content: &[u8]) -> io::Result<Self> {
+        let mut pending = Self::create(directory)?;
+        pending.file.write_all(content)?;
+        pending.sync()?;
+        Ok(pending)
+    }
+
     pub(crate) fn file(&self) -> &File {
         &self.file
     }
@@ -51,12 +59,16 @@ impl PendingFile {
         self.finished = true;
     }
 
-    /// Makes the file durable and visible under its final name.
-    pub(crate) fn finish(mut self, destination: &Path) -> io::Result<()> {
-        self.file.sync_data()?;
+    /// Makes the content durable.
+    pub(crate) fn sync(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
+    /// Makes the file visible under its final name, which is durable only when the directory is (see [`sync_directory`]).
+    pub(crate) fn publish(mut self, destination: &Path) -> io::Result<()> {
         fs::rename(&self.temporary, destination)?;
         self.finished = true;
-        sync_directory(destination.parent().unwrap_or(Path::new("/")))
+        Ok(())
     }
 }
 
@@ -71,18 +83,15 @@ impl Drop for PendingFile {
 
 /// Writes a whole file so that it is there whole or not at all.
 pub(crate) fn write_file(temporary: &Path, destination: &Path, content: &[u8]) -> io::Result<()> {
-    let mut pending = PendingFile::create(temporary)?;
-    pending.file_mut().write_all(content)?;
-    pending.finish(destination)
+    PendingFile::with_content(temporary, content)?.publish(destination)?;
+    sync_directory(destination.parent().unwrap_or(Path::new("/")))
 }
 
 /// Writes a whole file so that it is there whole or not at all, except that after a power cut it may be empty.
 pub(crate) fn write_volatile(temporary: &Path, destination: &Path, content: &[u8]) -> io::Result<()> {
     let mut pending = PendingFile::create(temporary)?;
     pending.file_mut().write_all(content)?;
-    fs::rename(&pending.temporary, destination)?;
-    pending.finished = true;
-    Ok(())
+    pending.publish(destination)
 }
 
 /// Makes renames in a directory durable.

@@ -88,7 +88,9 @@ pub fn ensure(store: &Store, reference: &Reference, binary: &Path) -> Result<Ima
             (&file).rewind().map_err(unreadable)?;
             let (blob, _) = store.partial_blob(&digest)?;
             blob.file().set_len(0).map_err(unreadable)?;
-            store.ingest_layer(&job, archive(&head, &file, metadata.len(), &tail), Some((blob, 0)), || false)?;
+            let archive = archive(&head, &file, metadata.len(), &tail);
+            let received = store.receive_layer(&job, archive, Some((blob, 0)), || false)?;
+            store.commit_layer(&job, received)?;
         }
     }
     let platform = Platform::host();

@@ -4,7 +4,6 @@ use std::collections::HashSet;
 use std::fs;
 use std::path::Path;
 
-use super::blob::sync_directory;
 use super::config::ParsedConfig;
 use super::digest::Digest;
 use super::lock::Lock;
@@ -72,7 +71,7 @@ impl Store {
             freed.blobs += 1;
             freed.bytes += length;
         }
-        sync_directory(&blobs).map_err(io_error("sync", &blobs))?;
+        self.sync_blobs()?;
 
         for name in names(self.layers())? {
             let Some(digest) = Digest::from_hex(&name) else {

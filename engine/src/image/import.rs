@@ -1,16 +1,27 @@
-//! Makes an image of one layer of an archive (`import`).
+//! Makes an image of one layer of an archive (`import`), from a file or from a web server.
 
+use std::cell::Cell;
 use std::io::{self, Read, Write as _};
+use std::sync::Arc;
 
+use hyper::body::Bytes;
+use hyper::header::CONTENT_LENGTH;
+use hyper::{Method, StatusCode};
 use serde::Serialize;
+use tokio::sync::mpsc;
 
 use super::blob::PendingFile;
 use super::config::DockerConfig;
 use super::decompress::Decompressor;
 use super::digest::{Digest, Hasher};
+use super::http::{Request, TransportError};
 use super::manifest::{Descriptor, Manifest, Platform, media};
+use super::pull::{CHUNKS, ChannelReader, on_thread};
 use super::reference::Reference;
+use super::registry::Client;
 use super::store::{Store, StoreError, io_error};
+use super::unpack::Limits;
+use super::url::Url;
 
 /// What the new image is to be.
 #[derive(Debug, Clone)]
@@ -58,6 +69,41 @@ pub enum ImportError {
     /// The archive cannot be read or decompressed.
     #[error("cannot read the archive: {0}")]
     Read(#[source] io::Error),
+    /// It expands to more than an honest archive does.
+    #[error("the archive expands to more than {limit} bytes")]
+    TooLarge {
+        /// What is accepted of an archive of this size.
+        limit: u64,
+    },
+    /// It is not where an archive can be fetched from.
+    #[error("cannot fetch {url:?}: it is no http or https URL without a user name")]
+    Url {
+        /// What was given.
+        url: String,
+    },
+    /// The server cannot be reached, or the connection failed.
+    #[error("cannot fetch {url}: {source}")]
+    Fetch {
+        /// The URL, without its query.
+        url: String,
+        /// What went wrong.
+        #[source]
+        source: TransportError,
+    },
+    /// The server does not have it, or does not give it.
+    #[error("cannot fetch {url}: the server answered {status}")]
+    Status {
+        /// The URL, without its query.
+        url: String,
+        /// What it answered.
+        status: StatusCode,
+    },
+    /// A thread of ours died.
+    #[error("cannot import {url}: a worker stopped unexpectedly")]
+    Worker {
+        /// The URL, without its query.
+        url: String,
+    },
     /// The store cannot take it.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -99,6 +145,8 @@ impl Store {
 
     /// Stores what an archive expands to as a blob, which is then its own diff id.
     pub(super) fn import_layer(&self, archive: impl Read) -> Result<(Digest, u64), ImportError> {
+        let compressed = Cell::new(0);
+        let archive = Counted { inner: archive, count: &compressed };
         let mut plain = Decompressor::new(archive).map_err(ImportError::Read)?;
         let temporary = self.temporary();
         let mut file = PendingFile::create(&temporary).map_err(io_error("create a file in", &temporary))?;
@@ -112,13 +160,80 @@ impl Store {
             }
             hasher.update(&buffer[..read]);
             size += read as u64;
+            // As for a layer of this size, headers and padding included.
+            let limit = Limits::default().for_compressed(compressed.get()).bytes.saturating_mul(2);
+            if size > limit {
+                return Err(ImportError::TooLarge { limit });
+            }
             file.file_mut().write_all(&buffer[..read]).map_err(io_error("write a file in", &temporary))?;
         }
         let digest = hasher.finish();
         if !self.has_blob(&digest) {
-            let path = self.blob_path(&digest);
-            file.finish(&path).map_err(io_error("write", &path))?;
+            self.publish_blob(file, &digest)?;
         }
         Ok((digest, size))
+    }
+}
+
+/// Makes an image as [`Store::import`] does, of an archive that a web server has. Redirects are followed, never from
+/// HTTPS to plain HTTP; proxies, certificates and time-outs are those of the client, and no credentials are sent.
+///
+/// `progress` hears how many bytes have come and, where the server says so, of how many.
+pub async fn import_url(
+    store: &Arc<Store>,
+    client: &Client,
+    url: &str,
+    import: Import,
+    progress: &(dyn Fn(u64, Option<u64>) + Sync),
+) -> Result<Reference, ImportError> {
+    let parsed = Url::parse(url).ok_or_else(|| ImportError::Url { url: url.to_owned() })?;
+    // The query may hold a key.
+    let shown = parsed.without_query();
+    let fetch_failed = |source| ImportError::Fetch { url: shown.clone(), source };
+    let mut response = client.http.send(&Request::new(Method::GET, parsed)).await.map_err(fetch_failed)?;
+    if response.status != StatusCode::OK {
+        return Err(ImportError::Status { url: shown, status: response.status });
+    }
+    let total = response.header(CONTENT_LENGTH).and_then(|length| length.parse().ok());
+    let (sender, receiver) = mpsc::channel(CHUNKS);
+    let importing = {
+        let store = Arc::clone(store);
+        on_thread("image-import", move || store.import(ChannelReader::new(receiver), &import))
+    };
+    let mut received = 0;
+    let failure = loop {
+        match response.body.chunk().await {
+            Ok(Some(chunk)) => {
+                received += chunk.len() as u64;
+                // The receiver went away, so it has something to say.
+                if sender.send(Ok(chunk)).await.is_err() {
+                    break None;
+                }
+                progress(received, total);
+            }
+            Ok(None) => break None,
+            Err(source) => break Some(fetch_failed(source)),
+        }
+    };
+    // The end is said, so that what came before a failure is not taken for the whole.
+    drop(sender.send(if failure.is_none() { Ok(Bytes::new()) } else { Err(()) }).await);
+    let imported = importing.await.map_err(|_| ImportError::Worker { url: shown.clone() })?;
+    match failure {
+        Some(failure) => Err(failure),
+        None => imported,
+    }
+}
+
+/// Counts what is read.
+struct Counted<'a, R> {
+    inner: R,
+    count: &'a Cell<u64>,
+}
+
+impl<R: Read> Read for Counted<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.inner.read(buffer)?;
+        self.count.set(self.count.get() + read as u64);
+        Ok(read)
     }
 }

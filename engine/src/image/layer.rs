@@ -16,8 +16,8 @@ use super::remove::remove_path;
 use super::store::{Store, StoreError, io_error};
 use super::unpack::{Limits, Unpacked, unpack};
 
-/// What is written to disk between two requests to start writing it out.
-const WRITE_OUT: u64 = 8 << 20;
+/// What is written to disk between two requests to start writing it out; about as much is left to wait for at the end.
+const WRITE_OUT: u64 = 2 << 20;
 
 /// A layer to take in: which blob, and what it must unpack to.
 #[derive(Debug, Clone)]
@@ -57,15 +57,16 @@ impl Store {
     /// Takes a layer in from a stream of its compressed bytes; the caller holds its locks.
     ///
     /// `blob` is the file to keep the compressed bytes in; the first `resumed` bytes of it are there already, and
-    /// `source` goes on behind them. Without it the blob is already in the store and `source` reads it.
+    /// `source` goes on behind them. Without it the blob is already in the store and `source` reads it. What is returned
+    /// is for [`Store::commit_layer`]: until then the store has nothing of it.
     /// Nothing is left behind on failure, except that a blob whose source failed keeps what came (see `keep_partial`).
-    pub(crate) fn ingest_layer(
+    pub(crate) fn receive_layer(
         &self,
         job: &LayerJob,
         source: impl Read,
         blob: Option<(PendingFile, u64)>,
         keep_partial: impl FnOnce() -> bool,
-    ) -> Result<(), StoreError> {
+    ) -> Result<Received, StoreError> {
         let layer = job.descriptor.digest;
         let mut input = match blob {
             None => Input { file: None, resumed: 0, source, hasher: Hasher::new(), failed: false, unwritten: 0 },
@@ -85,7 +86,7 @@ impl Store {
             {
                 file.keep();
             }
-            return outcome.map(|_| ());
+            return outcome.map(|unpacked| Received { file: None, unpacked });
         }
         // The digest of the whole blob comes before any complaint about what is in it: who was sent something else
         // should hear that first.
@@ -97,13 +98,16 @@ impl Store {
         if actual != layer {
             return Err(StoreError::WrongDigest { expected: layer, actual });
         }
-        let unpacked = outcome?;
-        if let Some(file) = input.file {
-            let path = self.blob_path(&layer);
-            file.finish(&path).map_err(io_error("write", &path))?;
+        Ok(Received { file: input.file, unpacked: outcome? })
+    }
+
+    /// Makes a layer that was received part of the store. This waits for the disk rather than for a processor.
+    pub(crate) fn commit_layer(&self, job: &LayerJob, received: Received) -> Result<(), StoreError> {
+        if let Some(file) = received.file {
+            self.publish_blob(file, &job.descriptor.digest)?;
         }
-        match unpacked {
-            Some(aside) => self.commit_layer(&job.diff_id, aside),
+        match received.unpacked {
+            Some(aside) => self.publish_layer(&job.diff_id, aside),
             None => Ok(()),
         }
     }
@@ -123,7 +127,8 @@ impl Store {
                 if !self.has_layer(diff_id) {
                     let path = self.blob_path(&descriptor.digest);
                     let blob = File::open(&path).map_err(io_error("open", &path))?;
-                    self.ingest_layer(&job, blob, None, || false)?;
+                    let received = self.receive_layer(&job, blob, None, || false)?;
+                    self.commit_layer(&job, received)?;
                 }
             }
         }
@@ -155,7 +160,7 @@ impl Store {
 
     /// Makes an unpacked layer visible. It is complete, but durable only after [`Store::settle`].
     #[expect(clippy::needless_pass_by_value, reason = "what is left of it is removed when it is committed")]
-    fn commit_layer(&self, id: &Digest, aside: Aside) -> Result<(), StoreError> {
+    fn publish_layer(&self, id: &Digest, aside: Aside) -> Result<(), StoreError> {
         let destination = self.layer_path(id);
         let meta = self.meta_path(id);
         let size = format!("{} {}\n", aside.unpacked.bytes, aside.unpacked.entries);
@@ -210,6 +215,14 @@ impl Store {
         }
         sync_directory(&directory).map_err(io_error("sync", &directory))
     }
+}
+
+/// A layer that is whole and checked, but not in the store yet.
+pub(crate) struct Received {
+    /// Its blob, unless the store had it.
+    file: Option<PendingFile>,
+    /// What it unpacks to, unless the store had that.
+    unpacked: Option<Aside>,
 }
 
 /// A layer being unpacked: a directory beside the layers, which goes away unless it is committed.

@@ -48,7 +48,7 @@ pub use describe::Layer;
 pub use digest::{Digest, DigestError, Hasher};
 pub use gc::{Freed, Usage};
 pub use http::{Timeouts, TransportError};
-pub use import::{Import, ImportError, ImportedConfig};
+pub use import::{Import, ImportError, ImportedConfig, import_url};
 pub(crate) use lock::Lock;
 pub use lookup::{LayerStack, LookupError};
 pub use manifest::{Descriptor, Document, Index, Manifest, ManifestError, Platform, PlatformError, media};

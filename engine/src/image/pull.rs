@@ -23,11 +23,11 @@ use super::manifest::{Descriptor, Document, Manifest, ManifestError, Platform};
 use super::reference::Reference;
 use super::registry::{Client, DownloadEvent, FetchedManifest, RegistryError};
 use super::settings::Endpoint;
-use super::store::{CHECKED, SOURCE_DIGEST, Store, StoreError};
+use super::store::{CHECKED, PreparedBlob, SOURCE_DIGEST, Store, StoreError};
 use super::unpack::Limits;
 
 /// Chunks between the network and the unpacking thread of one layer; a chunk has at most some hundred KiB.
-const CHUNKS: usize = 16;
+pub(super) const CHUNKS: usize = 16;
 /// Layers of one image that are in work or wait for another process at once: each has a thread and two files open.
 const LAYERS_AT_ONCE: usize = 32;
 /// Bytes between two progress reports of one layer.
@@ -327,7 +327,7 @@ impl Pulling<'_> {
         self.report(None, PullPhase::Resolved { layers: manifest.layers.len() }, 0, total);
 
         let _lease = self.lease().await?;
-        let (config, parsed) = self.contents(&manifest, &fetched.endpoint).await?;
+        let (parsed, documents) = self.contents(&manifest, &fetched).await?;
 
         let mut entry = Descriptor::new(&fetched.media_type, fetched.digest, fetched.bytes.len() as u64);
         entry.platform = Some(parsed.platform);
@@ -339,8 +339,7 @@ impl Pulling<'_> {
         let (image, updated) = tokio::task::spawn_blocking(move || {
             // So that what is entered can be found.
             let _hold = store.hold()?;
-            store.put_blob(&config)?;
-            store.put_blob(&fetched.bytes)?;
+            documents.into_iter().try_for_each(PreparedBlob::publish)?;
             let before = store.get(&name)?.map(|image| image.digest);
             // A reference by digest alone, or by both, is entered by its digest: the tag was not asked about.
             let name = match name.digest() {
@@ -371,12 +370,12 @@ impl Pulling<'_> {
         };
         let total = manifest.layers.iter().map(|layer| layer.size).sum();
         self.report(None, PullPhase::Resolved { layers: manifest.layers.len() }, 0, total);
-        let (config, _) = self.contents(manifest, &found.endpoint).await?;
+        let (_, documents) = self.contents(manifest, &found).await?;
         let digest = found.digest;
         let store = Arc::clone(self.store);
         let stored = on_thread("image-store", move || {
-            store.put_blob(&config)?;
-            store.put_blob(&found.bytes)
+            documents.into_iter().try_for_each(PreparedBlob::publish)?;
+            store.sync_blobs()
         });
         let stored = stored.await.map_err(|_| PullError::Worker { image: reference.familiar() })?;
         stored.map_err(|error| PullError::store(reference, error))?;
@@ -384,9 +383,14 @@ impl Pulling<'_> {
         Ok(())
     }
 
-    /// Makes sure that all layers are here, and returns the configuration, which may still have to be stored.
-    async fn contents(&self, manifest: &Manifest, endpoint: &Endpoint) -> Result<(Vec<u8>, ParsedConfig), PullError> {
+    /// Makes sure that all layers are here, and returns the configuration, and it and the manifest as blobs to be stored.
+    async fn contents(
+        &self,
+        manifest: &Manifest,
+        fetched: &FetchedManifest,
+    ) -> Result<(ParsedConfig, [PreparedBlob; 2]), PullError> {
         let reference = self.reference;
+        let endpoint = &fetched.endpoint;
         let config = match self.store.read_blob(&manifest.config.digest, manifest.config.size) {
             Ok(config) => config,
             Err(StoreError::MissingBlob { .. }) => {
@@ -397,8 +401,14 @@ impl Pulling<'_> {
         };
         let parsed = ParsedConfig::parse(&config, manifest.layers.len())
             .map_err(|source| PullError::Config { image: reference.familiar(), source })?;
+        // The disk has them by the time the layers are here.
+        let (store, bytes) = (Arc::clone(self.store), fetched.bytes.clone());
+        let prepared = on_thread("image-store", move || -> Result<_, StoreError> {
+            Ok([store.prepare_blob(&config)?, store.prepare_blob(&bytes)?])
+        });
         self.fetch_layers(Some(endpoint), &manifest.layers, &parsed.diff_ids).await?;
-        Ok((config, parsed))
+        let prepared = prepared.await.map_err(|_| PullError::Worker { image: reference.familiar() })?;
+        Ok((parsed, prepared.map_err(|error| PullError::store(reference, error))?))
     }
 
     /// Follows an index to the manifest for a platform.
@@ -566,10 +576,12 @@ async fn try_fetch_layer(
     if task.store.has_blob(&task.job.descriptor.digest) {
         let unpacking = Arc::clone(task);
         let unpacked = on_thread("image-unpack", move || {
-            let _held = (locks, permit, working);
+            let _held = (locks, working);
             let path = unpacking.store.blob_path(&unpacking.job.descriptor.digest);
             let file = File::open(&path).map_err(|source| StoreError::Io { action: "open", path, source })?;
-            unpacking.store.ingest_layer(&unpacking.job, file, None, || false)
+            let received = unpacking.store.receive_layer(&unpacking.job, file, None, || false)?;
+            drop(permit);
+            unpacking.store.commit_layer(&unpacking.job, received)
         })
         .await
         .map_err(|_| task.worker())?;
@@ -596,14 +608,17 @@ async fn try_fetch_layer(
     let unpacking = {
         let task = Arc::clone(task);
         on_thread("image-unpack", move || {
-            let _held = (locks, permit, working);
-            let mut source = ChannelReader { receiver, current: Bytes::new(), ended: false, abandoned: false };
+            let _held = (locks, working);
+            let mut source = ChannelReader::new(receiver);
             let abandoned = std::cell::Cell::new(false);
             let watched = Watched { source: &mut source, abandoned: &abandoned };
             // What a download that was given up has fetched is good for the next one; after a failure, nothing is kept.
-            task.store.ingest_layer(&task.job, watched, Some((blob, resumed)), || {
+            let received = task.store.receive_layer(&task.job, watched, Some((blob, resumed)), || {
                 abandoned.get() && !task.failed.load(Ordering::Relaxed)
-            })
+            })?;
+            // Who waits for the disk leaves the processor to the next layer.
+            drop(permit);
+            task.store.commit_layer(&task.job, received)
         })
     };
     let reported = AtomicU64::new(0);
@@ -661,11 +676,17 @@ pub(super) fn on_thread<T: Send + 'static>(
 }
 
 /// Reads what comes through a channel. An empty chunk is the end.
-struct ChannelReader {
+pub(super) struct ChannelReader {
     receiver: mpsc::Receiver<Result<Bytes, ()>>,
     current: Bytes,
     ended: bool,
     abandoned: bool,
+}
+
+impl ChannelReader {
+    pub(super) fn new(receiver: mpsc::Receiver<Result<Bytes, ()>>) -> Self {
+        Self { receiver, current: Bytes::new(), ended: false, abandoned: false }
+    }
 }
 
 impl Read for ChannelReader {

@@ -25,7 +25,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::blob::write_file;
+use super::blob::{PendingFile, sync_directory, write_file};
 use super::config::{ConfigError, Image, ParsedConfig};
 use super::digest::Digest;
 use super::lock::Lock;
@@ -192,6 +192,24 @@ pub struct Lease(#[expect(dead_code, reason = "held for its Drop")] Lock);
 /// Keeps every image of the store, and its name, from being removed. Held for as long as the value lives.
 #[derive(Debug)]
 pub struct Hold(#[expect(dead_code, reason = "held for their Drop")] (Lease, Lock));
+
+/// A blob that lacks nothing but its name.
+#[derive(Debug)]
+pub(crate) struct PreparedBlob {
+    digest: Digest,
+    /// None: the blob was there already.
+    file: Option<PendingFile>,
+    path: PathBuf,
+}
+
+impl PreparedBlob {
+    pub(crate) fn publish(self) -> Result<(), StoreError> {
+        match self.file {
+            Some(file) => file.publish(&self.path).map_err(io_error("write", &self.path)),
+            None => Ok(()),
+        }
+    }
+}
 
 impl Store {
     /// Opens the store in a data directory, making it if it is new.
@@ -450,14 +468,36 @@ impl Store {
         Ok(content)
     }
 
-    /// Stores bytes under their digest.
+    /// Stores bytes under their digest. The name is durable when an entry refers to it (see [`Store::set_entry`]).
     pub(crate) fn put_blob(&self, content: &[u8]) -> Result<Digest, StoreError> {
-        let digest = Digest::of(content);
-        if !self.has_blob(&digest) {
-            let path = self.blob_path(&digest);
-            write_file(&self.temporary(), &path, content).map_err(io_error("write", &path))?;
-        }
+        let prepared = self.prepare_blob(content)?;
+        let digest = prepared.digest;
+        prepared.publish()?;
         Ok(digest)
+    }
+
+    /// Makes bytes durable that are to be stored under their digest, without storing them yet.
+    pub(crate) fn prepare_blob(&self, content: &[u8]) -> Result<PreparedBlob, StoreError> {
+        let digest = Digest::of(content);
+        let path = self.blob_path(&digest);
+        let file = if self.has_blob(&digest) {
+            None
+        } else {
+            Some(PendingFile::with_content(&self.temporary(), content).map_err(io_error("write", &path))?)
+        };
+        Ok(PreparedBlob { digest, file, path })
+    }
+
+    /// Makes a file that has a blob's content the blob; its name is durable when an entry refers to it.
+    pub(crate) fn publish_blob(&self, file: PendingFile, digest: &Digest) -> Result<(), StoreError> {
+        let path = self.blob_path(digest);
+        file.sync().and_then(|()| file.publish(&path)).map_err(io_error("write", &path))
+    }
+
+    /// Makes the names of all blobs durable.
+    pub(crate) fn sync_blobs(&self) -> Result<(), StoreError> {
+        let blobs = self.images.join("blobs/sha256");
+        sync_directory(&blobs).map_err(io_error("sync", &blobs))
     }
 
     pub(crate) fn read_manifest(&self, entry: &Descriptor) -> Result<Manifest, StoreError> {
@@ -501,8 +541,9 @@ impl Store {
         })
     }
 
-    /// Enters an image under a name. An image that had the name stays, without it.
+    /// Enters an image under a name. An image that had the name stays, without it. Its blobs are made durable with it.
     pub(crate) fn set_entry(&self, name: &Reference, entry: Descriptor) -> Result<(), StoreError> {
+        self.sync_blobs()?;
         let entry = without(entry, &[FORMER_NAME]).with_annotation(REF_NAME, name.to_string());
         self.update_index(|index| {
             let digest = entry.digest;

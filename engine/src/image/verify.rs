@@ -4,7 +4,6 @@ use std::fs::File;
 use std::io;
 use std::sync::Arc;
 
-use super::blob::sync_directory;
 use super::config::{Image, ParsedConfig};
 use super::digest::Digest;
 use super::manifest::{Document, MAX_CONFIG, MAX_MANIFEST, ManifestError};
@@ -104,8 +103,7 @@ impl Store {
                 Damage::MissingBlob(_) | Damage::Layer(_) => {}
             }
         }
-        let blobs = self.images().join("blobs/sha256");
-        sync_directory(&blobs).map_err(io_error("sync", &blobs))
+        self.sync_blobs()
     }
 }
 

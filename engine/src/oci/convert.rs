@@ -280,7 +280,9 @@ fn check_linux(linux: &Linux, namespaces: &Namespaces, network: &Network) -> Res
             .map_err(|error| OciError::property("linux.sysctl", error.to_string()))?;
     }
     if let Some(profile) = linux.seccomp() {
-        seccomp::compile_profile(profile).map_err(|error| OciError::property("linux.seccomp", error.to_string()))?;
+        seccomp::compile_profile(profile)
+            .and_then(|_| seccomp::flags(profile))
+            .map_err(|error| OciError::property("linux.seccomp", error.to_string()))?;
     }
     for device in linux.devices().iter().flatten() {
         let absolute = device.path().is_absolute() && device.path() != Path::new("/");

@@ -22,7 +22,7 @@ use super::running::open_path;
 use super::{Shim, died};
 use crate::container::cgroup::{Plan, Version};
 use crate::container::mounts::device::{self, Terminal};
-use crate::container::step::{Context, Step, fault};
+use crate::container::step::{Context, ENGINE, Step, fault};
 use crate::container::{beneath, capabilities, process as program, user};
 use crate::sys::clone::{self, Cloned};
 use crate::sys::{mount, pidfd, process, socket};
@@ -191,12 +191,19 @@ fn enter(
     theirs: &OwnedFd,
     stdio: &[OwnedFd],
 ) -> Step<std::convert::Infallible> {
+    // What the shim has open is none of the container's business. Its owners are in frames that are never returned to.
+    let kept = stdio.iter().map(AsFd::as_fd).chain([target.init, theirs.as_fd()]).collect::<Vec<_>>();
+    let first_closed = match request {
+        Wanted::Like(_) => 3,
+        Wanted::Exactly(_, first_closed) => first_closed,
+    };
+    process::close_all_but_from(first_closed, &kept).step(|| "close the shim's descriptors".into())?;
     process::forget_origin(PROGRAM).step(|| "forget the engine's environment".into())?;
     let spec = read_spec(target.bundle)?;
     let own = spec.process().as_ref().ok_or_else(|| fault("config.json has no process".into()))?;
-    let (mut wanted, first_closed) = match request {
-        Wanted::Like(_) => (own.clone(), 3),
-        Wanted::Exactly(process, first_closed) => (process.clone(), first_closed),
+    let mut wanted = match request {
+        Wanted::Like(_) => own.clone(),
+        Wanted::Exactly(process, _) => process.clone(),
     };
     let linux = spec.linux().clone().unwrap_or_default();
     if let Some(score) = wanted.oom_score_adj() {
@@ -236,9 +243,9 @@ fn enter(
             clone::exit(0)
         }
         Cloned::Child => {
-            let prepared = connect(terminal.as_ref(), stdio)
-                .and_then(|()| program::prepare(&wanted, filter.as_ref(), first_closed));
-            match prepared {
+            connect(terminal.as_ref(), stdio)?;
+            drop(terminal);
+            match program::prepare(&wanted, filter.as_ref(), theirs.as_fd(), first_closed) {
                 Ok(program) => channel::execute(theirs, &program),
                 Err(failure) => Err(failure),
             }
@@ -252,8 +259,15 @@ fn adjust(wanted: &mut OciProcess, request: &Exec) -> Step<()> {
     wanted.set_args(Some(request.args.clone()));
     let mut env = wanted.env().clone().unwrap_or_default();
     if let Some(name) = &request.user {
-        let (passwd, group) = (user::database(root.as_fd(), "passwd"), user::database(root.as_fd(), "group"));
-        let resolved = user::resolve(name, &[], &passwd, &group).map_err(|error| fault(error.to_string()))?;
+        let failed = |error: user::UserError| match error {
+            user::UserError::Read { source, .. } => {
+                Failure { step: error.to_string(), errno: source as i32, code: ENGINE }
+            }
+            error => fault(error.to_string()),
+        };
+        let passwd = user::database(root.as_fd(), "passwd").map_err(failed)?;
+        let group = user::database(root.as_fd(), "group").map_err(failed)?;
+        let resolved = user::resolve(name, &[], &passwd, &group).map_err(failed)?;
         // The home of PID 1's user was the engine's choice and gives way; a HOME that the image or the service set stays.
         let own = user::resolve(&wanted.user().uid().to_string(), &[], &passwd, &group);
         let chosen = own.is_ok_and(|own| env.contains(&format!("HOME={}", own.home)));

@@ -4,7 +4,7 @@
 //! nothing of it is left when it dies, wherever it gets to. What goes wrong it tells its shim, with the step and the errno.
 
 use std::collections::BTreeMap;
-use std::os::fd::{AsFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -66,12 +66,38 @@ impl Init<'_> {
     }
 
     fn prepare(&mut self) -> Step<Program> {
+        // What the shim has open is none of the container's business. Its owners are in frames that are never returned to.
+        let mut kept: Vec<BorrowedFd<'_>> = self.stdio.iter().flatten().map(AsFd::as_fd).collect();
+        kept.extend(self.sources.values().chain(&self.start).chain([&self.channel]).map(AsFd::as_fd));
+        if let RootSource::Tree(tree, _) = self.config.rootfs {
+            kept.push(tree);
+        }
+        process::close_all_but_from(self.first_closed, &kept).step(|| "close the shim's descriptors".into())?;
         let mut heard = Heard::default();
+        let (spec, mut state) = self.make(&mut heard)?;
+        // They have become the standard ones.
+        self.stdio = [None, None, None];
+        let process = spec.process().as_ref().ok_or_else(|| fault("config.json has no process".into()))?;
+        if let Some(listener) = self.start.take() {
+            program::check(process)?;
+            program::own_stdio(process.user().uid())?;
+            state = self.wait_for_start(&mut heard, &listener)?;
+        }
+        if let Some(hooks) = spec.hooks().as_ref().filter(|_| self.config.hooks) {
+            hooks::run("startContainer", hooks.start_container().as_deref(), &state)?;
+        }
+        let filter = filter(self.config.seccomp, &spec.linux().clone().unwrap_or_default(), process)?;
+        program::prepare(process, filter.as_ref(), self.channel.as_fd(), self.first_closed)
+    }
+
+    /// Makes everything around the program; afterwards this process is in it. Returns the configuration, and the container's
+    /// state if there are hooks.
+    fn make(&mut self, heard: &mut Heard) -> Step<(Spec, String)> {
         // Nothing of a container that is only half made outlives its shim.
         nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).step(|| "tie the container to its shim".into())?;
         // The root of a user namespace of its own may not go there.
         let spec = read_spec(self.bundle)?;
-        self.begin(&mut heard)?;
+        self.begin(heard)?;
         let process = spec.process().as_ref().ok_or_else(|| fault("config.json has no process".into()))?;
         let linux = spec.linux().clone().unwrap_or_default();
         if let Some(score) = process.oom_score_adj() {
@@ -120,7 +146,7 @@ impl Init<'_> {
         beneath::ensure_directory(&root, process.cwd())
             .step(|| format!("create working directory {}", process.cwd().display()))?;
 
-        self.enter_network(&mut heard)?;
+        self.enter_network(heard)?;
         if self.config.cgroup.version == Version::V1 {
             heard.attached(&self.channel)?;
             if self.config.namespaces.cgroup == Namespace::New {
@@ -146,16 +172,7 @@ impl Init<'_> {
         enter(&root)?;
         propagate(&linux)?;
         self.connect_stdio(terminal.as_ref(), &null)?;
-        if let Some(listener) = self.start.take() {
-            program::check(process)?;
-            program::own_stdio(process.user().uid())?;
-            state = self.wait_for_start(&mut heard, &listener)?;
-        }
-        if let Some(hooks) = hooks {
-            hooks::run("startContainer", hooks.start_container().as_deref(), &state)?;
-        }
-        let filter = filter(self.config.seccomp, &linux, process)?;
-        program::prepare(process, filter.as_ref(), self.first_closed)
+        Ok((spec, state))
     }
 
     /// Becomes root of a user namespace of its own, if it has one, and the first of a session.
@@ -297,10 +314,12 @@ pub(crate) fn filter(kind: Seccomp, linux: &Linux, process: &Process) -> Step<Op
     let bounding = process.capabilities().as_ref().and_then(|sets| sets.bounding().as_ref());
     match kind {
         Seccomp::Unconfined => Ok(None),
-        Seccomp::Default => Ok(Some(seccomp::default_filter(capabilities::from_oci(bounding)))),
+        Seccomp::Default => {
+            Ok(Some(Filter { code: seccomp::default_filter(capabilities::from_oci(bounding)), flags: 0 }))
+        }
         Seccomp::Profile => match linux.seccomp() {
             Some(profile) => seccomp::compile_profile(profile)
-                .map(Some)
+                .and_then(|code| Ok(Some(Filter { code, flags: seccomp::flags(profile)? })))
                 .map_err(|error| fault(format!("compile the seccomp profile: {error}"))),
             None => Ok(None),
         },

@@ -19,10 +19,16 @@ pub fn close_on_exec_from(first: RawFd) -> Result<()> {
 /// Only for a process that has just been forked and uses no other descriptor afterwards: whoever owned the closed
 /// ones in the parent does not exist here any more.
 pub fn close_all_but(keep: &[BorrowedFd<'_>]) -> Result<()> {
+    close_all_but_from(3, keep)
+}
+
+/// Likewise, but for every descriptor below `first`.
+pub fn close_all_but_from(first: RawFd, keep: &[BorrowedFd<'_>]) -> Result<()> {
     let mut keep: Vec<u32> = keep.iter().map(|fd| fd.as_raw_fd().cast_unsigned()).collect();
     keep.sort_unstable();
-    let mut first = 3;
-    for fd in keep.into_iter().filter(|fd| *fd > 2).chain([u32::MAX]) {
+    let mut first = u32::try_from(first).map_err(|_| Errno::EBADF)?;
+    let start = first;
+    for fd in keep.into_iter().filter(|fd| *fd >= start).chain([u32::MAX]) {
         if first < fd {
             let last = if fd == u32::MAX { fd } else { fd - 1 };
             // SAFETY: by the contract above no owner of these descriptors exists in this process.
@@ -155,9 +161,20 @@ pub fn reset_signals() {
 
 /// Makes every signal's action the default one.
 pub fn reset_signal_actions() {
+    /// `struct sigaction` as the kernel has it.
+    #[repr(C)]
+    struct Action {
+        handler: usize,
+        flags: libc::c_ulong,
+        restorer: usize,
+        mask: u64,
+    }
+    let default = Action { handler: libc::SIG_DFL, flags: 0, restorer: 0, mask: 0 };
     for signal in 1..=64 {
+        let none = std::ptr::null::<Action>();
+        // The raw call, since the C library keeps 32 and 33 to itself, which its posix_spawn(3) leaves ignored.
         // SAFETY: sets the default action; signals that cannot be changed or do not exist are refused, which is fine.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
+        unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, &raw const default, none, size_of::<u64>()) };
     }
 }
 

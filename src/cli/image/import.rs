@@ -1,16 +1,17 @@
 //! `image import`: an image of the files in an archive.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::sync::Arc;
 
 use clap::Args;
-use rcompose_engine::image::{Healthcheck, Import, ImportedConfig, Platform, Store};
+use rcompose_engine::image::{Healthcheck, Import, ImportedConfig, Platform, Reference, Store, import_url};
 
 use crate::cli::context::Context;
 use crate::cli::error::Error;
 use crate::compose::units::parse_duration;
-use crate::ui::progress::Progress;
+use crate::project::pull::Sources;
+use crate::ui::progress::{Event, Progress, State};
 
 #[derive(Debug, Args)]
 #[command(after_help = "Example: rcompose image import -c 'CMD [\"/bin/sh\"]' rootfs.tar.gz base:1")]
@@ -25,7 +26,7 @@ pub struct ImportArgs {
     #[arg(long, value_name = "PLATFORM", value_parser = super::platform)]
     platform: Option<Platform>,
     /// An archive, compressed or not; - is standard input
-    #[arg(value_name = "FILE|-")]
+    #[arg(value_name = "FILE|URL|-")]
     source: String,
     #[arg(value_name = "REPOSITORY[:TAG]")]
     name: Option<String>,
@@ -38,21 +39,19 @@ pub fn run(context: &Context, args: &ImportArgs) -> Result<(), Error> {
         apply(&mut config, change)
             .map_err(|error| Error::new(format!("cannot apply the change {change:?}: {error}")))?;
     }
-    let archive: Box<dyn Read> = match args.source.as_str() {
-        "-" => Box::new(io::stdin()),
-        url if url.contains("://") => {
-            let hint = format!("curl -L {url} | rcompose image import - …");
-            return Err(Error::with_hint("archives are imported from files, not from URLs", hint));
-        }
-        path => {
-            let file = File::open(path).map_err(|error| Error::new(format!("cannot open {path}: {error}")))?;
-            Box::new(file)
-        }
-    };
-    let comment = if args.message.is_empty() { format!("Imported from {}", args.source) } else { args.message.clone() };
+    let comment =
+        if args.message.is_empty() { format!("Imported from {}", shown(&args.source)) } else { args.message.clone() };
     let platform = args.platform.clone().unwrap_or_else(Platform::host);
     let store = Arc::new(Store::open(context.root()?.data())?);
-    let name = store.import(archive, &Import { name, platform, comment, config })?;
+    let import = Import { name, platform, comment, config };
+    let name = match args.source.as_str() {
+        "-" => store.import(io::stdin(), &import)?,
+        url if url.contains("://") => download(context, &store, url, import)?,
+        path => {
+            let file = File::open(path).map_err(|error| Error::new(format!("cannot open {path}: {error}")))?;
+            store.import(file, &import)?
+        }
+    };
     if let Err(error) = context.block_on(super::load::unpack(&store, std::slice::from_ref(&name), &Progress::quiet())) {
         // What is no archive of files is no image either.
         store.remove(&name)?;
@@ -60,6 +59,27 @@ pub fn run(context: &Context, args: &ImportArgs) -> Result<(), Error> {
     }
     let image = store.get(&name)?.ok_or_else(|| Error::new(format!("{} was removed meanwhile", name.familiar())))?;
     Ok(context.ui.out(&format!("{}\n", image.id))?)
+}
+
+/// Returns a source without the query of a URL, which may hold a key.
+fn shown(source: &str) -> &str {
+    if source.contains("://") { source.split('?').next().unwrap_or_default() } else { source }
+}
+
+fn download(context: &Context, store: &Arc<Store>, url: &str, import: Import) -> Result<Reference, Error> {
+    let client = Sources::of_host().client()?;
+    let progress = context.ui.progress("Importing");
+    let id = shown(url);
+    let event = Event::new(id, State::Working, "Downloading");
+    progress.event(&event);
+    let received = |done, total| progress.event(&Event { amount: Some((done, total)), ..event });
+    let imported = context.block_on(async { Ok(import_url(store, &client, url, import, &received).await?) });
+    match &imported {
+        Ok(_) => progress.done(id, "Downloaded"),
+        Err(_) => progress.error(id, "Error"),
+    }
+    progress.finish();
+    imported
 }
 
 /// Carries out one of the Dockerfile's instructions that only change the configuration.

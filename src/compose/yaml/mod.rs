@@ -15,10 +15,10 @@ use super::diagnostic::Diagnostic;
 use super::node::{Map, Node, Value};
 use super::source::{Sources, Span};
 
-/// How deep collections may be nested (Go's limit).
-const DEEPEST: usize = 10_000;
+/// How deep collections may be nested. The spaces before the lines grow with the square of it.
+const DEEPEST: usize = 1_000;
 /// How many values a document may have as it is written; each takes a few hundred bytes of memory.
-const MOST_VALUES: usize = 200_000;
+const MOST_VALUES: usize = 100_000;
 /// How many values aliases may add: so many times what the document has, but not less and not more than these numbers.
 const EXPANDED_TIMES: usize = 50;
 const EXPANDED_VALUES: usize = 20_000;

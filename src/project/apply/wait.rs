@@ -91,21 +91,8 @@ mod tests {
     use super::*;
 
     fn state(status: Status, exit_code: i32, health: Option<HealthStatus>) -> ContainerState {
-        ContainerState {
-            status,
-            pid: None,
-            pid_started: None,
-            exit_code,
-            oom_killed: false,
-            error: None,
-            started_at: None,
-            finished_at: None,
-            restart_count: 0,
-            stopped: false,
-            health: health.map(|status| Health { status, failing_streak: 0, log: Vec::new() }),
-            endpoints: Vec::new(),
-            ports: Vec::new(),
-        }
+        let health = health.map(|status| Health { status, failing_streak: 0, log: Vec::new() });
+        ContainerState { exit_code, health, ..ContainerState::new(status) }
     }
 
     fn judged(until: Until, required: bool, state: &ContainerState) -> Result<(), String> {

@@ -258,22 +258,7 @@ mod testing {
             network: NetworkMode::Networks(vec![endpoint]),
             ..ContainerConfig::new(name.into(), "shop".into(), "busybox".into(), "sha256:1".into())
         };
-        let state = ContainerState {
-            status,
-            pid: None,
-            pid_started: None,
-            exit_code: 0,
-            oom_killed: false,
-            error: None,
-            started_at: None,
-            finished_at: None,
-            restart_count: 0,
-            stopped: false,
-            health: None,
-            endpoints: Vec::new(),
-            ports: Vec::new(),
-        };
-        Container { config, state }
+        Container { config, state: ContainerState::new(status) }
     }
 
     fn describe(action: &Action) -> String {

@@ -5,18 +5,18 @@ use oci_spec::runtime::{
 };
 
 use super::filter::compile;
-use super::{ALLOW, Architecture, Comparison, Filter, Policy, Rule, Test, errno};
+use super::{ALLOW, Comparison, Policy, Rule, Test, errno, table, table_i386};
 use crate::container::capabilities;
 use crate::sys::capabilities::Set;
+use crate::sys::process::Instruction;
 
 /// Compiles the filter for a container with these capabilities: some calls are harmless without, and needed with, one.
-pub fn default_filter(bounding: Set) -> Filter {
-    Filter { code: compile(&policy(bounding)), flags: 0 }
+pub fn default_filter(bounding: Set) -> Vec<Instruction> {
+    compile(&policy(bounding))
 }
 
 /// Returns the same policy in the form of an OCI configuration, for other runtimes.
 pub fn default_profile(bounding: Set) -> LinuxSeccomp {
-    let mut profile = LinuxSeccomp::default();
     let policy = policy(bounding);
     let denied = errno(libc::EPERM);
     let mut lines: Vec<LinuxSyscall> = Vec::new();
@@ -41,17 +41,21 @@ pub fn default_profile(bounding: Set) -> LinuxSeccomp {
             None => lines.push(line),
         }
     };
-    for (architecture, rules) in &policy.rules {
-        for name in architecture.names() {
-            match architecture.number(name).map(|number| &rules[number]) {
-                Some(Rule::Always(action)) if *action != denied => add(name, *action, &[]),
-                Some(Rule::When(alternatives, _)) => {
-                    alternatives.iter().for_each(|(tests, action)| add(name, *action, tests));
-                }
-                _ => {}
+    let compat = policy.compat.as_deref().unwrap_or_default();
+    let own = table::names().map(|name| (name, table::number(name).and_then(|number| policy.rules.get(number))));
+    // What only 32-bit programs have.
+    let others = table_i386::names().filter(|name| table::number(name).is_none());
+    let others = others.map(|name| (name, table_i386::number(name).and_then(|number| compat.get(number))));
+    for (name, rule) in own.chain(others) {
+        match rule {
+            Some(Rule::Always(action)) if *action != denied => add(name, *action, &[]),
+            Some(Rule::When(alternatives, _)) => {
+                alternatives.iter().for_each(|(tests, action)| add(name, *action, tests));
             }
+            _ => {}
         }
     }
+    let mut profile = LinuxSeccomp::default();
     profile.set_default_action(LinuxSeccompAction::ScmpActErrno);
     profile.set_default_errno_ret(Some(libc::EPERM.cast_unsigned()));
     profile.set_architectures(Some(vec![Arch::ScmpArchX86_64, Arch::ScmpArchX86]));
@@ -77,21 +81,16 @@ fn argument(test: &Test) -> LinuxSeccompArg {
 }
 
 pub(super) fn policy(bounding: Set) -> Policy {
-    let architectures = [Architecture::X86_64, Architecture::X86];
-    let rules = architectures.map(|architecture| (architecture, rules(bounding, architecture)));
-    Policy { rules: rules.to_vec(), unknown: errno(libc::ENOSYS), foreign: errno(libc::ENOSYS) }
-}
-
-fn rules(bounding: Set, architecture: Architecture) -> Vec<Rule> {
     let denied = errno(libc::EPERM);
-    let mut rules = vec![Rule::Always(denied); architecture.last() + 1];
+    let mut rules = vec![Rule::Always(denied); NEWEST + 1];
+    let mut compat = rules.clone();
     let mut set = |names: &str, rule: &Rule| {
-        for number in names.split_whitespace().filter_map(|name| architecture.number(name)) {
-            rules[number] = rule.clone();
+        for name in names.split_whitespace() {
+            super::set(&mut rules, &mut compat, name, |_| rule.clone());
         }
     };
     set(ALLOWED, &Rule::Always(ALLOW));
-    set(ALLOWED_32_BIT, &Rule::Always(ALLOW));
+    set(ALLOWED_I386, &Rule::Always(ALLOW));
 
     let test = |argument, comparison, value| vec![Test { argument, comparison, value }];
     // The host's side of a virtual machine's sockets is no business of a container's.
@@ -114,12 +113,26 @@ fn rules(bounding: Set, architecture: Architecture) -> Vec<Rule> {
             set(names, &Rule::Always(ALLOW));
         }
     }
-    rules
+    Policy { rules, compat: Some(compat), unknown: errno(libc::ENOSYS), foreign: errno(libc::ENOSYS) }
 }
 
 fn has(set: Set, capability: &str) -> bool {
     capabilities::number(capability).is_some_and(|number| set.0 & (1 << number) != 0)
 }
+
+/// The newest call that Docker's filter decides about. What came later is answered as a kernel without it would, so that
+/// programs fall back.
+const NEWEST: usize = 466;
+
+/// What only 32-bit programs have.
+const ALLOWED_I386: &str = "
+    _llseek _newselect chown32 clock_adjtime64 clock_getres_time64 clock_gettime64 clock_nanosleep_time64 fadvise64_64
+    fchown32 fcntl64 fstat64 fstatat64 fstatfs64 ftruncate64 futex_time64 getegid32 geteuid32 getgid32 getgroups32
+    getresgid32 getresuid32 getuid32 io_pgetevents_time64 ipc lchown32 lstat64 mmap2 mq_timedreceive_time64
+    mq_timedsend_time64 ppoll_time64 pselect6_time64 recvmmsg_time64 rt_sigtimedwait_time64
+    sched_rr_get_interval_time64 semtimedop_time64 sendfile64 setfsgid32 setfsuid32 setgid32 setgroups32 setregid32
+    setresgid32 setresuid32 setreuid32 setuid32 sigprocmask sigreturn socketcall stat64 statfs64 timer_gettime64
+    timer_settime64 timerfd_gettime64 timerfd_settime64 truncate64 ugetrlimit utimensat_time64 waitpid";
 
 /// What needs no capability, or what the kernel itself guards well enough.
 const ALLOWED: &str = "
@@ -152,17 +165,6 @@ const ALLOWED: &str = "
     timer_gettime timer_settime timerfd_create timerfd_gettime timerfd_settime times tkill truncate umask uname unlink
     unlinkat uretprobe utime utimensat utimes vfork vmsplice wait4 waitid write writev";
 
-/// What only 32-bit programs know of.
-const ALLOWED_32_BIT: &str = "
-    _llseek _newselect chown32 clock_adjtime64 clock_getres_time64 clock_gettime64 clock_nanosleep_time64
-    fadvise64_64 fchown32 fcntl64 fstat64 fstatat64 fstatfs64 ftruncate64 futex_time64 getegid32 geteuid32
-    getgid32 getgroups32 getresgid32 getresuid32 getuid32 io_pgetevents_time64 ipc lchown32 lstat64 mmap2
-    mq_timedreceive_time64 mq_timedsend_time64 ppoll_time64 pselect6_time64 recvmmsg_time64 rt_sigtimedwait_time64
-    sched_rr_get_interval_time64 semtimedop_time64 sendfile64 setfsgid32 setfsuid32 setgid32 setgroups32
-    setregid32 setresgid32 setresuid32 setreuid32 setuid32 sigprocmask sigreturn socketcall stat64 statfs64
-    timer_gettime64 timer_settime64 timerfd_gettime64 timerfd_settime64 truncate64 ugetrlimit utimensat_time64
-    waitpid";
-
 /// What is allowed together with a capability.
 const WITH_CAPABILITY: [(&str, &str); 14] = [
     ("DAC_READ_SEARCH", "open_by_handle_at"),
@@ -187,27 +189,35 @@ const WITH_CAPABILITY: [(&str, &str); 14] = [
 
 #[cfg(test)]
 mod tests {
+    use super::super::{table, table_i386};
     use super::*;
 
     #[test]
-    fn every_name_of_the_profile_exists() {
-        let conditional = WITH_CAPABILITY.iter().map(|(_, names)| *names);
-        let known = |name: &str| {
-            [Architecture::X86_64, Architecture::X86].iter().any(|architecture| architecture.number(name).is_some())
-        };
-        for name in [ALLOWED, ALLOWED_32_BIT].into_iter().chain(conditional).flat_map(str::split_whitespace) {
-            assert!(known(name), "{name}");
-        }
-        for (capability, _) in WITH_CAPABILITY {
-            assert!(capabilities::number(capability).is_some(), "{capability}");
+    fn the_form_for_others_means_the_same() {
+        use super::super::filter::{AUDIT_ARCH, AUDIT_ARCH_COMPAT, tests::run_as};
+        for bits in [0, 0xa804_25fb, u64::MAX] {
+            let again = super::super::compile_profile(&default_profile(Set(bits))).unwrap();
+            let own = default_filter(Set(bits));
+            for number in 0..=u32::try_from(NEWEST).unwrap() {
+                for architecture in [AUDIT_ARCH, AUDIT_ARCH_COMPAT] {
+                    for argument in [0, 40, 0x1000_0000, 0xFFFF_FFFF] {
+                        let arguments = [argument, 0, 0, 0, 0, 0];
+                        let run = |code: &[Instruction]| run_as(architecture, code, number, arguments);
+                        assert_eq!(run(&again), run(&own), "{bits:#x} {architecture:#x} {number} {argument:#x}");
+                    }
+                }
+            }
         }
     }
 
     #[test]
-    fn the_form_for_others_means_the_same() {
-        for bits in [0, 0xa804_25fb, u64::MAX] {
-            let again = super::super::compile_profile(&default_profile(Set(bits))).unwrap();
-            assert_eq!(again, default_filter(Set(bits)), "{bits:#x}");
+    fn every_name_of_the_profile_exists() {
+        let conditional = WITH_CAPABILITY.iter().map(|(_, names)| *names);
+        for name in [ALLOWED, ALLOWED_I386].into_iter().chain(conditional).flat_map(str::split_whitespace) {
+            assert!(table::number(name).or(table_i386::number(name)).is_some(), "{name}");
+        }
+        for (capability, _) in WITH_CAPABILITY {
+            assert!(capabilities::number(capability).is_some(), "{capability}");
         }
     }
 }

@@ -1,6 +1,6 @@
 //! From a policy to the instructions of a filter (classic BPF over `struct seccomp_data`).
 
-use super::{Architecture, Comparison, Policy, Rule, Test};
+use super::{Comparison, Policy, Rule, Test};
 use crate::sys::process::Instruction;
 
 const LOAD: u16 = 0x20; // BPF_LD | BPF_W | BPF_ABS
@@ -15,50 +15,46 @@ const NUMBER: u32 = 0;
 const ARCHITECTURE: u32 = 4;
 const ARGUMENTS: u32 = 16;
 
-const AUDIT_ARCH_X86_64: u32 = 0xC000_003E;
-const AUDIT_ARCH_I386: u32 = 0x4000_0003;
+/// `AUDIT_ARCH_X86_64`.
+pub(super) const AUDIT_ARCH: u32 = 0xC000_003E;
 
-/// What the numbers of x32 have besides; to the kernel it is the same architecture as x86-64.
-const X32_BIT: u32 = 0x4000_0000;
+/// `AUDIT_ARCH_I386`.
+pub(super) const AUDIT_ARCH_COMPAT: u32 = 0x4000_0003;
+
+/// Calls of the x32 interface have the architecture of all others, and this bit in their number (`__X32_SYSCALL_BIT`).
+const X32: u32 = 0x4000_0000;
 
 /// Compiles a policy.
 pub(super) fn compile(policy: &Policy) -> Vec<Instruction> {
-    let section = |architecture| {
-        let rules = policy.rules.iter().find(|(known, _)| *known == architecture);
-        rules.map(|(_, rules)| tree(&ranges(rules, policy.unknown)))
+    let compat = match &policy.compat {
+        Some(rules) => tree(&ranges(rules, policy)),
+        None => vec![instruction(RETURN, 0, 0, policy.foreign)],
     };
-    let length = |code: &[Instruction]| u32::try_from(code.len()).unwrap_or(u32::MAX);
-    let mut code = vec![instruction(LOAD, 0, 0, ARCHITECTURE)];
-    for (audit, first, second) in [
-        (AUDIT_ARCH_X86_64, section(Architecture::X86_64), section(Architecture::X32)),
-        (AUDIT_ARCH_I386, section(Architecture::X86), None),
-    ] {
-        let Some(first) = first else { continue };
-        let mut body = vec![instruction(LOAD, 0, 0, NUMBER)];
-        if let Some(second) = second {
-            body.push(instruction(JUMP_GREATER_EQUAL, 0, 1, X32_BIT));
-            body.push(instruction(JUMP, 0, 0, length(&first)));
-            body.extend(first);
-            body.push(instruction(AND, 0, 0, !X32_BIT));
-            body.extend(second);
-        } else {
-            body.extend(first);
-        }
-        code.push(instruction(JUMP_EQUAL, 1, 0, audit));
-        code.push(instruction(JUMP, 0, 0, length(&body)));
-        code.extend(body);
-    }
-    code.push(instruction(RETURN, 0, 0, policy.foreign));
+    let over = u32::try_from(compat.len()).unwrap_or(u32::MAX).saturating_add(3);
+    let mut code = vec![
+        instruction(LOAD, 0, 0, ARCHITECTURE),
+        instruction(JUMP_EQUAL, 0, 1, AUDIT_ARCH),
+        instruction(JUMP, 0, 0, over),
+        instruction(JUMP_EQUAL, 1, 0, AUDIT_ARCH_COMPAT),
+        instruction(RETURN, 0, 0, policy.foreign),
+        instruction(LOAD, 0, 0, NUMBER),
+    ];
+    code.extend(compat);
+    code.push(instruction(LOAD, 0, 0, NUMBER));
+    code.extend(tree(&ranges(&policy.rules, policy)));
     code
 }
 
 /// Returns the rules as ranges of numbers, each given by its first, in order.
-fn ranges(rules: &[Rule], unknown: u32) -> Vec<(u32, Rule)> {
+fn ranges(rules: &[Rule], policy: &Policy) -> Vec<(u32, Rule)> {
     let mut ranges: Vec<(u32, Rule)> = Vec::new();
-    let last = Rule::Always(unknown);
-    for (number, rule) in rules.iter().chain([&last]).enumerate() {
+    let unknown = Rule::Always(policy.unknown);
+    let numbered = rules.iter().chain([&unknown]).enumerate();
+    let numbered = numbered.map(|(number, rule)| (u32::try_from(number).unwrap_or(u32::MAX), rule));
+    let foreign = Rule::Always(policy.foreign);
+    for (number, rule) in numbered.chain([(X32, &foreign)]) {
         if ranges.last().is_none_or(|(_, previous)| previous != rule) {
-            ranges.push((u32::try_from(number).unwrap_or(u32::MAX), rule.clone()));
+            ranges.push((number, rule.clone()));
         }
     }
     ranges
@@ -162,19 +158,19 @@ fn instruction(code: u16, jt: u8, jf: u8, k: u32) -> Instruction {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::{ALLOW, default, errno};
+pub(super) mod tests {
+    use super::super::{ALLOW, default, errno, table};
     use super::*;
     use crate::sys::capabilities::Set;
     use proptest::prelude::*;
 
     /// Runs a filter as the kernel does.
     fn run(code: &[Instruction], number: u32, args: [u64; 6]) -> u32 {
-        run_on(code, AUDIT_ARCH_X86_64, number, args)
+        run_as(AUDIT_ARCH, code, number, args)
     }
 
-    fn run_on(code: &[Instruction], audit: u32, number: u32, args: [u64; 6]) -> u32 {
-        let mut data = vec![number, audit, 0, 0];
+    pub(in super::super) fn run_as(architecture: u32, code: &[Instruction], number: u32, args: [u64; 6]) -> u32 {
+        let mut data = vec![number, architecture, 0, 0];
         for arg in args {
             data.push(u32::try_from(arg & 0xFFFF_FFFF).unwrap());
             data.push((arg >> 32) as u32);
@@ -210,43 +206,26 @@ mod tests {
     }
 
     #[test]
-    fn x32_has_numbers_of_its_own_where_it_is_meant() {
-        let rules = |architecture: Architecture, allowed: &str| {
-            let mut rules = vec![Rule::Always(1); architecture.last() + 1];
-            rules[architecture.number(allowed).unwrap()] = Rule::Always(ALLOW);
-            (architecture, rules)
-        };
-        let both = vec![rules(Architecture::X86_64, "read"), rules(Architecture::X32, "execve")];
-        let code = compile(&Policy { rules: both, unknown: 2, foreign: 3 });
-        assert_eq!(run(&code, 0, [0; 6]), ALLOW);
-        assert_eq!(run(&code, 520, [0; 6]), 2);
-        assert_eq!(run(&code, X32_BIT | 520, [0; 6]), ALLOW);
-        assert_eq!(run(&code, X32_BIT, [0; 6]), 1);
-        assert_eq!(run(&code, X32_BIT | 548, [0; 6]), 2);
-        assert_eq!(run_on(&code, AUDIT_ARCH_I386, 0, [0; 6]), 3);
-    }
-
-    #[test]
     fn the_tree_decides_as_the_policy_says() {
         for bits in [0, 0xa804_25fb, u64::MAX] {
             let policy = default::policy(Set(bits));
             let code = compile(&policy);
-            assert!(code.len() < 800, "{} instructions", code.len());
-            for (architecture, rules) in &policy.rules {
-                let audit = if *architecture == Architecture::X86_64 { AUDIT_ARCH_X86_64 } else { AUDIT_ARCH_I386 };
+            assert!(code.len() < 600, "{} instructions", code.len());
+            for (architecture, rules) in
+                [(AUDIT_ARCH, &policy.rules), (AUDIT_ARCH_COMPAT, policy.compat.as_ref().unwrap())]
+            {
                 for (number, rule) in rules.iter().enumerate() {
                     if let Rule::Always(action) = rule {
-                        let number = u32::try_from(number).unwrap();
-                        assert_eq!(run_on(&code, audit, number, [0; 6]), *action, "{architecture:?} {number}");
+                        let got = run_as(architecture, &code, u32::try_from(number).unwrap(), [0; 6]);
+                        assert_eq!(got, *action, "{number}");
                     }
                 }
+                for number in [u32::try_from(table::LAST + 1).unwrap(), X32, X32 | 1, u32::MAX] {
+                    assert_eq!(run_as(architecture, &code, number, [0; 6]), errno(libc::ENOSYS), "{number:#x}");
+                }
             }
-            let newer = u32::try_from(Architecture::X86_64.last() + 1).unwrap();
-            assert_eq!(run(&code, newer, [0; 6]), errno(libc::ENOSYS));
-            // x32 is in no default, and neither is an unknown architecture.
-            assert_eq!(run(&code, X32_BIT, [0; 6]), errno(libc::ENOSYS));
-            assert_eq!(run_on(&code, 0xC000_00B7, 0, [0; 6]), errno(libc::ENOSYS));
-            assert_eq!(run(&code, u32::MAX, [0; 6]), errno(libc::ENOSYS));
+            // AArch64
+            assert_eq!(run_as(0xC000_00B7, &code, 1, [0; 6]), errno(libc::ENOSYS));
         }
     }
 

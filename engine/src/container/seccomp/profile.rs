@@ -6,9 +6,10 @@ use oci_spec::runtime::{
 use serde::Deserialize;
 
 use super::filter::compile;
-use super::{Architecture, Comparison, Filter, Policy, Rule, Test, errno};
+use super::{Comparison, Policy, Rule, Test, errno, table};
 use crate::container::capabilities;
 use crate::sys::capabilities::Set;
+use crate::sys::process::Instruction;
 
 /// Why a profile cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -21,6 +22,8 @@ pub enum ProfileError {
     Listener,
     #[error("the seccomp flag {0} is not supported")]
     Flag(LinuxSeccompFilterFlag),
+    #[error("the seccomp profile needs {0} instructions, and the kernel takes 4096")]
+    Length(usize),
     #[error("argument {0} of a system call in the seccomp profile does not exist")]
     Argument(usize),
 }
@@ -38,7 +41,7 @@ pub const ACTIONS: [LinuxSeccompAction; 8] = [
 ];
 
 /// The architectures whose programs a profile may be for.
-pub const ARCHITECTURES: [Arch; 3] = [Arch::ScmpArchX86, Arch::ScmpArchX86_64, Arch::ScmpArchX32];
+pub const ARCHITECTURES: [Arch; 2] = [Arch::ScmpArchX86, Arch::ScmpArchX86_64];
 
 /// The flags that a profile may have, and their bits (`seccomp(2)`).
 pub const FLAGS: [(LinuxSeccompFilterFlag, u32); 3] = [
@@ -47,54 +50,51 @@ pub const FLAGS: [(LinuxSeccompFilterFlag, u32); 3] = [
     (LinuxSeccompFilterFlag::SeccompFilterFlagSpecAllow, 4),
 ];
 
-/// Compiles a profile in the OCI form. Names that an architecture does not have are passed over. Programs of this
-/// architecture are always meant, others where the profile lists them.
-pub fn compile_profile(profile: &LinuxSeccomp) -> Result<Filter, ProfileError> {
+/// Returns the bits of a profile's flags.
+pub fn flags(profile: &LinuxSeccomp) -> Result<u32, ProfileError> {
+    profile.flags().iter().flatten().try_fold(0, |bits, flag| {
+        let known = FLAGS.iter().find(|(known, _)| known == flag);
+        known.map(|(_, bit)| bits | bit).ok_or(ProfileError::Flag(*flag))
+    })
+}
+
+/// Compiles a profile in the OCI form. Names that this architecture does not have are passed over.
+pub fn compile_profile(profile: &LinuxSeccomp) -> Result<Vec<Instruction>, ProfileError> {
     if profile.listener_path().is_some() {
         return Err(ProfileError::Listener);
     }
-    let mut flags = 0;
-    for flag in profile.flags().iter().flatten() {
-        let known = FLAGS.iter().find(|(known, _)| known == flag);
-        flags |= known.map(|(_, bit)| bit).ok_or(ProfileError::Flag(*flag))?;
-    }
     let otherwise = action(profile.default_action(), profile.default_errno_ret())?;
-    let mut architectures = vec![Architecture::X86_64];
-    for (arch, architecture) in [(Arch::ScmpArchX86, Architecture::X86), (Arch::ScmpArchX32, Architecture::X32)] {
-        if profile.architectures().iter().flatten().any(|known| *known == arch) {
-            architectures.push(architecture);
-        }
-    }
-    let rules =
-        architectures.into_iter().map(|architecture| Ok((architecture, rules(profile, architecture, otherwise)?)));
-    let rules = rules.collect::<Result<Vec<_>, ProfileError>>()?;
-    // A filter that denies by default answers newer calls as an older kernel would, so that programs fall back.
-    let denies = profile.default_action() == LinuxSeccompAction::ScmpActErrno;
-    let unknown = if denies { errno(libc::ENOSYS) } else { otherwise };
-    let foreign = unknown;
-    Ok(Filter { code: compile(&Policy { rules, unknown, foreign }), flags })
-}
-
-fn rules(profile: &LinuxSeccomp, architecture: Architecture, otherwise: u32) -> Result<Vec<Rule>, ProfileError> {
-    let mut rules = vec![Rule::Always(otherwise); architecture.last() + 1];
+    let mut rules = vec![Rule::Always(otherwise); table::LAST + 1];
+    let mut compat = rules.clone();
     for line in profile.syscalls().iter().flatten() {
         let action = action(line.action(), line.errno_ret())?;
         let tests = tests(line)?;
-        for number in line.names().iter().filter_map(|name| architecture.number(name)) {
-            rules[number] = match (&rules[number], tests.is_empty()) {
-                // Without conditions a line decides; a later one with conditions cannot take that back.
-                (_, true) => Rule::Always(action),
-                (Rule::Always(decided), false) if *decided != otherwise => Rule::Always(*decided),
-                (Rule::Always(_), false) => Rule::When(alternatives(&tests, action), otherwise),
-                (Rule::When(lines, _), false) => {
-                    let mut lines = lines.clone();
-                    lines.extend(alternatives(&tests, action));
-                    Rule::When(lines, otherwise)
-                }
-            };
+        let rule = |known: &Rule| match (known, tests.is_empty()) {
+            // Without conditions a line decides; a later one with conditions cannot take that back.
+            (_, true) => Rule::Always(action),
+            (Rule::Always(decided), false) if *decided != otherwise => Rule::Always(*decided),
+            (Rule::Always(_), false) => Rule::When(alternatives(&tests, action), otherwise),
+            (Rule::When(lines, _), false) => {
+                let mut lines = lines.clone();
+                lines.extend(alternatives(&tests, action));
+                Rule::When(lines, otherwise)
+            }
+        };
+        for name in line.names() {
+            super::set(&mut rules, &mut compat, name, rule);
         }
     }
-    Ok(rules)
+    // A filter that denies by default answers newer calls as an older kernel would, so that programs fall back.
+    let denies = profile.default_action() == LinuxSeccompAction::ScmpActErrno;
+    let unknown = if denies { errno(libc::ENOSYS) } else { otherwise };
+    // The same call made as a 32-bit program makes it must not get past the rules, nor one of the x32 interface, whatever
+    // the default is. Docker kills for an architecture that the profile does not name.
+    let foreign = errno(libc::ENOSYS);
+    let compat =
+        Some(compat).filter(|_| profile.architectures().iter().flatten().any(|arch| *arch == Arch::ScmpArchX86));
+    let code = compile(&Policy { rules, compat, unknown, foreign });
+    // The most that the kernel takes (BPF_MAXINSNS).
+    if code.len() > 4096 { Err(ProfileError::Length(code.len())) } else { Ok(code) }
 }
 
 /// Several tests of the same argument are alternatives, tests of different arguments must all hold, as libseccomp's users
@@ -136,19 +136,20 @@ fn action(action: LinuxSeccompAction, errno: Option<u32>) -> Result<u32, Profile
 /// What Docker's profiles have besides the OCI form.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-struct Condition {
+struct Filter {
     caps: Vec<String>,
     arches: Vec<String>,
     #[serde(rename = "minKernel")]
     min_kernel: String,
 }
 
-/// Which programs a profile is for, where this is the architecture.
+/// An entry of `archMap`: an architecture, and those whose programs its kernels run too.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct ArchMap {
+struct Architectures {
     architecture: String,
-    sub_architectures: Option<Vec<String>>,
+    #[serde(default)]
+    sub_architectures: Vec<String>,
 }
 
 /// Converts a profile as `docker run --security-opt seccomp=FILE` takes it to the OCI form, for a container with these
@@ -156,10 +157,10 @@ struct ArchMap {
 pub fn from_docker(text: &str, bounding: Set) -> Result<LinuxSeccomp, ProfileError> {
     let mut value: serde_json::Value = serde_json::from_str(text).map_err(ProfileError::Parse)?;
     if let Some(profile) = value.as_object_mut() {
-        let native = profile.remove("archMap").and_then(|map| serde_json::from_value::<Vec<ArchMap>>(map).ok());
-        let native = native.into_iter().flatten().find(|entry| entry.architecture == "SCMP_ARCH_X86_64");
-        if let Some(entry) = native {
-            let all = std::iter::once(entry.architecture).chain(entry.sub_architectures.unwrap_or_default());
+        if let Some(map) = profile.remove("archMap").filter(|map| !map.is_null()) {
+            let map: Vec<Architectures> = serde_json::from_value(map).map_err(ProfileError::Parse)?;
+            let own = map.into_iter().find(|entry| entry.architecture == "SCMP_ARCH_X86_64");
+            let all = own.into_iter().flat_map(|entry| [vec![entry.architecture], entry.sub_architectures].concat());
             profile.insert("architectures".into(), all.collect());
         }
         if let Some(lines) = profile.get_mut("syscalls").and_then(serde_json::Value::as_array_mut) {
@@ -179,7 +180,7 @@ pub fn from_docker(text: &str, bounding: Set) -> Result<LinuxSeccomp, ProfileErr
 fn applies(line: &serde_json::Value, bounding: Set) -> Result<bool, ProfileError> {
     let filter = |key: &str| match line.get(key) {
         Some(value) if !value.is_null() => serde_json::from_value(value.clone()).map_err(ProfileError::Parse),
-        _ => Ok(Condition::default()),
+        _ => Ok(Filter::default()),
     };
     let (includes, excludes) = (filter("includes")?, filter("excludes")?);
     let has = |name: &String| capabilities::number(name).is_some_and(|number| bounding.0 & (1 << number) != 0);
@@ -216,6 +217,9 @@ fn kernel_at_least(wanted: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::ALLOW;
+    use super::super::filter::tests::run_as;
+    use super::super::filter::{AUDIT_ARCH, AUDIT_ARCH_COMPAT};
     use super::*;
 
     const PROFILE: &str = r#"{
@@ -229,6 +233,25 @@ mod tests {
             {"names": ["ptrace"], "action": "SCMP_ACT_ALLOW", "includes": {"minKernel": "4.8"}},
             {"names": ["bpf"], "action": "SCMP_ACT_ALLOW", "includes": {"minKernel": "99.0"}}
         ]}"#;
+
+    #[test]
+    fn no_other_interface_gets_past_the_rules() {
+        let text = r#"{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["mount"], "action": "SCMP_ACT_ERRNO"}],
+            "architectures": ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86"]}"#;
+        let both = compile_profile(&from_docker(text, Set(0)).unwrap()).unwrap();
+        let one = compile_profile(&from_docker(&text.replace(r#", "SCMP_ARCH_X86"]"#, "]"), Set(0)).unwrap()).unwrap();
+        let (denied, foreign) = (errno(libc::EPERM), errno(libc::ENOSYS));
+        for (code, mount_32, exit_32) in [(&both, denied, ALLOW), (&one, foreign, foreign)] {
+            assert_eq!(run_as(AUDIT_ARCH, code, 165, [0; 6]), denied);
+            assert_eq!(run_as(AUDIT_ARCH, code, 166, [0; 6]), ALLOW);
+            assert_eq!(run_as(AUDIT_ARCH, code, 0x4000_0000 | 165, [0; 6]), foreign);
+            assert_eq!(run_as(AUDIT_ARCH_COMPAT, code, 21, [0; 6]), mount_32);
+            assert_eq!(run_as(AUDIT_ARCH_COMPAT, code, 1, [0; 6]), exit_32);
+            assert_eq!(run_as(0xC000_00B7, code, 1, [0; 6]), foreign);
+        }
+        let mapped = from_docker(PROFILE, Set(0)).unwrap();
+        assert_eq!(mapped.architectures().as_deref(), Some(&[Arch::ScmpArchX86_64, Arch::ScmpArchX86][..]));
+    }
 
     #[test]
     fn what_needs_another_program_is_refused() {
