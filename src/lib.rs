@@ -2,6 +2,7 @@
 
 pub mod cli;
 pub mod compose;
+pub mod oci;
 pub mod project;
 pub mod remote;
 pub mod template;

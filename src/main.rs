@@ -10,12 +10,20 @@ const WHOAMI: &str = "whoami";
 fn main() -> ExitCode {
     let mut arguments = std::env::args_os();
     let name = arguments.next().unwrap_or_default();
+    let called = |wanted: &str| std::path::Path::new(&name).file_name().is_some_and(|name| name == wanted);
     let rest = || std::env::args().skip(1).collect::<Vec<_>>();
-    if std::path::Path::new(&name).file_name().is_some_and(|name| name == WHOAMI) {
+    if called(WHOAMI) {
         return code(rcompose::whoami::run(&rest()));
     }
-    if arguments.next().is_some_and(|first| first == supervisor::spawn::FRONT_DOOR) {
+    if called(rcompose::oci::NAME) {
+        return rcompose::oci::main(arguments);
+    }
+    let first = arguments.next();
+    if first.as_ref().is_some_and(|first| first == supervisor::spawn::FRONT_DOOR) {
         return code(supervisor::run(&rest()[1..]));
+    }
+    if first.is_some_and(|first| first == rcompose::oci::COMMAND) {
+        return rcompose::oci::main(arguments);
     }
     std::panic::set_hook(Box::new({
         let default = std::panic::take_hook();

@@ -55,8 +55,21 @@ impl Host {
 /// A hybrid host (version 1 controllers beside an almost empty version 2) counts as version 1, since that is where
 /// its controllers are.
 fn cgroups(mountinfo: &str) -> Option<Cgroups> {
-    const CONTROLLERS: [&str; 10] =
-        ["cpu", "cpuacct", "cpuset", "memory", "devices", "pids", "blkio", "freezer", "hugetlb", "perf_event"];
+    const CONTROLLERS: [&str; 13] = [
+        "cpu",
+        "cpuacct",
+        "cpuset",
+        "memory",
+        "devices",
+        "pids",
+        "blkio",
+        "freezer",
+        "hugetlb",
+        "perf_event",
+        "net_cls",
+        "net_prio",
+        "rdma",
+    ];
     let mut v1: Vec<(String, PathBuf)> = Vec::new();
     let mut v2 = None;
     for line in mountinfo.lines() {

@@ -8,6 +8,7 @@ pub mod host;
 pub mod id;
 pub mod image;
 pub mod network;
+pub mod oci;
 pub mod protocol;
 pub mod resolve;
 pub mod root;

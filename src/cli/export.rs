@@ -1,4 +1,4 @@
-//! `export`: a container's own files as a tar archive.
+//! `export`: a container's own files as a tar archive, or the container as an OCI bundle.
 
 use std::fs::File;
 use std::io::{self, IsTerminal as _};
@@ -18,6 +18,9 @@ pub struct ExportArgs {
     /// Write to a file, instead of STDOUT
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
+    /// Write an OCI bundle, which any OCI runtime runs, to a directory that is made
+    #[arg(long, value_name = "DIR", conflicts_with = "output")]
+    bundle: Option<PathBuf>,
     service: String,
 }
 
@@ -26,6 +29,17 @@ pub fn run(context: &Context, args: &ExportArgs) -> Result<(), Error> {
     let engine = context.engine(&scope.name)?;
     let containers = engine.containers()?;
     let container = scope.one(&containers, &args.service, args.index)?;
+    if let Some(directory) = &args.bundle {
+        let progress = context.ui.progress("Exporting");
+        progress.working(&container.config.name, "Exporting");
+        let exported = copy::bundle(&engine.root, container, directory);
+        match &exported {
+            Ok(()) => progress.done(&container.config.name, "Exported"),
+            Err(_) => progress.error(&container.config.name, "Error"),
+        }
+        progress.finish();
+        return Ok(exported?);
+    }
     let Some(path) = &args.output else {
         if io::stdout().is_terminal() {
             return Err(Error::with_hint(

@@ -194,6 +194,12 @@ enum Command {
     Logs(logs::LogsArgs),
     /// List running compose projects
     Ls(ls::LsArgs),
+    /// Run containers from OCI bundles, in the manner of runc
+    #[command(disable_help_flag = true)]
+    Oci {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
     /// Pause services
     Pause(pause::PauseArgs),
     /// Show what `up` would do, and why
@@ -304,6 +310,7 @@ pub fn main() -> ExitCode {
         Command::Logout(args) => logout::run(&context, &args),
         Command::Logs(args) => logs::run(&context, &args),
         Command::Ls(args) => ls::run(&context, &args),
+        Command::Oci { args } => return crate::oci::main(args),
         Command::Pause(args) => pause::run(&context, &args),
         Command::Plan(args) => plan::run(&context, &args),
         Command::Port(args) => port::run(&context, &args),

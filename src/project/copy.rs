@@ -13,6 +13,7 @@ use rcompose_engine::container::files::{
     self, Content, Destination, DestinationError, FilesError, Found, Owner, Rules, View, lay, pack, with_root,
 };
 use rcompose_engine::container::store::Container;
+use rcompose_engine::oci::{OciError, portable};
 use rcompose_engine::root::Root;
 use rcompose_engine::shim;
 
@@ -55,6 +56,14 @@ pub enum CopyError {
     },
     #[error(transparent)]
     Files(#[from] FilesError),
+    #[error("cannot write {}", path.display())]
+    Write {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error(transparent)]
+    Oci(#[from] OciError),
     #[error("cannot read what the container is: {0}")]
     Config(shim::protocol::Failure),
 }
@@ -153,6 +162,31 @@ pub fn copy_out(
 pub fn export(root: &Root, container: &Container, out: impl Write + Send) -> Result<(), FilesError> {
     with_root(root, container, View::Layers, |inside| archive(inside, Path::new("."), out))??;
     Ok(())
+}
+
+/// Writes a container as an OCI bundle, in a directory that is made: its own files as `rootfs`, and a `config.json` that
+/// any OCI runtime understands. Volumes and other mounts stay where they are on this host.
+pub fn bundle(root: &Root, container: &Container, directory: &Path) -> Result<(), CopyError> {
+    let failed = |path: &Path| {
+        let path = path.to_owned();
+        move |source| CopyError::Write { path, source }
+    };
+    let spec = portable::of_container(root, &container.config.id, Path::new("rootfs"))?;
+    let rootfs = directory.join("rootfs");
+    std::fs::create_dir(directory).map_err(failed(directory))?;
+    std::fs::create_dir(&rootfs).map_err(failed(&rootfs))?;
+    let open = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let inside = nix::fcntl::open(&rootfs, open, Mode::empty()).map_err(|errno| failed(&rootfs)(errno.into()))?;
+    files::transfer(
+        |writer| export(root, container, BufWriter::with_capacity(1 << 16, writer)),
+        |reader| {
+            let rules = Rules { owner: Owner::Archive, devices: true };
+            Ok(lay(inside.as_fd(), BufReader::with_capacity(1 << 16, reader), rules)?)
+        },
+    )?;
+    let path = directory.join("config.json");
+    let text = serde_json::to_vec_pretty(&spec).map_err(|error| failed(&path)(error.into()))?;
+    std::fs::write(&path, text).map_err(failed(&path))
 }
 
 /// Gives `work` what a container has changed of its image, as the archive of a layer.

@@ -8,6 +8,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use oci_spec::runtime::{Hook, Hooks};
 use serde::Deserialize;
 
 /// Where specifications are, the most important last.
@@ -34,9 +35,8 @@ pub enum CdiError {
     },
     #[error("the CDI specification {} is not valid: {reason}", path.display())]
     Invalid { path: PathBuf, reason: String },
-    /// A device that would not work without a program that is not run.
-    #[error("CDI device {name} needs the program {} to be run for each container, which is not done here", path.display())]
-    Hook { name: String, path: PathBuf },
+    #[error("CDI device {name} has a hook `{hook}`, which is not a point of a container's life")]
+    Hook { name: String, hook: String },
 }
 
 /// One file.
@@ -64,7 +64,7 @@ pub struct Edits {
     pub env: Vec<String>,
     pub device_nodes: Vec<DeviceNode>,
     pub mounts: Vec<Mount>,
-    hooks: Vec<Hook>,
+    hooks: Vec<NamedHook>,
     #[serde(rename = "additionalGids")]
     pub additional_gids: Vec<u32>,
 }
@@ -88,11 +88,36 @@ pub struct Mount {
     pub options: Vec<String>,
 }
 
-/// A program of the host that is to be run when a container is made.
+/// A program of the host that is to be run at a point of a container's life.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
-#[serde(default)]
-struct Hook {
+#[serde(rename_all = "camelCase", default)]
+struct NamedHook {
+    hook_name: String,
     path: PathBuf,
+    args: Vec<String>,
+    env: Vec<String>,
+    /// Seconds.
+    timeout: Option<i64>,
+}
+
+impl NamedHook {
+    fn add_to(&self, hooks: &mut Hooks) -> bool {
+        let mut hook = Hook::default();
+        hook.set_path(self.path.clone()).set_timeout(self.timeout);
+        hook.set_args(Some(self.args.clone()).filter(|args| !args.is_empty()));
+        hook.set_env(Some(self.env.clone()).filter(|env| !env.is_empty()));
+        let push = |list: &Option<Vec<Hook>>| Some(list.iter().flatten().cloned().chain([hook.clone()]).collect());
+        match self.hook_name.as_str() {
+            "prestart" => hooks.set_prestart(push(hooks.prestart())),
+            "createRuntime" => hooks.set_create_runtime(push(hooks.create_runtime())),
+            "createContainer" => hooks.set_create_container(push(hooks.create_container())),
+            "startContainer" => hooks.set_start_container(push(hooks.start_container())),
+            "poststart" => hooks.set_poststart(push(hooks.poststart())),
+            "poststop" => hooks.set_poststop(push(hooks.poststop())),
+            _ => return false,
+        };
+        true
+    }
 }
 
 impl Edits {
@@ -100,7 +125,14 @@ impl Edits {
         self.env.extend_from_slice(&other.env);
         self.device_nodes.extend_from_slice(&other.device_nodes);
         self.mounts.extend_from_slice(&other.mounts);
+        self.hooks.extend_from_slice(&other.hooks);
         self.additional_gids.extend_from_slice(&other.additional_gids);
+    }
+
+    /// Returns the hooks in the form of an OCI configuration, where there are any. Their names are known.
+    pub fn hooks(&self) -> Option<Hooks> {
+        let mut hooks = Hooks::default();
+        self.hooks.iter().filter(|hook| hook.add_to(&mut hooks)).count().gt(&0).then_some(hooks)
     }
 }
 
@@ -119,8 +151,9 @@ pub fn resolve(directories: &[&Path], names: &[String]) -> Result<Edits, CdiErro
             directories: directories.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", "),
             known: known.keys().cloned().collect(),
         })?;
-        if let Some(hook) = found.common.hooks.iter().chain(&found.own.hooks).next() {
-            return Err(CdiError::Hook { name: name.clone(), path: hook.path.clone() });
+        let mut hooks = found.common.hooks.iter().chain(&found.own.hooks);
+        if let Some(unknown) = hooks.find(|hook| !hook.add_to(&mut Hooks::default())) {
+            return Err(CdiError::Hook { name: name.clone(), hook: unknown.hook_name.clone() });
         }
         if !kinds.contains(&kind) {
             kinds.push(kind);
@@ -201,7 +234,10 @@ devices:
       mounts: [{hostPath: /lib/gpu, containerPath: /usr/lib/gpu, options: [ro]}]
   - name: hooked
     containerEdits:
-      hooks: [{hookName: createContainer, path: /usr/bin/hook, args: [hook]}]
+      hooks: [{hookName: createContainer, path: /usr/bin/hook, args: [hook], env: [A=1], timeout: 5}]
+  - name: strange
+    containerEdits:
+      hooks: [{hookName: sometime, path: /usr/bin/hook}]
 "#;
 
     fn directory() -> tempfile::TempDir {
@@ -226,8 +262,19 @@ devices:
         let error = resolve(&[directory.path()], &["example.com/gpu=7".to_owned()]).unwrap_err().to_string();
         assert!(error.contains("example.com/gpu=7") && error.contains("example.com/gpu=0"), "{error}");
         assert!(matches!(resolve(&[directory.path()], &["gpu".to_owned()]), Err(CdiError::Name(_))));
-        let hooked = resolve(&[directory.path()], &["example.com/gpu=hooked".to_owned()]).unwrap_err().to_string();
-        assert!(hooked.contains("/usr/bin/hook"), "{hooked}");
+        let strange = resolve(&[directory.path()], &["example.com/gpu=strange".to_owned()]).unwrap_err().to_string();
+        assert!(strange.contains("sometime"), "{strange}");
+    }
+
+    #[test]
+    fn hooks_become_those_of_the_configuration() {
+        let directory = directory();
+        let edits = resolve(&[directory.path()], &["example.com/gpu=hooked".to_owned()]).unwrap();
+        let hooks = serde_json::to_value(edits.hooks().unwrap()).unwrap();
+        let hook = serde_json::json!({"path": "/usr/bin/hook", "args": ["hook"], "env": ["A=1"], "timeout": 5});
+        assert_eq!(hooks, serde_json::json!({"createContainer": [hook]}));
+        let plain = resolve(&[directory.path()], &["example.com/gpu=0".to_owned()]).unwrap();
+        assert_eq!(plain.hooks(), None);
     }
 
     #[test]

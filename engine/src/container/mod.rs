@@ -6,6 +6,7 @@ pub mod cdi;
 pub mod cgroup;
 pub mod config;
 pub mod files;
+pub mod hooks;
 pub mod log;
 pub mod memory;
 pub mod mounts;

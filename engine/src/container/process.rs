@@ -4,20 +4,21 @@
 //! turn against the host: all descriptors but the standard ones are closed, and the process cannot be traced.
 
 use std::ffi::CString;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::stat::Mode;
-use nix::unistd::AccessFlags;
-use oci_spec::runtime::{PosixRlimitType, Process};
+use nix::unistd::{AccessFlags, Uid};
+use oci_spec::runtime::{IOPriorityClass, LinuxSchedulerFlag, LinuxSchedulerPolicy, PosixRlimitType, Process};
 
+use super::mounts::device;
+use super::seccomp::Filter;
 use super::step::{Context, Step, fault};
 use super::{beneath, capabilities};
 use crate::shim::protocol::Failure;
-use crate::sys::process::Instruction;
 use crate::sys::{capabilities as kernel, process};
 
 /// A program ready to be executed.
@@ -31,11 +32,16 @@ pub struct Program {
 /// Gives this process the limits, privileges and identity of `wanted`, and finds its program. The process is inside the
 /// container's namespaces and root already.
 ///
-/// Every descriptor but the standard ones and `channel` is closed, so nobody in this process may own one any more. It is
+/// Every descriptor from `first_closed` on but `channel` is closed, so nobody in this process may own one any more. It is
 /// not enough that they close with the exec: both the working directory and the program may be named as
 /// `/proc/self/fd/N/../..`, and a directory of the host's would lead out (CVE-2024-21626).
-pub fn prepare(wanted: &Process, filter: Option<&[Instruction]>, channel: BorrowedFd<'_>) -> Step<Program> {
-    process::close_all_but(&[channel]).step(|| "close the engine's descriptors".into())?;
+pub fn prepare(
+    wanted: &Process,
+    filter: Option<&Filter>,
+    channel: BorrowedFd<'_>,
+    first_closed: RawFd,
+) -> Step<Program> {
+    process::close_all_but_from(first_closed, &[channel]).step(|| "close the engine's descriptors".into())?;
     let c_strings = |texts: &Option<Vec<String>>| -> nix::Result<Vec<CString>> {
         texts.iter().flatten().map(beneath::c_string).collect()
     };
@@ -45,6 +51,7 @@ pub fn prepare(wanted: &Process, filter: Option<&[Instruction]>, channel: Borrow
         let resource = resource(limit.typ());
         setrlimit(resource, limit.soft(), limit.hard()).step(|| format!("set limit {resource:?}"))?;
     }
+    schedule(wanted)?;
     process::join_new_session_keyring().step(|| "begin a session keyring".into())?;
     change_directory(wanted.cwd())?;
 
@@ -52,8 +59,10 @@ pub fn prepare(wanted: &Process, filter: Option<&[Instruction]>, channel: Borrow
     let bounding = capabilities::from_oci(sets.bounding().as_ref());
     kernel::limit_bounding(bounding).step(|| "limit the bounding capabilities".into())?;
     let no_new_privileges = wanted.no_new_privileges().unwrap_or(false);
-    let install = |filter: Option<&[Instruction]>| match filter {
-        Some(filter) => process::install_seccomp_filter(filter, 0).step(|| "install the seccomp filter".into()),
+    let install = |filter: Option<&Filter>| match filter {
+        Some(filter) => {
+            process::install_seccomp_filter(&filter.code, filter.flags).step(|| "install the seccomp filter".into())
+        }
         None => Ok(()),
     };
     // Without no_new_privs only the engine's own privileges allow it, and they go next.
@@ -109,6 +118,82 @@ fn change_directory(cwd: &Path) -> Step<()> {
     } else {
         Err(fault(format!("{}: it is outside of the container", describe())))
     }
+}
+
+/// Sets how the process is scheduled, on processors and on disks.
+fn schedule(wanted: &Process) -> Step<()> {
+    if let Some(scheduler) = wanted.scheduler() {
+        let flag = |flag: &LinuxSchedulerFlag| match flag {
+            LinuxSchedulerFlag::SchedResetOnFork => 0x01,
+            LinuxSchedulerFlag::SchedFlagReclaim => 0x02,
+            LinuxSchedulerFlag::SchedFlagDLOverrun => 0x04,
+            LinuxSchedulerFlag::SchedFlagKeepPolicy => 0x08,
+            LinuxSchedulerFlag::SchedFlagKeepParams => 0x10,
+            LinuxSchedulerFlag::SchedFlagUtilClampMin => 0x20,
+            LinuxSchedulerFlag::SchedFlagUtilClampMax => 0x40,
+        };
+        let policy = match scheduler.policy() {
+            LinuxSchedulerPolicy::SchedOther => libc::SCHED_OTHER,
+            LinuxSchedulerPolicy::SchedFifo => libc::SCHED_FIFO,
+            LinuxSchedulerPolicy::SchedRr => libc::SCHED_RR,
+            LinuxSchedulerPolicy::SchedBatch => libc::SCHED_BATCH,
+            // Not in the C library's header: SCHED_ISO, which has no implementation, and SCHED_DEADLINE.
+            LinuxSchedulerPolicy::SchedIso => 4,
+            LinuxSchedulerPolicy::SchedIdle => libc::SCHED_IDLE,
+            LinuxSchedulerPolicy::SchedDeadline => 6,
+        };
+        let scheduling = process::Scheduling {
+            policy: policy.cast_unsigned(),
+            flags: scheduler.flags().iter().flatten().map(flag).sum(),
+            nice: scheduler.nice().unwrap_or(0),
+            priority: scheduler.priority().unwrap_or(0).cast_unsigned(),
+            runtime: scheduler.runtime().unwrap_or(0),
+            deadline: scheduler.deadline().unwrap_or(0),
+            period: scheduler.period().unwrap_or(0),
+            ..process::Scheduling::default()
+        };
+        process::set_scheduling(scheduling).step(|| format!("set the scheduler {policy}"))?;
+    }
+    if let Some(priority) = wanted.io_priority() {
+        let class = match priority.class() {
+            IOPriorityClass::IoprioClassRt => 1,
+            IOPriorityClass::IoprioClassBe => 2,
+            IOPriorityClass::IoprioClassIdle => 3,
+        };
+        let level = i32::try_from(priority.priority()).ok().filter(|level| (0..8).contains(level));
+        let describe = || format!("set the I/O priority {} of class {class}", priority.priority());
+        process::set_io_priority(class << 13 | level.ok_or(Errno::EINVAL).step(describe)?).step(describe)?;
+    }
+    Ok(())
+}
+
+/// Gives the standard streams, which somebody else has made, to the user of the program, since programs open `/dev/stdout`
+/// anew. What cannot be given away stays as it is.
+pub fn own_stdio(uid: u32) -> Step<()> {
+    let streams = [std::io::stdin().as_fd().try_clone_to_owned(), std::io::stdout().as_fd().try_clone_to_owned()];
+    let streams = streams.into_iter().chain([std::io::stderr().as_fd().try_clone_to_owned()]);
+    for stream in streams {
+        let stream = stream.step(|| "look at the standard streams".into())?;
+        let status = nix::sys::stat::fstat(&stream).step(|| "look at the standard streams".into())?;
+        // A file of a filesystem belongs to somebody, and a null device to nobody.
+        let kind = status.st_mode & libc::S_IFMT;
+        if (kind == libc::S_IFIFO || kind == libc::S_IFSOCK || kind == libc::S_IFCHR)
+            && !device::is_null(&stream).unwrap_or(true)
+        {
+            match nix::unistd::fchown(&stream, Some(Uid::from_raw(uid)), None) {
+                Ok(()) | Err(Errno::EINVAL | Errno::EPERM | Errno::EROFS) => {}
+                Err(errno) => return Err(errno).step(|| format!("give the standard streams to user {uid}")),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Makes sure, as root inside the container, that there is a program to be executed, before anybody is told that the
+/// container is made.
+pub fn check(wanted: &Process) -> Step<()> {
+    change_directory(wanted.cwd())?;
+    find(wanted).map(drop)
 }
 
 /// Finds the program of the first argument, in the words and with the exit codes of Docker when it cannot be executed.

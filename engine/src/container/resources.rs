@@ -1,93 +1,79 @@
-//! The limits of a container in the form of an OCI configuration, for other runtimes and tools; the engine's own are in
-//! the cgroup plan.
+//! The limits of a container in the form of an OCI configuration, from which the cgroup plan is made.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{
-    LinuxCpuBuilder, LinuxDeviceCgroup, LinuxDeviceCgroupBuilder, LinuxDeviceType, LinuxMemoryBuilder,
-    LinuxPidsBuilder, LinuxResources, LinuxResourcesBuilder,
+    LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxPidsBuilder, LinuxResources, LinuxThrottleDevice,
+    LinuxThrottleDeviceBuilder, LinuxWeightDeviceBuilder,
 };
 
-use super::cgroup::Plan;
-use super::cgroup::devices::Rule;
-use super::config::ContainerConfig;
+use super::cgroup::devices::{Rule, nothing};
+use super::config::{Blkio, ContainerConfig};
 
-/// Converts a container's limits and device rules.
-pub(super) fn resources(config: &ContainerConfig, plan: &Plan) -> LinuxResources {
+/// The period of the CPU quota that `cpus` is expressed in, as Docker's, in microseconds.
+const PERIOD: u64 = 100_000;
+
+/// Converts a container's limits, and the rules for its devices; a privileged one may use all.
+pub(super) fn resources(config: &ContainerConfig, rules: &[Rule]) -> LinuxResources {
     let limits = &config.resources;
-    let mut resources = LinuxResourcesBuilder::default();
     let signed = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
-    let mut memory = LinuxMemoryBuilder::default();
+    let mut memory = LinuxMemory::default();
     if let Some(limit) = limits.memory.filter(|limit| *limit > 0) {
+        // Twice the memory unless told, as Docker.
         let swap = limits.memory_swap.filter(|swap| *swap != 0).unwrap_or(signed(limit.saturating_mul(2)));
-        memory = memory.limit(signed(limit)).swap(swap);
+        memory.set_limit(Some(signed(limit))).set_swap(Some(swap));
     }
-    if let Some(reservation) = limits.memory_reservation {
-        memory = memory.reservation(signed(reservation));
-    }
-    if let Some(swappiness) = limits.memory_swappiness {
-        memory = memory.swappiness(swappiness);
-    }
-    if config.oom_kill_disable {
-        memory = memory.disable_oom_killer(true);
-    }
-    if let Ok(memory) = memory.build() {
-        resources = resources.memory(memory);
-    }
-    let mut cpu = LinuxCpuBuilder::default();
+    memory.set_reservation(limits.memory_reservation.filter(|bytes| *bytes > 0).map(signed));
+    memory.set_swappiness(limits.memory_swappiness);
+    memory.set_disable_oom_killer(config.oom_kill_disable.then_some(true));
+    let mut cpu = LinuxCpu::default();
     match limits.nano_cpus {
-        Some(cpus) if cpus > 0 => cpu = cpu.period(100_000_u64).quota(signed(cpus / 10_000)),
+        Some(cpus) if cpus > 0 => {
+            cpu.set_period(Some(PERIOD)).set_quota(Some(signed(cpus / (1_000_000_000 / PERIOD))));
+        }
         _ => {
-            if let Some(period) = limits.cpu_period {
-                cpu = cpu.period(period);
-            }
-            if let Some(quota) = limits.cpu_quota {
-                cpu = cpu.quota(quota);
-            }
+            cpu.set_period(limits.cpu_period).set_quota(limits.cpu_quota);
         }
     }
-    if let Some(shares) = limits.cpu_shares {
-        cpu = cpu.shares(shares);
-    }
-    if let Some(cpus) = &limits.cpuset_cpus {
-        cpu = cpu.cpus(cpus.clone());
-    }
-    if let Some(mems) = &limits.cpuset_mems {
-        cpu = cpu.mems(mems.clone());
-    }
-    if let Ok(cpu) = cpu.build() {
-        resources = resources.cpu(cpu);
-    }
-    if let Some(Ok(pids)) = limits.pids.map(|limit| LinuxPidsBuilder::default().limit(limit).build()) {
-        resources = resources.pids(pids);
-    }
-    resources = resources.devices(device_rules(config, plan));
-    // Every field has a default, so there is nothing that can be missing.
-    resources.build().unwrap_or_default()
+    cpu.set_shares(limits.cpu_shares).set_cpus(limits.cpuset_cpus.clone()).set_mems(limits.cpuset_mems.clone());
+    cpu.set_realtime_period(limits.cpu_rt_period).set_realtime_runtime(limits.cpu_rt_runtime);
+    let mut resources = LinuxResources::default();
+    resources.set_memory(Some(memory).filter(|memory| *memory != LinuxMemory::default()));
+    resources.set_cpu(Some(cpu).filter(|cpu| *cpu != LinuxCpu::default()));
+    resources.set_pids(limits.pids.and_then(|limit| LinuxPidsBuilder::default().limit(limit).build().ok()));
+    resources.set_block_io(Some(block_io(&limits.blkio)).filter(|io| *io != LinuxBlockIo::default()));
+    let all = [Rule { allow: true, ..nothing() }];
+    let denied = [nothing()];
+    let rules = if config.privileged { all.iter().chain(&[]) } else { denied.iter().chain(rules) };
+    resources.set_devices(Some(rules.map(Rule::to_oci).collect()));
+    resources
 }
 
-fn device_rules(config: &ContainerConfig, plan: &Plan) -> Vec<LinuxDeviceCgroup> {
-    let everything = |allow| LinuxDeviceCgroupBuilder::default().allow(allow).access("rwm").build();
-    if config.privileged {
-        return everything(true).into_iter().collect();
-    }
-    let from_files = plan.writes.iter().filter(|write| write.file == "devices.allow");
-    let rules: Vec<Rule> = match &plan.devices {
-        Some(rules) => rules.clone(),
-        None => from_files.filter_map(|write| Rule::parse(&write.value)).collect(),
+fn block_io(blkio: &Blkio) -> LinuxBlockIo {
+    let throttle = |limits: &[(PathBuf, u64)]| {
+        let limits = limits.iter().filter_map(|(device, rate)| {
+            let (major, minor) = numbers(device)?;
+            LinuxThrottleDeviceBuilder::default().major(major).minor(minor).rate(*rate).build().ok()
+        });
+        Some(limits.collect::<Vec<LinuxThrottleDevice>>()).filter(|limits| !limits.is_empty())
     };
-    let allowed = rules.into_iter().filter_map(|rule| {
-        let kind = match rule.kind {
-            'b' => LinuxDeviceType::B,
-            'c' => LinuxDeviceType::C,
-            _ => LinuxDeviceType::A,
-        };
-        let mut entry = LinuxDeviceCgroupBuilder::default().allow(true).typ(kind).access(rule.access);
-        if let Some(major) = rule.major {
-            entry = entry.major(i64::from(major));
-        }
-        if let Some(minor) = rule.minor {
-            entry = entry.minor(i64::from(minor));
-        }
-        entry.build().ok()
+    let weights = blkio.weight_device.iter().filter_map(|(device, weight)| {
+        let (major, minor) = numbers(device)?;
+        LinuxWeightDeviceBuilder::default().major(major).minor(minor).weight(*weight).build().ok()
     });
-    everything(false).into_iter().chain(allowed).collect()
+    let mut io = LinuxBlockIo::default();
+    io.set_weight(blkio.weight);
+    io.set_weight_device(Some(weights.collect::<Vec<_>>()).filter(|weights| !weights.is_empty()));
+    io.set_throttle_read_bps_device(throttle(&blkio.read_bps));
+    io.set_throttle_write_bps_device(throttle(&blkio.write_bps));
+    io.set_throttle_read_iops_device(throttle(&blkio.read_iops));
+    io.set_throttle_write_iops_device(throttle(&blkio.write_iops));
+    io
+}
+
+/// Returns the numbers of a block device of the host.
+fn numbers(device: &Path) -> Option<(i64, i64)> {
+    let number = std::fs::metadata(device).ok()?.rdev();
+    Some((libc::major(number).into(), libc::minor(number).into()))
 }

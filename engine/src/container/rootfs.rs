@@ -2,7 +2,7 @@
 
 use std::ffi::CStr;
 use std::fmt::Write as _;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
@@ -45,6 +45,19 @@ pub fn assemble(rootfs: &Rootfs, target: &Path) -> Step<OwnedFd> {
     let at = nix::fcntl::open(target, flags, Mode::empty()).step(|| format!("open {}", target.display()))?;
     mount::move_mount(root.as_fd(), at.as_fd()).step(|| format!("mount the root at {}", target.display()))?;
     Ok(root)
+}
+
+/// Puts a tree that was cloned beforehand on top of `target`, or of the host's root where this process may not go there:
+/// that of a user namespace may not go everywhere. Only this mount namespace sees it covered. Returns the root.
+pub fn attach(tree: BorrowedFd<'_>, target: &Path) -> Step<OwnedFd> {
+    let describe = || format!("mount the root at {}", target.display());
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let at = match nix::fcntl::open(target, flags, Mode::empty()) {
+        Err(Errno::EACCES) => nix::fcntl::open("/", flags, Mode::empty()),
+        result => result,
+    };
+    mount::move_mount(tree, at.step(describe)?.as_fd()).step(describe)?;
+    tree.try_clone_to_owned().step(describe)
 }
 
 /// What every container has something mounted on: directories, then files.

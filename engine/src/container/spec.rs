@@ -25,7 +25,7 @@ use super::{capabilities, seccomp, sysctl};
 use crate::host::Host;
 use crate::id::Id;
 use crate::root::Root;
-use crate::shim::config::{MountExtra, Namespace, Namespaces, Network, Rootfs, Seccomp, ShimConfig};
+use crate::shim::config::{MountExtra, Namespace, Namespaces, Network, Rootfs, Seccomp, ShimConfig, Time};
 use crate::sys::capabilities::Set;
 
 const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -104,6 +104,8 @@ pub enum SpecError {
     Image(String),
     #[error(transparent)]
     Cdi(#[from] CdiError),
+    #[error(transparent)]
+    Limit(#[from] limits::LimitError),
     #[error("cannot build the OCI configuration")]
     Oci(#[from] OciSpecError),
 }
@@ -122,7 +124,12 @@ pub fn generate(inputs: &Inputs<'_>) -> Result<(Spec, ShimConfig), SpecError> {
     let edits = cdi::resolve(&cdi::DIRECTORIES.map(Path::new), &config.cdi_devices)?;
     let mounts = mounts(inputs, &edits)?;
     let (oci_devices, rules) = devices(config, &edits)?;
-    let cgroup = limits::plan(config, inputs.host, rules);
+    let mut resources = super::resources::resources(config, &rules);
+    if let (crate::host::Cgroups::V2(_), Some(memory)) = (&inputs.host.cgroups, resources.memory_mut()) {
+        // There is no such thing in version 2; Docker discards it, too.
+        memory.set_disable_oom_killer(None);
+    }
+    let cgroup = limits::plan(cgroup_path(config), &resources, inputs.host)?;
     let namespaces = namespaces(inputs)?;
     for (name, value) in &config.sysctls {
         let own_ipc = namespaces.ipc == Namespace::New;
@@ -133,7 +140,7 @@ pub fn generate(inputs: &Inputs<'_>) -> Result<(Spec, ShimConfig), SpecError> {
         .cgroups_path(Path::new("/").join(&cgroup.path))
         .namespaces(oci_namespaces(inputs, &namespaces))
         .devices(oci_devices)
-        .resources(super::resources::resources(config, &cgroup));
+        .resources(resources);
     if !config.sysctls.is_empty() {
         linux = linux.sysctl(config.sysctls.clone().into_iter().collect::<HashMap<_, _>>());
     }
@@ -153,24 +160,30 @@ pub fn generate(inputs: &Inputs<'_>) -> Result<(Spec, ShimConfig), SpecError> {
 
     let process = process(inputs, &edits, capabilities, options.no_new_privileges)?;
     let hostname = match config.uts {
-        NamespaceMode::Host => None,
+        NamespaceMode::Host | NamespaceMode::Container(_) => None,
         _ => Some(config.hostname.clone().unwrap_or_else(|| config.id.short().to_owned())),
     };
+    let spec_hooks = edits.hooks();
+    // Where hooks see it; to nobody else it is there.
+    let root_path = if spec_hooks.is_some() { inputs.root.container_run(&config.id) } else { "rootfs".into() };
     let mut spec = SpecBuilder::default()
         // Nothing newer is used, and some runtimes refuse what they do not know (crun 1.8).
         .version("1.0.2")
-        .root(RootBuilder::default().path("rootfs").readonly(config.read_only).build()?)
+        .root(RootBuilder::default().path(root_path).readonly(config.read_only).build()?)
         .process(process)
         .mounts(mounts.oci)
         .linux(linux);
-    if let Some(hostname) = hostname {
-        spec = spec.hostname(hostname);
+    if let Some(hostname) = &hostname {
+        spec = spec.hostname(hostname.clone());
     }
-    if let Some(domainname) = config.domainname.clone().filter(|_| config.uts != NamespaceMode::Host) {
+    if let Some(domainname) = config.domainname.clone().filter(|_| hostname.is_some()) {
         spec = spec.domainname(domainname);
     }
     if !config.annotations.is_empty() {
         spec = spec.annotations(config.annotations.clone().into_iter().collect::<HashMap<_, _>>());
+    }
+    if let Some(hooks) = &spec_hooks {
+        spec = spec.hooks(hooks.clone());
     }
     let bundle = inputs.root.container(&config.id);
     let shim = ShimConfig {
@@ -194,9 +207,17 @@ pub fn generate(inputs: &Inputs<'_>) -> Result<(Spec, ShimConfig), SpecError> {
         init: config.init,
         log: config.log.clone(),
         seccomp,
+        hooks: spec_hooks.is_some(),
         supervisor_command: inputs.supervisor_command.to_vec(),
     };
     Ok((spec.build()?, shim))
+}
+
+fn cgroup_path(config: &ContainerConfig) -> PathBuf {
+    match &config.cgroup_parent {
+        Some(parent) => limits::beneath(Path::new(parent)).join(config.id.as_str()),
+        None => Path::new("rcompose").join(&config.project).join(config.id.as_str()),
+    }
 }
 
 /// Returns what the container executes: entrypoint, then command. An entrypoint of its own makes the image's command
@@ -265,9 +286,8 @@ fn process(inputs: &Inputs<'_>, edits: &Edits, set: Set, no_new_privileges: bool
         .capabilities(capability_sets(set)?)
         .no_new_privileges(no_new_privileges)
         .rlimits(rlimits(config)?);
-    if let Some(score) = config.oom_score_adj {
-        process = process.oom_score_adj(score);
-    }
+    // Said in any case: the supervisor's own is no business of the container's.
+    process = process.oom_score_adj(config.oom_score_adj.unwrap_or(0));
     Ok(process.build()?)
 }
 
@@ -367,6 +387,8 @@ fn namespaces(inputs: &Inputs<'_>) -> Result<Namespaces, SpecError> {
         ipc: namespace(&config.ipc, "IPC", "ipc")?,
         uts: namespace(&config.uts, "UTS", "uts")?,
         cgroup: namespace(&config.cgroup, "cgroup", "cgroup")?,
+        user: None,
+        time: Time::Host,
     })
 }
 
@@ -426,6 +448,7 @@ fn add_device(device: &Device, made: &mut Vec<LinuxDevice>, rules: &mut Vec<Rule
         .ok_or_else(|| SpecError::NotADevice(device.source.clone()))?;
     let number = |number: i64| u32::try_from(number).ok();
     rules.push(Rule {
+        allow: true,
         kind: if found.typ() == LinuxDeviceType::B { 'b' } else { 'c' },
         major: number(found.major()),
         minor: number(found.minor()),

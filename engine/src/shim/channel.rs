@@ -11,11 +11,23 @@ use crate::sys::{clone, socket};
 
 /// What is said, the first byte of a packet.
 #[derive(Debug)]
-pub(super) enum Message {
+pub(crate) enum Message {
     /// To init: the network namespace.
     Network(OwnedFd),
     /// To init: it has been moved into its cgroups.
     Attached,
+    /// To init: the ids of its user namespace are mapped.
+    Mapped,
+    /// From init: everything is made, and the hooks of the runtime's namespaces come next.
+    Hooks,
+    /// To init: it may go on. The container's state, for the hooks that it runs itself.
+    GoOn(String),
+    /// From init: only the program is missing, which waits for somebody to say [`Message::Start`].
+    Ready,
+    /// To init: who cloned it ends, and it is to stay.
+    Release,
+    /// To init, from whoever wants it: the program is to be executed. The container's state.
+    Start(String),
     /// From init or an exec helper: the master of the terminal.
     Terminal(OwnedFd),
     /// The program comes next: if the socket closes now, it runs.
@@ -27,6 +39,12 @@ pub(super) enum Message {
 
 const NETWORK: u8 = b'n';
 const ATTACHED: u8 = b'a';
+const MAPPED: u8 = b'm';
+const HOOKS: u8 = b'h';
+const GO_ON: u8 = b'g';
+const READY: u8 = b'r';
+const RELEASE: u8 = b'l';
+const START: u8 = b's';
 const TERMINAL: u8 = b't';
 const EXECUTING: u8 = b'e';
 const PROCESS: u8 = b'p';
@@ -36,8 +54,32 @@ pub(super) fn send_network(channel: impl AsFd, namespace: BorrowedFd<'_>) -> nix
     socket::send(channel, &[NETWORK], &[namespace])
 }
 
-pub(super) fn send_attached(channel: impl AsFd) -> nix::Result<()> {
+pub(crate) fn send_attached(channel: impl AsFd) -> nix::Result<()> {
     socket::send(channel, &[ATTACHED], &[])
+}
+
+pub(super) fn send_mapped(channel: impl AsFd) -> nix::Result<()> {
+    socket::send(channel, &[MAPPED], &[])
+}
+
+pub(super) fn send_hooks(channel: impl AsFd) -> nix::Result<()> {
+    socket::send(channel, &[HOOKS], &[])
+}
+
+pub(crate) fn send_go_on(channel: impl AsFd, state: &str) -> nix::Result<()> {
+    socket::send(channel, &[&[GO_ON], state.as_bytes()].concat(), &[])
+}
+
+pub(super) fn send_ready(channel: impl AsFd) -> nix::Result<()> {
+    socket::send(channel, &[READY], &[])
+}
+
+pub(crate) fn send_release(channel: impl AsFd) -> nix::Result<()> {
+    socket::send(channel, &[RELEASE], &[])
+}
+
+pub(crate) fn send_start(channel: impl AsFd, state: &str) -> nix::Result<()> {
+    socket::send(channel, &[&[START], state.as_bytes()].concat(), &[])
 }
 
 pub(super) fn send_terminal(channel: impl AsFd, master: BorrowedFd<'_>) -> nix::Result<()> {
@@ -67,7 +109,7 @@ pub(super) fn send_failure(channel: impl AsFd, failure: &Failure) {
 }
 
 /// Receives one message; `None`: the other side is gone, or has executed its program.
-pub(super) fn receive(channel: impl AsFd) -> nix::Result<Option<Message>> {
+pub(crate) fn receive(channel: impl AsFd) -> nix::Result<Option<Message>> {
     let mut buffer = vec![0; 64 << 10];
     let Some((length, fds)) = socket::receive(channel, &mut buffer)? else { return Ok(None) };
     let (kind, rest) = buffer[..length].split_first().ok_or(Errno::EBADMSG)?;
@@ -76,6 +118,12 @@ pub(super) fn receive(channel: impl AsFd) -> nix::Result<Option<Message>> {
     Ok(Some(match *kind {
         NETWORK => Message::Network(fd()?),
         ATTACHED => Message::Attached,
+        MAPPED => Message::Mapped,
+        HOOKS => Message::Hooks,
+        GO_ON => Message::GoOn(text(rest)?),
+        READY => Message::Ready,
+        RELEASE => Message::Release,
+        START => Message::Start(text(rest)?),
         TERMINAL => Message::Terminal(fd()?),
         EXECUTING => Message::Executing,
         PROCESS => {
@@ -87,11 +135,18 @@ pub(super) fn receive(channel: impl AsFd) -> nix::Result<Option<Message>> {
     }))
 }
 
+fn text(bytes: &[u8]) -> nix::Result<String> {
+    String::from_utf8(bytes.to_vec()).map_err(|_| Errno::EBADMSG)
+}
+
 /// What init has been told so far; it waits for what it needs next.
 #[derive(Debug, Default)]
 pub(super) struct Heard {
     network: Option<OwnedFd>,
     attached: bool,
+    mapped: bool,
+    go_on: Option<String>,
+    released: bool,
 }
 
 impl Heard {
@@ -113,10 +168,41 @@ impl Heard {
         Ok(())
     }
 
+    /// Waits until the ids of this process's user namespace are mapped.
+    pub(super) fn mapped(&mut self, channel: impl AsFd) -> Step<()> {
+        while !self.mapped {
+            self.hear(&channel, "wait for the ids of the user namespace")?;
+        }
+        Ok(())
+    }
+
+    /// Has the hooks of the runtime's namespaces run. Returns the container's state.
+    pub(super) fn hooks(&mut self, channel: impl AsFd) -> Step<String> {
+        send_hooks(&channel).step(|| "ask for the hooks to be run".into())?;
+        loop {
+            if let Some(state) = self.go_on.take() {
+                return Ok(state);
+            }
+            self.hear(&channel, "wait for the hooks")?;
+        }
+    }
+
+    /// Tells who cloned this process that everything is made, and waits until it is allowed to outlive that.
+    pub(super) fn released(&mut self, channel: impl AsFd) -> Step<()> {
+        send_ready(&channel).step(|| "say that everything is made".into())?;
+        while !self.released {
+            self.hear(&channel, "wait to be released")?;
+        }
+        Ok(())
+    }
+
     fn hear(&mut self, channel: impl AsFd, what: &str) -> Step<()> {
         match receive(channel).step(|| what.to_owned())? {
             Some(Message::Network(namespace)) => self.network = Some(namespace),
             Some(Message::Attached) => self.attached = true,
+            Some(Message::Mapped) => self.mapped = true,
+            Some(Message::GoOn(state)) => self.go_on = Some(state),
+            Some(Message::Release) => self.released = true,
             Some(_) => {}
             None => return Err(fault(format!("{what}: the shim is gone"))),
         }

@@ -1,8 +1,10 @@
 //! What the shim and the container's init need to know beyond the OCI configuration: `shim.json` in the bundle.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::os::fd::BorrowedFd;
+use std::path::{Path, PathBuf};
 
+use oci_spec::runtime::LinuxIdMapping;
 use serde::{Deserialize, Serialize};
 
 use crate::container::cgroup;
@@ -35,8 +37,52 @@ pub struct ShimConfig {
     pub init: bool,
     pub log: LogConfig,
     pub seccomp: Seccomp,
+    /// Whether `config.json` has hooks.
+    #[serde(default)]
+    pub hooks: bool,
     /// How a supervisor is started when this one's has died: arguments of our own binary, the first being its name.
     pub supervisor_command: Vec<String>,
+}
+
+impl ShimConfig {
+    /// Returns what init needs to know. The root is put on top of `run`.
+    pub fn blueprint<'a>(&'a self, run: &'a Path) -> Blueprint<'a> {
+        Blueprint {
+            rootfs: RootSource::Overlay(&self.rootfs, run),
+            mounts: &self.mounts,
+            create_host_paths: &self.create_host_paths,
+            cgroup: &self.cgroup,
+            namespaces: &self.namespaces,
+            network: &self.network,
+            init: self.init,
+            seccomp: self.seccomp,
+            hooks: self.hooks,
+        }
+    }
+}
+
+/// How a container is made, apart from `config.json`: the same for the engine's own and for those of an OCI bundle.
+#[derive(Debug, Clone, Copy)]
+pub struct Blueprint<'a> {
+    pub rootfs: RootSource<'a>,
+    pub mounts: &'a BTreeMap<String, MountExtra>,
+    pub create_host_paths: &'a [PathBuf],
+    pub cgroup: &'a cgroup::Plan,
+    pub namespaces: &'a Namespaces,
+    pub network: &'a Network,
+    pub init: bool,
+    pub seccomp: Seccomp,
+    /// Whether `config.json` has hooks that belong to the creation.
+    pub hooks: bool,
+}
+
+/// What the container's root is made of.
+#[derive(Debug, Clone, Copy)]
+pub enum RootSource<'a> {
+    /// An overlay, put on top of this directory.
+    Overlay(&'a Rootfs, &'a Path),
+    /// A copy of what is mounted at this directory, put on top of it where the container's root user may go there.
+    Tree(BorrowedFd<'a>, &'a Path),
 }
 
 /// The overlay that is the container's root.
@@ -74,6 +120,40 @@ pub struct Namespaces {
     pub ipc: Namespace,
     pub uts: Namespace,
     pub cgroup: Namespace,
+    /// Its own user namespace has these ids; `None`: the host's.
+    #[serde(default)]
+    pub user: Option<Mappings>,
+    #[serde(default)]
+    pub time: Time,
+}
+
+/// The ids of a user namespace (`user_namespaces(7)`).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mappings {
+    pub uids: Vec<LinuxIdMapping>,
+    pub gids: Vec<LinuxIdMapping>,
+}
+
+impl Mappings {
+    /// Returns the content of `uid_map` and `gid_map`.
+    pub fn texts(&self) -> [String; 2] {
+        let text = |mappings: &[LinuxIdMapping]| {
+            let line = |map: &LinuxIdMapping| format!("{} {} {}\n", map.container_id(), map.host_id(), map.size());
+            mappings.iter().map(line).collect()
+        };
+        [text(&self.uids), text(&self.gids)]
+    }
+}
+
+/// Where the container's time namespace comes from (`time_namespaces(7)`).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Time {
+    #[default]
+    Host,
+    /// A new one, with these lines in `timens_offsets`.
+    New(Vec<String>),
+    Path(PathBuf),
 }
 
 /// Where one namespace comes from.
@@ -87,13 +167,16 @@ pub enum Namespace {
 }
 
 /// Where the container's network namespace comes from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Network {
     /// It shares the host's.
     Host,
     /// The supervisor sends it (`ToShim::Network`): one of its own or that of another container.
     Sent,
+    /// It is new, and has nothing but a loopback interface.
+    New,
+    Path(PathBuf),
 }
 
 /// Which system calls the container may use.

@@ -1,6 +1,7 @@
 //! Creating a container: cgroups, streams, the clone into new namespaces, and waiting until it has executed its program.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -8,18 +9,20 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, setns};
 use nix::sys::stat::Mode;
 use nix::unistd::Pid;
+use oci_spec::runtime::{ContainerState, Hooks};
 
 use super::channel::{self, Message};
-use super::config::{Namespace, Namespaces, Network};
-use super::init::Init;
+use super::config::{Mappings, Namespace, Namespaces, Network, Time};
+use super::init::{Init, Sources, read_spec};
 use super::protocol::{self, Failure, ToShim};
 use super::running::{Kept, Place, Running};
 use super::stdio::{self, Output};
 use super::{Shim, died};
 use crate::container::cgroup::Version;
+use crate::container::hooks::{self, Subject};
 use crate::container::step::{Context, Step, fault};
 use crate::sys::clone::{self, Cloned};
-use crate::sys::{pidfd, socket};
+use crate::sys::{pidfd, process, socket};
 
 /// Creates and starts the container. Where a step fails, nothing of it is left.
 pub(super) fn create(shim: Shim, supervisor: &OwnedFd) -> Step<Running> {
@@ -53,6 +56,14 @@ fn start(shim: Shim, supervisor: &OwnedFd) -> Step<Running> {
         pidfd::kill_and_reap(pidfd.as_fd());
         return Err(failure);
     }
+    if shim.config.hooks {
+        let (subject, hooks) = hooks_of(&shim)?;
+        let state = subject.text(ContainerState::Running, Some(pid.as_raw()))?;
+        if let Err(failure) = hooks::run("poststart", hooks.poststart().as_deref(), &state) {
+            pidfd::kill_and_reap(pidfd.as_fd());
+            return Err(failure);
+        }
+    }
     if let Some(master) = started.master {
         output = Output::terminal(master);
     }
@@ -60,52 +71,121 @@ fn start(shim: Shim, supervisor: &OwnedFd) -> Step<Running> {
     Ok(Running::new(shim, place, pid, pidfd, network, started.kept, output))
 }
 
+/// Clones init into the namespaces and the cgroup of version 2 that it is to have. `theirs` is its end of the channel.
 fn clone_init(shim: &Shim, stdio: [Option<OwnedFd>; 3], ours: &OwnedFd, theirs: OwnedFd) -> Step<(Pid, OwnedFd)> {
+    let init = Init {
+        bundle: &shim.bundle,
+        config: shim.config.blueprint(&shim.run),
+        size: shim.attended.and_then(|attended| attended.size),
+        channel: theirs,
+        stdio,
+        sources: Sources::new(),
+        start: None,
+        first_closed: 3,
+    };
+    clone(init, ours)
+}
+
+/// Clones a container's init, which begins with what it is given. `ours` is this process's end of the channel.
+pub(crate) fn clone(init: Init<'_>, ours: &OwnedFd) -> Step<(Pid, OwnedFd)> {
     let describe = || "clone the container's init".to_owned();
-    let Namespaces { pid, ipc, uts, cgroup } = &shim.config.namespaces;
+    let Namespaces { pid, ipc, uts, cgroup, user, time } = init.config.namespaces;
     let mut flags = clone::NEWNS;
     for (namespace, flag) in [(pid, clone::NEWPID), (ipc, clone::NEWIPC), (uts, clone::NEWUTS)] {
         if *namespace == Namespace::New {
             flags |= flag;
         }
     }
-    let group = shim.config.cgroup.open()?;
+    if *init.config.network == Network::New {
+        flags |= clone::NEWNET;
+    }
+    if user.is_some() {
+        flags |= clone::NEWUSER;
+    }
+    let group = init.config.cgroup.open()?;
     // The new cgroup namespace begins at the group that the process is in: on version 1 init makes it later.
     if group.is_some() && *cgroup == Namespace::New {
         flags |= clone::NEWCGROUP;
     }
-    let open = |path: &str| nix::fcntl::open(path, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty());
-    // A PID namespace is entered by children only: join for the one clone, then turn back.
+    let open = |path: &Path| nix::fcntl::open(path, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty());
+    // These are entered by children only: join for the one clone, then turn back.
+    let own_time = if *time == Time::Host { None } else { Some(open(Path::new("/proc/self/ns/time")).step(describe)?) };
+    enter_time(time)?;
     let own = match pid {
         Namespace::Path(path) => {
-            let own = open("/proc/self/ns/pid").step(describe)?;
+            let own = open(Path::new("/proc/self/ns/pid")).step(describe)?;
             let describe = || format!("join namespace {}", path.display());
-            let other = nix::fcntl::open(path, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()).step(describe)?;
-            setns(other, CloneFlags::CLONE_NEWPID).step(describe)?;
+            setns(open(path).step(describe)?, CloneFlags::CLONE_NEWPID).step(describe)?;
             Some(own)
         }
         _ => None,
     };
     let cloned = clone::clone3(flags, group.as_ref().map(AsFd::as_fd));
-    if let (Some(own), false) = (own, matches!(cloned, Ok(Cloned::Child))) {
-        setns(own, CloneFlags::CLONE_NEWPID).step(|| "return to the host's PID namespace".into())?;
-    }
-    match cloned.step(describe)? {
-        Cloned::Parent { pid, pidfd } => Ok((pid, pidfd)),
-        Cloned::Child => {
-            // The shim's end must close here, or its death would not be noticed.
-            close_copy(ours);
-            let size = shim.attended.and_then(|attended| attended.size);
-            let (bundle, run, config) = (&shim.bundle, &shim.run, &shim.config);
-            Init { bundle, run, config, size, channel: theirs, stdio }.become_container()
+    if !matches!(cloned, Ok(Cloned::Child)) {
+        if let Some(own) = own {
+            setns(own, CloneFlags::CLONE_NEWPID).step(|| "return to the host's PID namespace".into())?;
+        }
+        if let Some(own) = own_time {
+            process::join_time_namespace(own.as_fd()).step(|| "return to the host's time namespace".into())?;
         }
     }
+    match cloned.step(describe)? {
+        Cloned::Parent { pid, pidfd } => {
+            if let Some(mappings) = user
+                && let Err(failure) = map_ids(pid, mappings, ours)
+            {
+                pidfd::kill_and_reap(pidfd.as_fd());
+                return Err(failure);
+            }
+            Ok((pid, pidfd))
+        }
+        Cloned::Child => {
+            // The other end must close here, or the death of who has it would not be noticed.
+            close_copy(ours);
+            init.become_container()
+        }
+    }
+}
+
+/// Makes a time namespace for the next child, or joins one.
+fn enter_time(time: &Time) -> Step<()> {
+    match time {
+        Time::Host => Ok(()),
+        Time::New(offsets) => {
+            process::new_time_namespace().step(|| "make a time namespace".into())?;
+            offsets.iter().try_for_each(|line| {
+                std::fs::write("/proc/self/timens_offsets", line).step(|| format!("set the time offset {line}"))
+            })
+        }
+        Time::Path(path) => {
+            let describe = || format!("join namespace {}", path.display());
+            let namespace = nix::fcntl::open(path, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()).step(describe)?;
+            process::join_time_namespace(namespace.as_fd()).step(describe)
+        }
+    }
+}
+
+/// Maps the ids of a process's new user namespace, and tells it.
+fn map_ids(pid: Pid, mappings: &Mappings, channel: &OwnedFd) -> Step<()> {
+    for (file, text) in ["uid_map", "gid_map"].into_iter().zip(mappings.texts()) {
+        let path = format!("/proc/{pid}/{file}");
+        std::fs::write(&path, &text).step(|| format!("write {} to {path}", text.trim().replace('\n', ", ")))?;
+    }
+    channel::send_mapped(channel).step(|| "tell init of its ids".into())
 }
 
 /// Closes this process's copy of a descriptor that its parent owns.
 fn close_copy(fd: &OwnedFd) {
     use std::os::fd::AsRawFd;
     nix::unistd::close(fd.as_raw_fd()).ok();
+}
+
+/// Reads a container's hooks, and what they are told of it.
+pub(super) fn hooks_of(shim: &Shim) -> Step<(Subject, Hooks)> {
+    let spec = read_spec(&shim.bundle)?;
+    let (version, id) = (spec.version().clone(), shim.id.as_str().to_owned());
+    let subject = Subject { version, id, bundle: shim.bundle.clone(), annotations: spec.annotations().clone() };
+    Ok((subject, spec.hooks().clone().unwrap_or_default()))
 }
 
 /// A container on its way to its program.
@@ -144,7 +224,7 @@ impl Starting {
             if ready.get(1) == Some(&true) {
                 supervised = self.hear_supervisor(shim, supervisor, init)?;
             }
-            if ready[0] && self.hear_init(init)? {
+            if ready[0] && self.hear_init(shim, init, pid)? {
                 return match self.failure.take() {
                     Some(failure) => Err(failure),
                     None if self.executing => Ok(()),
@@ -181,11 +261,17 @@ impl Starting {
     }
 
     /// Returns whether init has said its last word.
-    fn hear_init(&mut self, init: &OwnedFd) -> Step<bool> {
+    fn hear_init(&mut self, shim: &Shim, init: &OwnedFd, pid: Pid) -> Step<bool> {
         match channel::receive(init).step(|| "hear init".into())? {
             Some(Message::Failed(failure)) => self.failure = Some(failure),
             Some(Message::Terminal(master)) => self.master = Some(master),
             Some(Message::Executing) => self.executing = true,
+            Some(Message::Hooks) => {
+                let (subject, hooks) = hooks_of(shim)?;
+                let state = subject.text(ContainerState::Creating, Some(pid.as_raw()))?;
+                hooks::before_start(&hooks, &state)?;
+                Self::tell_init(channel::send_go_on(init, &state), "tell init that the hooks have run")?;
+            }
             Some(_) => {}
             None => return Ok(true),
         }

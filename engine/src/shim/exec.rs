@@ -3,7 +3,8 @@
 //! Two clones: a helper that enters the container's cgroups and namespaces, and the process itself, which the helper clones
 //! inside (a PID namespace is entered by children only) as the shim's child, and which then executes the program.
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::path::Path;
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -14,21 +15,67 @@ use nix::unistd::Pid;
 use oci_spec::runtime::{Process as OciProcess, UserBuilder};
 
 use super::channel::{self, Message};
-use super::config::{Network, Seccomp};
-use super::init::{PROGRAM, filter, read_spec};
+use super::config::{Namespaces, Network, Seccomp, ShimConfig, Time};
+use super::init::{PROGRAM, console_size, filter, read_spec, set_oom_score};
 use super::protocol::{Exec, Failure};
 use super::running::open_path;
 use super::{Shim, died};
-use crate::container::cgroup::Version;
+use crate::container::cgroup::{Plan, Version};
 use crate::container::mounts::device::{self, Terminal};
 use crate::container::step::{Context, ENGINE, Step, fault};
 use crate::container::{beneath, capabilities, process as program, user};
 use crate::sys::clone::{self, Cloned};
 use crate::sys::{mount, pidfd, process, socket};
 
+/// The container that a further process is to be in.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Target<'a> {
+    /// Where `config.json` is.
+    pub(crate) bundle: &'a Path,
+    pub(crate) cgroup: &'a Plan,
+    pub(crate) namespaces: &'a Namespaces,
+    pub(crate) network: &'a Network,
+    pub(crate) seccomp: Seccomp,
+    /// Its PID 1.
+    pub(crate) init: BorrowedFd<'a>,
+}
+
+impl<'a> Target<'a> {
+    pub(super) fn new(shim: &'a Shim, init: BorrowedFd<'a>) -> Self {
+        let ShimConfig { cgroup, namespaces, network, seccomp, .. } = &shim.config;
+        Self { bundle: &shim.bundle, cgroup, namespaces, network, seccomp: *seccomp, init }
+    }
+}
+
+/// What a further process is to be.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Wanted<'a> {
+    /// As PID 1, but for this.
+    Like(&'a Exec),
+    /// This, and descriptors from the number on close with the exec.
+    Exactly(&'a OciProcess, RawFd),
+}
+
+impl Wanted<'_> {
+    fn terminal(self) -> bool {
+        match self {
+            Self::Like(request) => request.tty,
+            Self::Exactly(process, _) => process.terminal() == Some(true),
+        }
+    }
+
+    /// Rows and columns of its terminal.
+    fn size(self) -> Option<(u16, u16)> {
+        match self {
+            Self::Like(request) => request.size,
+            Self::Exactly(process, _) => console_size(process),
+        }
+    }
+}
+
 /// A further process of the container.
 #[derive(Debug)]
-pub(super) struct Process {
+pub(crate) struct Process {
     /// The connection that asked for it.
     pub(super) connection: u64,
     /// The number that the asker gave it.
@@ -45,28 +92,27 @@ pub(super) struct Process {
 
 impl Process {
     /// Begins to start a process. `stdio` is its standard input, output and error; empty with a terminal.
-    pub(super) fn start(
-        shim: &Shim,
-        container: BorrowedFd<'_>,
-        connection: u64,
-        request: &Exec,
+    pub(crate) fn start(
+        target: Target<'_>,
+        (connection, exec): (u64, u32),
+        wanted: Wanted<'_>,
         stdio: &[OwnedFd],
     ) -> Step<Self> {
-        if !request.tty && stdio.len() != 3 {
+        if !wanted.terminal() && stdio.len() != 3 {
             return Err(fault(format!("exec: {} standard streams were sent instead of 3", stdio.len())));
         }
-        let group = shim.config.cgroup.open()?;
+        let group = target.cgroup.open()?;
         let (ours, theirs) = socket::pair().step(|| "make a socket pair for the process".into())?;
         match clone::clone3(0, group.as_ref().map(AsFd::as_fd)).step(|| "clone the exec helper".into())? {
             Cloned::Child => {
                 nix::unistd::close(ours.as_raw_fd()).ok();
-                let Err(failure) = enter(shim, container, request, &theirs, stdio);
+                let Err(failure) = enter(target, wanted, &theirs, stdio);
                 channel::send_failure(&theirs, &failure);
                 clone::exit(failure.code)
             }
             Cloned::Parent { pidfd, .. } => Ok(Self {
                 connection,
-                exec: request.exec,
+                exec,
                 channel: Some(ours),
                 helper: Some(pidfd),
                 child: None,
@@ -79,20 +125,20 @@ impl Process {
     }
 
     /// Returns the channel while the program is not executed yet.
-    pub(super) fn channel(&self) -> Option<BorrowedFd<'_>> {
+    pub(crate) fn channel(&self) -> Option<BorrowedFd<'_>> {
         self.channel.as_ref().map(AsFd::as_fd)
     }
 
-    pub(super) fn pidfd(&self) -> Option<BorrowedFd<'_>> {
+    pub(crate) fn pidfd(&self) -> Option<BorrowedFd<'_>> {
         self.child.as_ref().map(|(_, pidfd)| pidfd.as_fd())
     }
 
-    pub(super) fn take_terminal(&mut self) -> Option<OwnedFd> {
+    pub(crate) fn take_terminal(&mut self) -> Option<OwnedFd> {
         self.master.take()
     }
 
     /// Hears one message of the channel; returns the outcome once the program runs, or will not.
-    pub(super) fn hear(&mut self) -> Option<Result<i32, Failure>> {
+    pub(crate) fn hear(&mut self) -> Option<Result<i32, Failure>> {
         let channel = self.channel.as_ref()?;
         match channel::receive(channel) {
             Ok(Some(Message::Failed(failure))) => self.failure = Some(failure),
@@ -140,37 +186,56 @@ impl Process {
 
 /// The helper: enters the container and clones the process there. Ends when that is done; returns only a failure.
 fn enter(
-    shim: &Shim,
-    container: BorrowedFd<'_>,
-    request: &Exec,
+    target: Target<'_>,
+    request: Wanted<'_>,
     theirs: &OwnedFd,
     stdio: &[OwnedFd],
 ) -> Step<std::convert::Infallible> {
     // What the shim has open is none of the container's business. Its owners are in frames that are never returned to.
-    let kept = stdio.iter().map(AsFd::as_fd).chain([container, theirs.as_fd()]).collect::<Vec<_>>();
-    process::close_all_but(&kept).step(|| "close the shim's descriptors".into())?;
+    let kept = stdio.iter().map(AsFd::as_fd).chain([target.init, theirs.as_fd()]).collect::<Vec<_>>();
+    let first_closed = match request {
+        Wanted::Like(_) => 3,
+        Wanted::Exactly(_, first_closed) => first_closed,
+    };
+    process::close_all_but_from(first_closed, &kept).step(|| "close the shim's descriptors".into())?;
     process::forget_origin(PROGRAM).step(|| "forget the engine's environment".into())?;
-    let spec = read_spec(&shim.bundle)?;
-    let mut wanted = spec.process().clone().ok_or_else(|| fault("config.json has no process".into()))?;
+    let spec = read_spec(target.bundle)?;
+    let own = spec.process().as_ref().ok_or_else(|| fault("config.json has no process".into()))?;
+    let mut wanted = match request {
+        Wanted::Like(_) => own.clone(),
+        Wanted::Exactly(process, _) => process.clone(),
+    };
     let linux = spec.linux().clone().unwrap_or_default();
-    let score = wanted.oom_score_adj().unwrap_or(0);
-    std::fs::write("/proc/self/oom_score_adj", score.to_string())
-        .step(|| format!("set the OOM score adjustment to {score}"))?;
-    if shim.config.cgroup.version == Version::V1 {
-        shim.config.cgroup.attach(nix::unistd::getpid())?;
+    if let Some(score) = wanted.oom_score_adj() {
+        set_oom_score(score)?;
+    }
+    if target.cgroup.version == Version::V1 {
+        target.cgroup.attach(nix::unistd::getpid())?;
     }
     let mut namespaces = CloneFlags::CLONE_NEWNS
         | CloneFlags::CLONE_NEWUTS
         | CloneFlags::CLONE_NEWIPC
         | CloneFlags::CLONE_NEWPID
         | CloneFlags::CLONE_NEWCGROUP;
-    if shim.config.network == Network::Sent {
+    if *target.network != Network::Host {
         namespaces |= CloneFlags::CLONE_NEWNET;
     }
-    setns(container, namespaces).step(|| "join the container's namespaces".into())?;
-    adjust(&mut wanted, request)?;
-    let terminal = if request.tty { Some(open_terminal(theirs, &wanted, request.size)?) } else { None };
-    let kind = if request.privileged { Seccomp::Unconfined } else { shim.config.seccomp };
+    if target.namespaces.user.is_some() {
+        namespaces |= CloneFlags::CLONE_NEWUSER;
+    }
+    if target.namespaces.time != Time::Host {
+        // Time namespaces have no name in nix.
+        namespaces |= CloneFlags::from_bits_retain(process::CLONE_NEWTIME);
+    }
+    setns(target.init, namespaces).step(|| "join the container's namespaces".into())?;
+    let mut kind = target.seccomp;
+    if let Wanted::Like(request) = request {
+        adjust(&mut wanted, request)?;
+        if request.privileged {
+            kind = Seccomp::Unconfined;
+        }
+    }
+    let terminal = if request.terminal() { Some(open_terminal(theirs, &wanted, request.size())?) } else { None };
     let filter = filter(kind, &linux, spec.process().as_ref().unwrap_or(&wanted))?;
     match clone::clone3(clone::PARENT, None).step(|| "clone the process".into())? {
         Cloned::Parent { pid, pidfd } => {
@@ -180,7 +245,7 @@ fn enter(
         Cloned::Child => {
             connect(terminal.as_ref(), stdio)?;
             drop(terminal);
-            match program::prepare(&wanted, filter.as_deref(), theirs.as_fd()) {
+            match program::prepare(&wanted, filter.as_ref(), theirs.as_fd(), first_closed) {
                 Ok(program) => channel::execute(theirs, &program),
                 Err(failure) => Err(failure),
             }

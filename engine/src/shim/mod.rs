@@ -5,12 +5,12 @@
 //! and no runtime, and is a clone of the [`launcher`], so that it costs next to no memory.
 
 mod audience;
-mod channel;
+pub(crate) mod channel;
 pub mod client;
 pub mod config;
-mod create;
-mod exec;
-mod init;
+pub(crate) mod create;
+pub(crate) mod exec;
+pub(crate) mod init;
 pub mod launcher;
 mod pid1;
 pub mod protocol;

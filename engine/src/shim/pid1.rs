@@ -27,7 +27,7 @@ pub(super) fn run(program: &Program, init: Init<'_>) -> ! {
         Ok(None) => {
             // A process group of its own, in the foreground of the terminal where there is one, as tini does it.
             nix::unistd::setpgid(Pid::from_raw(0), Pid::from_raw(0)).ok();
-            if init.config.tty {
+            if nix::unistd::isatty(std::io::stdin()).unwrap_or(false) {
                 process::ignore_signal(Signal::SIGTTOU);
                 nix::unistd::tcsetpgrp(std::io::stdin(), nix::unistd::getpgrp()).ok();
             }

@@ -8,12 +8,15 @@ use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags};
 use nix::sys::stat::Mode;
 use nix::unistd::Pid;
+use oci_spec::runtime::ContainerState;
 
 use super::audience::Audience;
-use super::exec::Process;
+use super::create::hooks_of;
+use super::exec::{Process, Target, Wanted};
 use super::protocol::{self, Exit, FromShim, ToShim};
 use super::stdio::{self, Output};
 use super::{Shim, config::Namespace};
+use crate::container::hooks;
 use crate::container::log::Stream;
 use crate::container::log::writer::{Pumped, Writer};
 use crate::container::step::{Context, Step, fault};
@@ -286,6 +289,9 @@ impl Running {
         self.drain();
         let code = self.exit_code();
         let exit = Exit { code, oom_killed: self.shim.config.cgroup.oom_killed(), finished_at: jiff::Timestamp::now() };
+        if self.shim.config.hooks {
+            self.run_poststop();
+        }
         // Where it cannot be written the supervisor still hears of it.
         write_exit(&self.shim, &exit).ok();
         for connection in self.audience.connections() {
@@ -293,6 +299,19 @@ impl Running {
         }
         self.tell_supervisor(&FromShim::Exited(exit.clone()), &[]);
         self.exit = Some(exit);
+    }
+
+    /// Runs the hooks for a container that has ended. What fails is told on the supervisor's standard error, its log: there
+    /// is nothing left that it could stop.
+    fn run_poststop(&self) {
+        let failed = hooks_of(&self.shim).and_then(|(subject, hooks)| {
+            let state = subject.text(ContainerState::Stopped, None)?;
+            Ok(hooks::run_all("poststop", hooks.poststop().as_deref(), &state))
+        });
+        let failures = failed.unwrap_or_else(|failure| vec![failure]);
+        for failure in failures {
+            eprintln!("container {}: {failure}", self.shim.id.short());
+        }
     }
 
     /// Reads the streams to their ends. What is in them was there when PID 1, and with it everybody else, ended.
@@ -387,7 +406,8 @@ impl Running {
                 let started = if self.exit.is_some() {
                     Err(fault("the container is not running".into()))
                 } else {
-                    Process::start(&self.shim, self.pidfd.as_fd(), number, &request, &fds)
+                    let target = Target::new(&self.shim, self.pidfd.as_fd());
+                    Process::start(target, (number, exec), Wanted::Like(&request), &fds)
                 };
                 match started {
                     Ok(process) => self.processes.push(process),

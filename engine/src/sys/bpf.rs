@@ -47,6 +47,11 @@ impl Instruction {
         Self { code: 0x55, registers: register, offset: skip, immediate: value.cast_signed() }
     }
 
+    /// `if register == value, skip this many instructions`
+    pub fn jump_if_equal(register: u8, value: u32, skip: i16) -> Self {
+        Self { code: 0x15, registers: register, offset: skip, immediate: value.cast_signed() }
+    }
+
     /// `return r0`
     pub fn exit() -> Self {
         Self { code: 0x95, registers: 0, offset: 0, immediate: 0 }

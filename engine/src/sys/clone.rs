@@ -12,6 +12,7 @@ pub const NEWUTS: u64 = libc::CLONE_NEWUTS as u64;
 pub const NEWIPC: u64 = libc::CLONE_NEWIPC as u64;
 pub const NEWPID: u64 = libc::CLONE_NEWPID as u64;
 pub const NEWNET: u64 = libc::CLONE_NEWNET as u64;
+pub const NEWUSER: u64 = libc::CLONE_NEWUSER as u64;
 pub const NEWCGROUP: u64 = libc::CLONE_NEWCGROUP as u64;
 /// The child's parent is the caller's parent.
 pub const PARENT: u64 = libc::CLONE_PARENT as u64;

@@ -29,6 +29,8 @@ pub const NOATIME: u64 = 0x10;
 pub const STRICTATIME: u64 = 0x20;
 pub const NODIRATIME: u64 = 0x80;
 pub const NOSYMFOLLOW: u64 = 0x20_0000;
+/// The ids of files are translated by a user namespace ([`Attributes::userns_fd`]); since Linux 5.12.
+pub const IDMAP: u64 = 0x10_0000;
 
 /// A filesystem being configured (`fsopen(2)`).
 #[derive(Debug)]

@@ -19,10 +19,16 @@ pub fn close_on_exec_from(first: RawFd) -> Result<()> {
 /// Only for a process that has just been forked and uses no other descriptor afterwards: whoever owned the closed
 /// ones in the parent does not exist here any more.
 pub fn close_all_but(keep: &[BorrowedFd<'_>]) -> Result<()> {
+    close_all_but_from(3, keep)
+}
+
+/// Likewise, but for every descriptor below `first`.
+pub fn close_all_but_from(first: RawFd, keep: &[BorrowedFd<'_>]) -> Result<()> {
     let mut keep: Vec<u32> = keep.iter().map(|fd| fd.as_raw_fd().cast_unsigned()).collect();
     keep.sort_unstable();
-    let mut first = 3;
-    for fd in keep.into_iter().filter(|fd| *fd > 2).chain([u32::MAX]) {
+    let mut first = u32::try_from(first).map_err(|_| Errno::EBADF)?;
+    let start = first;
+    for fd in keep.into_iter().filter(|fd| *fd >= start).chain([u32::MAX]) {
         if first < fd {
             let last = if fd == u32::MAX { fd } else { fd - 1 };
             // SAFETY: by the contract above no owner of these descriptors exists in this process.
@@ -253,4 +259,67 @@ pub fn set_domain_name(name: &str) -> Result<()> {
 pub fn ignore_signal(signal: nix::sys::signal::Signal) {
     // SAFETY: an ignored signal runs no code of ours.
     unsafe { libc::signal(signal as i32, libc::SIG_IGN) };
+}
+
+/// Sets the execution domain (`personality(2)`).
+pub fn set_personality(domain: u64) -> Result<()> {
+    // SAFETY: the argument is a plain number.
+    Errno::result(unsafe { libc::personality(domain) }).map(drop)
+}
+
+/// Sets the class and priority of this process's disk access (`ioprio_set(2)`): the class in the upper bits.
+pub fn set_io_priority(value: i32) -> Result<()> {
+    const IOPRIO_WHO_PROCESS: libc::c_int = 1;
+    // SAFETY: all arguments are plain numbers; 0 is this process.
+    Errno::result(unsafe { libc::syscall(libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, value) }).map(drop)
+}
+
+/// How a process is scheduled (`struct sched_attr` of `sched_setattr(2)`).
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Scheduling {
+    pub size: u32,
+    /// `SCHED_*`.
+    pub policy: u32,
+    /// `SCHED_FLAG_*`.
+    pub flags: u64,
+    pub nice: i32,
+    pub priority: u32,
+    /// Nanoseconds.
+    pub runtime: u64,
+    /// Nanoseconds.
+    pub deadline: u64,
+    /// Nanoseconds.
+    pub period: u64,
+}
+
+/// Sets how this process is scheduled (`sched_setattr(2)`).
+pub fn set_scheduling(mut scheduling: Scheduling) -> Result<()> {
+    scheduling.size = u32::try_from(size_of::<Scheduling>()).unwrap_or_default();
+    // SAFETY: the structure has the layout of the kernel's first version, whose size it carries, and outlives the call.
+    Errno::result(unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const scheduling, 0) }).map(drop)
+}
+
+/// Enters a time namespace, which nix has no flag for (`setns(2)`).
+pub fn join_time_namespace(namespace: BorrowedFd<'_>) -> Result<()> {
+    // SAFETY: both arguments are plain numbers.
+    Errno::result(unsafe { libc::setns(namespace.as_raw_fd(), CLONE_NEWTIME) }).map(drop)
+}
+
+/// Makes a time namespace for the children of this process (`unshare(2)`).
+pub fn new_time_namespace() -> Result<()> {
+    // SAFETY: the argument is a plain number.
+    Errno::result(unsafe { libc::unshare(CLONE_NEWTIME) }).map(drop)
+}
+
+/// A time namespace, which neither nix nor the C library's header has a name for.
+pub const CLONE_NEWTIME: libc::c_int = 0x80;
+
+/// Keeps descriptors from `first` up to `end` open across `execve(2)`. Fails with `EBADF` where one is not open.
+pub fn keep_on_exec(first: RawFd, end: RawFd) -> Result<()> {
+    for number in first..end {
+        // SAFETY: F_SETFD takes a number and changes nothing but the close-on-exec flag.
+        Errno::result(unsafe { libc::fcntl(number, libc::F_SETFD, 0) })?;
+    }
+    Ok(())
 }

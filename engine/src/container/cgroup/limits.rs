@@ -1,38 +1,46 @@
-//! From what a container was asked to be limited to, to the files of its cgroups.
+//! From the limits of an OCI configuration (`linux.resources`) to the files of a container's cgroups.
 
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use oci_spec::runtime::{LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxResources, LinuxThrottleDevice};
+
 use super::{Hierarchy, Plan, Version, Write, devices};
-use crate::container::config::{ContainerConfig, Resources};
 use crate::host::{Cgroups, Host};
 
-/// The period of the CPU quota that `cpus` is expressed in, as Docker's, in microseconds.
+/// The period of the CPU quota unless told, in microseconds.
 const PERIOD: u64 = 100_000;
 
 /// Controllers that every container gets, because something depends on them: device rules, memory and process limits
 /// and counts, pausing, statistics.
 const ALWAYS: [&str; 6] = ["memory", "devices", "freezer", "pids", "cpu", "cpuacct"];
 
-/// Decides on the groups of a container and what is written there.
-pub fn plan(config: &ContainerConfig, host: &Host, rules: Vec<devices::Rule>) -> Plan {
-    let path = match &config.cgroup_parent {
-        Some(parent) => beneath(parent).join(config.id.as_str()),
-        None => Path::new("rcompose").join(&config.project).join(config.id.as_str()),
-    };
-    let rules = if config.privileged { None } else { Some(rules) };
+/// Why limits cannot be kept on this host.
+#[derive(Debug, thiserror::Error)]
+pub enum LimitError {
+    #[error("linux.resources.{0} is not supported on a host with cgroup version {1}")]
+    Version(&'static str, u8),
+    #[error("linux.resources.devices: a rule is not valid")]
+    Device,
+    #[error("linux.resources.unified: `{0}` is not the name of a cgroup file")]
+    Unified(String),
+}
+
+/// Decides on the groups of a container and what is written there. The path is relative to the root of each hierarchy.
+pub fn plan(path: PathBuf, resources: &LinuxResources, host: &Host) -> Result<Plan, LimitError> {
+    let rules = resources.devices().iter().flatten();
+    let rules = rules.filter(|rule| rule.access().as_ref().is_some_and(|access| !access.is_empty()));
+    let rules = rules.map(|rule| devices::Rule::from_oci(rule).ok_or(LimitError::Device));
+    let rules = rules.collect::<Result<Vec<_>, _>>()?;
+    // Where everything is allowed in the end, nothing needs to be asked.
+    let rules = if rules.last().is_none_or(|last| last.allow && last.is_universal()) { None } else { Some(rules) };
     match &host.cgroups {
         Cgroups::V1(controllers) => {
-            let mut writes = version_1(&config.resources, config.oom_kill_disable);
-            if let Some(rules) = &rules {
-                let write = |file: &str, value: String| Write {
-                    controller: "devices".into(),
-                    file: file.into(),
-                    value,
-                    optional: false,
-                };
-                writes.push(write("devices.deny", "a".into()));
-                writes.extend(rules.iter().map(|rule| write("devices.allow", rule.line())));
+            let mut writes = version_1(resources)?;
+            for rule in rules.iter().flatten() {
+                let (file, value) = (rule.file().into(), rule.line());
+                // The file knows this rule under one letter.
+                let value = if rule.is_universal() { "a".into() } else { value };
+                writes.push(Write { controller: "devices".into(), file, value, optional: false });
             }
             let mut hierarchies: Vec<Hierarchy> = Vec::new();
             for (name, mount) in controllers {
@@ -44,153 +52,222 @@ pub fn plan(config: &ContainerConfig, host: &Host, rules: Vec<devices::Rule>) ->
                     None => hierarchies.push(Hierarchy { mount: mount.clone(), controllers: vec![name.clone()] }),
                 }
             }
-            Plan { path, version: Version::V1, hierarchies, writes, devices: None }
+            Ok(Plan { path, version: Version::V1, hierarchies, writes, devices: None })
         }
         Cgroups::V2(mount) => {
-            let writes = version_2(&config.resources);
+            let writes = version_2(resources)?;
             let available = std::fs::read_to_string(mount.join("cgroup.controllers")).unwrap_or_default();
-            let wanted = ["cpu", "cpuset", "io", "memory", "pids"];
+            let wanted = ["cpu", "cpuset", "hugetlb", "io", "memory", "pids", "rdma"];
             let used = |name: &&str| {
-                let needed = !matches!(*name, "cpuset" | "io") || writes.iter().any(|write| write.controller == *name);
+                let always = matches!(*name, "cpu" | "memory" | "pids");
+                let needed = always || writes.iter().any(|write| write.controller == *name);
                 needed && available.split_whitespace().any(|controller| controller == *name)
             };
             let controllers = wanted.iter().filter(|name| used(name)).map(ToString::to_string).collect();
             let hierarchies = vec![Hierarchy { mount: mount.clone(), controllers }];
-            Plan { path, version: Version::V2, hierarchies, writes, devices: rules }
+            Ok(Plan { path, version: Version::V2, hierarchies, writes, devices: rules })
         }
     }
 }
 
 /// Drops everything from a path that could lead out of a hierarchy.
-fn beneath(path: &str) -> PathBuf {
-    path.split('/').filter(|part| !matches!(*part, "" | "." | "..")).collect()
+pub fn beneath(path: &Path) -> PathBuf {
+    path.components().filter(|part| matches!(part, std::path::Component::Normal(_))).collect()
 }
 
-/// Returns period and quota in microseconds.
-fn quota(resources: &Resources) -> (Option<u64>, Option<i64>) {
-    match resources.nano_cpus {
-        Some(cpus) if cpus > 0 => (Some(PERIOD), i64::try_from(cpus / (1_000_000_000 / PERIOD)).ok()),
-        _ => (resources.cpu_period, resources.cpu_quota),
+/// What is to be written, in order.
+#[derive(Default)]
+struct Writes(Vec<Write>);
+
+impl Writes {
+    fn add(&mut self, controller: &str, file: &str, value: Option<String>) {
+        self.push(controller, file, value, false);
     }
-}
 
-/// Returns the limit on memory and swap together: twice the memory unless told, as Docker.
-fn memory_and_swap(resources: &Resources) -> Option<i64> {
-    match (resources.memory, resources.memory_swap) {
-        (None, _) => None,
-        (Some(memory), None | Some(0)) => i64::try_from(memory.saturating_mul(2)).ok(),
-        (Some(_), swap) => swap,
+    /// Likewise for a file that some kernels do not have, such as one without swap accounting.
+    fn add_optional(&mut self, controller: &str, file: &str, value: Option<String>) {
+        self.push(controller, file, value, true);
     }
-}
 
-fn version_1(resources: &Resources, oom_kill_disable: bool) -> Vec<Write> {
-    let mut writes = Vec::new();
-    let mut add = |controller: &str, file: &str, value: Option<String>, optional: bool| {
+    fn push(&mut self, controller: &str, file: &str, value: Option<String>, optional: bool) {
         if let Some(value) = value {
-            writes.push(Write { controller: controller.into(), file: file.into(), value, optional });
+            self.0.push(Write { controller: controller.into(), file: file.into(), value, optional });
         }
-    };
-    let text = |value: Option<u64>| value.filter(|value| *value > 0).map(|value| value.to_string());
-    add("memory", "memory.limit_in_bytes", text(resources.memory), false);
-    // Missing where the kernel does not account for swap.
-    let swap = memory_and_swap(resources).map(|value| value.to_string());
-    add("memory", "memory.memsw.limit_in_bytes", swap, true);
-    add("memory", "memory.soft_limit_in_bytes", text(resources.memory_reservation), false);
-    let swappiness = resources.memory_swappiness.map(|value| value.to_string());
-    add("memory", "memory.swappiness", swappiness, false);
-    add("memory", "memory.oom_control", oom_kill_disable.then(|| "1".to_owned()), false);
-    let (period, quota) = quota(resources);
-    add("cpu", "cpu.cfs_period_us", text(period), false);
-    add("cpu", "cpu.cfs_quota_us", quota.filter(|quota| *quota != 0).map(|quota| quota.to_string()), false);
-    add("cpu", "cpu.shares", text(resources.cpu_shares), false);
-    add("cpu", "cpu.rt_period_us", text(resources.cpu_rt_period), false);
-    let runtime = resources.cpu_rt_runtime.filter(|runtime| *runtime != 0);
-    add("cpu", "cpu.rt_runtime_us", runtime.map(|runtime| runtime.to_string()), false);
-    add("cpuset", "cpuset.cpus", set(resources.cpuset_cpus.as_ref()), false);
-    add("cpuset", "cpuset.mems", set(resources.cpuset_mems.as_ref()), false);
-    add("pids", "pids.max", pids(resources), false);
-    let blkio = &resources.blkio;
-    add("blkio", "blkio.weight", text(blkio.weight.map(u64::from)), true);
-    for (device, weight) in &blkio.weight_device {
-        add("blkio", "blkio.weight_device", numbers(device).map(|device| format!("{device} {weight}")), true);
-    }
-    let throttles = [
-        ("blkio.throttle.read_bps_device", &blkio.read_bps),
-        ("blkio.throttle.write_bps_device", &blkio.write_bps),
-        ("blkio.throttle.read_iops_device", &blkio.read_iops),
-        ("blkio.throttle.write_iops_device", &blkio.write_iops),
-    ];
-    for (file, limits) in throttles {
-        for (device, limit) in limits {
-            add("blkio", file, numbers(device).map(|device| format!("{device} {limit}")), false);
-        }
-    }
-    writes
-}
-
-fn version_2(resources: &Resources) -> Vec<Write> {
-    let mut writes = Vec::new();
-    let mut add = |controller: &str, file: &str, value: Option<String>, optional: bool| {
-        if let Some(value) = value {
-            writes.push(Write { controller: controller.into(), file: file.into(), value, optional });
-        }
-    };
-    let text = |value: Option<u64>| value.filter(|value| *value > 0).map(|value| value.to_string());
-    add("memory", "memory.max", text(resources.memory), false);
-    let swap = memory_and_swap(resources).map(|both| {
-        let memory = resources.memory.and_then(|memory| i64::try_from(memory).ok()).unwrap_or_default();
-        // Version 2 limits swap alone.
-        if both < 0 { "max".to_owned() } else { (both - memory).max(0).to_string() }
-    });
-    add("memory", "memory.swap.max", swap, true);
-    add("memory", "memory.low", text(resources.memory_reservation), false);
-    let (period, quota) = quota(resources);
-    if period.is_some() || quota.is_some() {
-        let quota = quota.filter(|quota| *quota > 0).map_or_else(|| "max".to_owned(), |quota| quota.to_string());
-        add("cpu", "cpu.max", Some(format!("{quota} {}", period.unwrap_or(PERIOD))), false);
-    }
-    // Shares of 2..=262144 onto weights of 1..=10000, as runc and systemd do.
-    let weight = resources.cpu_shares.filter(|shares| *shares > 0);
-    let weight = weight.map(|shares| 1 + (shares.clamp(2, 262_144) - 2) * 9_999 / 262_142);
-    add("cpu", "cpu.weight", weight.map(|weight| weight.to_string()), false);
-    add("cpuset", "cpuset.cpus", set(resources.cpuset_cpus.as_ref()), false);
-    add("cpuset", "cpuset.mems", set(resources.cpuset_mems.as_ref()), false);
-    add("pids", "pids.max", pids(resources), false);
-    let blkio = &resources.blkio;
-    // 10..=1000 onto 1..=10000, as runc does.
-    let weight = blkio.weight.filter(|weight| *weight > 0);
-    let weight = weight.map(|weight| 1 + (u64::from(weight).max(10) - 10) * 9_999 / 990);
-    add("io", "io.weight", weight.map(|weight| weight.to_string()), true);
-    let limits = [
-        ("rbps", &blkio.read_bps),
-        ("wbps", &blkio.write_bps),
-        ("riops", &blkio.read_iops),
-        ("wiops", &blkio.write_iops),
-    ];
-    for (key, limits) in limits {
-        for (device, limit) in limits {
-            add("io", "io.max", numbers(device).map(|device| format!("{device} {key}={limit}")), false);
-        }
-    }
-    writes
-}
-
-fn set(value: Option<&String>) -> Option<String> {
-    value.filter(|value| !value.is_empty()).cloned()
-}
-
-fn pids(resources: &Resources) -> Option<String> {
-    match resources.pids {
-        None | Some(0) => None,
-        Some(limit) if limit < 0 => Some("max".to_owned()),
-        Some(limit) => Some(limit.to_string()),
     }
 }
 
-/// Returns `major:minor` of a block device of the host.
-fn numbers(device: &Path) -> Option<String> {
-    let number = std::fs::metadata(device).ok()?.rdev();
-    Some(format!("{}:{}", libc::major(number), libc::minor(number)))
+/// Zero is no limit.
+fn positive(value: Option<u64>) -> Option<String> {
+    value.filter(|value| *value > 0).map(|value| value.to_string())
+}
+
+/// Zero is no limit, negative is explicitly none.
+fn signed(value: Option<i64>) -> Option<String> {
+    value.filter(|value| *value != 0).map(|value| value.to_string())
+}
+
+fn version_1(resources: &LinuxResources) -> Result<Vec<Write>, LimitError> {
+    let mut writes = Writes::default();
+    if let Some(memory) = resources.memory() {
+        writes.add("memory", "memory.limit_in_bytes", signed(memory.limit()));
+        // Missing where the kernel does not account for swap.
+        writes.add_optional("memory", "memory.memsw.limit_in_bytes", signed(memory.swap()));
+        writes.add("memory", "memory.soft_limit_in_bytes", signed(memory.reservation()));
+        writes.add_optional("memory", "memory.kmem.tcp.limit_in_bytes", signed(memory.kernel_tcp()));
+        writes.add("memory", "memory.swappiness", memory.swappiness().map(|value| value.to_string()));
+        let disabled = memory.disable_oom_killer().unwrap_or(false);
+        writes.add("memory", "memory.oom_control", disabled.then(|| "1".to_owned()));
+    }
+    if let Some(cpu) = resources.cpu() {
+        writes.add("cpu", "cpu.cfs_period_us", positive(cpu.period()));
+        writes.add("cpu", "cpu.cfs_quota_us", signed(cpu.quota()));
+        writes.add("cpu", "cpu.cfs_burst_us", positive(cpu.burst()));
+        writes.add("cpu", "cpu.shares", positive(cpu.shares()));
+        writes.add("cpu", "cpu.idle", signed(cpu.idle()));
+        writes.add("cpu", "cpu.rt_period_us", positive(cpu.realtime_period()));
+        writes.add("cpu", "cpu.rt_runtime_us", signed(cpu.realtime_runtime()));
+        cpusets(&mut writes, cpu);
+    }
+    writes.add("pids", "pids.max", pids(resources));
+    if let Some(blkio) = resources.block_io() {
+        writes.add_optional("blkio", "blkio.weight", weight(blkio).map(|weight| weight.to_string()));
+        for device in blkio.weight_device().iter().flatten() {
+            let value = device.weight().map(|weight| format!("{}:{} {weight}", device.major(), device.minor()));
+            writes.add_optional("blkio", "blkio.weight_device", value);
+        }
+        for (_, file, limits) in throttles(blkio) {
+            for limit in limits {
+                writes.add("blkio", file, Some(format!("{}:{} {}", limit.major(), limit.minor(), limit.rate())));
+            }
+        }
+    }
+    for limit in resources.hugepage_limits().iter().flatten() {
+        let file = format!("hugetlb.{}.limit_in_bytes", limit.page_size());
+        writes.add("hugetlb", &file, Some(limit.limit().to_string()));
+    }
+    if let Some(network) = resources.network() {
+        writes.add("net_cls", "net_cls.classid", network.class_id().map(|class| class.to_string()));
+        for priority in network.priorities().iter().flatten() {
+            let value = format!("{} {}", priority.name(), priority.priority());
+            writes.add("net_prio", "net_prio.ifpriomap", Some(value));
+        }
+    }
+    rdma(&mut writes, resources);
+    if resources.unified().as_ref().is_some_and(|unified| !unified.is_empty()) {
+        return Err(LimitError::Version("unified", 1));
+    }
+    Ok(writes.0)
+}
+
+fn version_2(resources: &LinuxResources) -> Result<Vec<Write>, LimitError> {
+    let mut writes = Writes::default();
+    let limit =
+        |value: Option<i64>| signed(value).map(|value| if value.starts_with('-') { "max".to_owned() } else { value });
+    if let Some(memory) = resources.memory() {
+        if memory.disable_oom_killer() == Some(true) {
+            return Err(LimitError::Version("memory.disableOOMKiller", 2));
+        }
+        writes.add("memory", "memory.max", limit(memory.limit()));
+        writes.add_optional("memory", "memory.swap.max", swap(memory));
+        writes.add("memory", "memory.low", signed(memory.reservation()).filter(|value| !value.starts_with('-')));
+    }
+    if let Some(cpu) = resources.cpu() {
+        if cpu.realtime_period().is_some_and(|value| value > 0) || cpu.realtime_runtime().is_some_and(|value| value > 0)
+        {
+            return Err(LimitError::Version("cpu.realtimePeriod and realtimeRuntime", 2));
+        }
+        // Zero is as good as absent.
+        let (period, quota) = (cpu.period().filter(|period| *period > 0), cpu.quota().filter(|quota| *quota != 0));
+        if period.is_some() || quota.is_some() {
+            let quota = quota.filter(|quota| *quota > 0).map_or_else(|| "max".to_owned(), |quota| quota.to_string());
+            writes.add("cpu", "cpu.max", Some(format!("{quota} {}", period.unwrap_or(PERIOD))));
+        }
+        writes.add("cpu", "cpu.max.burst", positive(cpu.burst()));
+        // Shares of 2..=262144 onto weights of 1..=10000, as runc and systemd do.
+        let weight = cpu.shares().filter(|shares| *shares > 0);
+        let weight = weight.map(|shares| 1 + (shares.clamp(2, 262_144) - 2) * 9_999 / 262_142);
+        writes.add("cpu", "cpu.idle", signed(cpu.idle()));
+        writes.add("cpu", "cpu.weight", weight.map(|weight| weight.to_string()));
+        cpusets(&mut writes, cpu);
+    }
+    writes.add("pids", "pids.max", pids(resources));
+    if let Some(blkio) = resources.block_io() {
+        // 10..=1000 onto 1..=10000, as runc does.
+        let scale = |weight: u16| 1 + (u64::from(weight).max(10) - 10) * 9_999 / 990;
+        writes.add_optional("io", "io.weight", weight(blkio).map(|weight| scale(weight).to_string()));
+        for device in blkio.weight_device().iter().flatten() {
+            let line = |weight| format!("{}:{} {}", device.major(), device.minor(), scale(weight));
+            writes.add_optional("io", "io.weight", device.weight().map(line));
+        }
+        for (key, _, limits) in throttles(blkio) {
+            for limit in limits {
+                let line = format!("{}:{} {key}={}", limit.major(), limit.minor(), limit.rate());
+                writes.add("io", "io.max", Some(line));
+            }
+        }
+    }
+    for limit in resources.hugepage_limits().iter().flatten() {
+        writes.add("hugetlb", &format!("hugetlb.{}.max", limit.page_size()), Some(limit.limit().to_string()));
+    }
+    if let Some(network) = resources.network()
+        && (network.class_id().is_some() || network.priorities().as_ref().is_some_and(|list| !list.is_empty()))
+    {
+        return Err(LimitError::Version("network", 2));
+    }
+    rdma(&mut writes, resources);
+    let mut unified: Vec<_> = resources.unified().iter().flatten().collect();
+    unified.sort();
+    for (file, value) in unified {
+        let controller = file.split_once('.').map(|(controller, _)| controller);
+        let controller = controller.filter(|name| !name.is_empty() && !file.contains('/'));
+        let controller = controller.ok_or_else(|| LimitError::Unified(file.clone()))?;
+        writes.add(controller, file, Some(value.clone()));
+    }
+    Ok(writes.0)
+}
+
+/// Version 2 limits swap alone, the configuration swap and memory together.
+fn swap(memory: &LinuxMemory) -> Option<String> {
+    let both = memory.swap().filter(|swap| *swap != 0)?;
+    let memory = memory.limit().unwrap_or_default().max(0);
+    Some(if both < 0 { "max".to_owned() } else { (both - memory).max(0).to_string() })
+}
+
+fn cpusets(writes: &mut Writes, cpu: &LinuxCpu) {
+    let set = |value: &Option<String>| value.clone().filter(|value| !value.is_empty());
+    writes.add("cpuset", "cpuset.cpus", set(cpu.cpus()));
+    writes.add("cpuset", "cpuset.mems", set(cpu.mems()));
+}
+
+fn rdma(writes: &mut Writes, resources: &LinuxResources) {
+    for (device, limits) in resources.rdma().iter().flatten() {
+        let limit = |name: &str, value: Option<u32>| value.map(|value| format!(" {name}={value}")).unwrap_or_default();
+        let (handles, objects) = (limit("hca_handle", limits.hca_handles()), limit("hca_object", limits.hca_objects()));
+        writes.add("rdma", "rdma.max", Some(format!("{device}{handles}{objects}")));
+    }
+}
+
+fn pids(resources: &LinuxResources) -> Option<String> {
+    match resources.pids().as_ref()?.limit() {
+        0 => None,
+        limit if limit < 0 => Some("max".to_owned()),
+        limit => Some(limit.to_string()),
+    }
+}
+
+fn weight(blkio: &LinuxBlockIo) -> Option<u16> {
+    blkio.weight().filter(|weight| *weight > 0)
+}
+
+/// The key of version 2, the file of version 1, and the limits.
+fn throttles(blkio: &LinuxBlockIo) -> [(&'static str, &'static str, &[LinuxThrottleDevice]); 4] {
+    let list = |list| Option::as_deref(list).unwrap_or_default();
+    [
+        ("rbps", "blkio.throttle.read_bps_device", list(blkio.throttle_read_bps_device())),
+        ("wbps", "blkio.throttle.write_bps_device", list(blkio.throttle_write_bps_device())),
+        ("riops", "blkio.throttle.read_iops_device", list(blkio.throttle_read_iops_device())),
+        ("wiops", "blkio.throttle.write_iops_device", list(blkio.throttle_write_iops_device())),
+    ]
 }
 
 #[cfg(test)]
@@ -201,17 +278,18 @@ mod tests {
         writes.iter().map(|write| format!("{}={}", write.file, write.value)).collect()
     }
 
+    fn resources(json: &str) -> LinuxResources {
+        serde_json::from_str(json).unwrap()
+    }
+
     #[test]
-    fn limits_are_those_of_docker_in_both_versions() {
-        let resources = Resources {
-            memory: Some(64 << 20),
-            nano_cpus: Some(1_500_000_000),
-            cpu_shares: Some(1024),
-            pids: Some(100),
-            ..Resources::default()
-        };
+    fn limits_are_the_same_in_both_versions() {
+        let limited = resources(
+            r#"{"memory": {"limit": 67108864, "swap": 134217728}, "pids": {"limit": 100},
+                "cpu": {"shares": 1024, "quota": 150000, "period": 100000}}"#,
+        );
         assert_eq!(
-            lines(&version_1(&resources, false)),
+            lines(&version_1(&limited).unwrap()),
             [
                 "memory.limit_in_bytes=67108864",
                 "memory.memsw.limit_in_bytes=134217728",
@@ -222,7 +300,7 @@ mod tests {
             ]
         );
         assert_eq!(
-            lines(&version_2(&resources)),
+            lines(&version_2(&limited).unwrap()),
             [
                 "memory.max=67108864",
                 "memory.swap.max=67108864",
@@ -231,12 +309,28 @@ mod tests {
                 "pids.max=100"
             ]
         );
-        assert!(version_1(&Resources::default(), false).is_empty());
-        assert!(version_2(&Resources::default()).is_empty());
+        assert!(version_1(&LinuxResources::default()).unwrap().is_empty());
+        assert!(version_2(&LinuxResources::default()).unwrap().is_empty());
+    }
+
+    #[test]
+    fn what_one_version_does_not_have_is_named() {
+        let unified = resources(r#"{"unified": {"memory.high": "1000"}}"#);
+        assert_eq!(lines(&version_2(&unified).unwrap()), ["memory.high=1000"]);
+        assert!(version_1(&unified).unwrap_err().to_string().contains("unified"));
+        for (json, name) in [
+            (r#"{"network": {"classID": 1}}"#, "network"),
+            (r#"{"memory": {"disableOOMKiller": true}}"#, "disableOOMKiller"),
+            (r#"{"cpu": {"realtimePeriod": 5}}"#, "realtimePeriod"),
+            (r#"{"unified": {"../memory.max": "1"}}"#, "../memory.max"),
+        ] {
+            let error = version_2(&resources(json)).unwrap_err().to_string();
+            assert!(error.contains(name), "{error}");
+        }
     }
 
     #[test]
     fn a_parent_cannot_lead_out_of_the_hierarchy() {
-        assert_eq!(beneath("/a/../../b/./c"), Path::new("a/b/c"));
+        assert_eq!(beneath(Path::new("/a/../../b/./c")), Path::new("a/b/c"));
     }
 }

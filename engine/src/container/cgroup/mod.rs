@@ -17,7 +17,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
-use super::step::{Context, Step};
+use super::step::{Context, Step, fault};
 
 /// How often, a millisecond apart, it is looked whether all processes of a container stand still.
 const FREEZE_ROUNDS: u32 = 2000;
@@ -81,10 +81,27 @@ impl Plan {
                 self.enable_controllers(hierarchy)?;
             }
         }
+        self.apply(&self.writes)?;
+        if let (Version::V2, Some(rules), [hierarchy]) = (self.version, &self.devices, &self.hierarchies[..]) {
+            let path = hierarchy.mount.join(&self.path);
+            let fd = open_directory(&path).step(|| format!("open cgroup {}", path.display()))?;
+            devices::attach(fd.as_fd(), rules).step(|| format!("attach the device filter to {}", path.display()))?;
+        }
+        Ok(())
+    }
+
+    /// Writes values to the container's groups.
+    fn apply(&self, writes: &[Write]) -> Step<()> {
         // Device rules are many lines for one file, each of which takes a write of its own.
         let mut open: Option<(PathBuf, std::fs::File)> = None;
-        for write in &self.writes {
-            let Some(directory) = self.directory(&write.controller) else { continue };
+        for write in writes {
+            let Some(directory) = self.directory(&write.controller) else {
+                if write.optional {
+                    continue;
+                }
+                let Write { controller, file, value, .. } = write;
+                return Err(fault(format!("write {value} to {file}: the host has no {controller} cgroup")));
+            };
             let path = directory.join(&write.file);
             let describe = || format!("write {} to {}", write.value, path.display());
             if open.as_ref().is_none_or(|(name, _)| *name != path) {
@@ -97,12 +114,29 @@ impl Plan {
                 file.write_all(write.value.as_bytes()).step(describe)?;
             }
         }
-        if let (Version::V2, Some(rules), [hierarchy]) = (self.version, &self.devices, &self.hierarchies[..]) {
-            let path = hierarchy.mount.join(&self.path);
-            let fd = open_directory(&path).step(|| format!("open cgroup {}", path.display()))?;
-            devices::attach(fd.as_fd(), rules).step(|| format!("attach the device filter to {}", path.display()))?;
-        }
         Ok(())
+    }
+
+    /// Changes limits of groups that are there to those of another plan for the same groups.
+    pub fn update(&mut self, other: &Self) -> Step<()> {
+        for hierarchy in &other.hierarchies {
+            let controllers = hierarchy.controllers.iter().filter(|name| {
+                other.writes.iter().any(|write| write.controller == **name) && self.directory(name).is_none()
+            });
+            if let Some(name) = controllers.into_iter().next() {
+                return Err(fault(format!("change limits: the container was made without a {name} cgroup")));
+            }
+        }
+        // On version 1 the limit of memory is never above that of memory and swap, whose file comes second: where it
+        // grows, the order is the other one.
+        let first = self.apply(&other.writes);
+        if first.as_ref().is_err_and(|failure| failure.errno == Errno::EINVAL as i32 && self.version == Version::V1) {
+            let swap = |write: &&Write| write.file == "memory.memsw.limit_in_bytes";
+            let swap: Vec<Write> = other.writes.iter().filter(swap).cloned().collect();
+            self.apply(&swap)?;
+            return self.apply(&other.writes);
+        }
+        first
     }
 
     /// Gives new groups the processors and memory nodes of their parents: on version 1 they begin with none, and a process
@@ -214,6 +248,16 @@ impl Plan {
         count.is_some_and(|count| count.trim() != "0")
     }
 
+    /// Returns whether the processes of the container stand still.
+    pub fn is_frozen(&self) -> bool {
+        let (controller, file, frozen) = match self.version {
+            Version::V1 => ("freezer", "freezer.state", "FROZEN"),
+            Version::V2 => ("", "cgroup.freeze", "1"),
+        };
+        let path = self.directory(controller).map(|directory| directory.join(file));
+        path.and_then(|path| std::fs::read_to_string(path).ok()).is_some_and(|state| state.trim() == frozen)
+    }
+
     /// Stops or continues every process of the container. Returns when they stand still, or run.
     pub fn freeze(&self, frozen: bool) -> Step<()> {
         let (controller, file, value) = match (self.version, frozen) {
@@ -224,7 +268,7 @@ impl Plan {
         };
         let path = self
             .directory(controller)
-            .ok_or_else(|| super::step::fault("freeze the container: the host has no freezer cgroup".into()))?
+            .ok_or_else(|| fault("freeze the container: the host has no freezer cgroup".into()))?
             .join(file);
         let write = || std::fs::write(&path, value).step(|| format!("write {value} to {}", path.display()));
         write()?;
@@ -239,7 +283,7 @@ impl Plan {
             if rounds > FREEZE_ROUNDS {
                 // Half of it must not stay as it is.
                 self.freeze(false)?;
-                return Err(super::step::fault("freeze the container: its processes do not stand still".into()));
+                return Err(fault("freeze the container: its processes do not stand still".into()));
             }
             std::thread::sleep(Duration::from_millis(1));
             // Version 1 may have overlooked a process that was born meanwhile, until it is asked again.

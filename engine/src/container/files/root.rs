@@ -108,8 +108,15 @@ fn bind(bundle: &Path, config: &ShimConfig, root: &OwnedFd, write: bool) -> Step
         extra.copy_up = false;
     }
     let early = std::collections::BTreeMap::new();
-    let mut mounter =
-        Mounter { root: root.as_fd(), extras: &extras, cgroup: &config.cgroup, early, dev: None, devpts: None };
+    let mut mounter = Mounter {
+        root: root.as_fd(),
+        extras: &extras,
+        cgroup: &config.cgroup,
+        own_cgroups: false,
+        early,
+        dev: None,
+        devpts: None,
+    };
     for item in spec.mounts().iter().flatten() {
         let bind = Options::parse(item.options().iter().flatten()).bind || item.typ().as_deref() == Some("bind");
         let there = item.source().as_ref().is_some_and(|source| source.exists());

@@ -31,14 +31,45 @@ const LINKS: [(&str, &str); 6] = [
 pub fn fill(dev: BorrowedFd<'_>) -> Step<()> {
     let _exact = ExactModes::new();
     for (name, major, minor) in DEFAULTS {
+        let describe = || format!("create device /dev/{name}");
         let mode = Mode::from_bits_truncate(0o666);
-        mknodat(dev, name, SFlag::S_IFCHR, mode, libc::makedev(major, minor))
-            .step(|| format!("create device /dev/{name}"))?;
+        match mknodat(dev, name, SFlag::S_IFCHR, mode, libc::makedev(major, minor)) {
+            Err(Errno::EPERM) => bind(dev, Path::new(name), &Path::new("/dev").join(name)).step(describe)?,
+            result => result.step(describe)?,
+        }
     }
     for (name, target) in LINKS {
         symlinkat(target, dev, name).step(|| format!("create link /dev/{name}"))?;
     }
     Ok(())
+}
+
+/// Makes what is missing in the `/dev` of an image on which nothing is mounted.
+pub fn fill_image(root: BorrowedFd<'_>, devices: &[LinuxDevice]) -> Step<()> {
+    let dev = beneath::ensure_directory(root, "/dev").step(|| "create /dev".into())?;
+    for (name, major, minor) in DEFAULTS {
+        if beneath::open(&dev, name, OFlag::O_PATH | OFlag::O_NOFOLLOW).is_err() {
+            let mut device = LinuxDevice::default();
+            device.set_path(Path::new("/dev").join(name)).set_typ(LinuxDeviceType::C).set_file_mode(Some(0o666));
+            device.set_major(major.into()).set_minor(minor.into());
+            create(root, None, &device)?;
+        }
+    }
+    for (name, target) in LINKS {
+        match symlinkat(target, &dev, name) {
+            Ok(()) | Err(Errno::EEXIST) => {}
+            Err(errno) => return Err(errno).step(|| format!("create link /dev/{name}")),
+        }
+    }
+    devices.iter().try_for_each(|device| create(root, None, device))
+}
+
+/// Mounts a device of the host, for a process that may not make one: that of a user namespace.
+fn bind(directory: BorrowedFd<'_>, path: &Path, source: &Path) -> nix::Result<()> {
+    let source = nix::fcntl::open(source, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?;
+    let tree = mount::open_tree_clone(source.as_fd(), c"", false)?;
+    let target = beneath::ensure_file(directory, path)?;
+    mount::move_mount(tree.as_fd(), target.as_fd())
 }
 
 /// Finds the null device of a new `/dev`, or makes one in a filesystem of its own that is mounted at `place`, a directory
@@ -52,11 +83,17 @@ pub fn null(dev: Option<BorrowedFd<'_>>, place: &Path) -> Step<OwnedFd> {
         Some(dev) => openat(dev, "null", OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty()),
         None => {
             let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-            let at = nix::fcntl::open(place, flags, Mode::empty()).step(describe)?;
-            let (filesystem, null) = private_null(OFlag::O_PATH).step(describe)?;
-            // What is mounted nowhere could not be mounted over what is masked.
-            mount::move_mount(filesystem.as_fd(), at.as_fd()).step(describe)?;
-            Ok(null)
+            match private_null(OFlag::O_PATH) {
+                // In a user namespace of its own no device can be made, and that of the host cannot be changed.
+                Err(Errno::EPERM) => nix::fcntl::open("/dev/null", OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()),
+                made => {
+                    let (filesystem, null) = made.step(describe)?;
+                    let at = nix::fcntl::open(place, flags, Mode::empty()).step(describe)?;
+                    // What is mounted nowhere could not be mounted over what is masked.
+                    mount::move_mount(filesystem.as_fd(), at.as_fd()).step(describe)?;
+                    Ok(null)
+                }
+            }
         }
     };
     let null = null.step(describe)?;
@@ -122,6 +159,7 @@ pub fn create(root: BorrowedFd<'_>, dev: Option<BorrowedFd<'_>>, device: &LinuxD
             nix::unistd::unlinkat(&parent, name, nix::unistd::UnlinkatFlags::NoRemoveDir).step(describe)?;
             mknodat(&parent, name, kind, mode, number).step(describe)?;
         }
+        Err(Errno::EPERM) => return bind(parent.as_fd(), Path::new(name), device.path()).step(describe),
         result => result.step(describe)?,
     }
     let owner = device.uid().map(Uid::from_raw);

@@ -50,6 +50,8 @@ pub struct Mounter<'a> {
     pub root: BorrowedFd<'a>,
     pub extras: &'a BTreeMap<String, MountExtra>,
     pub cgroup: &'a Plan,
+    /// Whether the container has a cgroup namespace of its own, or shares another container's.
+    pub own_cgroups: bool,
     /// Bind sources that were cloned before this namespace's mounts were made private, by destination.
     pub early: BTreeMap<PathBuf, OwnedFd>,
     /// The container's own `/dev`, while it is being filled.
@@ -68,8 +70,8 @@ impl Mounter<'_> {
             return self.bind(item, &options);
         }
         match kind {
-            "cgroup" => special::cgroup(self.root, destination, self.cgroup, &options),
-            _ => self.filesystem(kind, destination, &options),
+            "cgroup" | "cgroup2" => special::cgroup(self.root, destination, self.cgroup, self.own_cgroups, &options),
+            _ => self.filesystem(kind, item, &options),
         }
     }
 
@@ -101,7 +103,8 @@ impl Mounter<'_> {
     }
 
     /// Mounts a new filesystem.
-    fn filesystem(&mut self, kind: &str, destination: &Path, options: &Options) -> Step<()> {
+    fn filesystem(&mut self, kind: &str, item: &Mount, options: &Options) -> Step<()> {
+        let destination = item.destination();
         let describe = || format!("mount {kind} at {}", destination.display());
         let existing = beneath::open(self.root, destination, OFlag::O_PATH);
         let target = self.target(destination, true).step(describe)?;
@@ -115,7 +118,9 @@ impl Mounter<'_> {
             errno: errno as i32,
             code: super::step::ENGINE,
         };
-        context.set(c"source", &name).map_err(failed)?;
+        let source = item.source().as_ref().filter(|source| !source.as_os_str().is_empty());
+        let source = source.map_or(Ok(name), beneath::c_string).step(describe)?;
+        context.set(c"source", &source).map_err(failed)?;
         for (key, value) in &options.data {
             let key = beneath::c_string(key).step(describe)?;
             match value {
@@ -135,6 +140,13 @@ impl Mounter<'_> {
         }
         context.create().map_err(failed)?;
         let mounted = context.fsmount(options.attributes()).map_err(failed)?;
+        if options.copy_up && kind == "tmpfs" {
+            copy_up::copy_up(self.root, destination, mounted.as_fd())?;
+        }
+        if let Some(propagation) = options.propagation {
+            let attributes = Attributes { propagation, ..Attributes::default() };
+            mount::mount_setattr(mounted.as_fd(), options.propagation_recursive, attributes).step(describe)?;
+        }
         mount::move_mount(mounted.as_fd(), target.as_fd()).step(describe)?;
         match kind {
             "tmpfs" if destination == Path::new("/dev") => self.dev = Some(mounted),

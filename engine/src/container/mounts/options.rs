@@ -11,6 +11,8 @@ pub struct Options {
     pub clear: u64,
     pub bind: bool,
     pub recursive: bool,
+    /// Whether a tmpfs begins with what the image has at its place.
+    pub copy_up: bool,
     /// `MS_SHARED` and the like, where told.
     pub propagation: Option<u64>,
     /// Whether propagation is for the whole tree.
@@ -31,8 +33,9 @@ impl Options {
 
     fn add(&mut self, option: &str) {
         match option {
-            // Security labels of SELinux and the copy of a tmpfs's content are no options of the kernel.
-            "" | "defaults" | "async" | "loud" | "nostrictatime" | "z" | "Z" | "nocopy" | "tmpcopyup" => {}
+            // Security labels of SELinux are no options of the kernel.
+            "" | "defaults" | "async" | "loud" | "nostrictatime" | "z" | "Z" | "nocopy" | "notmpcopyup" => {}
+            "tmpcopyup" => self.copy_up = true,
             "bind" => self.bind = true,
             "rbind" => (self.bind, self.recursive) = (true, true),
             "ro" | "rro" => self.attribute(mount::RDONLY, true),
@@ -49,10 +52,11 @@ impl Options {
             "noatime" => self.access_time(mount::NOATIME),
             "strictatime" => self.access_time(mount::STRICTATIME),
             "relatime" | "atime" => self.access_time(mount::RELATIME),
-            "private" | "rprivate" => self.propagate(libc::MS_PRIVATE, option),
-            "shared" | "rshared" => self.propagate(libc::MS_SHARED, option),
-            "slave" | "rslave" => self.propagate(libc::MS_SLAVE, option),
-            "unbindable" | "runbindable" => self.propagate(libc::MS_UNBINDABLE, option),
+            _ if propagation(option).is_some() => {
+                let found = propagation(option);
+                self.propagation = found.map(|(kind, _)| kind);
+                self.propagation_recursive = found.is_some_and(|(_, recursive)| recursive);
+            }
             _ => match option.split_once('=') {
                 Some((key, value)) => self.data.push((key.to_owned(), Some(value.to_owned()))),
                 None => self.data.push((option.to_owned(), None)),
@@ -77,15 +81,23 @@ impl Options {
         self.set = self.set & !mount::ATIME | value;
     }
 
-    fn propagate(&mut self, kind: libc::c_ulong, option: &str) {
-        self.propagation = Some(kind);
-        self.propagation_recursive = option.starts_with('r');
-    }
-
     /// Returns the attributes for a new filesystem, which has none to clear.
     pub fn attributes(&self) -> u64 {
         self.set
     }
+}
+
+/// Returns how mounts spread from and to others, such as `MS_SLAVE` (`mount_namespaces(7)`), and whether that is said of
+/// a whole tree.
+pub fn propagation(name: &str) -> Option<(u64, bool)> {
+    let kind = match name.strip_prefix('r').unwrap_or(name) {
+        "private" => libc::MS_PRIVATE,
+        "shared" => libc::MS_SHARED,
+        "slave" => libc::MS_SLAVE,
+        "unbindable" => libc::MS_UNBINDABLE,
+        _ => return None,
+    };
+    Some((kind, name.starts_with('r')))
 }
 
 #[cfg(test)]

@@ -1,7 +1,11 @@
 //! The filter that containers get unless told: what Docker's default profile allows, which images are made to live with.
 
+use oci_spec::runtime::{
+    Arch, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArg, LinuxSeccompArgBuilder, LinuxSeccompOperator, LinuxSyscall,
+};
+
 use super::filter::compile;
-use super::{ALLOW, Comparison, Policy, Rule, Test, errno};
+use super::{ALLOW, Comparison, Policy, Rule, Test, errno, table, table_i386};
 use crate::container::capabilities;
 use crate::sys::capabilities::Set;
 use crate::sys::process::Instruction;
@@ -9,6 +13,71 @@ use crate::sys::process::Instruction;
 /// Compiles the filter for a container with these capabilities: some calls are harmless without, and needed with, one.
 pub fn default_filter(bounding: Set) -> Vec<Instruction> {
     compile(&policy(bounding))
+}
+
+/// Returns the same policy in the form of an OCI configuration, for other runtimes.
+pub fn default_profile(bounding: Set) -> LinuxSeccomp {
+    let policy = policy(bounding);
+    let denied = errno(libc::EPERM);
+    let mut lines: Vec<LinuxSyscall> = Vec::new();
+    let mut add = |name: &str, action: u32, tests: &[Test]| {
+        let mut line = LinuxSyscall::default();
+        line.set_names(vec![name.to_owned()]);
+        line.set_action(LinuxSeccompAction::ScmpActAllow);
+        if action != ALLOW {
+            line.set_action(LinuxSeccompAction::ScmpActErrno).set_errno_ret(Some(action & 0xFFFF));
+        }
+        line.set_args(Some(tests.iter().map(argument).collect::<Vec<_>>()).filter(|args| !args.is_empty()));
+        let same = |known: &&mut LinuxSyscall| {
+            (known.action(), known.errno_ret(), known.args()) == (line.action(), line.errno_ret(), line.args())
+        };
+        match lines.iter_mut().find(same) {
+            Some(known) if known.names().iter().any(|other| other == name) => {}
+            Some(known) => {
+                let mut names = known.names().clone();
+                names.push(name.to_owned());
+                known.set_names(names);
+            }
+            None => lines.push(line),
+        }
+    };
+    let compat = policy.compat.as_deref().unwrap_or_default();
+    let own = table::names().map(|name| (name, table::number(name).and_then(|number| policy.rules.get(number))));
+    // What only 32-bit programs have.
+    let others = table_i386::names().filter(|name| table::number(name).is_none());
+    let others = others.map(|name| (name, table_i386::number(name).and_then(|number| compat.get(number))));
+    for (name, rule) in own.chain(others) {
+        match rule {
+            Some(Rule::Always(action)) if *action != denied => add(name, *action, &[]),
+            Some(Rule::When(alternatives, _)) => {
+                alternatives.iter().for_each(|(tests, action)| add(name, *action, tests));
+            }
+            _ => {}
+        }
+    }
+    let mut profile = LinuxSeccomp::default();
+    profile.set_default_action(LinuxSeccompAction::ScmpActErrno);
+    profile.set_default_errno_ret(Some(libc::EPERM.cast_unsigned()));
+    profile.set_architectures(Some(vec![Arch::ScmpArchX86_64, Arch::ScmpArchX86]));
+    profile.set_syscalls(Some(lines));
+    profile
+}
+
+fn argument(test: &Test) -> LinuxSeccompArg {
+    let (operator, value, second) = match test.comparison {
+        Comparison::Equal => (LinuxSeccompOperator::ScmpCmpEq, test.value, None),
+        Comparison::NotEqual => (LinuxSeccompOperator::ScmpCmpNe, test.value, None),
+        Comparison::Less => (LinuxSeccompOperator::ScmpCmpLt, test.value, None),
+        Comparison::LessOrEqual => (LinuxSeccompOperator::ScmpCmpLe, test.value, None),
+        Comparison::Greater => (LinuxSeccompOperator::ScmpCmpGt, test.value, None),
+        Comparison::GreaterOrEqual => (LinuxSeccompOperator::ScmpCmpGe, test.value, None),
+        Comparison::Masked(mask) => (LinuxSeccompOperator::ScmpCmpMaskedEq, mask, Some(test.value)),
+    };
+    let mut builder = LinuxSeccompArgBuilder::default().index(usize::from(test.argument)).value(value).op(operator);
+    if let Some(second) = second {
+        builder = builder.value_two(second);
+    }
+    builder.build().expect("every field that has no default is given")
 }
 
 pub(super) fn policy(bounding: Set) -> Policy {
@@ -123,6 +192,24 @@ const WITH_CAPABILITY: [(&str, &str); 14] = [
 mod tests {
     use super::super::{table, table_i386};
     use super::*;
+
+    #[test]
+    fn the_form_for_others_means_the_same() {
+        use super::super::filter::{AUDIT_ARCH, AUDIT_ARCH_COMPAT, tests::run_as};
+        for bits in [0, 0xa804_25fb, u64::MAX] {
+            let again = super::super::compile_profile(&default_profile(Set(bits))).unwrap();
+            let own = default_filter(Set(bits));
+            for number in 0..=u32::try_from(NEWEST).unwrap() {
+                for architecture in [AUDIT_ARCH, AUDIT_ARCH_COMPAT] {
+                    for argument in [0, 40, 0x1000_0000, 0xFFFF_FFFF] {
+                        let arguments = [argument, 0, 0, 0, 0, 0];
+                        let run = |code: &[Instruction]| run_as(architecture, code, number, arguments);
+                        assert_eq!(run(&again), run(&own), "{bits:#x} {architecture:#x} {number} {argument:#x}");
+                    }
+                }
+            }
+        }
+    }
 
     #[test]
     fn every_name_of_the_profile_exists() {

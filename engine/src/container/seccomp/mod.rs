@@ -9,8 +9,18 @@ mod profile;
 mod table;
 mod table_i386;
 
-pub use default::default_filter;
-pub use profile::{ProfileError, compile_profile, from_docker};
+pub use default::{default_filter, default_profile};
+pub use profile::{ACTIONS, ARCHITECTURES, FLAGS, ProfileError, compile_profile, flags, from_docker};
+
+use crate::sys::process::Instruction;
+
+/// A filter ready to be installed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Filter {
+    pub code: Vec<Instruction>,
+    /// `SECCOMP_FILTER_FLAG_*`.
+    pub flags: u32,
+}
 
 /// `SECCOMP_RET_ALLOW`.
 const ALLOW: u32 = 0x7FFF_0000;

@@ -1,6 +1,8 @@
 //! Profiles by others: the OCI form, and Docker's, which may depend on capabilities and kernel version.
 
-use oci_spec::runtime::{Arch, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompOperator, LinuxSyscall};
+use oci_spec::runtime::{
+    Arch, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompFilterFlag, LinuxSeccompOperator, LinuxSyscall,
+};
 use serde::Deserialize;
 
 use super::filter::compile;
@@ -19,14 +21,51 @@ pub enum ProfileError {
     Parse(#[source] serde_json::Error),
     #[error("the action {0:?} of the seccomp profile needs a helper program, which is not supported")]
     Action(LinuxSeccompAction),
+    #[error("linux.seccomp.listenerPath is not supported: no call is handed to another program")]
+    Listener,
+    #[error("the seccomp flag {0} is not supported")]
+    Flag(LinuxSeccompFilterFlag),
     #[error("the seccomp profile needs {0} instructions or more, and the kernel takes 4096")]
     Length(usize),
     #[error("argument {0} of a system call in the seccomp profile does not exist")]
     Argument(usize),
 }
 
+/// What a profile may decide.
+pub const ACTIONS: [LinuxSeccompAction; 8] = [
+    LinuxSeccompAction::ScmpActAllow,
+    LinuxSeccompAction::ScmpActErrno,
+    LinuxSeccompAction::ScmpActKill,
+    LinuxSeccompAction::ScmpActKillProcess,
+    LinuxSeccompAction::ScmpActKillThread,
+    LinuxSeccompAction::ScmpActLog,
+    LinuxSeccompAction::ScmpActTrace,
+    LinuxSeccompAction::ScmpActTrap,
+];
+
+/// The architectures whose programs a profile may be for.
+pub const ARCHITECTURES: [Arch; 2] = [Arch::ScmpArchX86, Arch::ScmpArchX86_64];
+
+/// The flags that a profile may have, and their bits (`seccomp(2)`).
+pub const FLAGS: [(LinuxSeccompFilterFlag, u32); 3] = [
+    (LinuxSeccompFilterFlag::SeccompFilterFlagTsync, 1),
+    (LinuxSeccompFilterFlag::SeccompFilterFlagLog, 2),
+    (LinuxSeccompFilterFlag::SeccompFilterFlagSpecAllow, 4),
+];
+
+/// Returns the bits of a profile's flags.
+pub fn flags(profile: &LinuxSeccomp) -> Result<u32, ProfileError> {
+    profile.flags().iter().flatten().try_fold(0, |bits, flag| {
+        let known = FLAGS.iter().find(|(known, _)| known == flag);
+        known.map(|(_, bit)| bits | bit).ok_or(ProfileError::Flag(*flag))
+    })
+}
+
 /// Compiles a profile in the OCI form. Names that this architecture does not have are passed over.
 pub fn compile_profile(profile: &LinuxSeccomp) -> Result<Vec<Instruction>, ProfileError> {
+    if profile.listener_path().is_some() {
+        return Err(ProfileError::Listener);
+    }
     let otherwise = action(profile.default_action(), profile.default_errno_ret())?;
     let mut rules = vec![Rule::Always(otherwise); table::LAST + 1];
     let mut compat = rules.clone();
@@ -97,7 +136,7 @@ fn tests(line: &LinuxSyscall) -> Result<Vec<Test>, ProfileError> {
 
 fn action(action: LinuxSeccompAction, errno: Option<u32>) -> Result<u32, ProfileError> {
     match action {
-        LinuxSeccompAction::ScmpActNotify | LinuxSeccompAction::ScmpActTrace => Err(ProfileError::Action(action)),
+        LinuxSeccompAction::ScmpActNotify => Err(ProfileError::Action(action)),
         _ => Ok(action.as_u32(errno)),
     }
 }
@@ -268,6 +307,18 @@ mod tests {
         fn any_text_is_no_profile_or_one(text in ".{0,200}") {
             let _ = from_docker(&text, Set(u64::MAX));
         }
+    }
+
+    #[test]
+    fn what_needs_another_program_is_refused() {
+        let refused = |json: &str| {
+            let profile: LinuxSeccomp = serde_json::from_str(json).unwrap();
+            compile_profile(&profile).unwrap_err().to_string()
+        };
+        let notify = refused(r#"{"defaultAction": "SCMP_ACT_NOTIFY"}"#);
+        assert!(notify.contains("ScmpActNotify"), "{notify}");
+        let listener = refused(r#"{"defaultAction": "SCMP_ACT_ALLOW", "listenerPath": "/run/socket"}"#);
+        assert!(listener.contains("linux.seccomp.listenerPath"), "{listener}");
     }
 
     #[test]

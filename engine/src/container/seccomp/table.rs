@@ -9,6 +9,11 @@ pub(super) fn number(name: &str) -> Option<usize> {
 /// The newest system call that is known here; later ones are answered as a kernel without them would.
 pub(super) const LAST: usize = 469;
 
+/// Returns every name.
+pub(super) fn names() -> impl Iterator<Item = &'static str> {
+    NAMES.iter().map(|(name, _)| *name)
+}
+
 /// In the order of the names.
 #[rustfmt::skip]
 const NAMES: [(&str, u16); 379] = [

@@ -6,6 +6,11 @@ pub(super) fn number(name: &str) -> Option<usize> {
     Some(usize::from(NAMES[index].1))
 }
 
+/// Returns every name.
+pub(super) fn names() -> impl Iterator<Item = &'static str> {
+    NAMES.iter().map(|(name, _)| *name)
+}
+
 /// In the order of the names. From 403 on the numbers are those of all architectures.
 #[rustfmt::skip]
 const NAMES: [(&str, u16); 459] = [
