@@ -14,7 +14,7 @@ use nix::unistd::AccessFlags;
 use oci_spec::runtime::{PosixRlimitType, Process};
 
 use super::step::{Context, Step, fault};
-use super::{beneath, capabilities};
+use super::{apparmor, beneath, capabilities};
 use crate::shim::protocol::Failure;
 use crate::sys::process::Instruction;
 use crate::sys::{capabilities as kernel, process};
@@ -43,6 +43,9 @@ pub fn prepare(wanted: &Process, filter: Option<&[Instruction]>) -> Step<Program
     process::close_on_exec_from(3).step(|| "close the engine's descriptors".into())?;
     change_directory(wanted.cwd())?;
 
+    if let Some(profile) = wanted.apparmor_profile() {
+        apparmor::confine_next(profile)?;
+    }
     let sets = wanted.capabilities().clone().unwrap_or_default();
     let bounding = capabilities::from_oci(sets.bounding().as_ref());
     kernel::limit_bounding(bounding).step(|| "limit the bounding capabilities".into())?;
