@@ -315,6 +315,19 @@ impl Loader<'_> {
                 "",
             ));
         }
+        let services = merged.get_mut("services").and_then(Node::as_map_mut);
+        for (name, service) in services.into_iter().flatten() {
+            if let Some(given) = service.as_map_mut().and_then(|map| map.shift_remove("pull_refresh_after")) {
+                let message = format!(
+                    "service \"{name}\": pull_refresh_after has no effect; `pull_policy: every_…` says how old an image may be"
+                );
+                self.faults.push(Diagnostic::warning("no-effect", message).label(
+                    &self.faults.sources,
+                    given.place(),
+                    "",
+                ));
+            }
+        }
         canonical::canonical(&mut merged, &Path::ROOT, self.options.no_interpolate, self.faults);
         canonical::omit_empty(&mut merged);
         unique::enforce(&mut merged, &Path::ROOT, self.faults);

@@ -1,5 +1,6 @@
 //! Containers: what was asked, what became of it, and how it is made.
 
+pub mod apparmor;
 pub mod beneath;
 pub mod capabilities;
 pub mod cdi;

@@ -17,7 +17,7 @@ use oci_spec::runtime::{IOPriorityClass, LinuxSchedulerFlag, LinuxSchedulerPolic
 use super::mounts::device;
 use super::seccomp::Filter;
 use super::step::{Context, Step, fault};
-use super::{beneath, capabilities};
+use super::{apparmor, beneath, capabilities};
 use crate::shim::protocol::Failure;
 use crate::sys::{capabilities as kernel, process};
 
@@ -55,6 +55,9 @@ pub fn prepare(
     process::join_new_session_keyring().step(|| "begin a session keyring".into())?;
     change_directory(wanted.cwd())?;
 
+    if let Some(profile) = wanted.apparmor_profile() {
+        apparmor::confine_next(profile)?;
+    }
     let sets = wanted.capabilities().clone().unwrap_or_default();
     let bounding = capabilities::from_oci(sets.bounding().as_ref());
     kernel::limit_bounding(bounding).step(|| "limit the bounding capabilities".into())?;

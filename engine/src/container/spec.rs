@@ -15,13 +15,14 @@ use oci_spec::runtime::{
     UserBuilder,
 };
 
+use super::apparmor::AppArmorError;
 use super::cdi::{self, CdiError, Edits};
 use super::cgroup::devices::{self, Rule};
 use super::cgroup::limits;
 use super::config::{ContainerConfig, Device, Mount, MountSource, NamespaceMode, NetworkMode};
 use super::sysctl::SysctlError;
 use super::user::ResolvedUser;
-use super::{capabilities, seccomp, sysctl};
+use super::{apparmor, capabilities, seccomp, sysctl};
 use crate::host::Host;
 use crate::id::Id;
 use crate::root::Root;
@@ -103,6 +104,8 @@ pub enum SpecError {
     #[error("image {0} is not here, and a mount needs it")]
     Image(String),
     #[error(transparent)]
+    AppArmor(#[from] AppArmorError),
+    #[error(transparent)]
     Cdi(#[from] CdiError),
     #[error(transparent)]
     Limit(#[from] limits::LimitError),
@@ -158,7 +161,8 @@ pub fn generate(inputs: &Inputs<'_>) -> Result<(Spec, ShimConfig), SpecError> {
         }
     };
 
-    let process = process(inputs, &edits, capabilities, options.no_new_privileges)?;
+    let mut process = process(inputs, &edits, capabilities, options.no_new_privileges)?;
+    process.set_apparmor_profile(apparmor::choose(options.apparmor.as_deref(), config.privileged)?);
     let hostname = match config.uts {
         NamespaceMode::Host | NamespaceMode::Container(_) => None,
         _ => Some(config.hostname.clone().unwrap_or_else(|| config.id.short().to_owned())),
@@ -337,6 +341,8 @@ struct SecurityOptions {
     no_new_privileges: bool,
     seccomp: SeccompChoice,
     system_paths_unconfined: bool,
+    /// The name of a profile, or `unconfined`.
+    apparmor: Option<String>,
 }
 
 #[derive(Debug, Default)]
@@ -363,8 +369,10 @@ impl SecurityOptions {
                     parsed.seccomp = SeccompChoice::Profile(text.to_owned());
                 }
                 ("systempaths", "unconfined") => parsed.system_paths_unconfined = true,
-                // Without AppArmor or SELinux in use there is nothing to turn off, and labels have no meaning.
-                ("apparmor", "unconfined" | "") | ("label", _) | ("writable-cgroups", "false") => {}
+                // Without SELinux in use labels have no meaning, and with it we give none.
+                ("label", "disable") | ("writable-cgroups", "false") => {}
+                ("label", _) if !Path::new("/sys/fs/selinux/enforce").exists() => {}
+                ("apparmor", name) => parsed.apparmor = Some(name.to_owned()),
                 _ => return Err(SpecError::SecurityOption(option.clone())),
             }
         }

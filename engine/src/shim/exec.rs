@@ -297,6 +297,9 @@ fn adjust(wanted: &mut OciProcess, request: &Exec) -> Step<()> {
         let mut sets = wanted.capabilities().clone().unwrap_or_default();
         sets.set_bounding(all.clone()).set_permitted(all.clone()).set_effective(all);
         wanted.set_capabilities(Some(sets));
+        if wanted.apparmor_profile().is_some() {
+            wanted.set_apparmor_profile(Some("unconfined".to_owned()));
+        }
     }
     Ok(())
 }

@@ -63,6 +63,7 @@ impl Container {
             restart_at: None,
             restarting: None,
             removing: None,
+            unremoved: None,
             failed_start: None,
             backoff: Backoff::default(),
             waiting: Vec::new(),
@@ -159,6 +160,8 @@ struct Actor {
     /// Those who asked for a restart and wait for the stop it begins with.
     restarting: Option<Vec<Answer<()>>>,
     removing: Option<Removing>,
+    /// Why it is still there after it was to be removed.
+    unremoved: Option<Failure>,
     /// Who asked for the start that failed of a container which is removed for that.
     failed_start: Option<(Answer<()>, Failure)>,
     backoff: Backoff,
@@ -192,11 +195,11 @@ impl Actor {
                 if let Err(failure) = &result {
                     tracing::warn!(container = %self.config.name, error = %failure, "cannot remove it");
                     self.save();
-                    // It stays, and so nobody may wait for its removal.
-                    let removed = |condition: &Condition| matches!(condition, Condition::Removed);
-                    for (_, answer) in self.waiting.extract_if(.., |(condition, _)| removed(condition)) {
+                    // It stays, and so nobody may wait for its removal, now or later.
+                    for (_, answer) in self.waiting.extract_if(.., |(condition, _)| *condition == Condition::Removed) {
                         reply(answer, Err(failure.clone()));
                     }
+                    self.unremoved = Some(failure.clone());
                     self.answer_waiting(false);
                     self.project.settle();
                 } else {
@@ -277,7 +280,10 @@ impl Actor {
                 });
                 reply(answer, result);
             }
-            Command::Wait(condition, answer) => self.waiting.push((condition, answer)),
+            Command::Wait(condition, answer) => match &self.unremoved {
+                Some(failure) if condition == Condition::Removed => reply(answer, Err(failure.clone())),
+                _ => self.waiting.push((condition, answer)),
+            },
             Command::Inspect(answer) => reply(answer, Ok(Box::new(self.state.clone()))),
         }
     }

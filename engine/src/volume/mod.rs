@@ -156,20 +156,21 @@ pub fn remove(root: &Root, name: &str) -> Result<bool, VolumeError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
         Err(error) => return Err(failed("remove", &directory)(error)),
     }
-    fs::remove_dir_all(&aside).map_err(failed("remove", &aside))?;
+    // Somebody may have written into it meanwhile.
+    fs::remove_dir_all(&aside).or_else(|_| fs::remove_dir_all(&aside)).map_err(failed("remove", &aside))?;
     Ok(true)
 }
 
-/// Returns a name for a volume that is being made or removed, which tells in which boot.
+/// Returns a name for a volume that is being made or removed, which tells in which boot and by which process.
 fn aside(root: &Root) -> Result<PathBuf, VolumeError> {
-    Ok(root.volumes().join(format!(".{}.{}", boot()?, Id::random())))
+    Ok(root.volumes().join(format!(".{}.{}.{}", boot()?, std::process::id(), Id::random())))
 }
 
 fn boot() -> Result<String, VolumeError> {
     host::boot_id().map_err(failed("read", Path::new(host::BOOT_ID)))
 }
 
-/// Takes away what a reset left of volumes that were being made or removed.
+/// Takes away what a reset, or a process that is gone, left of volumes that were being made or removed.
 pub(crate) fn sweep(root: &Root) -> Result<(), VolumeError> {
     let volumes = root.volumes();
     let entries = match fs::read_dir(&volumes) {
@@ -181,7 +182,9 @@ pub(crate) fn sweep(root: &Root) -> Result<(), VolumeError> {
         let entry = entry.map_err(failed("read", &volumes))?;
         let name = entry.file_name();
         let name = name.to_string_lossy();
-        if name.starts_with('.') && !name.starts_with(&own) {
+        let maker = name.strip_prefix(&own).and_then(|rest| rest.split('.').next());
+        let at_work = maker.is_some_and(|pid| Path::new("/proc").join(pid).exists());
+        if name.starts_with('.') && !at_work {
             match fs::remove_dir_all(entry.path()) {
                 // Another supervisor does the same.
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {

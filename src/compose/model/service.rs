@@ -109,8 +109,6 @@ pub struct Service {
     pub ports: Vec<Port>,
     pub privileged: bool,
     pub pull_policy: Option<PullPolicy>,
-    /// Read, and without an effect.
-    pub pull_refresh_after: Option<String>,
     pub read_only: bool,
     pub restart: Option<Restart>,
     pub runtime: Option<String>,

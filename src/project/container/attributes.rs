@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
-use rcompose_engine::container::config::ContainerConfig;
 use rcompose_engine::id::Id;
 
 use super::tests::{Nobody, image};
@@ -316,8 +315,8 @@ secrets: {s: {environment: PATH}}
 models: {m: {model: x}}
 ";
 
-/// Makes the container of a service; an error is one of the loader or of the blueprint.
-fn made(folder: &std::path::Path, attribute: &str) -> Result<(ContainerConfig, String, Vec<String>), String> {
+/// Returns the container of a service as text, and what is warned of; an error is one of the loader or of the blueprint.
+fn made(folder: &std::path::Path, attribute: &str) -> Result<(String, Vec<String>), String> {
     let image_line =
         if attribute.starts_with("image:") || attribute.starts_with("provider:") { "" } else { "image: busybox" };
     let text = format!("name: shop\nservices:\n  db:\n    {image_line}\n    {attribute}\n{REST}");
@@ -328,7 +327,8 @@ fn made(folder: &std::path::Path, attribute: &str) -> Result<(ContainerConfig, S
         profiles: vec!["x".to_owned()],
         ..LoadOptions::default()
     };
-    let project = compose::load(&options, &Disk).map_err(|faults| format!("{faults:?}"))?.project;
+    let loaded = compose::load(&options, &Disk).map_err(|faults| format!("{faults:?}"))?;
+    let project = loaded.project;
     let labels = ProjectLabels { name: "shop".into(), ..ProjectLabels::default() };
     let service = &project.services["db"];
     let mounted_images = BTreeMap::from([("alpine".to_owned(), image())]);
@@ -350,7 +350,8 @@ fn made(folder: &std::path::Path, attribute: &str) -> Result<(ContainerConfig, S
     let text = format!("{config:?} {:?}", wanted.volumes).replace(&own, "ID");
     let names = wanted.volumes.iter().map(|volume| volume.name.clone());
     let text = names.fold(text, |text, name| text.replace(&name, "VOLUME"));
-    Ok((config, text, unhonoured(&project, service)))
+    let of_loader = loaded.warnings.into_iter().map(|warning| warning.message);
+    Ok((text, unhonoured(&project, service).into_iter().chain(of_loader).collect()))
 }
 
 #[test]
@@ -372,14 +373,14 @@ fn every_attribute_does_what_the_table_says() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("e.env"), "A='b'\n").unwrap();
     fs::write(folder.path().join("more.yaml"), "services: {base: {image: busybox, tty: true}}\n").unwrap();
-    let (_, plain, silent) = made(folder.path(), "").unwrap();
+    let (plain, silent) = made(folder.path(), "").unwrap();
     assert!(silent.is_empty());
     let mut wrong = Vec::new();
     for (path, fate, example) in TABLE {
         let seen = match made(folder.path(), example) {
             Err(_) => Error,
-            Ok((_, _, warnings)) if !warnings.is_empty() => Warning,
-            Ok((_, text, _)) if text != plain => Container,
+            Ok((_, warnings)) if !warnings.is_empty() => Warning,
+            Ok((text, _)) if text != plain => Container,
             Ok(_) => Elsewhere(""),
         };
         // An example may have more in it than what is meant.

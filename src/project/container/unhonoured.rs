@@ -21,7 +21,6 @@ pub fn unhonoured(project: &Project, service: &Service) -> Vec<String> {
         ("pre_start", !service.pre_start.is_empty()),
         ("pre_stop", !service.pre_stop.is_empty()),
         ("provider", service.provider.is_some()),
-        ("pull_refresh_after", service.pull_refresh_after.is_some()),
         ("use_api_socket", service.use_api_socket),
         ("gpus: options", service.gpus.iter().any(|request| !request.options.is_empty())),
     ];
