@@ -246,7 +246,7 @@ fn a_process_gets_the_content_of_files_and_not_the_files() {
     assert_eq!(fs::read_to_string(stack.project_folder().join("taken")).expect("a text"), "before\nof the host\nend\n");
     // Opened anew by their names in /proc, they would be the files.
     exec(
-        "echo evil > /proc/self/fd/0; chmod 777 /proc/self/fd/0; : > /proc/self/fd/1; head -c 6 /proc/self/fd/2 | grep before && echo read > /proc/self/fd/2",
+        "echo evil > /proc/self/fd/0; chmod 777 /proc/self/fd/0; : > /proc/self/fd/1; timeout 1 head -c 6 /proc/self/fd/2 | grep before && echo read > /proc/self/fd/2",
         open("given"),
     );
     assert_eq!(fs::read_to_string(stack.project_folder().join("given")).expect("a text"), "of the host\n");
