@@ -31,15 +31,14 @@ fn stack(name: &str) -> Stack {
     fs::copy(&probe, stack.project_folder().join("probe")).unwrap_or_else(|error| {
         panic!("cannot copy {}, which `cargo build --workspace --bins` makes: {error}", probe.display())
     });
-    let mut file = "services:\n".to_owned();
-    for (name, attributes) in VARIANTS.into_iter().chain([("with-init", "init: true")]) {
-        file += &format!(
-            "  {name}:\n    image: busybox\n    hostname: host\n    command: /probe\n    volumes: [./probe:/probe:ro]\n"
-        );
-        if !attributes.is_empty() {
-            file += &format!("    {attributes}\n");
-        }
-    }
+    let service = |(name, attributes): (&str, &str)| {
+        format!(
+            "  {name}:\n    image: busybox\n    hostname: host\n    command: /probe\n    volumes: [./probe:/probe:ro]\n{}",
+            if attributes.is_empty() { String::new() } else { format!("    {attributes}\n") }
+        )
+    };
+    let services = VARIANTS.into_iter().chain([("with-init", "init: true")]).map(service).collect::<String>();
+    let file = format!("services:\n{services}");
     stack.write("compose.yaml", &file);
     stack
 }
