@@ -48,16 +48,15 @@ pub fn fill(dev: BorrowedFd<'_>) -> Step<()> {
 /// change the owner and mode of that file, and so take it away from everybody on the host.
 pub fn null(dev: Option<BorrowedFd<'_>>, place: &Path) -> Step<OwnedFd> {
     let describe = || "open the container's null device".to_owned();
-    let null = match dev {
-        Some(dev) => openat(dev, "null", OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty()),
-        None => {
-            let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-            let at = nix::fcntl::open(place, flags, Mode::empty()).step(describe)?;
-            let (filesystem, null) = private_null(OFlag::O_PATH).step(describe)?;
-            // What is mounted nowhere could not be mounted over what is masked.
-            mount::move_mount(filesystem.as_fd(), at.as_fd()).step(describe)?;
-            Ok(null)
-        }
+    let null = if let Some(dev) = dev {
+        openat(dev, "null", OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty())
+    } else {
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let at = nix::fcntl::open(place, flags, Mode::empty()).step(describe)?;
+        let (filesystem, null) = private_null(OFlag::O_PATH).step(describe)?;
+        // What is mounted nowhere could not be mounted over what is masked.
+        mount::move_mount(filesystem.as_fd(), at.as_fd()).step(describe)?;
+        Ok(null)
     };
     let null = null.step(describe)?;
     if is_null(&null).step(describe)? { Ok(null) } else { Err(fault(format!("{}: it is another one", describe()))) }
