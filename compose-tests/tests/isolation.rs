@@ -31,15 +31,14 @@ fn stack(name: &str) -> Stack {
     fs::copy(&probe, stack.project_folder().join("probe")).unwrap_or_else(|error| {
         panic!("cannot copy {}, which `cargo build --workspace --bins` makes: {error}", probe.display())
     });
-    let mut file = "services:\n".to_owned();
-    for (name, attributes) in VARIANTS.into_iter().chain([("with-init", "init: true")]) {
-        file += &format!(
-            "  {name}:\n    image: busybox\n    hostname: host\n    command: /probe\n    volumes: [./probe:/probe:ro]\n"
-        );
-        if !attributes.is_empty() {
-            file += &format!("    {attributes}\n");
-        }
-    }
+    let service = |(name, attributes): (&str, &str)| {
+        format!(
+            "  {name}:\n    image: busybox\n    hostname: host\n    command: /probe\n    volumes: [./probe:/probe:ro]\n{}",
+            if attributes.is_empty() { String::new() } else { format!("    {attributes}\n") }
+        )
+    };
+    let services = VARIANTS.into_iter().chain([("with-init", "init: true")]).map(service).collect::<String>();
+    let file = format!("services:\n{services}");
     stack.write("compose.yaml", &file);
     stack
 }
@@ -246,7 +245,7 @@ fn a_process_gets_the_content_of_files_and_not_the_files() {
     assert_eq!(fs::read_to_string(stack.project_folder().join("taken")).expect("a text"), "before\nof the host\nend\n");
     // Opened anew by their names in /proc, they would be the files.
     exec(
-        "echo evil > /proc/self/fd/0; chmod 777 /proc/self/fd/0; : > /proc/self/fd/1; head -c 6 /proc/self/fd/2 | grep before && echo read > /proc/self/fd/2",
+        "echo evil > /proc/self/fd/0; chmod 777 /proc/self/fd/0; : > /proc/self/fd/1; timeout 1 head -c 6 /proc/self/fd/2 | grep before && echo read > /proc/self/fd/2",
         open("given"),
     );
     assert_eq!(fs::read_to_string(stack.project_folder().join("given")).expect("a text"), "of the host\n");

@@ -416,11 +416,11 @@ fn paths_that_change_under_way_lead_nowhere_outside() {
                 at(format!("/vol/way/tmpfs{number}"), tmpfs()),
                 at(format!("/vol/way/../way/bind{number}"), volume("shared", None)),
             ];
-            if number % 2 == 0 {
+            if number.is_multiple_of(2) {
                 config.mounts.push(at("/part", volume("shared", Some("way"))));
             }
             config.working_dir = Some(format!("/vol/way/cwd{number}"));
-            config.init = number % 3 == 0;
+            config.init = number.is_multiple_of(3);
             // It may fail, where the path did not hold still; what counts is where it did not get to.
             if let Ok(mut container) = lab.try_start(&config) {
                 started += 1;

@@ -472,5 +472,6 @@ fn call_i386(number: u32) -> u64 {
             lateout("r8") _, lateout("r9") _, lateout("r10") _, lateout("r11") _
         );
     }
-    if result == PASSED { result } else { i64::from(result as u32 as i32).cast_unsigned() }
+    let low = u32::try_from(result & 0xFFFF_FFFF).unwrap_or_default();
+    if result == PASSED { result } else { i64::from(low.cast_signed()).cast_unsigned() }
 }

@@ -330,7 +330,7 @@ fn hostile_messages_harm_nobody() {
                     let mut stream = TcpStream::connect("127.0.0.11:53").unwrap();
                     // Once as it is, and once with a length that never comes.
                     let length = u16::try_from(message.len()).unwrap_or(u16::MAX);
-                    let length = if held.len() % 2 == 0 { length } else { u16::MAX };
+                    let length = if held.len().is_multiple_of(2) { length } else { u16::MAX };
                     stream.write_all(&[&length.to_be_bytes()[..], message].concat()).ok();
                     held.push(stream);
                 }
