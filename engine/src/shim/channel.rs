@@ -14,8 +14,6 @@ use crate::sys::{clone, socket};
 pub(super) enum Message {
     /// To init: the network namespace.
     Network(OwnedFd),
-    /// To init: it has been moved into its cgroups.
-    Attached,
     /// From init or an exec helper: the master of the terminal.
     Terminal(OwnedFd),
     /// The program comes next: if the socket closes now, it runs.
@@ -26,7 +24,6 @@ pub(super) enum Message {
 }
 
 const NETWORK: u8 = b'n';
-const ATTACHED: u8 = b'a';
 const TERMINAL: u8 = b't';
 const EXECUTING: u8 = b'e';
 const PROCESS: u8 = b'p';
@@ -34,10 +31,6 @@ const FAILED: u8 = b'f';
 
 pub(super) fn send_network(channel: impl AsFd, namespace: BorrowedFd<'_>) -> nix::Result<()> {
     socket::send(channel, &[NETWORK], &[namespace])
-}
-
-pub(super) fn send_attached(channel: impl AsFd) -> nix::Result<()> {
-    socket::send(channel, &[ATTACHED], &[])
 }
 
 pub(super) fn send_terminal(channel: impl AsFd, master: BorrowedFd<'_>) -> nix::Result<()> {
@@ -75,7 +68,6 @@ pub(super) fn receive(channel: impl AsFd) -> nix::Result<Option<Message>> {
     let mut fd = || fds.next().ok_or(Errno::EBADMSG);
     Ok(Some(match *kind {
         NETWORK => Message::Network(fd()?),
-        ATTACHED => Message::Attached,
         TERMINAL => Message::Terminal(fd()?),
         EXECUTING => Message::Executing,
         PROCESS => {
@@ -87,39 +79,14 @@ pub(super) fn receive(channel: impl AsFd) -> nix::Result<Option<Message>> {
     }))
 }
 
-/// What init has been told so far; it waits for what it needs next.
-#[derive(Debug, Default)]
-pub(super) struct Heard {
-    network: Option<OwnedFd>,
-    attached: bool,
-}
-
-impl Heard {
-    /// Waits for the network namespace.
-    pub(super) fn network(&mut self, channel: impl AsFd) -> Step<OwnedFd> {
-        loop {
-            if let Some(namespace) = self.network.take() {
-                return Ok(namespace);
-            }
-            self.hear(&channel, "wait for the network namespace")?;
-        }
-    }
-
-    /// Waits until this process is in its cgroups.
-    pub(super) fn attached(&mut self, channel: impl AsFd) -> Step<()> {
-        while !self.attached {
-            self.hear(&channel, "wait for the cgroups")?;
-        }
-        Ok(())
-    }
-
-    fn hear(&mut self, channel: impl AsFd, what: &str) -> Step<()> {
-        match receive(channel).step(|| what.to_owned())? {
-            Some(Message::Network(namespace)) => self.network = Some(namespace),
-            Some(Message::Attached) => self.attached = true,
+/// Waits for the network namespace.
+pub(super) fn receive_network(channel: impl AsFd) -> Step<OwnedFd> {
+    let describe = || "wait for the network namespace".to_owned();
+    loop {
+        match receive(&channel).step(describe)? {
+            Some(Message::Network(namespace)) => return Ok(namespace),
             Some(_) => {}
-            None => return Err(fault(format!("{what}: the shim is gone"))),
+            None => return Err(fault(format!("{}: the shim is gone", describe()))),
         }
-        Ok(())
     }
 }

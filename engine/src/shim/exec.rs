@@ -153,7 +153,7 @@ fn enter(
     std::fs::write("/proc/self/oom_score_adj", score.to_string())
         .step(|| format!("set the OOM score adjustment to {score}"))?;
     if shim.config.cgroup.version == Version::V1 {
-        shim.config.cgroup.attach(nix::unistd::getpid())?;
+        shim.config.cgroup.enter()?;
     }
     let mut namespaces = CloneFlags::CLONE_NEWNS
         | CloneFlags::CLONE_NEWUTS

@@ -14,7 +14,7 @@ use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
 use oci_spec::runtime::{Linux, Process, Spec};
 
-use super::channel::{self, Heard};
+use super::channel;
 use super::config::{MountExtra, Namespace, Network, Seccomp, ShimConfig};
 use crate::container::cgroup::Version;
 use crate::container::mounts::device::{self, Terminal};
@@ -99,13 +99,12 @@ impl Init<'_> {
         beneath::ensure_directory(&root, process.cwd())
             .step(|| format!("create working directory {}", process.cwd().display()))?;
 
-        let mut heard = Heard::default();
         if self.config.network == Network::Sent {
-            let namespace = heard.network(&self.channel)?;
+            let namespace = channel::receive_network(&self.channel)?;
             setns(namespace, CloneFlags::CLONE_NEWNET).step(|| "join the network namespace".into())?;
         }
         if self.config.cgroup.version == Version::V1 {
-            heard.attached(&self.channel)?;
+            self.config.cgroup.enter()?;
             if self.config.namespaces.cgroup == Namespace::New {
                 unshare(CloneFlags::CLONE_NEWCGROUP).step(|| "make a cgroup namespace".into())?;
             }

@@ -38,6 +38,7 @@ use crate::network::{Networks, Options};
 use crate::root::Root;
 use crate::shim::launcher::Launcher;
 use crate::shim::sealed;
+use crate::sys::process;
 use project::Project;
 
 /// Worker threads of a supervisor: enough to overlap netlink and file work, few enough to stay small.
@@ -107,6 +108,7 @@ fn supervise(root: &Root, project: &str, waiting: &mut Option<File>) -> Result<(
     };
     let launcher = Launcher::start().map_err(|error| format!("cannot start the launcher: {error}"))?;
     tracing_to_stderr();
+    process::share_heaps();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(THREADS)
         .max_blocking_threads(16)
