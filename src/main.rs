@@ -17,7 +17,25 @@ fn main() -> ExitCode {
     if arguments.next().is_some_and(|first| first == supervisor::spawn::FRONT_DOOR) {
         return code(supervisor::run(&rest()[1..]));
     }
+    std::panic::set_hook(Box::new({
+        let default = std::panic::take_hook();
+        move |info| match exhausted(info) {
+            Some(reason) => {
+                rcompose::cli::refuse(&format!("cannot go on: {reason}"));
+                std::process::exit(1);
+            }
+            None => default(info),
+        }
+    }));
     rcompose::cli::main()
+}
+
+/// Says why the asynchronous runtime gives up where the host has no more threads or descriptors for it, which it does by
+/// panicking. Everything else that panics is a fault of ours.
+fn exhausted(info: &std::panic::PanicHookInfo<'_>) -> Option<String> {
+    let text = info.payload_as_str()?;
+    let known = ["OS can't spawn worker thread", "failed to create UnixStream", "failed to clone UnixStream"];
+    known.iter().any(|begin| text.starts_with(begin)).then(|| text.to_owned())
 }
 
 fn code(code: i32) -> ExitCode {

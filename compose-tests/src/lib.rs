@@ -6,6 +6,8 @@ pub mod case;
 pub mod census;
 pub mod expect;
 pub mod factory;
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+pub mod fault;
 pub mod http;
 pub mod output;
 pub mod process;

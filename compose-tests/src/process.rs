@@ -53,6 +53,8 @@ impl Process {
 pub fn of_root(root: &Path) -> Vec<Process> {
     let needle = root.to_string_lossy().into_owned();
     let me = std::process::id();
+    let mounts = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/mnt")).ok();
+    let host = mounts("self");
     pids()
         .into_iter()
         .filter(|pid| u32::try_from(*pid).is_ok_and(|pid| pid != me))
@@ -62,7 +64,10 @@ pub fn of_root(root: &Path) -> Vec<Process> {
                 fs::read(folder.join(name)).is_ok_and(|bytes| String::from_utf8_lossy(&bytes).contains(&needle))
             };
             let links = |name: &str| fs::read_link(folder.join(name)).is_ok_and(|target| target.starts_with(root));
-            mentions("cmdline") || mentions("environ") || mentions("mountinfo") || links("cwd") || links("root")
+            // What is mounted on the host is seen by all who have no mounts of their own.
+            let apart = || mounts(&pid.to_string()) != host;
+            let own = mentions("cmdline") || mentions("environ") || links("cwd") || links("root");
+            own || (mentions("mountinfo") && apart())
         })
         .filter_map(read)
         .collect()

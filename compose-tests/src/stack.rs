@@ -282,7 +282,8 @@ impl Stack {
         self.census_of(&containers)
     }
 
-    fn census_of(&self, containers: &BTreeSet<String>) -> Census {
+    /// Returns what there is on the host; `containers` are the ones to look for.
+    pub fn census_of(&self, containers: &BTreeSet<String>) -> Census {
         Census::take(&Scope { root: &self.root(), project: &self.project, containers, own_network: self.own_network })
     }
 

@@ -14,7 +14,8 @@ use rcompose_engine::supervisor::client::Client as SupervisorClient;
 use super::context::Context;
 use super::error::Error;
 use crate::project::engine::Engine;
-use crate::ui::terminal::{self, Ended, Session};
+use crate::ui::lend;
+use crate::ui::terminal::{Ended, Session};
 
 /// How long a container that runs may be without a shim, and how often it is looked for.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -85,10 +86,7 @@ pub fn run(context: &Context, args: &ExecArgs) -> Result<(), Error> {
         client.exec(request, &[null.as_fd(), null.as_fd(), null.as_fd()]).map_err(|error| failed(context, error))?;
         return Ok(());
     } else {
-        let (stdin, stdout, stderr) = (io::stdin(), io::stdout(), io::stderr());
-        let stdio = [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()];
-        let (number, ..) = client.exec(request, &stdio).map_err(|error| failed(context, error))?;
-        terminal::wait(&client, number)?
+        lend::run(&mut client, request)?
     };
     match code {
         Ended::With(0) => Ok(()),

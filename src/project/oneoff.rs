@@ -130,7 +130,7 @@ mod tests {
 
     fn overridden(service: Service, overrides: Overrides) -> Service {
         let mut service = service;
-        overrides.apply(&mut service, Path::new("/work")).unwrap();
+        overrides.apply(&mut service, Path::new("/project")).unwrap();
         service
     }
 
@@ -165,7 +165,10 @@ mod tests {
         };
         let made = overridden(Service::default(), overrides);
         let mounts = made.volumes.iter().map(|mount| (mount.source.as_str(), mount.target.as_str(), mount.read_only));
-        assert_eq!(mounts.collect::<Vec<_>>(), [("/work/./a", "/b", true), ("data", "/c", false), ("", "/d", false)]);
+        assert_eq!(
+            mounts.collect::<Vec<_>>(),
+            [("/project/./a", "/b", true), ("data", "/c", false), ("", "/d", false)]
+        );
         assert_eq!(made.ports[0].published, HostPorts::Range(8080, 8080));
         let wrong = Overrides { publish: Some(vec!["nonsense".into()]), ..Overrides::default() };
         assert!(wrong.apply(&mut Service::default(), Path::new("/")).is_err());

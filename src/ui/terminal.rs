@@ -141,28 +141,8 @@ impl Session {
     }
 }
 
-/// Waits for the end of a process that has our standard streams; a signal to end us ends it too.
-pub fn wait(client: &Client, number: u32) -> io::Result<Ended> {
-    let signals = signals(&[Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP])?;
-    loop {
-        let mut fds = [PollFd::new(client.as_fd(), PollFlags::POLLIN), PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
-        match poll(&mut fds, PollTimeout::NONE) {
-            Err(Errno::EINTR) => continue,
-            result => result?,
-        };
-        let [told, signalled] = fds.map(|fd| fd.any().unwrap_or(true));
-        if told && let Some(ended) = ended(client, number)? {
-            return Ok(ended);
-        }
-        if signalled && let Some(signal) = signals.read_signal()? {
-            kill(client, number);
-            return Ok(Ended::Interrupted(i32::try_from(signal.ssi_signo).unwrap_or(0)));
-        }
-    }
-}
-
 /// Takes the next message of the shim, which has one; returns how the process ended, if that is what it says.
-fn ended(client: &Client, number: u32) -> io::Result<Option<Ended>> {
+pub(super) fn ended(client: &Client, number: u32) -> io::Result<Option<Ended>> {
     Ok(match client.receive()? {
         Some((FromShim::ExecExited { exec, code }, _)) if exec == number => Some(Ended::With(code)),
         Some(_) => None,
@@ -171,7 +151,7 @@ fn ended(client: &Client, number: u32) -> io::Result<Option<Ended>> {
     })
 }
 
-fn kill(client: &Client, number: u32) {
+pub(super) fn kill(client: &Client, number: u32) {
     // A shim that is gone has taken the process along.
     let _ = client.send(&ToShim::KillExec { exec: number }, &[]);
 }
@@ -205,7 +185,7 @@ pub fn resize(master: &File) {
 }
 
 /// Makes these signals readable instead of deadly.
-fn signals(signals: &[Signal]) -> io::Result<SignalFd> {
+pub(super) fn signals(signals: &[Signal]) -> io::Result<SignalFd> {
     let set = signals.iter().copied().collect::<SigSet>();
     set.thread_block()?;
     Ok(SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?)

@@ -1,9 +1,10 @@
 //! From the engine's process to the container's program: limits, privileges, filter, user, working directory, `execve(2)`.
 //!
 //! Used by PID 1 of a container and by every further process. From here on nothing may be done that the container could
-//! turn against the host: all descriptors but the standard ones close with the exec, and the process cannot be traced.
+//! turn against the host: all descriptors but the standard ones are closed, and the process cannot be traced.
 
 use std::ffi::CString;
+use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -29,7 +30,12 @@ pub struct Program {
 
 /// Gives this process the limits, privileges and identity of `wanted`, and finds its program. The process is inside the
 /// container's namespaces and root already.
-pub fn prepare(wanted: &Process, filter: Option<&[Instruction]>) -> Step<Program> {
+///
+/// Every descriptor but the standard ones and `channel` is closed, so nobody in this process may own one any more. It is
+/// not enough that they close with the exec: both the working directory and the program may be named as
+/// `/proc/self/fd/N/../..`, and a directory of the host's would lead out (CVE-2024-21626).
+pub fn prepare(wanted: &Process, filter: Option<&[Instruction]>, channel: BorrowedFd<'_>) -> Step<Program> {
+    process::close_all_but(&[channel]).step(|| "close the engine's descriptors".into())?;
     let c_strings = |texts: &Option<Vec<String>>| -> nix::Result<Vec<CString>> {
         texts.iter().flatten().map(beneath::c_string).collect()
     };
@@ -40,7 +46,6 @@ pub fn prepare(wanted: &Process, filter: Option<&[Instruction]>) -> Step<Program
         setrlimit(resource, limit.soft(), limit.hard()).step(|| format!("set limit {resource:?}"))?;
     }
     process::join_new_session_keyring().step(|| "begin a session keyring".into())?;
-    process::close_on_exec_from(3).step(|| "close the engine's descriptors".into())?;
     change_directory(wanted.cwd())?;
 
     let sets = wanted.capabilities().clone().unwrap_or_default();
@@ -94,8 +99,7 @@ impl Program {
     }
 }
 
-/// Changes to the working directory and makes sure that it is inside the root: a descriptor of the host's that was left
-/// open, reached by `/proc/self/fd/N`, would lead out (CVE-2024-21626).
+/// Changes to the working directory and makes sure that it is inside the root (CVE-2024-21626).
 fn change_directory(cwd: &Path) -> Step<()> {
     let describe = || format!("change to directory {}", cwd.display());
     nix::unistd::chdir(cwd).step(describe)?;
@@ -124,13 +128,19 @@ fn find(wanted: &Process) -> Step<CString> {
     }
     let path = wanted.env().iter().flatten().rev().find_map(|variable| variable.strip_prefix("PATH="));
     let mut denied = false;
+    let mut unknown = None;
     for directory in path.unwrap_or_default().split(':') {
         let candidate = Path::new(if directory.is_empty() { "." } else { directory }).join(name);
         match executable(&candidate) {
             Ok(()) => return beneath::c_string(&candidate).step(|| format!("exec: \"{name}\"")),
             Err(Errno::EACCES) => denied = true,
-            Err(_) => {}
+            Err(Errno::ENOENT | Errno::ENOTDIR | Errno::EISDIR | Errno::ELOOP | Errno::ENAMETOOLONG) => {}
+            Err(errno) => unknown = Some((candidate, errno)),
         }
+    }
+    // Whether it is there cannot be told.
+    if let Some((candidate, errno)) = unknown {
+        return Err(failed(127, &format!("stat {}: {}", candidate.display(), errno.desc().to_lowercase())));
     }
     if denied { Err(failed(126, "permission denied")) } else { Err(failed(127, "executable file not found in $PATH")) }
 }

@@ -48,9 +48,10 @@ fn parse(
     let uid = status.lines().find_map(|line| line.strip_prefix("Uid:"))?.split_ascii_whitespace().nth(1)?;
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an uptime is small and positive")]
     let lived = (uptime as u64).saturating_sub(seconds(field(22)?));
+    // A container chooses what stands in either, and is not to move the cursor of a terminal with it.
+    let tame = |text: &str| text.chars().map(|c| if c.is_control() { '?' } else { c }).collect::<String>();
     let words = command_line.split(|byte| *byte == 0).map(String::from_utf8_lossy).collect::<Vec<_>>().join(" ");
-    // A container chooses what stands there, and is not to move the cursor of a terminal with it.
-    let command: String = words.trim_end().chars().map(|c| if c.is_control() { '?' } else { c }).collect();
+    let command = tame(words.trim_end());
     Some(Process {
         uid: uid.parse().ok()?,
         pid,
@@ -59,7 +60,7 @@ fn parse(
         started: now - jiff::SignedDuration::from_secs(i64::try_from(lived).ok()?),
         terminal: terminal(field(7)?),
         seconds: used,
-        command: if command.is_empty() { format!("[{name}]") } else { command },
+        command: if command.is_empty() { format!("[{}]", tame(name)) } else { command },
     })
 }
 
@@ -95,6 +96,8 @@ mod tests {
         };
         assert_eq!(process, want);
         assert_eq!(parse(42, stat, "Uid:\t0\t0\n", b"", 10.0, now).unwrap().command, "[a ) b]");
+        let stat = stat.replace("a ) b", "a\x1b]0;b\x07");
+        assert_eq!(parse(42, &stat, "Uid:\t0\t0\n", b"", 10.0, now).unwrap().command, "[a?]0;b?]");
     }
 
     #[test]

@@ -32,10 +32,10 @@ pub struct ContainerState {
 }
 
 impl ContainerState {
-    /// Returns what is said of a container whose state is not known any more: that it was running, and is not.
-    pub(crate) fn lost() -> Self {
+    /// Returns the state of a container that has never been started, but for its status.
+    pub fn new(status: Status) -> Self {
         Self {
-            status: Status::Running,
+            status,
             pid: None,
             pid_started: None,
             exit_code: 0,
@@ -49,6 +49,11 @@ impl ContainerState {
             endpoints: Vec::new(),
             ports: Vec::new(),
         }
+    }
+
+    /// Returns what is said of a container whose state is not known any more: that it was running, and is not.
+    pub(crate) fn lost() -> Self {
+        Self::new(Status::Running)
     }
 }
 

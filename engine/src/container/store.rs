@@ -448,24 +448,6 @@ mod tests {
         ContainerConfig::new(name.into(), project.into(), "busybox".into(), "sha256:0".into())
     }
 
-    fn state(status: Status) -> ContainerState {
-        ContainerState {
-            status,
-            pid: None,
-            pid_started: None,
-            exit_code: 0,
-            oom_killed: false,
-            error: None,
-            started_at: None,
-            finished_at: None,
-            restart_count: 0,
-            stopped: false,
-            health: None,
-            endpoints: Vec::new(),
-            ports: Vec::new(),
-        }
-    }
-
     fn every_file(root: &Root) -> Vec<PathBuf> {
         let mut files = Vec::new();
         let mut directories = vec![root.data().to_owned()];
@@ -487,8 +469,8 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let root = Root::below(directory.path());
         let (one, two) = (config("shop-db-1", "shop"), config("other-db-1", "other"));
-        create(&root, &two, &state(Status::Created), &[]).unwrap();
-        create(&root, &one, &state(Status::Created), &[("config.json", b"{}".to_vec())]).unwrap();
+        create(&root, &two, &ContainerState::new(Status::Created), &[]).unwrap();
+        create(&root, &one, &ContainerState::new(Status::Created), &[("config.json", b"{}".to_vec())]).unwrap();
         assert_eq!(fs::read(root.container(&one.id).join("config.json")).unwrap(), b"{}");
         let names = |project| -> Vec<String> {
             list(&root, project).unwrap().into_iter().map(|container| container.config.name).collect()
@@ -508,8 +490,8 @@ mod tests {
     fn a_name_is_taken_once_on_a_host() {
         let directory = tempfile::tempdir().unwrap();
         let root = Root::below(directory.path());
-        create(&root, &config("db", "shop"), &state(Status::Created), &[]).unwrap();
-        let error = create(&root, &config("db", "other"), &state(Status::Created), &[]).unwrap_err();
+        create(&root, &config("db", "shop"), &ContainerState::new(Status::Created), &[]).unwrap();
+        let error = create(&root, &config("db", "other"), &ContainerState::new(Status::Created), &[]).unwrap_err();
         assert!(error.to_string().contains("\"db\" is already in use by container"), "{error}");
         assert!(error.to_string().ends_with("of project shop"), "{error}");
         assert_eq!(list(&root, Some("other")).unwrap().len(), 0);
@@ -520,7 +502,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let root = Root::below(directory.path());
         take_name(&root, "db", &Id::random()).unwrap();
-        create(&root, &config("db", "shop"), &state(Status::Created), &[]).unwrap();
+        create(&root, &config("db", "shop"), &ContainerState::new(Status::Created), &[]).unwrap();
     }
 
     #[test]
@@ -528,8 +510,8 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let root = Root::below(directory.path());
         let (one, two) = (config("one", "shop"), config("two", "shop"));
-        create(&root, &one, &state(Status::Created), &[]).unwrap();
-        create(&root, &two, &state(Status::Created), &[]).unwrap();
+        create(&root, &one, &ContainerState::new(Status::Created), &[]).unwrap();
+        create(&root, &two, &ContainerState::new(Status::Created), &[]).unwrap();
         assert!(matches!(rename(&root, &one, "two"), Err(StoreError::NameInUse { .. })));
         let renamed = rename(&root, &one, "three").unwrap();
         assert_eq!(find(&root, "three").unwrap().unwrap().config, renamed);
@@ -542,7 +524,8 @@ mod tests {
         let root = Root::below(directory.path());
         let one = config("one", "shop");
         let me = i32::try_from(std::process::id()).unwrap();
-        let running = ContainerState { pid: Some(me), pid_started: ProcessStart::of(me), ..state(Status::Running) };
+        let running =
+            ContainerState { pid: Some(me), pid_started: ProcessStart::of(me), ..ContainerState::new(Status::Running) };
         create(&root, &one, &running, &[]).unwrap();
         assert_eq!(load(&root, &one.id).unwrap().unwrap().state.status, Status::Running);
         let began = running.pid_started.clone().unwrap();
@@ -561,7 +544,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let root = Root::below(directory.path());
         let one = config("one", "shop");
-        create(&root, &one, &state(Status::Running), &[]).unwrap();
+        create(&root, &one, &ContainerState::new(Status::Running), &[]).unwrap();
         fs::write(root.container(&one.id).join("state.json"), "").unwrap();
         let seen = load(&root, &one.id).unwrap().unwrap().state;
         assert_eq!((seen.status, seen.exit_code), (Status::Exited, 255));
@@ -572,17 +555,17 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let root = Root::below(directory.path());
         let (good, empty) = (config("good", "shop"), config("empty", "shop"));
-        create(&root, &good, &state(Status::Created), &[]).unwrap();
-        create(&root, &empty, &state(Status::Created), &[]).unwrap();
+        create(&root, &good, &ContainerState::new(Status::Created), &[]).unwrap();
+        create(&root, &empty, &ContainerState::new(Status::Created), &[]).unwrap();
         fs::write(root.container(&empty.id).join("container.json"), "").unwrap();
         // One whose bundle had not been renamed into place.
         let half = config("half", "shop");
-        create(&root, &half, &state(Status::Created), &[]).unwrap();
+        create(&root, &half, &ContainerState::new(Status::Created), &[]).unwrap();
         fs::rename(root.container(&half.id), root.containers().join(format!(".{}", half.id))).unwrap();
         assert_eq!(list(&root, None).unwrap().len(), 1);
         sweep(&root, "shop").unwrap();
-        create(&root, &config("empty", "other"), &state(Status::Created), &[]).unwrap();
-        create(&root, &config("half", "other"), &state(Status::Created), &[]).unwrap();
+        create(&root, &config("empty", "other"), &ContainerState::new(Status::Created), &[]).unwrap();
+        create(&root, &config("half", "other"), &ContainerState::new(Status::Created), &[]).unwrap();
         remove(&root, &good).unwrap();
         for container in list(&root, None).unwrap() {
             remove(&root, &container.config).unwrap();

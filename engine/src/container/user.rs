@@ -2,12 +2,11 @@
 
 use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
-use nix::sys::stat::Mode;
+use nix::sys::stat::{Mode, fstat};
 
 use super::beneath;
 
@@ -24,9 +23,15 @@ pub struct ResolvedUser {
     pub home: String,
 }
 
-/// A user or group that the image does not have.
+/// Why it is not known who a process runs as.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum UserError {
+    #[error("cannot read /etc/{name} of the image")]
+    Read {
+        name: &'static str,
+        #[source]
+        source: Errno,
+    },
     #[error("unable to find user {0}: no matching entries in passwd file")]
     User(String),
     #[error("unable to find group {0}: no matching entries in group file")]
@@ -81,51 +86,68 @@ pub fn resolve(user: &str, group_add: &[String], passwd: &str, group: &str) -> R
 /// Resolves a user for a container that does not run yet, from the directories of its root: the upper directory first
 /// if it has one, then the image's layers, topmost first.
 pub fn resolve_in_layers(layers: &[PathBuf], user: &str, group_add: &[String]) -> Result<ResolvedUser, UserError> {
-    let passwd = in_layers(layers, "passwd").unwrap_or_default();
-    let group = in_layers(layers, "group").unwrap_or_default();
-    resolve(user, group_add, &passwd, &group)
+    resolve(user, group_add, &in_layers(layers, "passwd")?, &in_layers(layers, "group")?)
 }
 
-/// Reads a file of `/etc` inside a root, or nothing where there is none.
-pub fn database(root: BorrowedFd<'_>, name: &str) -> String {
-    // A FIFO in its place must not block.
-    let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK;
-    match beneath::open(root, Path::new("/etc").join(name), flags) {
-        Ok(file) => read(std::fs::File::from(file)),
-        Err(_) => String::new(),
-    }
-}
-
-fn read(file: std::fs::File) -> String {
+/// Reads a file of `/etc` inside a root, or nothing where there is no such file.
+pub fn database(root: BorrowedFd<'_>, name: &'static str) -> Result<String, UserError> {
+    let failed =
+        |error: std::io::Error| UserError::Read { name, source: Errno::from_raw(error.raw_os_error().unwrap_or(0)) };
     let mut text = Vec::new();
-    if file.metadata().is_ok_and(|metadata| metadata.is_file()) {
-        // What cannot be read counts as not there; the lookup then says who is missing.
-        file.take(LIMIT).read_to_end(&mut text).ok();
+    match open_regular(root, &Path::new("/etc").join(name)) {
+        Ok(file) => file.take(LIMIT).read_to_end(&mut text).map_err(failed)?,
+        Err(errno) if is_absent(errno) => return Ok(String::new()),
+        Err(source) => return Err(UserError::Read { name, source }),
+    };
+    Ok(String::from_utf8_lossy(&text).into_owned())
+}
+
+/// Whether an image says with this that it has no such file: whatever it puts in its place, it cannot lead anywhere else.
+fn is_absent(errno: Errno) -> bool {
+    use Errno::{EINVAL, ELOOP, ENAMETOOLONG, ENOENT, ENOTDIR, ENXIO, EXDEV};
+    matches!(errno, ENOENT | ENOTDIR | ELOOP | ENXIO | ENAMETOOLONG | EXDEV | EINVAL)
+}
+
+/// Opens a file to read it, if it is a regular one. An image may have a FIFO in its place, which would block, or a device,
+/// which may do anything when it is opened (rewind a tape, arm a watchdog), so first it is looked at.
+fn open_regular(root: BorrowedFd<'_>, path: &Path) -> nix::Result<std::fs::File> {
+    let found = beneath::open(root, path, OFlag::O_PATH)?;
+    if fstat(&found)?.st_mode & libc::S_IFMT != libc::S_IFREG {
+        return Err(Errno::EINVAL);
     }
-    String::from_utf8_lossy(&text).into_owned()
+    // Not through `/proc`, which is the container's own where this runs inside. What has taken the file's place in the
+    // meantime is opened within the container's own limits, if it runs.
+    let file = beneath::open(root, path, OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY)?;
+    if fstat(&file)?.st_mode & libc::S_IFMT == libc::S_IFREG { Ok(file.into()) } else { Err(Errno::EINVAL) }
 }
 
 /// Reads `/etc/<name>` as the overlay of these directories would show it, without mounting it.
-fn in_layers(layers: &[PathBuf], name: &str) -> Option<String> {
+fn in_layers(layers: &[PathBuf], name: &'static str) -> Result<String, UserError> {
+    let failed = |source| UserError::Read { name, source };
     for layer in layers {
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        let Ok(root) = nix::fcntl::open(layer, flags, Mode::empty()) else { continue };
+        let root = match nix::fcntl::open(layer, flags, Mode::empty()) {
+            Ok(root) => root,
+            Err(errno) if is_absent(errno) => continue,
+            Err(source) => return Err(failed(source)),
+        };
         let path = Path::new("/etc").join(name);
         match beneath::open(&root, &path, OFlag::O_PATH | OFlag::O_NOFOLLOW) {
             Ok(found) => {
-                let metadata = std::fs::metadata(beneath::proc_path(&found)).ok()?;
+                let status = nix::sys::stat::fstat(&found).map_err(failed)?;
                 // A character device 0:0 is the overlay's mark of a file that was removed.
-                if metadata.file_type().is_char_device() && metadata.rdev() == 0 {
-                    return None;
+                if status.st_mode & libc::S_IFMT == libc::S_IFCHR && status.st_rdev == 0 {
+                    return Ok(String::new());
                 }
-                return Some(database(root.as_fd(), name));
+                return database(root.as_fd(), name);
             }
             // `/etc` is no directory here: nothing below shows through.
-            Err(Errno::ENOTDIR) => return None,
-            Err(_) => {}
+            Err(Errno::ENOTDIR) => return Ok(String::new()),
+            Err(errno) if is_absent(errno) => {}
+            Err(source) => return Err(failed(source)),
         }
     }
-    None
+    Ok(String::new())
 }
 
 fn group_id(name: &str, group: &str) -> Result<u32, UserError> {

@@ -11,6 +11,7 @@ use std::time::Duration;
 use hyper::Method;
 use hyper::body::Bytes;
 use hyper::header::{CONTENT_TYPE, HeaderValue, LOCATION};
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use super::config::Image;
@@ -152,10 +153,7 @@ pub async fn push(
             progress: Arc::clone(progress),
         };
         let jobs = Arc::clone(&options.jobs);
-        tasks.spawn(async move {
-            let _permit = jobs.acquire_owned().await.expect("the semaphore is never closed");
-            upload.run().await
-        });
+        tasks.spawn(async move { upload.run(&jobs).await });
     }
     while let Some(result) = tasks.join_next().await {
         // Dropping the set ends the others.
@@ -167,6 +165,8 @@ pub async fn push(
     let mut request = Request::new(Method::PUT, url).header(CONTENT_TYPE, content_type);
     request.body = Payload::Bytes(Bytes::from(manifest));
     let step = "the upload of the manifest";
+    let written = endpoint.base.join(&format!("v2/{}/manifests/{}", name.repository(), image.digest));
+    let _turn = options.client.turn(&written).await;
     let response =
         options.client.request(&endpoint, &request, &push_scope(name), step).await.map_err(registry_failed)?;
     let declared: Option<Digest> = response.header("docker-content-digest").and_then(|text| text.parse().ok());
@@ -220,10 +220,12 @@ impl Upload {
         });
     }
 
-    async fn run(&self) -> Result<(), RegistryError> {
+    async fn run(&self, jobs: &Semaphore) -> Result<(), RegistryError> {
         let repository = self.name.repository();
         let scope = push_scope(&self.name);
         let url = self.endpoint.base.join(&format!("v2/{repository}/blobs/{}", self.blob.digest));
+        let _turn = self.client.turn(&url).await;
+        let _permit = jobs.acquire().await.expect("the semaphore is never closed");
         let head = Request::new(Method::HEAD, url);
         match self.client.request(&self.endpoint, &head, &scope, "the question for a blob").await {
             Ok(_) => {

@@ -12,7 +12,7 @@ use hyper::body::Bytes;
 use hyper::header::{ACCEPT, CONTENT_RANGE, CONTENT_TYPE, HeaderValue, LINK, RANGE, RETRY_AFTER};
 use hyper::{Method, StatusCode};
 use serde::Deserialize;
-use tokio::sync::{Mutex, mpsc};
+use tokio::sync::{Mutex, OwnedMutexGuard, mpsc};
 
 use super::credentials::{Credentials, CredentialsError};
 use super::digest::Digest;
@@ -68,6 +68,8 @@ pub struct Client {
     pub(super) tokens: Mutex<HashMap<(Url, String), HeaderValue>>,
     /// Credentials by registry, each asked for once (a helper may ask the user).
     pub(super) credentials: Mutex<HashMap<String, Option<Credentials>>>,
+    /// Who may write what lies at an address of a registry now.
+    turns: Mutex<HashMap<Url, Arc<Mutex<()>>>>,
 }
 
 /// Why a registry did not do what it was asked for.
@@ -238,7 +240,7 @@ impl Client {
     /// Makes a client. It must be used within a Tokio runtime.
     pub fn new(options: ClientOptions) -> Self {
         let http = HttpClient::new(Arc::clone(&options.settings), options.timeouts, options.resolver.clone());
-        Self { options, http, tokens: Mutex::default(), credentials: Mutex::default() }
+        Self { options, http, tokens: Mutex::default(), credentials: Mutex::default(), turns: Mutex::default() }
     }
 
     /// Fetches what a reference names. Endpoints are asked in order until one has it.
@@ -593,6 +595,15 @@ impl Client {
             return Err(RegistryError::NoEndpoint { registry: registry.to_owned() });
         }
         Ok(endpoints)
+    }
+
+    /// Waits until nothing else of this process writes what lies at `url`, for as long as the result is kept.
+    ///
+    /// Two tags of one repository have the same blobs, and registries that keep files truncate one that is written
+    /// again: who asks at that moment is told that the blob is unknown.
+    pub(crate) async fn turn(&self, url: &Url) -> OwnedMutexGuard<()> {
+        let turn = Arc::clone(self.turns.lock().await.entry(url.clone()).or_default());
+        turn.lock_owned().await
     }
 
     /// Asks a registry whether it accepts these credentials, or those that are kept for it (`login`).

@@ -32,6 +32,8 @@ pub enum SandboxError {
     Unshare(#[source] io::Error),
     #[error("cannot enter a network namespace")]
     Enter(#[source] io::Error),
+    #[error("cannot return from a network namespace")]
+    Return(#[source] io::Error),
     #[error("cannot bring up the loopback device of a network namespace")]
     Loopback(#[source] Refusal),
     #[error("cannot bind the resolver's sockets in a network namespace")]
@@ -118,11 +120,12 @@ impl Sandboxes {
                         Job::Create(reply) => (create(), reply),
                         Job::Adopt { netns, udp, tcp, reply } => (adopt(netns, udp, tcp), reply),
                     };
-                    // A thread that stayed inside would keep the namespace alive.
-                    if let Err(error) = setns(&home, CloneFlags::CLONE_NEWNET) {
-                        tracing::error!(%error, "cannot return from a network namespace");
-                        return;
-                    }
+                    // A thread that stays inside keeps the namespace alive, until it has done its next job.
+                    let back = || setns(&home, CloneFlags::CLONE_NEWNET);
+                    let result = match back().or_else(|_| back()) {
+                        Ok(()) => result,
+                        Err(errno) => Err(SandboxError::Return(errno.into())),
+                    };
                     // Whoever asked may have given up; the sandbox then goes with the message.
                     let _ = reply.send(result);
                 }

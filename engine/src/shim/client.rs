@@ -35,7 +35,7 @@ pub enum ClientError {
     NotRunning(#[source] io::Error),
     #[error("cannot talk to the container's shim")]
     Talk(#[source] io::Error),
-    #[error("the container's shim is gone")]
+    #[error("the connection to the container's shim has ended")]
     Gone,
     #[error("{0}")]
     Failed(Failure),

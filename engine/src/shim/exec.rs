@@ -15,13 +15,13 @@ use oci_spec::runtime::{Process as OciProcess, UserBuilder};
 
 use super::channel::{self, Message};
 use super::config::{Network, Seccomp};
-use super::init::{filter, read_spec};
+use super::init::{PROGRAM, filter, read_spec};
 use super::protocol::{Exec, Failure};
 use super::running::open_path;
 use super::{Shim, died};
 use crate::container::cgroup::Version;
-use crate::container::mounts::device::Terminal;
-use crate::container::step::{Context, Step, fault};
+use crate::container::mounts::device::{self, Terminal};
+use crate::container::step::{Context, ENGINE, Step, fault};
 use crate::container::{beneath, capabilities, process as program, user};
 use crate::sys::clone::{self, Cloned};
 use crate::sys::{mount, pidfd, process, socket};
@@ -146,6 +146,10 @@ fn enter(
     theirs: &OwnedFd,
     stdio: &[OwnedFd],
 ) -> Step<std::convert::Infallible> {
+    // What the shim has open is none of the container's business. Its owners are in frames that are never returned to.
+    let kept = stdio.iter().map(AsFd::as_fd).chain([container, theirs.as_fd()]).collect::<Vec<_>>();
+    process::close_all_but(&kept).step(|| "close the shim's descriptors".into())?;
+    process::forget_origin(PROGRAM).step(|| "forget the engine's environment".into())?;
     let spec = read_spec(&shim.bundle)?;
     let mut wanted = spec.process().clone().ok_or_else(|| fault("config.json has no process".into()))?;
     let linux = spec.linux().clone().unwrap_or_default();
@@ -174,9 +178,9 @@ fn enter(
             clone::exit(0)
         }
         Cloned::Child => {
-            let prepared =
-                connect(terminal.as_ref(), stdio).and_then(|()| program::prepare(&wanted, filter.as_deref()));
-            match prepared {
+            connect(terminal.as_ref(), stdio)?;
+            drop(terminal);
+            match program::prepare(&wanted, filter.as_deref(), theirs.as_fd()) {
                 Ok(program) => channel::execute(theirs, &program),
                 Err(failure) => Err(failure),
             }
@@ -190,8 +194,15 @@ fn adjust(wanted: &mut OciProcess, request: &Exec) -> Step<()> {
     wanted.set_args(Some(request.args.clone()));
     let mut env = wanted.env().clone().unwrap_or_default();
     if let Some(name) = &request.user {
-        let (passwd, group) = (user::database(root.as_fd(), "passwd"), user::database(root.as_fd(), "group"));
-        let resolved = user::resolve(name, &[], &passwd, &group).map_err(|error| fault(error.to_string()))?;
+        let failed = |error: user::UserError| match error {
+            user::UserError::Read { source, .. } => {
+                Failure { step: error.to_string(), errno: source as i32, code: ENGINE }
+            }
+            error => fault(error.to_string()),
+        };
+        let passwd = user::database(root.as_fd(), "passwd").map_err(failed)?;
+        let group = user::database(root.as_fd(), "group").map_err(failed)?;
+        let resolved = user::resolve(name, &[], &passwd, &group).map_err(failed)?;
         // The home of PID 1's user was the engine's choice and gives way; a HOME that the image or the service set stays.
         let own = user::resolve(&wanted.user().uid().to_string(), &[], &passwd, &group);
         let chosen = own.is_ok_and(|own| env.contains(&format!("HOME={}", own.home)));
@@ -257,12 +268,19 @@ fn devpts_magic() -> FsType {
 fn connect(terminal: Option<&Terminal>, stdio: &[OwnedFd]) -> Step<()> {
     let describe = || "connect the standard input, output and error".to_owned();
     nix::unistd::setsid().step(|| "begin a session".into())?;
+    let mut null = None;
     for number in 0..3 {
         let own = usize::try_from(number).ok().and_then(|index| stdio.get(index));
-        let fd = terminal.map(|terminal| &terminal.peer).or(own);
-        if let Some(fd) = fd {
-            process::dup_to_stdio(fd.as_fd(), number).step(describe)?;
+        let Some(mut fd) = terminal.map(|terminal| &terminal.peer).or(own) else { continue };
+        // The host's is none of the container's business (`device::null`).
+        if device::is_null(fd).step(describe)? {
+            if null.is_none() {
+                let root = open_path("/").step(describe)?;
+                null = Some(device::null_inside(root.as_fd())?);
+            }
+            fd = null.as_ref().unwrap_or(fd);
         }
+        process::dup_to_stdio(fd.as_fd(), number).step(describe)?;
     }
     if let Some(terminal) = terminal {
         process::set_controlling_terminal(terminal.peer.as_fd())

@@ -4,7 +4,7 @@
 //! nothing of it is left when it dies, wherever it gets to. What goes wrong it tells its shim, with the step and the errno.
 
 use std::collections::BTreeMap;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use nix::fcntl::OFlag;
@@ -27,6 +27,9 @@ use crate::sys::clone;
 use crate::sys::mount::{self, Attributes};
 use crate::sys::process::{self, Instruction};
 
+/// What a process of the engine's in a container is called, as far as the container can see it.
+pub(super) const PROGRAM: &str = "rcompose-init";
+
 /// What the shim hands to the process that it has cloned.
 #[derive(Debug)]
 pub(super) struct Init<'a> {
@@ -37,13 +40,13 @@ pub(super) struct Init<'a> {
     /// Rows and columns of the terminal of somebody who attaches.
     pub(super) size: Option<(u16, u16)>,
     pub(super) channel: OwnedFd,
-    /// Standard input, output and error; not used with a terminal.
+    /// Standard input, output and error; not used with a terminal. One that is not there is the container's null device.
     pub(super) stdio: [Option<OwnedFd>; 3],
 }
 
 impl Init<'_> {
     /// Becomes the container's PID 1.
-    pub(super) fn become_container(self) -> ! {
+    pub(super) fn become_container(mut self) -> ! {
         let failure = match self.prepare() {
             Ok(program) if self.config.init => super::pid1::run(&program, self),
             Ok(program) => channel::execute(&self.channel, &program),
@@ -53,10 +56,22 @@ impl Init<'_> {
         clone::exit(failure.code)
     }
 
-    fn prepare(&self) -> Step<Program> {
+    fn prepare(&mut self) -> Step<Program> {
+        // What the shim has open is none of the container's business. Its owners are in frames that are never returned to.
+        let kept = self.stdio.iter().flatten().chain([&self.channel]).map(AsFd::as_fd).collect::<Vec<_>>();
+        process::close_all_but(&kept).step(|| "close the shim's descriptors".into())?;
+        let (process, filter) = self.make()?;
+        // They have become the standard ones.
+        self.stdio = [None, None, None];
+        program::prepare(&process, filter.as_deref(), self.channel.as_fd())
+    }
+
+    /// Makes everything around the program; afterwards this process is in it. Returns what is to be executed.
+    fn make(&self) -> Step<(Process, Option<Vec<Instruction>>)> {
         // Nothing of a container that is only half made outlives its shim.
         nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).step(|| "tie the container to its shim".into())?;
         nix::unistd::setsid().step(|| "begin a session".into())?;
+        process::forget_origin(PROGRAM).step(|| "forget the engine's environment".into())?;
         nix::sys::stat::umask(Mode::from_bits_truncate(0o022));
         let spec = read_spec(self.bundle)?;
         let process = spec.process().as_ref().ok_or_else(|| fault("config.json has no process".into()))?;
@@ -114,12 +129,15 @@ impl Init<'_> {
             mounter.mount(item)?;
         }
         sysctl::set(linux.sysctl().as_ref())?;
-        finish_root(&spec, &linux, &root)?;
+        let null = device::null(mounter.dev.as_ref().map(AsFd::as_fd), self.bundle)?;
+        finish_root(&spec, &linux, &root, &null)?;
+        let null = nix::fcntl::open(&beneath::proc_path(&null), OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty())
+            .step(|| "open the container's null device".into())?;
         self.name_host(&spec)?;
         enter(&root)?;
-        self.connect_stdio(terminal.as_ref())?;
+        self.connect_stdio(terminal.as_ref(), &null)?;
         let filter = filter(self.config.seccomp, &linux, process)?;
-        program::prepare(process, filter.as_deref())
+        Ok((process.clone(), filter))
     }
 
     /// Makes this namespace's mounts private, so that nothing done here is seen by the host. Sources whose mounts the host
@@ -174,16 +192,14 @@ impl Init<'_> {
         Ok(())
     }
 
-    fn connect_stdio(&self, terminal: Option<&Terminal>) -> Step<()> {
+    fn connect_stdio(&self, terminal: Option<&Terminal>, null: &OwnedFd) -> Step<()> {
         let describe = || "connect the standard input, output and error".to_owned();
         for (number, own) in self.stdio.iter().enumerate() {
-            let fd: Option<BorrowedFd<'_>> = match terminal {
-                Some(terminal) => Some(terminal.peer.as_fd()),
-                None => own.as_ref().map(AsFd::as_fd),
+            let fd = match terminal {
+                Some(terminal) => &terminal.peer,
+                None => own.as_ref().unwrap_or(null),
             };
-            if let Some(fd) = fd {
-                process::dup_to_stdio(fd, i32::try_from(number).unwrap_or_default()).step(describe)?;
-            }
+            process::dup_to_stdio(fd.as_fd(), i32::try_from(number).unwrap_or_default()).step(describe)?;
         }
         if let Some(terminal) = terminal {
             process::set_controlling_terminal(terminal.peer.as_fd())
@@ -233,9 +249,9 @@ fn join(namespace: &Namespace, kind: CloneFlags) -> Step<()> {
 }
 
 /// Makes read-only and hides what the container must not change or see.
-fn finish_root(spec: &Spec, linux: &Linux, root: &OwnedFd) -> Step<()> {
+fn finish_root(spec: &Spec, linux: &Linux, root: &OwnedFd, null: &OwnedFd) -> Step<()> {
     mask::read_only(root.as_fd(), linux.readonly_paths().as_deref().unwrap_or_default())?;
-    mask::mask(root.as_fd(), linux.masked_paths().as_deref().unwrap_or_default())?;
+    mask::mask(root.as_fd(), linux.masked_paths().as_deref().unwrap_or_default(), null.as_fd())?;
     if spec.root().as_ref().and_then(oci_spec::runtime::Root::readonly).unwrap_or(false) {
         let attributes = Attributes { set: mount::RDONLY, ..Attributes::default() };
         mount::mount_setattr(root.as_fd(), false, attributes).step(|| "make the root read-only".into())?;

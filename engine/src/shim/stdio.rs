@@ -24,7 +24,8 @@ const PIPE: i32 = 256 << 10;
 /// The container's standard streams while it is made.
 #[derive(Debug, Default)]
 pub(super) struct Stdio {
-    /// The container's ends: standard input, output, error. None with a terminal.
+    /// The container's ends: standard input, output, error. Where there is none it is the terminal, or else the container's
+    /// null device.
     pub(super) container: [Option<OwnedFd>; 3],
     /// The writing end of a standard input that ends when its writers are gone: kept until somebody attaches.
     pub(super) input: Option<OwnedFd>,
@@ -42,28 +43,25 @@ pub(super) fn create(shim: &Shim) -> Step<Stdio> {
     if shim.config.tty {
         return Ok(Stdio::default());
     }
-    let null = |flags: OFlag| {
-        nix::fcntl::open("/dev/null", flags | OFlag::O_CLOEXEC, Mode::empty()).step(|| "open /dev/null".into())
-    };
     let mut writer = None;
     let input = match (shim.config.stdin_open, shim.config.stdin_once) {
-        (true, false) => fifo(shim, STDIN)?,
+        (true, false) => Some(fifo(shim, STDIN)?),
         (true, true) => {
             // Open for both, so that neither end has to wait for the other.
             let both = fifo(shim, STDIN)?;
             writer = Some(open_fifo(shim, STDIN, OFlag::O_WRONLY)?);
             let reader = open_fifo(shim, STDIN, OFlag::O_RDONLY)?;
             drop(both);
-            reader
+            Some(reader)
         }
-        (false, _) => null(OFlag::O_RDONLY)?,
+        (false, _) => None,
     };
     let [output, error] = if shim.config.log == LogConfig::None && shim.attended.is_none() {
-        [null(OFlag::O_WRONLY)?, null(OFlag::O_WRONLY)?]
+        [None, None]
     } else {
-        [fifo(shim, Stream::Stdout.as_str())?, fifo(shim, Stream::Stderr.as_str())?]
+        [Some(fifo(shim, Stream::Stdout.as_str())?), Some(fifo(shim, Stream::Stderr.as_str())?)]
     };
-    Ok(Stdio { container: [Some(input), Some(output), Some(error)], input: writer })
+    Ok(Stdio { container: [input, output, error], input: writer })
 }
 
 /// Opens the writing end of the container's standard input.

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use super::project::{Project, other};
+use super::project::{Project, caused, chain, other};
 use crate::container::config::{ContainerConfig, NetworkMode};
 use crate::container::state::{BoundPort, ContainerState, EndpointState};
 use crate::container::store;
@@ -52,10 +52,10 @@ pub(super) async fn attach(project: &Project, config: &ContainerConfig) -> Resul
         NetworkMode::Host => None,
         NetworkMode::Container(id) => Some(share(project, config, id)?),
         NetworkMode::None => {
-            let sandbox = project.networks.sandbox().await.map_err(other)?;
-            let keep = owned(sandbox.descriptors().map_err(other)?);
+            let sandbox = project.networks.sandbox().await.map_err(caused)?;
+            let keep = owned(sandbox.descriptors().map_err(caused)?);
             Some(Attached {
-                netns: sandbox.netns().try_clone().map_err(other)?,
+                netns: sandbox.netns().try_clone().map_err(caused)?,
                 own: true,
                 endpoints: Vec::new(),
                 ports: Vec::new(),
@@ -63,8 +63,8 @@ pub(super) async fn attach(project: &Project, config: &ContainerConfig) -> Resul
             })
         }
         NetworkMode::Networks(endpoints) => {
-            let sandbox = project.networks.sandbox().await.map_err(other)?;
-            let netns = sandbox.netns().try_clone().map_err(other)?;
+            let sandbox = project.networks.sandbox().await.map_err(caused)?;
+            let netns = sandbox.netns().try_clone().map_err(caused)?;
             let member = member(project, config);
             let joined = project.networks.join(&sandbox, &member, endpoints, &config.ports, &config.dns).await;
             let joined = joined.map_err(|error| failure(config, &error))?;
@@ -98,15 +98,15 @@ pub(super) async fn adopt(
     let Some(netns) = netns else {
         return Err(other(format!("the network namespace of container {} is lost", config.name)));
     };
-    let netns = netns.try_clone().map_err(other)?;
+    let netns = netns.try_clone().map_err(caused)?;
     let own = !matches!(config.network, NetworkMode::Container(_));
     if own && keep.iter().all(|(name, _)| name != "netns") {
-        keep.push(("netns".to_owned(), netns.try_clone().map_err(other)?));
+        keep.push(("netns".to_owned(), netns.try_clone().map_err(caused)?));
     }
     if matches!(config.network, NetworkMode::Networks(_)) {
         let mut kept = Vec::new();
         for (name, fd) in &keep {
-            kept.push((name.clone(), fd.try_clone().map_err(other)?));
+            kept.push((name.clone(), fd.try_clone().map_err(caused)?));
         }
         let member = member(project, config);
         let adopted = project.networks.adopt(&member, &state.endpoints, &state.ports, &config.dns, kept).await;
@@ -162,7 +162,7 @@ async fn write_files(project: &Project, config: &ContainerConfig, attached: Opti
     if let NetworkMode::Container(id) = &config.network {
         let holder = project.root.container(id);
         for name in ["hostname", "hosts", "resolv.conf"] {
-            let content = fs::read(holder.join(name)).map_err(other)?;
+            let content = fs::read(holder.join(name)).map_err(caused)?;
             write(&bundle.join(name), &content)?;
         }
         return Ok(());
@@ -175,11 +175,12 @@ async fn write_files(project: &Project, config: &ContainerConfig, attached: Opti
         _ => files::resolv_conf_of_host(&host, &config.dns, search, options),
     };
     let hostname = hostname(config);
-    let gateway: Option<IpAddr> = project.networks.host_gateway(endpoints).await.map_err(other)?;
+    let gateway: Option<IpAddr> = project.networks.host_gateway(endpoints).await.map_err(caused)?;
     let hosts = if config.network == NetworkMode::Host {
         host_hosts(&config.extra_hosts)?
     } else {
-        files::hosts(&hostname, config.domainname.as_deref(), endpoints, &config.extra_hosts, gateway).map_err(other)?
+        files::hosts(&hostname, config.domainname.as_deref(), endpoints, &config.extra_hosts, gateway)
+            .map_err(caused)?
     };
     write(&bundle.join("hostname"), format!("{hostname}\n").as_bytes())?;
     write(&bundle.join("hosts"), hosts.as_bytes())?;
@@ -224,11 +225,6 @@ fn failure(config: &ContainerConfig, error: &NetworkError) -> Failure {
         NetworkError::Port(PortError::InUse { .. } | PortError::RangeInUse { .. }) => FailureKind::PortInUse,
         _ => FailureKind::Other,
     };
-    let mut message = format!("cannot start container {}: {error}", config.name);
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        let _ = write!(message, ": {cause}");
-        source = cause.source();
-    }
+    let message = format!("cannot start container {}: {}", config.name, chain(error));
     Failure { kind, message, hint: None }
 }

@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::health::{Monitor, Plan};
-use super::project::{Project, memory_failure, other};
+use super::project::{Project, caused, chain, memory_failure, other};
 use super::restart::{self, Backoff};
 use super::run::{self, Audience, Run};
 use crate::container::config::ContainerConfig;
@@ -71,6 +71,7 @@ impl Container {
         tasks.spawn(async move {
             if let Some(run) = running {
                 actor.adopt(run);
+                actor.save();
             } else if actor.state.status == Status::Restarting {
                 // The supervisor before this one ended during the pause.
                 actor.restart_at = Some(Instant::now());
@@ -294,23 +295,37 @@ impl Actor {
     /// Starts it, whatever it did before.
     async fn start(&mut self, audience: Audience) -> Result<(), Failure> {
         self.restart_at = None;
-        match Run::start(&self.project, &self.config, audience).await {
+        let before = self.state.clone();
+        let failure = match Run::start(&self.project, &self.config, audience).await {
             Ok(run) => {
                 self.state.error = None;
                 self.adopt(run);
-                self.event(EventKind::Start, []);
-                Ok(())
-            }
-            Err(failure) => {
-                self.state.status = if self.state.started_at.is_some() { Status::Exited } else { Status::Created };
-                self.state.error = Some(failure.message.clone());
-                if let FailureKind::Start { code } = failure.kind {
-                    self.state.exit_code = code;
+                match store::save(&self.project.root, &self.config.id, &self.state) {
+                    Ok(()) => {
+                        self.project.note(&self.config.id, self.state.status);
+                        self.event(EventKind::Start, []);
+                        return Ok(());
+                    }
+                    // A container that nobody would find again must not run.
+                    Err(error) => {
+                        self.health = None;
+                        if let Some(run) = self.run.take() {
+                            run.give_up(&self.config).await;
+                        }
+                        self.state = before;
+                        other(format!("cannot start container {}: {}", self.config.name, chain(&error)))
+                    }
                 }
-                self.save();
-                Err(failure)
             }
+            Err(failure) => failure,
+        };
+        self.state.status = if self.state.started_at.is_some() { Status::Exited } else { Status::Created };
+        self.state.error = Some(failure.message.clone());
+        if let FailureKind::Start { code } = failure.kind {
+            self.state.exit_code = code;
         }
+        self.save();
+        Err(failure)
     }
 
     /// Takes a running container, new or known, under supervision.
@@ -329,7 +344,6 @@ impl Actor {
         self.state.ports.clone_from(&run.ports);
         self.watch_health(known);
         self.run = Some(run);
-        self.save();
     }
 
     /// Begins to check its health, of which `known` is known; what stands still is not asked.
@@ -347,7 +361,7 @@ impl Actor {
             _ => return Err(conflict(&self.config, "is not running")),
         }
         let cgroup = run::cgroup(&self.project, &self.config)?;
-        let frozen = tokio::task::spawn_blocking(move || cgroup.freeze(true)).await.map_err(other)?;
+        let frozen = tokio::task::spawn_blocking(move || cgroup.freeze(true)).await.map_err(caused)?;
         frozen.map_err(|failure| other(format!("cannot pause container {}: {failure}", self.config.name)))?;
         self.health = None;
         self.state.status = Status::Paused;
@@ -568,18 +582,18 @@ impl Actor {
         // The writable layer may be large.
         let removed = tokio::task::spawn_blocking(move || -> Result<(), Failure> {
             memory::remove(&root, &config.id).map_err(|error| memory_failure(&config, &error))?;
-            store::remove(&root, &config).map_err(other)?;
+            store::remove(&root, &config).map_err(caused)?;
             for mount in &config.mounts {
                 if let MountSource::Volume { name, anonymous: true, .. } = &mount.source
                     && volumes
                 {
-                    volume::remove(&root, name).map_err(other)?;
+                    volume::remove(&root, name).map_err(caused)?;
                 }
             }
             Ok(())
         });
-        removed.await.map_err(other)??;
-        self.project.networks.forget(&self.config.id).await.map_err(other)?;
+        removed.await.map_err(caused)??;
+        self.project.networks.forget(&self.config.id).await.map_err(caused)?;
         self.project.forget(&self.config.id);
         self.event(EventKind::Destroy, []);
         Ok(())
@@ -656,6 +670,6 @@ pub(super) fn name_failure(error: store::StoreError) -> Failure {
             message: error.to_string(),
             hint: Some("remove or rename that container, or choose another `container_name`".to_owned()),
         },
-        error => other(error),
+        error => caused(error),
     }
 }

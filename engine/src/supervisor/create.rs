@@ -6,7 +6,7 @@ use std::time::Duration;
 use oci_spec::runtime::Spec;
 
 use super::container::name_failure;
-use super::project::other;
+use super::project::{caused, chain, other};
 use crate::container::config::{ContainerConfig, HealthTest, Healthcheck, NamespaceMode};
 use crate::container::state::{ContainerState, Health, HealthStatus, Status};
 use crate::container::{signal, spec, store, user};
@@ -32,7 +32,7 @@ pub(super) fn create(
     mut config: ContainerConfig,
 ) -> Result<store::Container, Failure> {
     // From before the image is found until it can be seen that the container needs its layers.
-    let _hold = images.hold().map_err(other)?;
+    let _hold = images.hold().map_err(caused)?;
     let image = find_image(images, &config)?;
     config.healthcheck = healthcheck(config.healthcheck, image.docker.healthcheck.as_ref());
     match &config.stop_signal {
@@ -48,25 +48,9 @@ pub(super) fn create(
     }
     // Other containers' namespaces are looked up when it is started; now it is only checked that all else is right.
     let (spec, shim) = generate(root, host, images, &config, &image, &|_| Some(NOBODY))?;
-    let state = ContainerState {
-        status: Status::Created,
-        pid: None,
-        pid_started: None,
-        exit_code: 0,
-        oom_killed: false,
-        error: None,
-        started_at: None,
-        finished_at: None,
-        restart_count: 0,
-        stopped: false,
-        health: config.healthcheck.as_ref().and_then(super::health::Plan::new).map(|_| Health {
-            status: HealthStatus::Starting,
-            failing_streak: 0,
-            log: Vec::new(),
-        }),
-        endpoints: Vec::new(),
-        ports: Vec::new(),
-    };
+    let checked = config.healthcheck.as_ref().and_then(super::health::Plan::new).is_some();
+    let health = checked.then(|| Health { status: HealthStatus::Starting, failing_streak: 0, log: Vec::new() });
+    let state = ContainerState { health, ..ContainerState::new(Status::Created) };
     let files = encode(&spec, &shim)?;
     // Bound into the container, so they exist before they are known; the network fills them in.
     let files = files.into_iter().chain(ETC.map(|name| (name, Vec::new()))).collect::<Vec<_>>();
@@ -76,7 +60,7 @@ pub(super) fn create(
 
 /// Unpacks those layers of a container again that a power cut may have damaged.
 pub(super) fn restore_layers(root: &Root, images: &Store, id: &Id) -> Result<(), Failure> {
-    let mut doubtful = images.doubtful_layers().map_err(other)?;
+    let mut doubtful = images.doubtful_layers().map_err(caused)?;
     // As good as always.
     if doubtful.is_empty() {
         return Ok(());
@@ -85,7 +69,7 @@ pub(super) fn restore_layers(root: &Root, images: &Store, id: &Id) -> Result<(),
     doubtful.retain(|layer| own.contains(layer));
     images
         .restore_layers(&doubtful)
-        .map_err(|error| Failure { hint: Some("pull the image again".to_owned()), ..other(error) })
+        .map_err(|error| Failure { hint: Some("pull the image again".to_owned()), ..caused(error) })
 }
 
 /// Writes `config.json` and `shim.json` anew where they depend on containers that may have been restarted since, or
@@ -112,8 +96,8 @@ pub(super) fn refresh(root: &Root, host: &Host, images: &Store, config: &Contain
 }
 
 fn encode(spec: &Spec, shim: &shim::config::ShimConfig) -> Result<[(&'static str, Vec<u8>); 2], Failure> {
-    let spec = serde_json::to_vec(spec).map_err(other)?;
-    let shim = serde_json::to_vec(shim).map_err(other)?;
+    let spec = serde_json::to_vec(spec).map_err(caused)?;
+    let shim = serde_json::to_vec(shim).map_err(caused)?;
     Ok([("config.json", spec), (shim::config::FILE, shim)])
 }
 
@@ -131,7 +115,7 @@ fn generate(
     // What the container itself has changed of its user database counts as well.
     let mut directories = vec![root.container(&config.id).join("upper")];
     directories.extend_from_slice(&layers);
-    let user = user::resolve_in_layers(&directories, &asked.unwrap_or_default(), &config.group_add).map_err(other)?;
+    let user = user::resolve_in_layers(&directories, &asked.unwrap_or_default(), &config.group_add).map_err(caused)?;
     let mut command = vec!["rcompose".to_owned()];
     command.extend(super::spawn::arguments(root, &config.project));
     spec::generate(&spec::Inputs {
@@ -147,18 +131,18 @@ fn generate(
         layers_of: &|id| images.find(id).ok().flatten().map(|image| images.layer_paths(&image)),
         supervisor_command: &command,
     })
-    .map_err(|error| other(format!("cannot make container {}: {error}", config.name)))
+    .map_err(|error| other(format!("cannot make container {}: {}", config.name, chain(&error))))
 }
 
 /// Returns the image that was asked for: by its name if that still has it, else by its id.
 fn find_image(images: &Store, config: &ContainerConfig) -> Result<Image, Failure> {
     let by_name = match config.image.parse::<Reference>() {
-        Ok(reference) => images.get(&reference).map_err(other)?,
+        Ok(reference) => images.get(&reference).map_err(caused)?,
         Err(_) => None,
     };
     let image = match by_name.filter(|image| image.id.to_string() == config.image_id) {
         Some(image) => Some(image),
-        None => images.find(&config.image_id).map_err(other)?,
+        None => images.find(&config.image_id).map_err(caused)?,
     };
     image.ok_or_else(|| Failure {
         kind: FailureKind::NoSuchImage,

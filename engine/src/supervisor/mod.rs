@@ -29,6 +29,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -39,7 +40,7 @@ use crate::root::Root;
 use crate::shim::launcher::Launcher;
 use crate::shim::sealed;
 use crate::sys::process;
-use project::Project;
+use project::{Project, chain};
 
 /// Worker threads of a supervisor: enough to overlap netlink and file work, few enough to stay small.
 const THREADS: usize = 2;
@@ -106,7 +107,11 @@ fn supervise(root: &Root, project: &str, waiting: &mut Option<File>) -> Result<(
         ready(waiting);
         return Ok(());
     };
-    let launcher = Launcher::start().map_err(|error| format!("cannot start the launcher: {error}"))?;
+    let launcher = Launcher::start().map_err(|error| format!("cannot start the launcher: {}", chain(&error)))?;
+    // Containers can make it hold many: each connection to a resolver or to a relayed port is one. After the launcher, since
+    // containers begin with the limits of whoever started the project.
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).map_err(|error| format!("cannot read a limit: {error}"))?;
+    setrlimit(Resource::RLIMIT_NOFILE, most, most).map_err(|error| format!("cannot raise a limit: {error}"))?;
     tracing_to_stderr();
     process::share_heaps();
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -192,9 +197,9 @@ async fn serve(
 ) -> Result<(), String> {
     // Before anything that takes time: commands that come meanwhile wait in the queue, and need not start a supervisor.
     let listener = listen(directory).map_err(|error| format!("cannot listen in {}: {error}", directory.display()))?;
-    let host = Host::detect().map_err(|error| error.to_string())?;
-    let networks = Networks::open(&root, Options::default()).await.map_err(|error| error.to_string())?;
-    let images = Store::open(root.data()).map_err(|error| error.to_string())?;
+    let host = Host::detect().map_err(|error| chain(&error))?;
+    let networks = Networks::open(&root, Options::default()).await.map_err(|error| chain(&error))?;
+    let images = Store::open(root.data()).map_err(|error| chain(&error))?;
     let project = Project::new(name, root, host, launcher, networks, images);
     // Layers that were unpacked since the last time are forced to the disk, so that a power cut does not cost them.
     let settling = Arc::clone(&project);

@@ -83,13 +83,30 @@ pub(super) fn other(error: impl Display) -> Failure {
     Failure { kind: FailureKind::Other, message: error.to_string(), hint: None }
 }
 
+/// Likewise, with everything that caused it.
+#[expect(clippy::needless_pass_by_value, reason = "errors are turned into failures where they are returned")]
+pub(super) fn caused(error: impl std::error::Error) -> Failure {
+    other(chain(&error))
+}
+
+/// Returns an error in words, with everything that caused it.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let said = cause.to_string();
+        // Some errors say their cause themselves.
+        if !text.ends_with(&said) {
+            let _ = write!(text, ": {said}");
+        }
+        source = cause.source();
+    }
+    text
+}
+
 /// Says why a container cannot have its configs and secrets.
 pub(super) fn memory_failure(config: &ContainerConfig, error: &MemoryError) -> Failure {
-    let mut failure = other(format!("cannot start container {}: {error}", config.name));
-    if let Some(source) = std::error::Error::source(error) {
-        let _ = write!(failure.message, ": {source}");
-    }
-    failure
+    other(format!("cannot start container {}: {}", config.name, chain(error)))
 }
 
 impl Project {
@@ -125,9 +142,9 @@ impl Project {
 
     /// Takes over every container of the project that is on disk.
     pub(super) async fn adopt_all(self: &Arc<Self>) -> Result<(), Failure> {
-        store::sweep(&self.root, &self.name).map_err(other)?;
-        volume::sweep(&self.root).map_err(other)?;
-        for container in store::list_as_written(&self.root, &self.name).map_err(other)? {
+        store::sweep(&self.root, &self.name).map_err(caused)?;
+        volume::sweep(&self.root).map_err(caused)?;
+        for container in store::list_as_written(&self.root, &self.name).map_err(caused)? {
             self.adopt(container).await?;
         }
         Ok(())
@@ -140,8 +157,8 @@ impl Project {
             if run.is_none() {
                 // It ended while nobody looked: what it left on the host goes, and what became of it is on disk.
                 super::run::forget(self, &container.config, &container.state).await;
-                container.state = store::seen(&self.root, &container.config.id, container.state).map_err(other)?;
-                store::save(&self.root, &container.config.id, &container.state).map_err(other)?;
+                container.state = store::seen(&self.root, &container.config.id, container.state).map_err(caused)?;
+                store::save(&self.root, &container.config.id, &container.state).map_err(caused)?;
             }
         }
         self.supervise(container, run);
@@ -179,7 +196,7 @@ impl Project {
         let project = Arc::clone(self);
         let made =
             tokio::task::spawn_blocking(move || create::create(&project.root, &project.host, &project.images, config));
-        let container = made.await.map_err(other)??;
+        let container = made.await.map_err(caused)??;
         let config = container.config.clone();
         self.supervise(container, None);
         self.wrote(&config.id);
@@ -191,7 +208,7 @@ impl Project {
     pub(super) async fn provide(&self, id: Id, file: ProvidedFile) -> Result<(), Failure> {
         let root = self.root.clone();
         let kept = tokio::task::spawn_blocking(move || -> Result<(), Failure> {
-            let container = store::load(&root, &id).map_err(other)?.ok_or_else(|| Failure {
+            let container = store::load(&root, &id).map_err(caused)?.ok_or_else(|| Failure {
                 kind: FailureKind::NoSuchContainer,
                 message: format!("no container {}", id.short()),
                 hint: None,
@@ -199,7 +216,7 @@ impl Project {
             memory::provide(&root, &container.config, &file.target, file.content.as_bytes())
                 .map_err(|error| memory_failure(&container.config, &error))
         });
-        kept.await.map_err(other)?
+        kept.await.map_err(caused)?
     }
 
     fn wrote(&self, id: &Id) {
@@ -216,7 +233,7 @@ impl Project {
             let written = std::mem::take(&mut *self.written.lock().expect("no holder of this lock panics"));
             let root = self.root.clone();
             let synced = tokio::task::spawn_blocking(move || written.iter().try_for_each(|id| store::sync(&root, id)));
-            if let Err(error) = synced.await.map_err(other).and_then(|synced| synced.map_err(other)) {
+            if let Err(error) = synced.await.map_err(caused).and_then(|synced| synced.map_err(caused)) {
                 tracing::warn!(%error, "cannot force containers to the disk");
             }
         }
@@ -233,7 +250,7 @@ impl Project {
 
     pub(super) async fn ensure_network(&self, config: NetworkConfig) -> Result<Reply, Failure> {
         let name = config.name.clone();
-        let (network, created) = self.networks.ensure(&config).await.map_err(other)?;
+        let (network, created) = self.networks.ensure(&config).await.map_err(caused)?;
         if created {
             self.events.network(&network.id, &name, EventKind::NetworkCreate, None);
         }
@@ -243,11 +260,11 @@ impl Project {
     pub(super) async fn remove_network(&self, name: &str) -> Result<(), Failure> {
         let gone =
             || Failure { kind: FailureKind::NoSuchNetwork, message: format!("network {name} not found"), hint: None };
-        let network = self.networks.get(name).await.map_err(other)?.ok_or_else(gone)?;
+        let network = self.networks.get(name).await.map_err(caused)?.ok_or_else(gone)?;
         let removal = self.networks.remove(name).await.map_err(|error| match error {
             // Another project's supervisor, or another command, was faster.
             NetworkError::Unknown(_) => gone(),
-            error => other(error),
+            error => caused(error),
         })?;
         let name = name.to_owned();
         self.events.network(&network.id, &name, EventKind::NetworkDestroy, None);

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::attach::{self, Attached};
 use super::create::{self, start_failure};
-use super::project::{Project, memory_failure, other};
+use super::project::{Project, caused, chain, memory_failure, other};
 use super::shims::Connection;
 use crate::container::cgroup;
 use crate::container::config::{ContainerConfig, NetworkMode};
@@ -114,8 +114,11 @@ impl Run {
                     Err(failure)
                 }
             },
-            Err(failure) => {
-                drop(shim);
+            Err((pid, failure)) => {
+                match pid {
+                    Some(pid) => abandon(shim, pid).await,
+                    None => drop(shim),
+                }
                 clean_up(project, config, network).await;
                 Err(failure)
             }
@@ -276,6 +279,13 @@ impl Run {
         }
     }
 
+    /// Ends a run that cannot be kept, and takes back what it has on the host.
+    pub(super) async fn give_up(self, config: &ContainerConfig) {
+        let Self { project, network, shim, pid, .. } = self;
+        abandon(shim, pid).await;
+        clean_up(&project, config, network).await;
+    }
+
     /// Takes back what a run that has ended leaves on the host.
     pub(super) async fn clean_up(self, config: &ContainerConfig) {
         let Self { project, network, shim, .. } = self;
@@ -284,29 +294,38 @@ impl Run {
     }
 }
 
-/// Waits for the shim to start PID 1, giving it the network when that is asked for.
+/// Waits for the shim to start PID 1, giving it the network when that is asked for. Where it fails with PID 1 started
+/// already, says which one it is.
 async fn begin(
     shim: &mut Connection,
     config: &ContainerConfig,
     network: Option<&Attached>,
-) -> Result<Started, Failure> {
+) -> Result<Started, (Option<i32>, Failure)> {
+    let failed = |failure: Failure| {
+        other(format!("cannot start container {}: cannot talk to its shim: {}", config.name, failure.message))
+    };
     if let Some(network) = network
         && config.network != NetworkMode::Host
-    {
+        && let Err(error) = shim.send(&ToShim::Network, &[network.netns()]).await
         // A shim that is gone has said why, which is what comes next.
-        let _ = shim.send(&ToShim::Network, &[network.netns()]).await;
+        && !matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset | io::ErrorKind::NotConnected)
+    {
+        return Err((None, failed(caused(error))));
     }
     loop {
-        match shim.receive().await.map_err(other)? {
+        match shim.receive().await.map_err(|error| (None, failed(caused(error))))? {
             Some((FromShim::Started { pid }, fds)) => {
                 if let Some(network) = network {
-                    keep(shim, network).await?;
+                    keep(shim, network).await.map_err(|failure| (Some(pid), failed(failure)))?;
                 }
                 return Ok(Started { pid, fds });
             }
-            Some((FromShim::Failed(failure), _)) => return Err(start_failure(config, &failure)),
+            Some((FromShim::Failed(failure), _)) => return Err((None, start_failure(config, &failure))),
             Some(_) => {}
-            None => return Err(other(format!("the shim of {} was killed while it made the container", config.name))),
+            None => {
+                let killed = format!("the shim of {} was killed while it made the container", config.name);
+                return Err((None, other(killed)));
+            }
         }
     }
 }
@@ -316,7 +335,7 @@ fn watch(config: &ContainerConfig, Started { pid, mut fds }: Started) -> Result<
     if fds.is_empty() {
         return Err((pid, other(format!("the shim of {} did not hand over its descriptors", config.name))));
     }
-    let pidfd = readiness::watch_reading(fds.remove(0)).map_err(|error| (pid, other(error)))?;
+    let pidfd = readiness::watch_reading(fds.remove(0)).map_err(|error| (pid, caused(error)))?;
     Ok(Watched { pid, pidfd, handed: fds })
 }
 
@@ -337,7 +356,7 @@ async fn keep(shim: &Connection, network: &Attached) -> Result<(), Failure> {
     if names.is_empty() {
         return Ok(());
     }
-    shim.send(&ToShim::Keep { names }, &fds).await.map_err(other)
+    shim.send(&ToShim::Keep { names }, &fds).await.map_err(caused)
 }
 
 /// Asks a running shim for what it holds.
@@ -362,26 +381,27 @@ async fn restore_layers(project: &std::sync::Arc<Project>, config: &ContainerCon
     let (project, id) = (std::sync::Arc::clone(project), config.id.clone());
     tokio::task::spawn_blocking(move || create::restore_layers(&project.root, &project.images, &id))
         .await
-        .map_err(other)?
+        .map_err(caused)?
 }
 
 fn spawn_shim(project: &Project, spawn: &Spawn, fds: &[std::os::fd::BorrowedFd<'_>]) -> Result<Connection, Failure> {
-    let socket = project.launch(spawn, fds).map_err(|error| other(format!("cannot start a shim: {error}")))?;
-    Connection::new(socket).map_err(other)
+    let socket =
+        project.launch(spawn, fds).map_err(|error| other(format!("cannot start a shim: {}", chain(&error))))?;
+    Connection::new(socket).map_err(caused)
 }
 
 /// Mounts what the container's volumes are made of, which may take its time over a network.
 async fn attach_volumes(project: &Project, config: &ContainerConfig) -> Result<(), Failure> {
     let (root, attached) = (project.root.clone(), config.clone());
     let attached = tokio::task::spawn_blocking(move || volume::mount::attach(&root, &attached));
-    let failure = |error| other(format!("cannot start container {}: {error}", config.name));
-    attached.await.map_err(other)?.map_err(failure)
+    let attached = attached.await.map_err(caused)?;
+    attached.map_err(|error| other(format!("cannot start container {}: {}", config.name, chain(&error))))
 }
 
 async fn release_volumes(project: &Project, config: &ContainerConfig) {
     let (root, released) = (project.root.clone(), config.clone());
     let released = tokio::task::spawn_blocking(move || volume::mount::release(&root, &released));
-    if let Err(error) = released.await.map_err(other).and_then(|released| released.map_err(other)) {
+    if let Err(error) = released.await.map_err(caused).and_then(|released| released.map_err(caused)) {
         tracing::warn!(container = %config.name, %error, "cannot unmount its volumes");
     }
 }
@@ -425,11 +445,11 @@ async fn remove_cgroups(project: &Project, config: &ContainerConfig) {
     let path = project.root.container(&config.id).join(shim::config::FILE);
     let removed = tokio::task::spawn_blocking(move || -> Result<(), Failure> {
         match store::read_if_written::<shim::config::ShimConfig>(&path)? {
-            Some(shim) => shim.cgroup.remove().map_err(other),
+            Some(shim) => shim.cgroup.remove().map_err(caused),
             None => Ok(()),
         }
     });
-    if let Err(error) = removed.await.map_err(other).flatten() {
+    if let Err(error) = removed.await.map_err(caused).flatten() {
         tracing::warn!(container = %config.name, %error, "cannot remove its cgroups");
     }
 }

@@ -155,9 +155,20 @@ pub fn reset_signals() {
 
 /// Makes every signal's action the default one.
 pub fn reset_signal_actions() {
+    /// `struct sigaction` as the kernel has it.
+    #[repr(C)]
+    struct Action {
+        handler: usize,
+        flags: libc::c_ulong,
+        restorer: usize,
+        mask: u64,
+    }
+    let default = Action { handler: libc::SIG_DFL, flags: 0, restorer: 0, mask: 0 };
     for signal in 1..=64 {
+        let none = std::ptr::null::<Action>();
+        // The raw call, since the C library keeps 32 and 33 to itself, which its posix_spawn(3) leaves ignored.
         // SAFETY: sets the default action; signals that cannot be changed or do not exist are refused, which is fine.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
+        unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, &raw const default, none, size_of::<u64>()) };
     }
 }
 
@@ -194,6 +205,40 @@ pub fn join_new_session_keyring() -> Result<()> {
         Ok(_) | Err(Errno::ENOSYS) => Ok(()),
         Err(error) => Err(error),
     }
+}
+
+/// Overwrites the command line and the environment that this process was started with (`/proc/<pid>/cmdline`, `environ`)
+/// and gives it `name` as its command line. They are those of whoever started the engine, and a process on its way into a
+/// container, or PID 1 of one, would show them there.
+///
+/// Reads `/proc`, so it comes before the process enters a container. Afterwards `std::env` knows neither arguments nor
+/// variables.
+pub fn forget_origin(name: &str) -> std::io::Result<()> {
+    let stat = std::fs::read_to_string("/proc/self/stat")?;
+    // The name of the program may have anything in it. What follows begins with field 3 (proc_pid_stat(5)).
+    let fields = stat.rsplit(')').next().unwrap_or_default().split_ascii_whitespace();
+    let [arguments, arguments_end, variables, variables_end] = fields
+        .skip(48 - 3)
+        .take(4)
+        .filter_map(|field| field.parse::<usize>().ok())
+        .collect::<Vec<_>>()
+        .try_into()
+        .map_err(|_| std::io::Error::from_raw_os_error(libc::EINVAL))?;
+    for (start, end) in [(arguments, arguments_end), (variables, variables_end)] {
+        // Hidden by the kernel, or empty.
+        if start != 0 && start < end {
+            // SAFETY: the kernel has put the strings of execve(2) here, at the end of the stack, and says where they are.
+            // Nobody holds a reference to them: what reads them (`std::env`, getenv(3)) does so anew each time, finds empty
+            // strings from now on, and this process has a single thread.
+            unsafe { std::ptr::write_bytes(start as *mut u8, 0, end - start) };
+        }
+    }
+    let length = name.len().min(arguments_end.saturating_sub(arguments).saturating_sub(1));
+    if arguments != 0 && length > 0 {
+        // SAFETY: as above; the name fits, and a zero byte is left behind it.
+        unsafe { std::ptr::copy_nonoverlapping(name.as_ptr(), arguments as *mut u8, length) };
+    }
+    Ok(())
 }
 
 /// Waits for any signal; all must be blocked (`sigwaitinfo(2)`). Returns its number, which may be a real-time one.

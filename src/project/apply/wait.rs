@@ -26,11 +26,23 @@ pub(super) async fn wait(engine: &Engine, progress: &Progress, wanted: &Wait) ->
         }
         return if wanted.required { Err(StepError::Waited(fault)) } else { Ok(()) };
     }
+    said(progress, wanted);
+    Ok(())
+}
+
+/// Says what would be said where what is waited for comes.
+pub(super) fn pretend(progress: &Progress, wanted: &Wait) {
+    for container in &wanted.containers {
+        progress.working(&title(container), "Waiting");
+    }
+    said(progress, wanted);
+}
+
+fn said(progress: &Progress, wanted: &Wait) {
     let said = if wanted.until == Until::Completed { "Exited" } else { "Healthy" };
     for container in &wanted.containers {
         progress.done(&title(container), said);
     }
-    Ok(())
 }
 
 /// Returns a container's state once it is settled. Where the disk tells that already, no supervisor is asked.
@@ -91,21 +103,8 @@ mod tests {
     use super::*;
 
     fn state(status: Status, exit_code: i32, health: Option<HealthStatus>) -> ContainerState {
-        ContainerState {
-            status,
-            pid: None,
-            pid_started: None,
-            exit_code,
-            oom_killed: false,
-            error: None,
-            started_at: None,
-            finished_at: None,
-            restart_count: 0,
-            stopped: false,
-            health: health.map(|status| Health { status, failing_streak: 0, log: Vec::new() }),
-            endpoints: Vec::new(),
-            ports: Vec::new(),
-        }
+        let health = health.map(|status| Health { status, failing_streak: 0, log: Vec::new() });
+        ContainerState { exit_code, health, ..ContainerState::new(status) }
     }
 
     fn judged(until: Until, required: bool, state: &ContainerState) -> Result<(), String> {

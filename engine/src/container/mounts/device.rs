@@ -4,8 +4,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag};
-use nix::sys::stat::{Mode, SFlag, mknodat};
+use nix::fcntl::{AtFlags, FcntlArg, OFlag, fcntl, openat};
+use nix::sys::stat::{Mode, SFlag, fstat, mknodat};
 use nix::unistd::{Gid, Uid, fchownat, symlinkat};
 use oci_spec::runtime::{LinuxDevice, LinuxDeviceType};
 
@@ -39,6 +39,61 @@ pub fn fill(dev: BorrowedFd<'_>) -> Step<()> {
         symlinkat(target, dev, name).step(|| format!("create link /dev/{name}"))?;
     }
     Ok(())
+}
+
+/// Finds the null device of a new `/dev`, or makes one in a filesystem of its own that is mounted at `place`, a directory
+/// of the host that the container does not get to see.
+///
+/// A container never gets the host's `/dev/null`, neither as a stream nor mounted over what is masked: its root could
+/// change the owner and mode of that file, and so take it away from everybody on the host.
+pub fn null(dev: Option<BorrowedFd<'_>>, place: &Path) -> Step<OwnedFd> {
+    let describe = || "open the container's null device".to_owned();
+    let null = match dev {
+        Some(dev) => openat(dev, "null", OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty()),
+        None => {
+            let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+            let at = nix::fcntl::open(place, flags, Mode::empty()).step(describe)?;
+            let (filesystem, null) = private_null(OFlag::O_PATH).step(describe)?;
+            // What is mounted nowhere could not be mounted over what is masked.
+            mount::move_mount(filesystem.as_fd(), at.as_fd()).step(describe)?;
+            Ok(null)
+        }
+    };
+    let null = null.step(describe)?;
+    if is_null(&null).step(describe)? { Ok(null) } else { Err(fault(format!("{}: it is another one", describe()))) }
+}
+
+/// Returns whether a descriptor refers to a null device, whoever's it is.
+pub fn is_null(fd: impl AsFd) -> nix::Result<bool> {
+    let status = fstat(fd)?;
+    Ok(status.st_mode & libc::S_IFMT == libc::S_IFCHR && status.st_rdev == libc::makedev(1, 3))
+}
+
+/// Opens a null device for a process in a container that runs, below whose root it is: the container's own, or where that
+/// has put something else in its place, a new one.
+pub fn null_inside(root: BorrowedFd<'_>) -> Step<OwnedFd> {
+    // Whatever is there must not make us wait.
+    let own = beneath::open(root, "/dev/null", OFlag::O_RDWR | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOCTTY)
+        .and_then(|null| {
+            fcntl(&null, FcntlArg::F_SETFL(OFlag::empty()))?;
+            Ok(if is_null(&null)? { Some(null) } else { None })
+        });
+    match own {
+        Ok(Some(null)) => Ok(null),
+        Ok(None) | Err(_) => private_null(OFlag::O_RDWR).map(|(_, null)| null).step(|| "make a null device".into()),
+    }
+}
+
+/// Makes a filesystem, mounted nowhere, with a null device in it, and opens that.
+fn private_null(flags: OFlag) -> nix::Result<(OwnedFd, OwnedFd)> {
+    let context = mount::fsopen(c"tmpfs")?;
+    context.set(c"source", c"tmpfs")?;
+    context.set(c"size", c"4k")?;
+    let filesystem = context.mount(mount::NOSUID | mount::NOEXEC)?;
+    let _exact = ExactModes::new();
+    mknodat(&filesystem, "null", SFlag::S_IFCHR, Mode::from_bits_truncate(0o666), libc::makedev(1, 3))?;
+    let null = openat(&filesystem, "null", flags | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty())?;
+    Ok((filesystem, null))
 }
 
 /// Makes a device of the configuration. One that is there already is replaced.
@@ -97,7 +152,7 @@ impl Terminal {
     pub fn mount_console(&self, dev: BorrowedFd<'_>) -> Step<()> {
         let describe = || "mount the terminal at /dev/console".to_owned();
         let flags = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_RDONLY;
-        let target = nix::fcntl::openat(dev, "console", flags, Mode::from_bits_truncate(0o600)).step(describe)?;
+        let target = openat(dev, "console", flags, Mode::from_bits_truncate(0o600)).step(describe)?;
         let tree = mount::open_tree_clone(self.peer.as_fd(), c"", false).step(describe)?;
         mount::move_mount(tree.as_fd(), target.as_fd()).step(describe)
     }

@@ -4,16 +4,14 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
-use nix::sys::stat::{Mode, fstat};
 
 use crate::container::beneath;
-use crate::container::step::{Context, Step, fault};
+use crate::container::step::{Context, Step};
 use crate::sys::mount::{self, Attributes};
 
-/// Covers a list of paths inside `root`: files by `/dev/null`, directories by an empty read-only filesystem. A path that
-/// does not exist needs no cover.
-pub fn mask(root: BorrowedFd<'_>, paths: &[String]) -> Step<()> {
-    let null = null()?;
+/// Covers a list of paths inside `root`: files by `null`, the container's own null device, directories by an empty
+/// read-only filesystem. A path that does not exist needs no cover.
+pub fn mask(root: BorrowedFd<'_>, paths: &[String], null: BorrowedFd<'_>) -> Step<()> {
     let mut empty: Option<OwnedFd> = None;
     for path in paths {
         let describe = || format!("mask {path}");
@@ -23,7 +21,7 @@ pub fn mask(root: BorrowedFd<'_>, paths: &[String]) -> Step<()> {
         };
         let directory = beneath::is_directory(&target).step(describe)?;
         let cover = if !directory {
-            mount::open_tree_clone(null.as_fd(), c"", false).step(describe)?
+            mount::open_tree_clone(null, c"", false).step(describe)?
         } else if let Some(attached) = &empty {
             mount::open_tree_clone(attached.as_fd(), c"", false).step(describe)?
         } else {
@@ -55,15 +53,4 @@ pub fn read_only(root: BorrowedFd<'_>, paths: &[String]) -> Step<()> {
         mount::move_mount(tree.as_fd(), target.as_fd()).step(describe)?;
     }
     Ok(())
-}
-
-/// Opens the host's `/dev/null` and makes sure that it is that device.
-fn null() -> Step<OwnedFd> {
-    let describe = || "open /dev/null".to_owned();
-    let null = nix::fcntl::open("/dev/null", OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()).step(describe)?;
-    let status = fstat(&null).step(describe)?;
-    if status.st_mode & libc::S_IFMT != libc::S_IFCHR || status.st_rdev != libc::makedev(1, 3) {
-        return Err(fault("open /dev/null: it is not the null device".into()));
-    }
-    Ok(null)
 }

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
+use nix::mount::{MntFlags, umount2};
 use nix::sched::{CloneFlags, setns};
 use nix::sys::stat::{Mode, fstat};
 use nix::sys::statfs::PROC_SUPER_MAGIC;
@@ -155,7 +156,8 @@ impl Mounter<'_> {
 /// Refuses to cover the container's `/proc`: writes to it, such as those of security labels, must reach the kernel.
 fn refuse_proc(target: &OwnedFd, destination: &Path, tree: &OwnedFd) -> Step<()> {
     let describe = || format!("mount at {}", destination.display());
-    if !mount::is_filesystem(target, PROC_SUPER_MAGIC).step(describe)? {
+    // By its name too: what is mounted at `/proc` itself takes the place of the procfs.
+    if !destination.starts_with("/proc") && !mount::is_filesystem(target, PROC_SUPER_MAGIC).step(describe)? {
         return Ok(());
     }
     let whole_proc = destination == Path::new("/proc") && mount::is_filesystem(tree, PROC_SUPER_MAGIC) == Ok(true);
@@ -178,13 +180,26 @@ pub fn clone_source(item: &Mount, extra: &MountExtra, options: &Options) -> Step
     } else {
         super::rootfs::image(&extra.layers)?
     };
-    let part = match &extra.subpath {
-        None if !extra.layers.is_empty() => return Ok(whole),
-        None => whole,
-        Some(subpath) => beneath::open(&whole, subpath, OFlag::O_PATH)
-            .step(|| format!("open {} of {}", subpath.display(), source.display()))?,
+    let Some(subpath) = &extra.subpath else {
+        if !extra.layers.is_empty() {
+            return Ok(whole);
+        }
+        return mount::open_tree_clone(whole.as_fd(), c"", options.recursive).step(describe);
     };
-    mount::open_tree_clone(part.as_fd(), c"", options.recursive).step(describe)
+    // A part of a mount can only be cloned where that is attached (before Linux 6.15): over one of its own layers, in this
+    // process's mount namespace.
+    let layer = extra.layers.first();
+    if let Some(layer) = layer {
+        let place = nix::fcntl::open(layer, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()).step(describe)?;
+        mount::move_mount(whole.as_fd(), place.as_fd()).step(describe)?;
+    }
+    let part = beneath::open(&whole, subpath, OFlag::O_PATH)
+        .step(|| format!("open {} of {}", subpath.display(), source.display()))?;
+    let tree = mount::open_tree_clone(part.as_fd(), c"", options.recursive).step(describe)?;
+    if let Some(layer) = layer {
+        umount2(layer, MntFlags::MNT_DETACH).step(describe)?;
+    }
+    Ok(tree)
 }
 
 /// Clones a mount of another container, whose paths are only resolved inside its root.

@@ -1,7 +1,7 @@
 //! The filter that containers get unless told: what Docker's default profile allows, which images are made to live with.
 
 use super::filter::compile;
-use super::{ALLOW, Comparison, Policy, Rule, Test, errno, table};
+use super::{ALLOW, Comparison, Policy, Rule, Test, errno};
 use crate::container::capabilities;
 use crate::sys::capabilities::Set;
 use crate::sys::process::Instruction;
@@ -13,13 +13,15 @@ pub fn default_filter(bounding: Set) -> Vec<Instruction> {
 
 pub(super) fn policy(bounding: Set) -> Policy {
     let denied = errno(libc::EPERM);
-    let mut rules = vec![Rule::Always(denied); table::LAST + 1];
+    let mut rules = vec![Rule::Always(denied); NEWEST + 1];
+    let mut compat = rules.clone();
     let mut set = |names: &str, rule: &Rule| {
-        for number in names.split_whitespace().filter_map(table::number) {
-            rules[number] = rule.clone();
+        for name in names.split_whitespace() {
+            super::set(&mut rules, &mut compat, name, |_| rule.clone());
         }
     };
     set(ALLOWED, &Rule::Always(ALLOW));
+    set(ALLOWED_I386, &Rule::Always(ALLOW));
 
     let test = |argument, comparison, value| vec![Test { argument, comparison, value }];
     // The host's side of a virtual machine's sockets is no business of a container's.
@@ -42,12 +44,26 @@ pub(super) fn policy(bounding: Set) -> Policy {
             set(names, &Rule::Always(ALLOW));
         }
     }
-    Policy { rules, unknown: errno(libc::ENOSYS), foreign: errno(libc::ENOSYS) }
+    Policy { rules, compat: Some(compat), unknown: errno(libc::ENOSYS), foreign: errno(libc::ENOSYS) }
 }
 
 fn has(set: Set, capability: &str) -> bool {
     capabilities::number(capability).is_some_and(|number| set.0 & (1 << number) != 0)
 }
+
+/// The newest call that Docker's filter decides about. What came later is answered as a kernel without it would, so that
+/// programs fall back.
+const NEWEST: usize = 466;
+
+/// What only 32-bit programs have.
+const ALLOWED_I386: &str = "
+    _llseek _newselect chown32 clock_adjtime64 clock_getres_time64 clock_gettime64 clock_nanosleep_time64 fadvise64_64
+    fchown32 fcntl64 fstat64 fstatat64 fstatfs64 ftruncate64 futex_time64 getegid32 geteuid32 getgid32 getgroups32
+    getresgid32 getresuid32 getuid32 io_pgetevents_time64 ipc lchown32 lstat64 mmap2 mq_timedreceive_time64
+    mq_timedsend_time64 ppoll_time64 pselect6_time64 recvmmsg_time64 rt_sigtimedwait_time64
+    sched_rr_get_interval_time64 semtimedop_time64 sendfile64 setfsgid32 setfsuid32 setgid32 setgroups32 setregid32
+    setresgid32 setresuid32 setreuid32 setuid32 sigprocmask sigreturn socketcall stat64 statfs64 timer_gettime64
+    timer_settime64 timerfd_gettime64 timerfd_settime64 truncate64 ugetrlimit utimensat_time64 waitpid";
 
 /// What needs no capability, or what the kernel itself guards well enough.
 const ALLOWED: &str = "
@@ -86,7 +102,7 @@ const WITH_CAPABILITY: [(&str, &str); 14] = [
     (
         "SYS_ADMIN",
         "bpf clone clone3 fanotify_init fsconfig fsmount fsopen fspick lookup_dcookie mount mount_setattr move_mount
-         open_tree perf_event_open quotactl quotactl_fd setdomainname sethostname setns syslog umount2 unshare",
+         open_tree perf_event_open quotactl quotactl_fd setdomainname sethostname setns syslog umount umount2 unshare",
     ),
     ("SYS_BOOT", "reboot"),
     ("SYS_CHROOT", "chroot"),
@@ -94,7 +110,7 @@ const WITH_CAPABILITY: [(&str, &str); 14] = [
     ("SYS_PACCT", "acct"),
     ("SYS_PTRACE", "kcmp pidfd_getfd process_madvise process_vm_readv process_vm_writev ptrace"),
     ("SYS_RAWIO", "iopl ioperm"),
-    ("SYS_TIME", "settimeofday clock_settime"),
+    ("SYS_TIME", "settimeofday stime clock_settime clock_settime64"),
     ("SYS_TTY_CONFIG", "vhangup"),
     ("SYS_NICE", "get_mempolicy mbind set_mempolicy set_mempolicy_home_node"),
     ("SYSLOG", "syslog"),
@@ -104,13 +120,14 @@ const WITH_CAPABILITY: [(&str, &str); 14] = [
 
 #[cfg(test)]
 mod tests {
+    use super::super::{table, table_i386};
     use super::*;
 
     #[test]
     fn every_name_of_the_profile_exists() {
         let conditional = WITH_CAPABILITY.iter().map(|(_, names)| *names);
-        for name in std::iter::once(ALLOWED).chain(conditional).flat_map(str::split_whitespace) {
-            assert!(table::number(name).is_some(), "{name}");
+        for name in [ALLOWED, ALLOWED_I386].into_iter().chain(conditional).flat_map(str::split_whitespace) {
+            assert!(table::number(name).or(table_i386::number(name)).is_some(), "{name}");
         }
         for (capability, _) in WITH_CAPABILITY {
             assert!(capabilities::number(capability).is_some(), "{capability}");

@@ -15,28 +15,46 @@ const NUMBER: u32 = 0;
 const ARCHITECTURE: u32 = 4;
 const ARGUMENTS: u32 = 16;
 
-/// `AUDIT_ARCH_X86_64`; the names of the policy are those of this architecture.
-const AUDIT_ARCH: u32 = 0xC000_003E;
+/// `AUDIT_ARCH_X86_64`.
+pub(super) const AUDIT_ARCH: u32 = 0xC000_003E;
+
+/// `AUDIT_ARCH_I386`.
+pub(super) const AUDIT_ARCH_COMPAT: u32 = 0x4000_0003;
+
+/// Calls of the x32 interface have the architecture of all others, and this bit in their number (`__X32_SYSCALL_BIT`).
+const X32: u32 = 0x4000_0000;
 
 /// Compiles a policy.
 pub(super) fn compile(policy: &Policy) -> Vec<Instruction> {
+    let compat = match &policy.compat {
+        Some(rules) => tree(&ranges(rules, policy)),
+        None => vec![instruction(RETURN, 0, 0, policy.foreign)],
+    };
+    let over = u32::try_from(compat.len()).unwrap_or(u32::MAX).saturating_add(3);
     let mut code = vec![
         instruction(LOAD, 0, 0, ARCHITECTURE),
-        instruction(JUMP_EQUAL, 1, 0, AUDIT_ARCH),
+        instruction(JUMP_EQUAL, 0, 1, AUDIT_ARCH),
+        instruction(JUMP, 0, 0, over),
+        instruction(JUMP_EQUAL, 1, 0, AUDIT_ARCH_COMPAT),
         instruction(RETURN, 0, 0, policy.foreign),
         instruction(LOAD, 0, 0, NUMBER),
     ];
-    code.extend(tree(&ranges(policy)));
+    code.extend(compat);
+    code.push(instruction(LOAD, 0, 0, NUMBER));
+    code.extend(tree(&ranges(&policy.rules, policy)));
     code
 }
 
 /// Returns the rules as ranges of numbers, each given by its first, in order.
-fn ranges(policy: &Policy) -> Vec<(u32, Rule)> {
+fn ranges(rules: &[Rule], policy: &Policy) -> Vec<(u32, Rule)> {
     let mut ranges: Vec<(u32, Rule)> = Vec::new();
-    let last = Rule::Always(policy.unknown);
-    for (number, rule) in policy.rules.iter().chain([&last]).enumerate() {
+    let unknown = Rule::Always(policy.unknown);
+    let numbered = rules.iter().chain([&unknown]).enumerate();
+    let numbered = numbered.map(|(number, rule)| (u32::try_from(number).unwrap_or(u32::MAX), rule));
+    let foreign = Rule::Always(policy.foreign);
+    for (number, rule) in numbered.chain([(X32, &foreign)]) {
         if ranges.last().is_none_or(|(_, previous)| previous != rule) {
-            ranges.push((u32::try_from(number).unwrap_or(u32::MAX), rule.clone()));
+            ranges.push((number, rule.clone()));
         }
     }
     ranges
@@ -140,7 +158,7 @@ fn instruction(code: u16, jt: u8, jf: u8, k: u32) -> Instruction {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::super::{ALLOW, default, errno, table};
     use super::*;
     use crate::sys::capabilities::Set;
@@ -148,7 +166,11 @@ mod tests {
 
     /// Runs a filter as the kernel does.
     fn run(code: &[Instruction], number: u32, args: [u64; 6]) -> u32 {
-        let mut data = vec![number, AUDIT_ARCH, 0, 0];
+        run_as(AUDIT_ARCH, code, number, args)
+    }
+
+    pub(in super::super) fn run_as(architecture: u32, code: &[Instruction], number: u32, args: [u64; 6]) -> u32 {
+        let mut data = vec![number, architecture, 0, 0];
         for arg in args {
             data.push(u32::try_from(arg & 0xFFFF_FFFF).unwrap());
             data.push((arg >> 32) as u32);
@@ -188,14 +210,22 @@ mod tests {
         for bits in [0, 0xa804_25fb, u64::MAX] {
             let policy = default::policy(Set(bits));
             let code = compile(&policy);
-            assert!(code.len() < 400, "{} instructions", code.len());
-            for (number, rule) in policy.rules.iter().enumerate() {
-                if let Rule::Always(action) = rule {
-                    assert_eq!(run(&code, u32::try_from(number).unwrap(), [0; 6]), *action, "{number}");
+            assert!(code.len() < 600, "{} instructions", code.len());
+            for (architecture, rules) in
+                [(AUDIT_ARCH, &policy.rules), (AUDIT_ARCH_COMPAT, policy.compat.as_ref().unwrap())]
+            {
+                for (number, rule) in rules.iter().enumerate() {
+                    if let Rule::Always(action) = rule {
+                        let got = run_as(architecture, &code, u32::try_from(number).unwrap(), [0; 6]);
+                        assert_eq!(got, *action, "{number}");
+                    }
+                }
+                for number in [u32::try_from(table::LAST + 1).unwrap(), X32, X32 | 1, u32::MAX] {
+                    assert_eq!(run_as(architecture, &code, number, [0; 6]), errno(libc::ENOSYS), "{number:#x}");
                 }
             }
-            assert_eq!(run(&code, u32::try_from(table::LAST + 1).unwrap(), [0; 6]), errno(libc::ENOSYS));
-            assert_eq!(run(&code, u32::MAX, [0; 6]), errno(libc::ENOSYS));
+            // AArch64
+            assert_eq!(run_as(0xC000_00B7, &code, 1, [0; 6]), errno(libc::ENOSYS));
         }
     }
 

@@ -7,6 +7,7 @@ mod default;
 mod filter;
 mod profile;
 mod table;
+mod table_i386;
 
 pub use default::default_filter;
 pub use profile::{ProfileError, compile_profile, from_docker};
@@ -24,10 +25,23 @@ const fn errno(number: i32) -> u32 {
 struct Policy {
     /// By number; the last is the newest that the policy knows of.
     rules: Vec<Rule>,
+    /// The same for 32-bit programs, whose calls have other numbers. `None`: they are foreign.
+    compat: Option<Vec<Rule>>,
     /// The action for calls that are newer than the policy.
     unknown: u32,
-    /// The action for calls of another architecture than this one.
+    /// The action for calls of any other architecture, the x32 interface among them: it must not allow what the rules do
+    /// not.
     foreign: u32,
+}
+
+/// Sets the rule of a call, under the numbers that it has for programs of either kind.
+fn set(rules: &mut [Rule], compat: &mut [Rule], name: &str, rule: impl Fn(&Rule) -> Rule) {
+    if let Some(own) = table::number(name).and_then(|number| rules.get_mut(number)) {
+        *own = rule(own);
+    }
+    if let Some(own) = table_i386::number(name).and_then(|number| compat.get_mut(number)) {
+        *own = rule(own).narrow();
+    }
 }
 
 /// What happens to one system call.
@@ -36,6 +50,20 @@ enum Rule {
     Always(u32),
     /// The action of the first line whose tests all hold, or the last value.
     When(Vec<(Vec<Test>, u32)>, u32),
+}
+
+impl Rule {
+    /// Returns the rule for a call whose arguments have 32 bits.
+    fn narrow(self) -> Self {
+        let Rule::When(mut lines, otherwise) = self else { return self };
+        for test in lines.iter_mut().flat_map(|(tests, _)| tests) {
+            test.value &= 0xFFFF_FFFF;
+            if let Comparison::Masked(mask) = &mut test.comparison {
+                *mask &= 0xFFFF_FFFF;
+            }
+        }
+        Rule::When(lines, otherwise)
+    }
 }
 
 /// A test of one argument of a system call.

@@ -1,6 +1,6 @@
 //! Profiles by others: the OCI form, and Docker's, which may depend on capabilities and kernel version.
 
-use oci_spec::runtime::{LinuxSeccomp, LinuxSeccompAction, LinuxSeccompOperator, LinuxSyscall};
+use oci_spec::runtime::{Arch, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompOperator, LinuxSyscall};
 use serde::Deserialize;
 
 use super::filter::compile;
@@ -16,6 +16,8 @@ pub enum ProfileError {
     Parse(#[source] serde_json::Error),
     #[error("the action {0:?} of the seccomp profile needs a helper program, which is not supported")]
     Action(LinuxSeccompAction),
+    #[error("the seccomp profile needs {0} instructions, and the kernel takes 4096")]
+    Length(usize),
     #[error("argument {0} of a system call in the seccomp profile does not exist")]
     Argument(usize),
 }
@@ -24,28 +26,36 @@ pub enum ProfileError {
 pub fn compile_profile(profile: &LinuxSeccomp) -> Result<Vec<Instruction>, ProfileError> {
     let otherwise = action(profile.default_action(), profile.default_errno_ret())?;
     let mut rules = vec![Rule::Always(otherwise); table::LAST + 1];
+    let mut compat = rules.clone();
     for line in profile.syscalls().iter().flatten() {
         let action = action(line.action(), line.errno_ret())?;
         let tests = tests(line)?;
-        for number in line.names().iter().filter_map(|name| table::number(name)) {
-            rules[number] = match (&rules[number], tests.is_empty()) {
-                // Without conditions a line decides; a later one with conditions cannot take that back.
-                (_, true) => Rule::Always(action),
-                (Rule::Always(decided), false) if *decided != otherwise => Rule::Always(*decided),
-                (Rule::Always(_), false) => Rule::When(alternatives(&tests, action), otherwise),
-                (Rule::When(lines, _), false) => {
-                    let mut lines = lines.clone();
-                    lines.extend(alternatives(&tests, action));
-                    Rule::When(lines, otherwise)
-                }
-            };
+        let rule = |known: &Rule| match (known, tests.is_empty()) {
+            // Without conditions a line decides; a later one with conditions cannot take that back.
+            (_, true) => Rule::Always(action),
+            (Rule::Always(decided), false) if *decided != otherwise => Rule::Always(*decided),
+            (Rule::Always(_), false) => Rule::When(alternatives(&tests, action), otherwise),
+            (Rule::When(lines, _), false) => {
+                let mut lines = lines.clone();
+                lines.extend(alternatives(&tests, action));
+                Rule::When(lines, otherwise)
+            }
+        };
+        for name in line.names() {
+            super::set(&mut rules, &mut compat, name, rule);
         }
     }
     // A filter that denies by default answers newer calls as an older kernel would, so that programs fall back.
     let denies = profile.default_action() == LinuxSeccompAction::ScmpActErrno;
     let unknown = if denies { errno(libc::ENOSYS) } else { otherwise };
-    let foreign = unknown;
-    Ok(compile(&Policy { rules, unknown, foreign }))
+    // The same call made as a 32-bit program makes it must not get past the rules, nor one of the x32 interface, whatever
+    // the default is. Docker kills for an architecture that the profile does not name.
+    let foreign = errno(libc::ENOSYS);
+    let compat =
+        Some(compat).filter(|_| profile.architectures().iter().flatten().any(|arch| *arch == Arch::ScmpArchX86));
+    let code = compile(&Policy { rules, compat, unknown, foreign });
+    // The most that the kernel takes (BPF_MAXINSNS).
+    if code.len() > 4096 { Err(ProfileError::Length(code.len())) } else { Ok(code) }
 }
 
 /// Several tests of the same argument are alternatives, tests of different arguments must all hold, as libseccomp's users
@@ -94,12 +104,26 @@ struct Filter {
     min_kernel: String,
 }
 
+/// An entry of `archMap`: an architecture, and those whose programs its kernels run too.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Architectures {
+    architecture: String,
+    #[serde(default)]
+    sub_architectures: Vec<String>,
+}
+
 /// Converts a profile as `docker run --security-opt seccomp=FILE` takes it to the OCI form, for a container with these
 /// capabilities.
 pub fn from_docker(text: &str, bounding: Set) -> Result<LinuxSeccomp, ProfileError> {
     let mut value: serde_json::Value = serde_json::from_str(text).map_err(ProfileError::Parse)?;
     if let Some(profile) = value.as_object_mut() {
-        profile.remove("archMap");
+        if let Some(map) = profile.remove("archMap").filter(|map| !map.is_null()) {
+            let map: Vec<Architectures> = serde_json::from_value(map).map_err(ProfileError::Parse)?;
+            let own = map.into_iter().find(|entry| entry.architecture == "SCMP_ARCH_X86_64");
+            let all = own.into_iter().flat_map(|entry| [vec![entry.architecture], entry.sub_architectures].concat());
+            profile.insert("architectures".into(), all.collect());
+        }
         if let Some(lines) = profile.get_mut("syscalls").and_then(serde_json::Value::as_array_mut) {
             let mut kept = Vec::new();
             for mut line in std::mem::take(lines) {
@@ -154,6 +178,9 @@ fn kernel_at_least(wanted: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::ALLOW;
+    use super::super::filter::tests::run_as;
+    use super::super::filter::{AUDIT_ARCH, AUDIT_ARCH_COMPAT};
     use super::*;
 
     const PROFILE: &str = r#"{
@@ -167,6 +194,25 @@ mod tests {
             {"names": ["ptrace"], "action": "SCMP_ACT_ALLOW", "includes": {"minKernel": "4.8"}},
             {"names": ["bpf"], "action": "SCMP_ACT_ALLOW", "includes": {"minKernel": "99.0"}}
         ]}"#;
+
+    #[test]
+    fn no_other_interface_gets_past_the_rules() {
+        let text = r#"{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["mount"], "action": "SCMP_ACT_ERRNO"}],
+            "architectures": ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86"]}"#;
+        let both = compile_profile(&from_docker(text, Set(0)).unwrap()).unwrap();
+        let one = compile_profile(&from_docker(&text.replace(r#", "SCMP_ARCH_X86"]"#, "]"), Set(0)).unwrap()).unwrap();
+        let (denied, foreign) = (errno(libc::EPERM), errno(libc::ENOSYS));
+        for (code, mount_32, exit_32) in [(&both, denied, ALLOW), (&one, foreign, foreign)] {
+            assert_eq!(run_as(AUDIT_ARCH, code, 165, [0; 6]), denied);
+            assert_eq!(run_as(AUDIT_ARCH, code, 166, [0; 6]), ALLOW);
+            assert_eq!(run_as(AUDIT_ARCH, code, 0x4000_0000 | 165, [0; 6]), foreign);
+            assert_eq!(run_as(AUDIT_ARCH_COMPAT, code, 21, [0; 6]), mount_32);
+            assert_eq!(run_as(AUDIT_ARCH_COMPAT, code, 1, [0; 6]), exit_32);
+            assert_eq!(run_as(0xC000_00B7, code, 1, [0; 6]), foreign);
+        }
+        let mapped = from_docker(PROFILE, Set(0)).unwrap();
+        assert_eq!(mapped.architectures().as_deref(), Some(&[Arch::ScmpArchX86_64, Arch::ScmpArchX86][..]));
+    }
 
     #[test]
     fn lines_of_dockers_profiles_depend_on_capabilities_and_kernel() {
