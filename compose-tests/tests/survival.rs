@@ -208,7 +208,7 @@ fn starts_and_stops_do_not_add_up() {
     let supervisor = stack.supervisor().pid;
     let start = |number: u64| {
         // Every fifth time it is another container.
-        if number % 5 == 0 {
+        if number.is_multiple_of(5) {
             stack.run(&["rm", "-s", "-f", "churned"]).ok();
             stack.run(&["up", "-d"]).ok();
         } else {

@@ -257,7 +257,7 @@ fn run(options: &Options) -> anyhow::Result<()> {
                 let took = scenario.measured.iter().map(|arguments| side.time(arguments)).sum::<anyhow::Result<_>>()?;
                 times.push(took);
                 if let Some(wanted) = scenario.lines {
-                    let printed = fs::read(side.stdout())?.iter().filter(|byte| **byte == b'\n').count();
+                    let printed = fs::read(side.stdout())?.split(|byte| *byte == b'\n').count() - 1;
                     if printed != wanted {
                         bail!("{} printed {printed} lines instead of {wanted}: {}", side.name, scenario.name);
                     }

@@ -103,10 +103,10 @@ impl Served {
             let mut output = Kept { inner: decoder, digest: Sha256::new(), file: plain };
             let mut buffer = vec![0; 256 * 1024];
             while output.read(&mut buffer)? > 0 {}
-            let layer = &self.layers[number];
-            let hex = |digest: Sha256| format!("sha256:{}", base16(&digest.finalize()));
+            let made = &self.layers[number];
+            let hex = |digest: Sha256| format!("sha256:{}", layer::hex(&digest.finalize()));
             let compressed = output.inner.into_inner().into_inner().digest;
-            if hex(output.digest) != layer.diff_id || hex(compressed) != layer.digest {
+            if hex(output.digest) != made.diff_id || hex(compressed) != made.digest {
                 bail!("layer {number} has other digests");
             }
             Ok(())
@@ -149,10 +149,6 @@ impl<R: Read> Read for Kept<R> {
         self.file.write_all(&buffer[..read])?;
         Ok(read)
     }
-}
-
-fn base16(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// What a pull has cost.
