@@ -13,7 +13,6 @@ use super::container::{Container, name_failure};
 use super::create;
 use super::events::Events;
 use super::run::Run;
-use crate::container::cgroup;
 use crate::container::config::{ContainerConfig, NetworkMode};
 use crate::container::memory::{self, MemoryError};
 use crate::container::state::Status;
@@ -240,12 +239,10 @@ impl Project {
     }
 
     /// Has ready what a container that is being created will want when it is started, which is as a rule at once.
-    fn expect_start(self: &Arc<Self>, config: &ContainerConfig) {
+    fn expect_start(&self, config: &ContainerConfig) {
         if matches!(config.network, NetworkMode::Networks(_) | NetworkMode::None) {
             self.networks.prepare((self.networks.prepared() + 1).min(PREPARED));
         }
-        let project = Arc::clone(self);
-        tokio::task::spawn_blocking(move || cgroup::warm_up(&project.host));
     }
 
     pub(super) async fn ensure_network(&self, config: NetworkConfig) -> Result<Reply, Failure> {

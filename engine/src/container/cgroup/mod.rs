@@ -316,24 +316,6 @@ fn remove_group(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Makes the kernel ready for the next move of a process between groups of version 1, so that it will not have to wait
-/// for a grace period (4 to 8 ms) then. Worth calling as soon as a start is foreseeable; it lasts for about 10 ms.
-pub fn warm_up(host: &crate::host::Host) {
-    let crate::host::Cgroups::V1(hierarchies) = &host.cgroups else { return };
-    let own = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    for line in own.lines() {
-        let mut fields = line.splitn(3, ':').skip(1);
-        let (Some(controllers), Some(path)) = (fields.next(), fields.next()) else { continue };
-        let Some(controller) = controllers.split(',').next() else { continue };
-        if let Some((_, mount)) = hierarchies.iter().find(|(name, _)| name == controller) {
-            // Moving this process to where it is changes nothing but takes the lock.
-            let path = mount.join(path.trim_start_matches('/')).join("cgroup.procs");
-            std::fs::write(path, std::process::id().to_string()).ok();
-            return;
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
