@@ -277,7 +277,8 @@ impl Stack {
         })
     }
 
-    fn census(&self) -> Census {
+    /// Returns what there is of the project on the host.
+    pub fn census(&self) -> Census {
         let containers = census::container_ids(&self.root());
         self.census_of(&containers)
     }

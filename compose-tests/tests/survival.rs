@@ -159,3 +159,74 @@ fn stopping_fifty_takes_no_longer_than_stopping_one() {
     assert!(started.elapsed() < Duration::from_secs(8), "down took {:?}", started.elapsed());
     stack.finish();
 }
+
+/// How often the next test starts a container; a thousand times by `RCOMPOSE_TEST_STARTS=1000`.
+fn starts() -> u64 {
+    std::env::var("RCOMPOSE_TEST_STARTS").map_or(25, |count| count.parse().expect("RCOMPOSE_TEST_STARTS is a number"))
+}
+
+/// What could add up in a supervisor that has started and stopped many containers.
+#[derive(Debug)]
+struct Held {
+    descriptors: usize,
+    /// Of which a few come and go with the work.
+    threads: u64,
+    /// Memory of its own, in KiB.
+    memory: u64,
+    /// Processes, mounts, links, tables, cgroups and files of the project.
+    items: usize,
+}
+
+impl Held {
+    fn by(stack: &Stack) -> Held {
+        let process = format!("/proc/{}", stack.supervisor().pid);
+        let status = std::fs::read_to_string(format!("{process}/status")).expect("the supervisor lives");
+        let field = |name: &str| {
+            let rest = status.lines().find_map(|line| line.strip_prefix(name)).expect("the kernel says it");
+            rest.split_whitespace().next().and_then(|word| word.parse().ok()).expect("it is a number")
+        };
+        Held {
+            descriptors: std::fs::read_dir(format!("{process}/fd")).expect("the supervisor lives").count(),
+            threads: field("Threads:"),
+            memory: field("RssAnon:"),
+            items: stack.census().items.len(),
+        }
+    }
+}
+
+#[test]
+fn starts_and_stops_do_not_add_up() {
+    let stack = Stack::new("growth");
+    stack.write(
+        "compose.yaml",
+        "services:
+  keeper: {image: busybox, command: sleep 1000}
+  churned: {image: busybox, command: sh -c 'echo a line; exec sleep 1000', healthcheck: {test: [CMD, 'true'], interval: 1s}}
+",
+    );
+    stack.run(&["up", "-d"]).ok();
+    let supervisor = stack.supervisor().pid;
+    let start = |number: u64| {
+        // Every fifth time it is another container.
+        if number.is_multiple_of(5) {
+            stack.run(&["rm", "-s", "-f", "churned"]).ok();
+            stack.run(&["up", "-d"]).ok();
+        } else {
+            stack.run(&["restart", "-t", "0", "churned"]).ok();
+        }
+    };
+    (0..5).for_each(start);
+    let before = Held::by(&stack);
+    let starts = starts();
+    (0..starts).for_each(start);
+    // Some of it goes away a moment after the command has returned; threads without work end seconds later.
+    wait::until(wait::PATIENCE, "everything to be as before", || {
+        let now = Held::by(&stack);
+        // The allocator's and the kernel's bookkeeping goes up and down by some hundred KiB.
+        let memory = before.memory + 2048 + 2 * starts;
+        let is_bounded = now.descriptors <= before.descriptors && now.threads <= 32 && now.memory <= memory;
+        if is_bounded && now.items == before.items { Ok(()) } else { Err((now, &before)) }
+    });
+    assert_eq!(stack.supervisor().pid, supervisor, "it is the same supervisor that was looked at");
+    stack.finish();
+}

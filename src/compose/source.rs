@@ -75,7 +75,7 @@ impl SourceFile {
     pub fn position(&self, offset: usize) -> (usize, usize) {
         let before = &self.text.as_bytes()[..offset.min(self.text.len())];
         let line_start = before.iter().rposition(|byte| *byte == b'\n').map_or(0, |newline| newline + 1);
-        let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
+        let line = before.iter().map(|byte| usize::from(*byte == b'\n')).sum::<usize>() + 1;
         // Every character has one byte that does not go on with another's.
         let column = before[line_start..].iter().filter(|byte| **byte & 0xc0 != 0x80).count() + 1;
         (line, column)

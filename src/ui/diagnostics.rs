@@ -141,7 +141,9 @@ mod tests {
         diagnostic.labels =
             vec![at(&file, place..place + 1, "here"), at(&file, 0..1, "first"), at(&file, 5..6, "second")];
         let shown = render(&diagnostic, false);
-        assert!(shown.len() < 2_000, "{} bytes", shown.len());
-        insta::assert_snapshot!(shown);
+        assert!(shown.len() < 4_000, "{} bytes", shown.len());
+        for part in ["--> compose.yaml:2:500004", "ä?z", "^ here", "compose.yaml:1:1", "- first", "second"] {
+            assert!(shown.contains(part), "{part:?} in {shown}");
+        }
     }
 }

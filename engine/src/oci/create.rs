@@ -14,7 +14,6 @@ use super::OciError;
 use super::convert::{convert, is_socket};
 use super::state::{CONFIG, Container, Lock, Process, Record, Runtime, START, Status, read};
 use super::{attached, lifecycle};
-use crate::container::cgroup::Version;
 use crate::container::hooks;
 use crate::container::mounts::clone_source;
 use crate::container::mounts::options::{self, Options};
@@ -207,7 +206,7 @@ fn make(
     let (pid, pidfd) = crate::shim::create::clone(init, &ours)?;
     let mut making = Making::default();
     let result = making
-        .watch(spec, record, &ours, pid, pidfd.as_fd())
+        .watch(spec, record, &ours, pid)
         .map_err(OciError::from)
         .and_then(|()| hand_over(request, container, making.master.take(), &ours, pid));
     match result {
@@ -273,16 +272,7 @@ struct Making {
 
 impl Making {
     /// Serves init until everything is made.
-    fn watch(&mut self, spec: &Spec, record: &Record, init: &OwnedFd, pid: Pid, pidfd: BorrowedFd<'_>) -> Step<()> {
-        if record.cgroup.version == Version::V1 {
-            match record.cgroup.attach(pid) {
-                // An init that has ended meanwhile has said why.
-                Err(failure) if pidfd::has_ended(pidfd) != Ok(true) => return Err(failure),
-                _ => {}
-            }
-            // As above.
-            channel::send_attached(init).ok();
-        }
+    fn watch(&mut self, spec: &Spec, record: &Record, init: &OwnedFd, pid: Pid) -> Step<()> {
         loop {
             match channel::receive(init).step(|| "hear init".into())? {
                 Some(Message::Failed(failure)) => return Err(failure),
@@ -293,7 +283,7 @@ impl Making {
                     if let Some(hooks) = spec.hooks() {
                         hooks::before_start(hooks, &state)?;
                     }
-                    // As above.
+                    // An init that has ended meanwhile has said why.
                     channel::send_go_on(init, &state).ok();
                 }
                 Some(Message::Ready) => return Ok(()),

@@ -14,8 +14,6 @@ use crate::sys::{clone, socket};
 pub(crate) enum Message {
     /// To init: the network namespace.
     Network(OwnedFd),
-    /// To init: it has been moved into its cgroups.
-    Attached,
     /// To init: the ids of its user namespace are mapped.
     Mapped,
     /// From init: everything is made, and the hooks of the runtime's namespaces come next.
@@ -38,7 +36,6 @@ pub(crate) enum Message {
 }
 
 const NETWORK: u8 = b'n';
-const ATTACHED: u8 = b'a';
 const MAPPED: u8 = b'm';
 const HOOKS: u8 = b'h';
 const GO_ON: u8 = b'g';
@@ -52,10 +49,6 @@ const FAILED: u8 = b'f';
 
 pub(super) fn send_network(channel: impl AsFd, namespace: BorrowedFd<'_>) -> nix::Result<()> {
     socket::send(channel, &[NETWORK], &[namespace])
-}
-
-pub(crate) fn send_attached(channel: impl AsFd) -> nix::Result<()> {
-    socket::send(channel, &[ATTACHED], &[])
 }
 
 pub(super) fn send_mapped(channel: impl AsFd) -> nix::Result<()> {
@@ -117,7 +110,6 @@ pub(crate) fn receive(channel: impl AsFd) -> nix::Result<Option<Message>> {
     let mut fd = || fds.next().ok_or(Errno::EBADMSG);
     Ok(Some(match *kind {
         NETWORK => Message::Network(fd()?),
-        ATTACHED => Message::Attached,
         MAPPED => Message::Mapped,
         HOOKS => Message::Hooks,
         GO_ON => Message::GoOn(text(rest)?),
@@ -143,7 +135,6 @@ fn text(bytes: &[u8]) -> nix::Result<String> {
 #[derive(Debug, Default)]
 pub(super) struct Heard {
     network: Option<OwnedFd>,
-    attached: bool,
     mapped: bool,
     go_on: Option<String>,
     released: bool,
@@ -158,14 +149,6 @@ impl Heard {
             }
             self.hear(&channel, "wait for the network namespace")?;
         }
-    }
-
-    /// Waits until this process is in its cgroups.
-    pub(super) fn attached(&mut self, channel: impl AsFd) -> Step<()> {
-        while !self.attached {
-            self.hear(&channel, "wait for the cgroups")?;
-        }
-        Ok(())
     }
 
     /// Waits until the ids of this process's user namespace are mapped.
@@ -199,7 +182,6 @@ impl Heard {
     fn hear(&mut self, channel: impl AsFd, what: &str) -> Step<()> {
         match receive(channel).step(|| what.to_owned())? {
             Some(Message::Network(namespace)) => self.network = Some(namespace),
-            Some(Message::Attached) => self.attached = true,
             Some(Message::Mapped) => self.mapped = true,
             Some(Message::GoOn(state)) => self.go_on = Some(state),
             Some(Message::Release) => self.released = true,

@@ -18,7 +18,6 @@ use super::protocol::{self, Failure, ToShim};
 use super::running::{Kept, Place, Running};
 use super::stdio::{self, Output};
 use super::{Shim, died};
-use crate::container::cgroup::Version;
 use crate::container::hooks::{self, Subject};
 use crate::container::step::{Context, Step, fault};
 use crate::sys::clone::{self, Cloned};
@@ -51,7 +50,7 @@ fn start(shim: Shim, supervisor: &OwnedFd) -> Step<Running> {
     let (ours, theirs) = socket::pair().step(|| "make a socket pair for init".into())?;
     let (pid, pidfd) = clone_init(&shim, stdio.container, &ours, theirs)?;
     let mut started = Starting::default();
-    let result = started.watch(&shim, supervisor, &ours, pid, &pidfd);
+    let result = started.watch(&shim, supervisor, &ours, pid);
     if let Err(failure) = result {
         pidfd::kill_and_reap(pidfd.as_fd());
         return Err(failure);
@@ -200,16 +199,7 @@ struct Starting {
 
 impl Starting {
     /// Serves init and the supervisor until init has executed the program.
-    fn watch(&mut self, shim: &Shim, supervisor: &OwnedFd, init: &OwnedFd, pid: Pid, pidfd: &OwnedFd) -> Step<()> {
-        if shim.config.cgroup.version == Version::V1 {
-            // Meanwhile init makes its mounts: the first of these may wait for milliseconds.
-            match shim.config.cgroup.attach(pid) {
-                // An init that has ended meanwhile has said why.
-                Err(failure) if pidfd::has_ended(pidfd.as_fd()) != Ok(true) => return Err(failure),
-                _ => {}
-            }
-            Self::tell_init(channel::send_attached(init), "tell init of its cgroups")?;
-        }
+    fn watch(&mut self, shim: &Shim, supervisor: &OwnedFd, init: &OwnedFd, pid: Pid) -> Step<()> {
         let mut supervised = true;
         loop {
             let mut fds = vec![PollFd::new(init.as_fd(), PollFlags::POLLIN)];

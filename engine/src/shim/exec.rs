@@ -210,7 +210,7 @@ fn enter(
         set_oom_score(score)?;
     }
     if target.cgroup.version == Version::V1 {
-        target.cgroup.attach(nix::unistd::getpid())?;
+        target.cgroup.enter()?;
     }
     let mut namespaces = CloneFlags::CLONE_NEWNS
         | CloneFlags::CLONE_NEWUTS

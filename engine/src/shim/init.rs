@@ -147,11 +147,9 @@ impl Init<'_> {
             .step(|| format!("create working directory {}", process.cwd().display()))?;
 
         self.enter_network(heard)?;
-        if self.config.cgroup.version == Version::V1 {
-            heard.attached(&self.channel)?;
-            if self.config.namespaces.cgroup == Namespace::New {
-                unshare(CloneFlags::CLONE_NEWCGROUP).step(|| "make a cgroup namespace".into())?;
-            }
+        // That of version 2 came with the clone, which was into the cgroup itself.
+        if self.config.cgroup.version == Version::V1 && self.config.namespaces.cgroup == Namespace::New {
+            unshare(CloneFlags::CLONE_NEWCGROUP).step(|| "make a cgroup namespace".into())?;
         }
         join(&self.config.namespaces.cgroup, CloneFlags::CLONE_NEWCGROUP)?;
         for item in mounts.iter().filter(|item| late(item.destination())) {
@@ -175,8 +173,12 @@ impl Init<'_> {
         Ok((spec, state))
     }
 
-    /// Becomes root of a user namespace of its own, if it has one, and the first of a session.
+    /// Enters its cgroups, becomes root of a user namespace of its own, if it has one, and the first of a session.
     fn begin(&mut self, heard: &mut Heard) -> Step<()> {
+        if self.config.cgroup.version == Version::V1 {
+            // While it is still the host's root.
+            self.config.cgroup.enter()?;
+        }
         if self.config.namespaces.user.is_some() {
             heard.mapped(&self.channel)?;
             process::set_user(0, 0, &[]).step(|| "become root of the user namespace".into())?;

@@ -181,6 +181,8 @@ impl Running {
     pub(super) fn run(mut self, supervisor: OwnedFd) -> ! {
         self.connect(supervisor, true);
         self.greet();
+        // Making the container took more than looking after it does.
+        process::trim_heap();
         loop {
             let ready = self.wait();
             for source in ready {

@@ -39,6 +39,7 @@ use crate::network::{Networks, Options};
 use crate::root::Root;
 use crate::shim::launcher::Launcher;
 use crate::shim::sealed;
+use crate::sys::process;
 use project::{Project, chain};
 
 /// Worker threads of a supervisor: enough to overlap netlink and file work, few enough to stay small.
@@ -112,6 +113,7 @@ fn supervise(root: &Root, project: &str, waiting: &mut Option<File>) -> Result<(
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).map_err(|error| format!("cannot read a limit: {error}"))?;
     setrlimit(Resource::RLIMIT_NOFILE, most, most).map_err(|error| format!("cannot raise a limit: {error}"))?;
     tracing_to_stderr();
+    process::share_heaps();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(THREADS)
         .max_blocking_threads(16)

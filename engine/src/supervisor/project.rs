@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::fmt::{Display, Write as _};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -12,7 +13,6 @@ use super::container::{Container, name_failure};
 use super::create;
 use super::events::Events;
 use super::run::Run;
-use crate::container::cgroup;
 use crate::container::config::{ContainerConfig, NetworkMode};
 use crate::container::memory::{self, MemoryError};
 use crate::container::state::Status;
@@ -24,7 +24,9 @@ use crate::network::config::NetworkConfig;
 use crate::network::{NetworkError, Networks};
 use crate::protocol::{EventKind, Failure, FailureKind, ProvidedFile, Reply};
 use crate::root::Root;
-use crate::shim::launcher::Launcher;
+use crate::shim::launcher::{Launcher, LauncherError};
+use crate::shim::protocol::Spawn;
+use crate::sys::process;
 use crate::volume;
 
 /// Exit statuses that may wait to be asked for.
@@ -64,6 +66,8 @@ struct Registry {
     statuses: HashMap<Id, Status>,
     connections: usize,
     retired: bool,
+    /// Whether containers were started for those who are connected.
+    started: bool,
 }
 
 impl Registry {
@@ -235,12 +239,10 @@ impl Project {
     }
 
     /// Has ready what a container that is being created will want when it is started, which is as a rule at once.
-    fn expect_start(self: &Arc<Self>, config: &ContainerConfig) {
+    fn expect_start(&self, config: &ContainerConfig) {
         if matches!(config.network, NetworkMode::Networks(_) | NetworkMode::None) {
             self.networks.prepare((self.networks.prepared() + 1).min(PREPARED));
         }
-        let project = Arc::clone(self);
-        tokio::task::spawn_blocking(move || cgroup::warm_up(&project.host));
     }
 
     pub(super) async fn ensure_network(&self, config: NetworkConfig) -> Result<Reply, Failure> {
@@ -301,8 +303,22 @@ impl Project {
     }
 
     pub(super) fn disconnected(&self) {
-        self.registry().connections -= 1;
+        let is_over = {
+            let mut registry = self.registry();
+            registry.connections -= 1;
+            registry.connections == 0 && std::mem::take(&mut registry.started)
+        };
+        if is_over {
+            // Starting containers took more than looking after them does.
+            process::trim_heap();
+        }
         self.settle();
+    }
+
+    /// Asks for a shim.
+    pub(super) fn launch(&self, spawn: &Spawn, fds: &[BorrowedFd<'_>]) -> Result<OwnedFd, LauncherError> {
+        self.registry().started = true;
+        self.launcher.spawn(spawn, fds)
     }
 
     /// Wakes the supervisor's main task if nothing is left to do.

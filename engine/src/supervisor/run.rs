@@ -386,7 +386,7 @@ async fn restore_layers(project: &std::sync::Arc<Project>, config: &ContainerCon
 
 fn spawn_shim(project: &Project, spawn: &Spawn, fds: &[std::os::fd::BorrowedFd<'_>]) -> Result<Connection, Failure> {
     let socket =
-        project.launcher.spawn(spawn, fds).map_err(|error| other(format!("cannot start a shim: {}", chain(&error))))?;
+        project.launch(spawn, fds).map_err(|error| other(format!("cannot start a shim: {}", chain(&error))))?;
     Connection::new(socket).map_err(caused)
 }
 

@@ -187,6 +187,20 @@ pub fn keep_heap_small() {
     unsafe { libc::mallopt(libc::M_TRIM_THRESHOLD, 32 << 10) };
 }
 
+/// Makes the threads of this process share two heaps: what one frees another can use, and less stays unused.
+///
+/// To be called before the first thread.
+pub fn share_heaps() {
+    // SAFETY: sets a parameter of the allocator; the value is valid.
+    unsafe { libc::mallopt(libc::M_ARENA_MAX, 2) };
+}
+
+/// Gives the kernel every page back in which nothing is allocated any more (`malloc_trim(3)`).
+pub fn trim_heap() {
+    // SAFETY: only pages that hold nothing are given back.
+    unsafe { libc::malloc_trim(0) };
+}
+
 /// Begins a new, empty session keyring (`keyctl(2)`), so that the one of the engine's session is not inherited. A kernel
 /// without keyrings has none to hide.
 pub fn join_new_session_keyring() -> Result<()> {

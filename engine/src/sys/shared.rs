@@ -30,6 +30,9 @@ impl Shared {
         if start == libc::MAP_FAILED {
             return Err(Errno::last());
         }
+        // Only pages that are touched are to cost memory: nothing is read ahead. Where the kernel does not listen, they do.
+        // SAFETY: the range was mapped by the line above; this changes nothing about its content.
+        unsafe { libc::madvise(start, length.get(), libc::MADV_RANDOM) };
         let start = NonNull::new(start.cast()).ok_or(Errno::ENOMEM)?;
         Ok(Self { start, length: length.get() })
     }

@@ -6,7 +6,7 @@ mod pull;
 
 use std::{
     env, fs,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, ExitCode, Stdio},
     time::{Duration, Instant},
 };
@@ -85,7 +85,7 @@ impl Side<'_> {
         };
         let log = self.stack.project_folder().join("stderr");
         let stderr = fs::File::create(&log)?;
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr);
+        command.stdin(Stdio::null()).stdout(fs::File::create(self.stdout())?).stderr(stderr);
         let started = Instant::now();
         let status = command.status().with_context(|| format!("cannot run {}", self.name))?;
         let took = started.elapsed();
@@ -93,6 +93,11 @@ impl Side<'_> {
             bail!("{} {} ended with {status}: {}", self.name, arguments.join(" "), fs::read_to_string(&log)?);
         }
         Ok(took)
+    }
+
+    /// Returns where the output of the last command is.
+    fn stdout(&self) -> PathBuf {
+        self.stack.project_folder().join("stdout")
     }
 
     /// Returns the proportional set size of everything of this program, in KiB.
@@ -117,9 +122,15 @@ struct Scenario {
     /// Whether one round takes seconds.
     slow: bool,
     setup: Vec<Vec<&'static str>>,
-    measured: Vec<&'static str>,
+    /// Commands, one after another.
+    measured: Vec<Vec<&'static str>>,
+    /// How many lines the last of them must print.
+    lines: Option<usize>,
     teardown: Vec<Vec<&'static str>>,
 }
+
+/// How many lines a container writes.
+const LINES: usize = 1_000_000;
 
 fn scenarios() -> Vec<Scenario> {
     let mut all = Vec::new();
@@ -129,14 +140,16 @@ fn scenarios() -> Vec<Scenario> {
             name: format!("up -d, {count} services"),
             slow: count == 50,
             setup: vec![],
-            measured: vec!["-f", file, "up", "-d"],
+            measured: vec![vec!["-f", file, "up", "-d"]],
+            lines: None,
             teardown: vec![down(file)],
         });
         all.push(Scenario {
             name: format!("down -t 0, {count} services"),
             slow: count == 50,
             setup: vec![vec!["-f", file, "up", "-d"]],
-            measured: down(file),
+            measured: vec![down(file)],
+            lines: None,
             teardown: vec![],
         });
     }
@@ -144,26 +157,30 @@ fn scenarios() -> Vec<Scenario> {
         name: "down, 10 services that cannot get the signal".to_owned(),
         slow: true,
         setup: vec![vec!["-f", "s10.yaml", "up", "-d"]],
-        measured: vec!["-f", "s10.yaml", "down"],
+        measured: vec![vec!["-f", "s10.yaml", "down"]],
+        lines: None,
         teardown: vec![],
     });
     all.push(Scenario {
         name: "restart -t 0, 50 services".to_owned(),
         slow: true,
         setup: vec![vec!["-f", "s50.yaml", "up", "-d"]],
-        measured: vec!["-f", "s50.yaml", "restart", "-t", "0"],
+        measured: vec![vec!["-f", "s50.yaml", "restart", "-t", "0"]],
+        lines: None,
         teardown: vec![down("s50.yaml")],
     });
     all.push(Scenario {
         name: "up -d, chain of 5 service_healthy".to_owned(),
         slow: true,
         setup: vec![],
-        measured: vec!["-f", "chain.yaml", "up", "-d"],
+        measured: vec![vec!["-f", "chain.yaml", "up", "-d"]],
+        lines: None,
         teardown: vec![down("chain.yaml")],
     });
     for (name, measured) in [
         ("up -d with nothing to do, 10 services", vec!["-f", "s10.yaml", "up", "-d"]),
         ("exec true", vec!["-f", "s10.yaml", "exec", "-T", "s0", "true"]),
+        ("run --rm true", vec!["-f", "s10.yaml", "run", "--rm", "-T", "s0", "true"]),
         ("ps, 10 services", vec!["-f", "s10.yaml", "ps"]),
         ("logs --tail 10, 10 services", vec!["-f", "s10.yaml", "logs", "--tail", "10"]),
     ] {
@@ -171,16 +188,35 @@ fn scenarios() -> Vec<Scenario> {
             name: name.to_owned(),
             slow: false,
             setup: vec![vec!["-f", "s10.yaml", "up", "-d"]],
-            measured,
+            measured: vec![measured],
+            lines: None,
             teardown: vec![],
         });
     }
+    let written = [vec!["-f", "lines.yaml", "up", "-d"], vec!["-f", "lines.yaml", "wait", "lines"]];
+    all.push(Scenario {
+        name: "a container that writes 1,000,000 lines, to its end".to_owned(),
+        slow: true,
+        setup: vec![],
+        measured: written.to_vec(),
+        lines: None,
+        teardown: vec![down("lines.yaml")],
+    });
+    all.push(Scenario {
+        name: "logs of 1,000,000 lines".to_owned(),
+        slow: true,
+        setup: written.to_vec(),
+        measured: vec![vec!["-f", "lines.yaml", "logs", "lines"]],
+        lines: Some(LINES),
+        teardown: vec![down("lines.yaml")],
+    });
     for (count, file) in [(10, "s10.yaml"), (100, "s100.yaml"), (1_000, "s1000.yaml")] {
         all.push(Scenario {
             name: format!("config, {count} services"),
             slow: false,
             setup: vec![],
-            measured: vec!["-f", file, "config"],
+            measured: vec![vec!["-f", file, "config"]],
+            lines: None,
             teardown: vec![],
         });
     }
@@ -193,6 +229,8 @@ fn run(options: &Options) -> anyhow::Result<()> {
         stack.write(&format!("s{count}.yaml"), &services(count));
     }
     stack.write("chain.yaml", &chain(5));
+    let lines = format!("services:\n  lines:\n    image: busybox\n    command: seq {LINES}\n");
+    stack.write("lines.yaml", &lines);
     let wanted = |name: &str| options.only.as_ref().is_none_or(|only| name.contains(only.as_str()));
     let docker = options.docker.as_deref().filter(|words| has_docker(words));
     if options.docker.is_some() && docker.is_none() {
@@ -216,7 +254,14 @@ fn run(options: &Options) -> anyhow::Result<()> {
                 for arguments in &scenario.setup {
                     side.time(arguments)?;
                 }
-                times.push(side.time(&scenario.measured)?);
+                let took = scenario.measured.iter().map(|arguments| side.time(arguments)).sum::<anyhow::Result<_>>()?;
+                times.push(took);
+                if let Some(wanted) = scenario.lines {
+                    let printed = fs::read(side.stdout())?.split(|byte| *byte == b'\n').count() - 1;
+                    if printed != wanted {
+                        bail!("{} printed {printed} lines instead of {wanted}: {}", side.name, scenario.name);
+                    }
+                }
                 for arguments in &scenario.teardown {
                     side.time(arguments)?;
                 }
@@ -242,13 +287,15 @@ fn pulls(sides: &[Side<'_>], iterations: usize) -> anyhow::Result<()> {
     let served = pull::Served::new(5, 40)?;
     let stack = sides[0].stack;
     stack.write("pull.yaml", &served.project());
-    let mut alone = Vec::new();
+    let (mut alone, mut least) = (Vec::new(), Vec::new());
     let mut times = vec![Vec::new(); sides.len()];
     // Stores are kept to the end: ext4 looks at every inode that was deleted within the last seconds before it takes
     // another one, so that clearing up would be paid for by what is measured next.
     let mut stores = Vec::new();
     for _ in 0..iterations {
         alone.push(served.decompress()?);
+        let memory = tempfile::Builder::new().prefix("rct-bench-").tempdir_in("/dev/shm")?;
+        least.push(served.take_in(memory.path())?);
         for (side, times) in sides.iter().zip(&mut times) {
             if side.docker.is_none() {
                 let store = tempfile::Builder::new().prefix("rct-bench-").tempdir()?;
@@ -262,6 +309,7 @@ fn pulls(sides: &[Side<'_>], iterations: usize) -> anyhow::Result<()> {
     }
     row(PULL, &mut times);
     row("decompression of that alone, on all cores", std::slice::from_mut(&mut alone));
+    row("that, the digests of both forms, and both written to memory", std::slice::from_mut(&mut least));
     let store = tempfile::Builder::new().prefix("rct-bench-").tempdir()?;
     let pulled = pull::measure(stack, "pull.yaml", store.path())?;
     println!("| memory at most, {PULL} | {} KiB |", pulled.memory);

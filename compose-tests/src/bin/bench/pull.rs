@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    io::{BufReader, Read, Write},
+    io::{self, BufReader, Read, Write},
     path::Path,
     process::Stdio,
     sync::atomic::{AtomicUsize, Ordering},
@@ -22,6 +22,7 @@ use compose_tests::{
 };
 use flate2::{Compression, bufread::MultiGzDecoder, write::GzEncoder};
 use serde_json::json;
+use sha2::{Digest, Sha256};
 
 const MIB: usize = 1 << 20;
 
@@ -83,6 +84,36 @@ impl Served {
 
     /// Decompresses all layers on all cores, and forgets what comes out.
     pub(crate) fn decompress(&self) -> anyhow::Result<Duration> {
+        self.on_all_cores(|_, blob| {
+            let mut decoder = MultiGzDecoder::new(BufReader::with_capacity(128 * 1024, blob));
+            let mut buffer = vec![0; 256 * 1024];
+            while decoder.read(&mut buffer)? > 0 {}
+            Ok(())
+        })
+    }
+
+    /// Does what no pull can do without, on all cores, and nothing else: decompresses all layers, computes the digests of
+    /// both forms, and keeps both in files of a folder.
+    pub(crate) fn take_in(&self, folder: &Path) -> anyhow::Result<Duration> {
+        self.on_all_cores(|number, blob| {
+            let kept = fs::File::create(folder.join(format!("{number}.gz")))?;
+            let plain = fs::File::create(folder.join(number.to_string()))?;
+            let input = Kept { inner: blob, digest: Sha256::new(), file: kept };
+            let decoder = MultiGzDecoder::new(BufReader::with_capacity(128 * 1024, input));
+            let mut output = Kept { inner: decoder, digest: Sha256::new(), file: plain };
+            let mut buffer = vec![0; 256 * 1024];
+            while output.read(&mut buffer)? > 0 {}
+            let made = &self.layers[number];
+            let hex = |digest: Sha256| format!("sha256:{}", layer::hex(&digest.finalize()));
+            let compressed = output.inner.into_inner().into_inner().digest;
+            if hex(output.digest) != made.diff_id || hex(compressed) != made.digest {
+                bail!("layer {number} has other digests");
+            }
+            Ok(())
+        })
+    }
+
+    fn on_all_cores(&self, work: impl Fn(usize, fs::File) -> anyhow::Result<()> + Sync) -> anyhow::Result<Duration> {
         let cores = thread::available_parallelism()?.get();
         let next = AtomicUsize::new(0);
         let started = Instant::now();
@@ -90,19 +121,33 @@ impl Served {
             let workers: Vec<_> = (0..cores)
                 .map(|_| {
                     scope.spawn(|| -> anyhow::Result<()> {
-                        let mut buffer = vec![0; 256 * 1024];
-                        while let Some(layer) = self.layers.get(next.fetch_add(1, Ordering::SeqCst)) {
-                            let file = fs::File::open(self.cache.blob(&layer.digest))?;
-                            let mut decoder = MultiGzDecoder::new(BufReader::with_capacity(128 * 1024, file));
-                            while decoder.read(&mut buffer)? > 0 {}
+                        loop {
+                            let number = next.fetch_add(1, Ordering::SeqCst);
+                            let Some(layer) = self.layers.get(number) else { return Ok(()) };
+                            work(number, fs::File::open(self.cache.blob(&layer.digest))?)?;
                         }
-                        Ok(())
                     })
                 })
                 .collect();
             workers.into_iter().try_for_each(|worker| worker.join().expect("it does not panic"))
         })?;
         Ok(started.elapsed())
+    }
+}
+
+/// What is read, with its digest, and kept.
+struct Kept<R> {
+    inner: R,
+    digest: Sha256,
+    file: fs::File,
+}
+
+impl<R: Read> Read for Kept<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.inner.read(buffer)?;
+        self.digest.update(&buffer[..read]);
+        self.file.write_all(&buffer[..read])?;
+        Ok(read)
     }
 }
 
