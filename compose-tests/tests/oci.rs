@@ -436,7 +436,7 @@ fn a_user_namespace_has_its_own_ids() {
         config["linux"]["uidMappings"] = ids.clone();
         config["linux"]["gidMappings"] = ids;
         let all = json!(["CAP_SYS_ADMIN", "CAP_CHOWN"]);
-        for set in ["bounding", "effective", "permitted"] {
+        for set in ["bounding", "effective", "permitted", "inheritable", "ambient"] {
             config["process"]["capabilities"][set] = all.clone();
         }
         let bind = json!({"destination": "/data", "type": "bind", "source": data, "options": ["bind"]});
