@@ -1,6 +1,8 @@
 //! The OCI front door, beside other runtimes and by itself (OCI runtime specification).
+#![allow(clippy::unwrap_used, reason = "these are tests")]
 
 use std::{
+    collections::BTreeMap,
     fs::{self, File},
     io::Read as _,
     os::{fd::AsRawFd as _, unix::net::UnixListener},
@@ -89,6 +91,9 @@ impl Bundles {
         self.stack.finish();
     }
 }
+
+/// What makes a configuration another.
+type Change = fn(&mut Value);
 
 /// Returns a hook that runs a shell script on the host.
 fn hook(script: &str) -> Value {
@@ -301,7 +306,7 @@ fn a_container_goes_through_its_life() {
 fn a_run_in_the_foreground_gives_the_exit_code_and_leaves_nothing() {
     let bundles = Bundles::new("oci-run");
     bundles.make("exits", "cat; exit 7", |_| {});
-    let output = bundles.stack.run_with(&["oci", "run", "-b", "exits", "one"], &Default::default(), "typed");
+    let output = bundles.stack.run_with(&["oci", "run", "-b", "exits", "one"], &BTreeMap::new(), "typed");
     assert_eq!((output.code, &*output.stdout), (7, "typed"), "{output:?}");
     bundles.make("killed", "kill -9 $$", |config| {
         config["linux"]["namespaces"] =
@@ -397,7 +402,7 @@ impl Drop for RemoveFile {
 #[test]
 fn what_cannot_be_kept_is_named_and_logged() {
     let bundles = Bundles::new("oci-refused");
-    let cases: [(&str, fn(&mut Value)); 5] = [
+    let cases: [(&str, Change); 5] = [
         ("process.apparmorProfile", |config| config["process"]["apparmorProfile"] = json!("strict")),
         ("linux.intelRdt", |config| config["linux"]["intelRdt"] = json!({"closID": "x"})),
         ("linux.seccomp", |config| config["linux"]["seccomp"] = json!({"defaultAction": "SCMP_ACT_NOTIFY"})),
@@ -436,7 +441,7 @@ fn a_user_namespace_has_its_own_ids() {
         config["linux"]["uidMappings"] = ids.clone();
         config["linux"]["gidMappings"] = ids;
         let all = json!(["CAP_SYS_ADMIN", "CAP_CHOWN"]);
-        for set in ["bounding", "effective", "permitted"] {
+        for set in ["bounding", "effective", "permitted", "inheritable", "ambient"] {
             config["process"]["capabilities"][set] = all.clone();
         }
         let bind = json!({"destination": "/data", "type": "bind", "source": data, "options": ["bind"]});

@@ -14,7 +14,6 @@ use nix::sys::stat::Mode;
 use nix::unistd::{AccessFlags, Uid};
 use oci_spec::runtime::{IOPriorityClass, LinuxSchedulerFlag, LinuxSchedulerPolicy, PosixRlimitType, Process};
 
-use super::mounts::device;
 use super::seccomp::Filter;
 use super::step::{Context, Step, fault};
 use super::{apparmor, beneath, capabilities};
@@ -170,23 +169,20 @@ fn schedule(wanted: &Process) -> Step<()> {
     Ok(())
 }
 
-/// Gives the standard streams, which somebody else has made, to the user of the program, since programs open `/dev/stdout`
-/// anew. What cannot be given away stays as it is.
+/// Gives the pipes that are the standard streams, which somebody else has made, to the user of the program, since programs
+/// open `/dev/stdout` anew. Files and terminals stay whose they are.
 pub fn own_stdio(uid: u32) -> Step<()> {
-    let streams = [std::io::stdin().as_fd().try_clone_to_owned(), std::io::stdout().as_fd().try_clone_to_owned()];
-    let streams = streams.into_iter().chain([std::io::stderr().as_fd().try_clone_to_owned()]);
-    for stream in streams {
-        let stream = stream.step(|| "look at the standard streams".into())?;
-        let status = nix::sys::stat::fstat(&stream).step(|| "look at the standard streams".into())?;
-        // A file of a filesystem belongs to somebody, and a null device to nobody.
-        let kind = status.st_mode & libc::S_IFMT;
-        if (kind == libc::S_IFIFO || kind == libc::S_IFSOCK || kind == libc::S_IFCHR)
-            && !device::is_null(&stream).unwrap_or(true)
-        {
-            match nix::unistd::fchown(&stream, Some(Uid::from_raw(uid)), None) {
-                Ok(()) | Err(Errno::EINVAL | Errno::EPERM | Errno::EROFS) => {}
-                Err(errno) => return Err(errno).step(|| format!("give the standard streams to user {uid}")),
-            }
+    let describe = || format!("give the standard streams to user {uid}");
+    let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
+    for stream in [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()] {
+        let status = nix::sys::stat::fstat(stream).step(describe)?;
+        if status.st_mode & libc::S_IFMT != libc::S_IFIFO {
+            continue;
+        }
+        match nix::unistd::fchown(stream, Some(Uid::from_raw(uid)), None) {
+            // In a user namespace of its own the pipe may be somebody else's.
+            Ok(()) | Err(Errno::EINVAL | Errno::EPERM) => {}
+            Err(errno) => return Err(errno).step(describe),
         }
     }
     Ok(())

@@ -42,7 +42,7 @@ fn portable(mut spec: Spec, config: &ShimConfig, rootfs: &Path) -> Result<Spec, 
             mount.set_source(Some(pid.join("root").join(source.strip_prefix("/").unwrap_or(&source))));
         }
         match (&layers[..], subpath) {
-            ([], None) | ([_], None) => {}
+            ([] | [_], None) => {}
             ([] | [_], Some(subpath)) => {
                 let source = mount.source().clone().unwrap_or_default();
                 mount.set_source(Some(source.join(subpath)));
