@@ -228,11 +228,15 @@ impl Plan {
             }
             let mut parent = self.path.parent();
             while let Some(relative) = parent.filter(|relative| !relative.as_os_str().is_empty()) {
-                // Not empty, or just removed by somebody else: both are fine.
-                if std::fs::remove_dir(hierarchy.mount.join(relative)).is_err() {
-                    break;
+                match remove_directory(&hierarchy.mount.join(relative)) {
+                    Ok(()) => parent = relative.parent(),
+                    // Not empty, or just removed by somebody else: both are fine.
+                    Err(error) if is_busy(&error) || error.kind() == io::ErrorKind::NotFound => break,
+                    Err(error) => {
+                        first_error.get_or_insert(error);
+                        break;
+                    }
                 }
-                parent = relative.parent();
             }
         }
         first_error.map_or(Ok(()), Err)
@@ -336,16 +340,28 @@ fn make(path: &Path, mount: &Path) -> io::Result<()> {
     Err(io::Error::from_raw_os_error(libc::EBUSY))
 }
 
+/// Removes an empty group. Nobody comes back for it, so what may have been a failure of the moment is tried again.
+fn remove_directory(path: &Path) -> io::Result<()> {
+    match std::fs::remove_dir(path) {
+        Err(error) if !is_busy(&error) && error.kind() != io::ErrorKind::NotFound => std::fs::remove_dir(path),
+        result => result,
+    }
+}
+
+fn is_busy(error: &io::Error) -> bool {
+    [Errno::EBUSY, Errno::ENOTEMPTY].map(|errno| Some(errno as i32)).contains(&error.raw_os_error())
+}
+
 /// Removes a group and, first, the groups that the container made in it.
 fn remove_group(path: &Path) -> io::Result<()> {
     let mut waited = Duration::ZERO;
     loop {
-        let error = match std::fs::remove_dir(path) {
+        let error = match remove_directory(path) {
             Ok(()) => return Ok(()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(error) => error,
         };
-        if error.raw_os_error() != Some(Errno::EBUSY as i32) || waited > Duration::from_secs(2) {
+        if !is_busy(&error) || waited > Duration::from_secs(2) {
             return Err(error);
         }
         for entry in std::fs::read_dir(path)?.flatten() {
