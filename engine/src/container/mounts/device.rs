@@ -79,20 +79,19 @@ fn bind(directory: BorrowedFd<'_>, path: &Path, source: &Path) -> nix::Result<()
 /// change the owner and mode of that file, and so take it away from everybody on the host.
 pub fn null(dev: Option<BorrowedFd<'_>>, place: &Path) -> Step<OwnedFd> {
     let describe = || "open the container's null device".to_owned();
-    let null = match dev {
-        Some(dev) => openat(dev, "null", OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty()),
-        None => {
-            let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-            match private_null(OFlag::O_PATH) {
-                // In a user namespace of its own no device can be made, and that of the host cannot be changed.
-                Err(Errno::EPERM) => nix::fcntl::open("/dev/null", OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()),
-                made => {
-                    let (filesystem, null) = made.step(describe)?;
-                    let at = nix::fcntl::open(place, flags, Mode::empty()).step(describe)?;
-                    // What is mounted nowhere could not be mounted over what is masked.
-                    mount::move_mount(filesystem.as_fd(), at.as_fd()).step(describe)?;
-                    Ok(null)
-                }
+    let null = if let Some(dev) = dev {
+        openat(dev, "null", OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty())
+    } else {
+        match private_null(OFlag::O_PATH) {
+            // In a user namespace of its own no device can be made, and that of the host cannot be changed.
+            Err(Errno::EPERM) => nix::fcntl::open("/dev/null", OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()),
+            made => {
+                let (filesystem, null) = made.step(describe)?;
+                let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+                let at = nix::fcntl::open(place, flags, Mode::empty()).step(describe)?;
+                // What is mounted nowhere could not be mounted over what is masked.
+                mount::move_mount(filesystem.as_fd(), at.as_fd()).step(describe)?;
+                Ok(null)
             }
         }
     };
