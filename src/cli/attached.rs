@@ -45,7 +45,9 @@ pub fn services(args: &UpArgs, project: &Project) -> Result<BTreeSet<String>, Er
     if !args.attach.is_empty() {
         return Ok(args.attach.iter().filter(|name| !args.no_attach.contains(name)).cloned().collect());
     }
-    let named = |name: &String| args.services.is_empty() || args.attach_dependencies || args.services.contains(name);
+    let named = |name: &String| {
+        args.converge.services.is_empty() || args.attach_dependencies || args.converge.services.contains(name)
+    };
     let shown = |(name, service): &(&String, &crate::compose::Service)| {
         named(name) && !args.no_attach.contains(name) && service.attach != Some(false)
     };
@@ -279,7 +281,7 @@ impl<'a> Session<'a> {
     fn stop(&mut self) -> Result<(), Error> {
         let containers = self.engine.containers()?;
         let members = containers.iter().filter(|container| self.members.contains(&container.config.id));
-        let plan = lifecycle::stop(&members.collect::<Vec<_>>(), timeout(self.args.timeout));
+        let plan = lifecycle::stop(&members.collect::<Vec<_>>(), timeout(self.args.converge.timeout));
         self.carry_out(plan);
         Ok(())
     }

@@ -11,7 +11,7 @@ use rcompose_engine::root::Root;
 
 use super::error::Error;
 use super::{GlobalArgs, signals};
-use crate::compose::{self, LoadOptions, Project};
+use crate::compose::{self, LoadOptions, Loaded, Project};
 use crate::project::apply::{self, Options};
 use crate::project::engine::Engine;
 use crate::project::labels::{Labelled as _, ProjectLabels};
@@ -43,11 +43,16 @@ impl Context {
 
     /// Loads the project with these services and what they depend on; no services: all.
     pub fn project(&self, services: &[String]) -> Result<Project, Error> {
+        Ok(self.load(services)?.project)
+    }
+
+    /// Likewise, with what it was made of.
+    pub fn load(&self, services: &[String]) -> Result<Loaded, Error> {
         let options = LoadOptions { services: services.to_vec(), ..self.global.load_options() };
         let loaded = compose::load(&options, &Reader::of_host()).map_err(Error::Faults)?;
         self.ui.diagnostics(&loaded.warnings);
         tracing::debug!(name = loaded.project.name, services = loaded.project.services.len(), "loaded the project");
-        Ok(loaded.project)
+        Ok(loaded)
     }
 
     /// Returns the project that a command on what is there is about. Its files are not looked for where its name is given.
@@ -139,7 +144,8 @@ impl Context {
         for warning in &plan.warnings {
             self.ui.warn(warning);
         }
-        let options = Options { parallel: self.parallel(), interrupt: signals::interrupt()?, ..options };
+        let pretend = self.global.dry_run;
+        let options = Options { parallel: self.parallel(), interrupt: signals::interrupt()?, pretend, ..options };
         let applied = apply::apply(engine, plan, progress, options).await;
         progress.finish();
         Ok(applied?)

@@ -5,7 +5,7 @@ use clap::Args;
 use super::context::Context;
 use super::error::Error;
 use super::pull::Policy;
-use super::up::{self, UpArgs};
+use super::up::{self, ConvergeArgs, UpArgs};
 
 #[derive(Debug, Args)]
 pub struct CreateArgs {
@@ -34,17 +34,16 @@ pub struct CreateArgs {
 }
 
 pub fn run(context: &Context, args: &CreateArgs) -> Result<(), Error> {
-    let args = UpArgs {
+    let converge = ConvergeArgs {
         no_start: true,
         force_recreate: args.force_recreate,
         no_recreate: args.no_recreate,
         pull: args.pull,
-        quiet_pull: args.quiet_pull,
         remove_orphans: args.remove_orphans,
         scale: args.scale.clone(),
         yes: args.yes,
         services: args.services.clone(),
-        ..UpArgs::default()
+        ..ConvergeArgs::default()
     };
-    up::run(context, &args)
+    up::run(context, &UpArgs { converge, quiet_pull: args.quiet_pull, ..UpArgs::default() })
 }

@@ -45,7 +45,8 @@ pub fn run(context: &Context, args: &DownArgs) -> Result<(), Error> {
     }
     context.block_on(async {
         context.apply(&engine, plan, "Running", true).await?;
-        if engine.containers()?.is_empty()
+        if !context.global.dry_run
+            && engine.containers()?.is_empty()
             && let Some(engine) = Arc::into_inner(engine)
         {
             engine.shutdown().await?;

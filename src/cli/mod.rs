@@ -25,6 +25,7 @@ pub mod logout;
 pub mod logs;
 pub mod ls;
 pub mod pause;
+pub mod plan;
 pub mod port;
 pub mod ps;
 pub mod pull;
@@ -97,6 +98,9 @@ pub struct GlobalArgs {
     /// Control when to print ANSI control characters
     #[arg(long, value_enum, env = "COMPOSE_ANSI", default_value_t)]
     pub ansi: Ansi,
+    /// Say what would be done, and do nothing
+    #[arg(long, global = true)]
+    pub dry_run: bool,
     /// Include all resources, even those not used by services
     #[arg(long)]
     pub all_resources: bool,
@@ -145,7 +149,7 @@ fn is_yes(value: &str) -> bool {
 /// Shows faults of compose files, or remarks about them; with `json` one object a line.
 pub fn show(found: &[Diagnostic], colours: bool, json: bool) {
     let ansi = if colours { Ansi::Always } else { Ansi::Never };
-    let ui = Ui { ansi, form: if json { Form::Json } else { Form::Plain } };
+    let ui = Ui { ansi, form: if json { Form::Json } else { Form::Plain }, pretends: false };
     ui.diagnostics(found);
 }
 
@@ -198,6 +202,8 @@ enum Command {
     },
     /// Pause services
     Pause(pause::PauseArgs),
+    /// Show what `up` would do, and why
+    Plan(plan::PlanArgs),
     /// Print the public port for a port binding
     Port(port::PortArgs),
     /// List containers
@@ -236,6 +242,28 @@ enum Command {
     Wait(wait::WaitArgs),
 }
 
+impl Command {
+    /// Returns whether the command can say what it would do, or does nothing anyway but look.
+    fn can_pretend(&self) -> bool {
+        !matches!(
+            self,
+            Self::Autostart(_)
+                | Self::Attach(_)
+                | Self::Commit(_)
+                | Self::Cp(_)
+                | Self::Exec(_)
+                | Self::Export(_)
+                | Self::Image(_)
+                | Self::Login(_)
+                | Self::Logout(_)
+                | Self::Pull(_)
+                | Self::Push(_)
+                | Self::Run(_)
+                | Self::System(_)
+        )
+    }
+}
+
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
     let (arguments, compatible) = arguments(std::env::args_os().collect());
@@ -256,7 +284,11 @@ pub fn main() -> ExitCode {
     if cli.global.verbose {
         log_to_stderr();
     }
-    let ui = Ui { ansi: cli.global.ansi, form: cli.global.progress };
+    let ui = Ui { ansi: cli.global.ansi, form: cli.global.progress, pretends: cli.global.dry_run };
+    if ui.pretends && !cli.command.can_pretend() {
+        ui.error("--dry-run is for commands that make, change or remove what the project has", None);
+        return ExitCode::FAILURE;
+    }
     let context = Context::new(cli.global, ui, compatible);
     let done = match cli.command {
         Command::Config(args) => return config::run(&context.global, &args),
@@ -280,6 +312,7 @@ pub fn main() -> ExitCode {
         Command::Ls(args) => ls::run(&context, &args),
         Command::Oci { args } => return crate::oci::main(args),
         Command::Pause(args) => pause::run(&context, &args),
+        Command::Plan(args) => plan::run(&context, &args),
         Command::Port(args) => port::run(&context, &args),
         Command::Ps(args) => ps::run(&context, &args),
         Command::Pull(args) => pull::run(&context, &args),

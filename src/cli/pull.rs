@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
 use rcompose_engine::image::{DEFAULT_TAG, Store};
+use serde::{Deserialize, Serialize};
 
 use super::context::Context;
 use super::error::{Error, INTERRUPTED};
@@ -38,7 +39,8 @@ pub struct PullArgs {
 }
 
 /// Which images are asked for, on the command line.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Policy {
     Always,
     Missing,
@@ -175,6 +177,18 @@ pub async fn ensure(
     let images = pull::ensure(engine, project, &options, &progress).await;
     progress.finish();
     images.map_err(failed)
+}
+
+/// Says which images [`ensure`] would fetch, and returns what there is.
+pub fn pretend(context: &Context, engine: &Engine, project: &Project, policy: Option<Policy>) -> Result<Images, Error> {
+    let (images, due) = pull::foresee(engine, project, policy.map(PullPolicy::from).as_ref())?;
+    let progress = context.ui.progress("Running");
+    for wanted in due.iter().filter(|wanted| !images::is_builtin(&wanted.reference)) {
+        progress.event(&Event { text: "Pulling", ..Event::new(&wanted.service, State::Working, "") });
+        progress.event(&Event { text: "Pulled", ..Event::new(&wanted.service, State::Done, "") });
+    }
+    progress.finish();
+    Ok(images)
 }
 
 fn failed(error: FetchError) -> Error {

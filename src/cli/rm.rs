@@ -32,7 +32,9 @@ pub fn run(context: &Context, args: &RmArgs) -> Result<(), Error> {
     }
     let containers = engine.containers()?;
     let mut stopped = scope.select(&containers, &args.services)?;
-    stopped.retain(|container| !lifecycle::is_active(container));
+    // Those that were only said to be stopped as well.
+    let pretended = args.stop && context.global.dry_run;
+    stopped.retain(|container| pretended || !lifecycle::is_active(container));
     if stopped.is_empty() {
         context.ui.say("No stopped containers");
         return Ok(());

@@ -4,7 +4,7 @@ use clap::Args;
 
 use super::context::Context;
 use super::error::Error;
-use super::up::{self, UpArgs};
+use super::up::{self, ConvergeArgs, UpArgs};
 
 #[derive(Debug, Args)]
 pub struct ScaleArgs {
@@ -17,13 +17,12 @@ pub struct ScaleArgs {
 
 pub fn run(context: &Context, args: &ScaleArgs) -> Result<(), Error> {
     let services = args.services.iter().map(|scale| scale.split('=').next().unwrap_or_default().to_owned());
-    let args = UpArgs {
-        detach: true,
+    let converge = ConvergeArgs {
         no_deps: args.no_deps,
         no_recreate: true,
         scale: args.services.clone(),
         services: services.collect(),
-        ..UpArgs::default()
+        ..ConvergeArgs::default()
     };
-    up::run(context, &args)
+    up::run(context, &UpArgs { converge, detach: true, ..UpArgs::default() })
 }

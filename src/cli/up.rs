@@ -1,14 +1,17 @@
 //! `up`: the project becomes what its files say.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
+use serde::{Deserialize, Serialize};
 
 use super::attached::{self, OnExit};
 use super::context::{Context, timeout};
 use super::error::Error;
+use super::plan;
 use super::pull::{self, Policy};
 use crate::compose::Project;
 use crate::compose::model::NetworkMode;
@@ -20,17 +23,16 @@ use crate::project::plan::up::{self, Options, Recreate, Wanted};
 
 #[derive(Debug, Clone, Default, Args)]
 pub struct UpArgs {
+    #[command(flatten)]
+    pub converge: ConvergeArgs,
     /// Stops all containers if any container was stopped. Incompatible with -d
-    #[arg(long, conflicts_with_all = ["detach", "abort_on_container_failure"])]
+    #[arg(long, conflicts_with_all = ["detach", "abort_on_container_failure", "wait"])]
     pub abort_on_container_exit: bool,
     /// Stops all containers if any container exited with failure. Incompatible with -d
-    #[arg(long, conflicts_with = "detach")]
+    #[arg(long, conflicts_with_all = ["detach", "wait"])]
     pub abort_on_container_failure: bool,
-    /// Recreate dependent containers. Incompatible with --no-recreate
-    #[arg(long, conflicts_with = "no_recreate")]
-    pub always_recreate_deps: bool,
     /// Restrict attaching to the specified services
-    #[arg(long, value_name = "SERVICE", conflicts_with = "detach")]
+    #[arg(long, value_name = "SERVICE", conflicts_with_all = ["detach", "wait"])]
     pub attach: Vec<String>,
     /// Automatically attach to log output of dependent services
     #[arg(long, conflicts_with = "detach")]
@@ -42,23 +44,47 @@ pub struct UpArgs {
     #[arg(short, long)]
     pub detach: bool,
     /// Return the exit code of the selected service container. Implies --abort-on-container-exit
-    #[arg(long, value_name = "SERVICE", conflicts_with = "detach")]
+    #[arg(long, value_name = "SERVICE", conflicts_with_all = ["detach", "wait"])]
     pub exit_code_from: Option<String>,
-    /// Recreate containers even if their configuration and image haven't changed
-    #[arg(long, conflicts_with = "no_recreate")]
-    pub force_recreate: bool,
     /// Do not attach (stream logs) to the specified services
     #[arg(long, value_name = "SERVICE")]
     pub no_attach: Vec<String>,
     /// Produce monochrome output
     #[arg(long)]
     pub no_color: bool,
-    /// Don't start linked services
-    #[arg(long)]
-    pub no_deps: bool,
     /// Don't print prefix in logs
     #[arg(long)]
     pub no_log_prefix: bool,
+    /// Pull without printing progress information
+    #[arg(long)]
+    pub quiet_pull: bool,
+    /// Show timestamps
+    #[arg(long)]
+    pub timestamps: bool,
+    /// Maximum duration in seconds to wait for the project to be running|healthy
+    #[arg(long, value_name = "SECONDS")]
+    pub wait_timeout: Option<u64>,
+    /// Keep going with the images that are there
+    #[arg(long, hide = true)]
+    pub no_build: bool,
+    /// Carry out the plan that `rcompose plan --out` wrote to this file, if it is still the one (-: standard input)
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["always_recreate_deps", "force_recreate", "no_deps", "no_recreate", "no_start", "pull", "renew_anon_volumes", "scale", "services", "wait"])]
+    pub plan: Option<PathBuf>,
+}
+
+/// What the plan of `up` depends on, besides the project and what is there.
+#[derive(Debug, Clone, Default, PartialEq, Args, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ConvergeArgs {
+    /// Recreate dependent containers. Incompatible with --no-recreate
+    #[arg(long, conflicts_with = "no_recreate")]
+    pub always_recreate_deps: bool,
+    /// Recreate containers even if their configuration and image haven't changed
+    #[arg(long, conflicts_with = "no_recreate")]
+    pub force_recreate: bool,
+    /// Don't start linked services
+    #[arg(long)]
+    pub no_deps: bool,
     /// If containers already exist, don't recreate them. Incompatible with --force-recreate
     #[arg(long)]
     pub no_recreate: bool,
@@ -68,9 +94,6 @@ pub struct UpArgs {
     /// Pull image before running
     #[arg(long, value_enum)]
     pub pull: Option<Policy>,
-    /// Pull without printing progress information
-    #[arg(long)]
-    pub quiet_pull: bool,
     /// Remove containers for services not defined in the compose file
     #[arg(long, env = "COMPOSE_REMOVE_ORPHANS", hide_env = true)]
     pub remove_orphans: bool,
@@ -83,21 +106,12 @@ pub struct UpArgs {
     /// Use this timeout in seconds for container shutdown when attached or when containers are already running
     #[arg(short, long, value_name = "SECONDS", allow_negative_numbers = true)]
     pub timeout: Option<i64>,
-    /// Show timestamps
-    #[arg(long)]
-    pub timestamps: bool,
     /// Wait for services to be running|healthy. Implies detached mode
-    #[arg(long, conflicts_with_all = ["abort_on_container_exit", "abort_on_container_failure", "attach", "exit_code_from"])]
+    #[arg(long)]
     pub wait: bool,
-    /// Maximum duration in seconds to wait for the project to be running|healthy
-    #[arg(long, value_name = "SECONDS")]
-    pub wait_timeout: Option<u64>,
     /// Assume "yes" as answer to all prompts and run non-interactively
     #[arg(short, long)]
     pub yes: bool,
-    /// Keep going with the images that are there
-    #[arg(long, hide = true)]
-    pub no_build: bool,
     pub services: Vec<String>,
 }
 
@@ -113,7 +127,13 @@ impl UpArgs {
 }
 
 pub fn run(context: &Context, args: &UpArgs) -> Result<(), Error> {
-    let project = project(context, args)?;
+    let kept = args.plan.as_deref().map(plan::read).transpose()?;
+    let args = &match &kept {
+        Some(kept) => UpArgs { converge: kept.options.clone(), ..args.clone() },
+        None => args.clone(),
+    };
+    let asked = &args.converge;
+    let project = chosen(context.project(&asked.services)?, asked)?;
     can_build(&project, args.build)?;
     let engine = Arc::new(context.engine(&project.name)?);
     for service in project.services.values() {
@@ -123,12 +143,23 @@ pub fn run(context: &Context, args: &UpArgs) -> Result<(), Error> {
     }
     let limit = args.wait_timeout.map(Duration::from_secs);
     context.block_on(async {
-        let mut images = pull::ensure(context, &engine, &project, args.pull, args.quiet_pull).await?;
+        let mut images = if context.global.dry_run {
+            pull::pretend(context, &engine, &project, asked.pull)?
+        } else {
+            pull::ensure(context, &engine, &project, asked.pull, args.quiet_pull).await?
+        };
         let hold = images.hold.take();
-        let options = options(context, args);
-        if args.detach || args.wait || args.no_start {
-            let plan = plan(context, &engine, &project, &images, &options)?;
-            return within(limit, context.apply_with(&engine, plan, "Running", hold)).await;
+        let mut options = options(context, asked);
+        options.replaced_volumes = redefined(&project, &engine)?;
+        options
+            .replaced_volumes
+            .retain(|volume| asked.yes || (!context.global.dry_run && may_replace(context, volume)));
+        let whole = plan(context, &engine, &project, &images, &options)?;
+        if let Some(kept) = &kept {
+            plan::compare(kept, &plan::describe(&project, &engine, &whole, &[], &|_| None)?)?;
+        }
+        if args.detach || asked.wait || asked.no_start || context.global.dry_run {
+            return within(limit, context.apply_with(&engine, whole, "Running", hold)).await;
         }
         let attached = attached::services(args, &project)?;
         let made = plan(context, &engine, &project, &images, &Options { no_start: true, ..options.clone() })?;
@@ -144,6 +175,18 @@ pub fn run(context: &Context, args: &UpArgs) -> Result<(), Error> {
         rest.warnings.clear();
         attached::run(context, args, &engine, &project, &attached, rest).await
     })
+}
+
+/// Returns the volumes that are not what the files say any more, by name.
+pub fn redefined(project: &Project, engine: &Engine) -> Result<BTreeSet<String>, Error> {
+    Ok(up::redefined(project, &engine.observe(&BTreeSet::new())?))
+}
+
+/// Asks, in Docker Compose's words, whether a volume is to be made again.
+fn may_replace(context: &Context, volume: &str) -> bool {
+    context.ui.confirm(&format!(
+        "Volume {volume:?} exists but doesn't match configuration in compose file. Recreate (data will be lost)?"
+    ))
 }
 
 /// Refuses to build, which is not possible yet.
@@ -165,8 +208,7 @@ pub async fn within(limit: Option<Duration>, work: impl Future<Output = Result<(
 }
 
 /// Returns the project with the services that take part, at the scale that was asked for.
-fn project(context: &Context, args: &UpArgs) -> Result<Project, Error> {
-    let mut project = context.project(&args.services)?;
+pub fn chosen(mut project: Project, args: &ConvergeArgs) -> Result<Project, Error> {
     if args.no_deps && !args.services.is_empty() {
         only(&mut project, &args.services);
     }
@@ -194,7 +236,7 @@ pub fn only(project: &mut Project, services: &[String]) {
     project.disabled_services.extend(others);
 }
 
-fn options(context: &Context, args: &UpArgs) -> Options {
+pub fn options(context: &Context, args: &ConvergeArgs) -> Options {
     let recreate = match (args.no_recreate, args.force_recreate || args.renew_anon_volumes) {
         (true, _) => Recreate::Never,
         (false, true) => Recreate::Force,
@@ -215,6 +257,7 @@ fn options(context: &Context, args: &UpArgs) -> Options {
         no_start: args.no_start,
         wait: args.wait,
         timeout: timeout(args.timeout),
+        replaced_volumes: BTreeSet::new(),
         one_off: None,
     }
 }

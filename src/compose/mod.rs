@@ -23,6 +23,7 @@ mod faults;
 pub mod files;
 mod gopath;
 pub mod interpolate;
+pub mod key;
 mod loader;
 mod merge;
 pub mod model;
@@ -53,10 +54,12 @@ pub use discover::NAMES;
 pub use environment::Environment;
 use faults::Faults;
 pub use files::{Disk, Files, NotFetched};
+use key::{Key, KeyPath};
 use loader::Outcome;
 pub use model::{Project, Service};
 use node::{Map, Node, Value};
 pub use select::SelectError;
+use serde::{Deserialize, Serialize};
 use source::Sources;
 
 /// What to load, and how.
@@ -123,6 +126,38 @@ pub struct Resolved {
     profiles: Vec<String>,
     directory: String,
     files: Vec<String>,
+}
+
+/// Where something stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Place {
+    /// The file as it was opened.
+    pub file: PathBuf,
+    /// From 1.
+    pub line: usize,
+    /// From 1, in characters.
+    pub column: usize,
+}
+
+impl Resolved {
+    /// Returns where an attribute stands; where it does not, what it would stand in.
+    pub fn place(&self, path: &KeyPath) -> Option<Place> {
+        let mut node = &self.tree.0;
+        let mut span = source::Span::NONE;
+        for key in &path.0 {
+            let below = match (key, &node.value) {
+                (Key::Name(name), Value::Map(map)) => map.get(name),
+                (Key::Index(index), Value::List(list)) => list.get(*index),
+                _ => None,
+            };
+            let Some(below) = below else { break };
+            span = below.place().or(span);
+            node = below;
+        }
+        let file = self.sources.of(span)?;
+        let (line, column) = file.position(span.start as usize);
+        Some(Place { file: file.path.clone(), line, column })
+    }
 }
 
 /// A project before types are given to it, as `config --no-interpolate` and `--variables` show it.

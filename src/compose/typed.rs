@@ -65,7 +65,8 @@ fn services(services: &Map, faults: &mut Faults) -> BTreeMap<String, Service> {
             convert::<Service>(&emit_service(node, &[], Flavour::Yaml), "services", name, node, faults)
         {
             service.name.clone_from(name);
-            service.config_hash = service_hash(node);
+            service.definition = definition(node);
+            service.config_hash = sha256(&service.definition);
             typed.insert(name.clone(), service);
         }
     }
@@ -105,8 +106,8 @@ fn convert<T: DeserializeOwned>(out: &Out, section: &str, name: &str, node: &Nod
     }
 }
 
-/// The hash of a service's definition without what does not make its containers different.
-pub(super) fn service_hash(service: &Node) -> String {
+/// A service's definition, as JSON, without what does not make its containers different.
+fn definition(service: &Node) -> String {
     let mut out = emit_service(service, &["build", "pull_policy", "scale", "depends_on", "profiles"], Flavour::Json);
     if let Out::Map(entries) = &mut out {
         for (_, deploy) in entries.iter_mut().filter(|(key, _)| key == "deploy") {
@@ -115,11 +116,15 @@ pub(super) fn service_hash(service: &Node) -> String {
             }
         }
     }
-    hash(&out)
+    print::json(&out, false)
 }
 
 fn hash(out: &Out) -> String {
-    let digest = Sha256::digest(print::json(out, false).as_bytes());
+    sha256(&print::json(out, false))
+}
+
+fn sha256(text: &str) -> String {
+    let digest = Sha256::digest(text.as_bytes());
     digest.iter().fold(String::with_capacity(64), |mut text, byte| {
         use std::fmt::Write as _;
         let _ = write!(text, "{byte:02x}");

@@ -15,8 +15,9 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::engine::Engine;
+use super::image::Image;
 use super::images::{self, Images, ImagesError, Missing};
-use crate::compose::model::{Project, PullPolicy};
+use crate::compose::model::{Project, PullPolicy, Service};
 use crate::ui::progress::{Event, Progress, State};
 
 /// How often images are fetched that others remove at once.
@@ -115,35 +116,7 @@ pub async fn ensure(
     // Before they are looked up, so that none goes in between.
     let mut held = hold(&store, options).await?;
     let mut found = images::look_up(&store, project, true)?;
-    let mut due = Vec::new();
-    for missing in std::mem::take(&mut found.missing) {
-        let service = &project.services[&missing.service];
-        let policy = options.policy.clone().or_else(|| service.pull_policy.clone()).unwrap_or_default();
-        let Missing { service: name, reference } = missing;
-        // The image that is this program itself is made and not pulled.
-        if !images::is_builtin(&reference) {
-            if policy == PullPolicy::Never {
-                return Err(FetchError::Never { service: name, reference });
-            }
-            let built = service.build.is_some() && (service.image.is_none() || policy == PullPolicy::Build);
-            if built {
-                return Err(FetchError::Build { service: name, reference });
-            }
-        }
-        due.push(Wanted { service: name, reference, force: false });
-    }
-    for (name, service) in &project.services {
-        let policy = options.policy.clone().or_else(|| service.pull_policy.clone()).unwrap_or_default();
-        let Some(image) = found.services.get(name) else { continue };
-        let ask = match policy {
-            PullPolicy::Always => true,
-            PullPolicy::Refresh(age) => is_older(&store, name, &image.reference, age)?,
-            PullPolicy::Never | PullPolicy::Missing | PullPolicy::Build => false,
-        };
-        if ask && service.image.is_some() {
-            due.push(Wanted { service: name.clone(), reference: image.reference.clone(), force: true });
-        }
-    }
+    let mut due = due(&store, project, &mut found, options.policy.as_ref())?;
     if due.is_empty() {
         return Ok(Images { hold: Some(held), ..found });
     }
@@ -162,6 +135,67 @@ pub async fn ensure(
     }
     let Missing { service, reference } = found.missing.swap_remove(0);
     Err(FetchError::Gone { service, reference })
+}
+
+/// Returns the images of a project as they are, with stand-ins for those that are not there, and what [`ensure`] would
+/// fetch.
+pub fn foresee(
+    engine: &Engine,
+    project: &Project,
+    policy: Option<&PullPolicy>,
+) -> Result<(Images, Vec<Wanted>), FetchError> {
+    let store = Store::open(engine.root.data())?;
+    let mut found = images::look_up(&store, project, false)?;
+    let missing = found.missing.clone();
+    let due = due(&store, project, &mut found, policy)?;
+    for Missing { service, reference } in missing {
+        let unknown = Image { reference: reference.clone(), ..Image::default() };
+        if images::mounted(&project.services[&service]).contains(reference.as_str()) {
+            found.mounted.insert(reference.clone(), unknown.clone());
+        }
+        found.services.entry(service).or_insert(unknown);
+    }
+    Ok((found, due))
+}
+
+/// Returns the images that have to be fetched: those that are missing, and those whose registry is to be asked again.
+fn due(
+    store: &Store,
+    project: &Project,
+    found: &mut Images,
+    policy: Option<&PullPolicy>,
+) -> Result<Vec<Wanted>, FetchError> {
+    let policy_of = |service: &Service| policy.or(service.pull_policy.as_ref()).cloned().unwrap_or_default();
+    let mut due = Vec::new();
+    for missing in std::mem::take(&mut found.missing) {
+        let service = &project.services[&missing.service];
+        let policy = policy_of(service);
+        let Missing { service: name, reference } = missing;
+        // The image that is this program itself is made and not pulled.
+        if !images::is_builtin(&reference) {
+            if policy == PullPolicy::Never {
+                return Err(FetchError::Never { service: name, reference });
+            }
+            let built = service.build.is_some() && (service.image.is_none() || policy == PullPolicy::Build);
+            if built {
+                return Err(FetchError::Build { service: name, reference });
+            }
+        }
+        due.push(Wanted { service: name, reference, force: false });
+    }
+    for (name, service) in &project.services {
+        let policy = policy_of(service);
+        let Some(image) = found.services.get(name) else { continue };
+        let ask = match policy {
+            PullPolicy::Always => true,
+            PullPolicy::Refresh(age) => is_older(store, name, &image.reference, age)?,
+            PullPolicy::Never | PullPolicy::Missing | PullPolicy::Build => false,
+        };
+        if ask && service.image.is_some() {
+            due.push(Wanted { service: name.clone(), reference: image.reference.clone(), force: true });
+        }
+    }
+    Ok(due)
 }
 
 /// Keeps images from being removed. Waits for garbage collection that is at work.

@@ -7,6 +7,7 @@ pub mod format;
 pub mod human;
 pub mod lend;
 pub mod logs;
+pub mod plan;
 pub mod ports;
 pub mod progress;
 pub mod table;
@@ -34,6 +35,8 @@ pub fn lines(items: impl IntoIterator<Item: std::fmt::Display>) -> String {
 pub struct Ui {
     pub ansi: Ansi,
     pub form: Form,
+    /// Whether what is said to be done is not really done.
+    pub pretends: bool,
 }
 
 impl Ui {
@@ -114,6 +117,7 @@ impl Ui {
 
     /// Returns the place to show the steps of an operation, whose verb is `title`.
     pub fn progress(self, title: &'static str) -> Progress {
-        Progress::new(self.form, self.colours_err(), title)
+        let progress = Progress::new(self.form, self.colours_err(), title);
+        if self.pretends { progress.pretended() } else { progress }
     }
 }

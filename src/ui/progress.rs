@@ -50,9 +50,16 @@ impl<'a> Event<'a> {
     }
 }
 
+/// What stands before everything that is not really done, in Docker Compose's words.
+const PRETENDED: &str = "DRY-RUN MODE - ";
+
 /// Where events go. Clones show in the same place.
 #[derive(Debug, Clone)]
-pub struct Progress(Sink);
+pub struct Progress {
+    sink: Sink,
+    /// Whether nothing is really done.
+    pretended: bool,
+}
 
 #[derive(Debug, Clone)]
 enum Sink {
@@ -70,28 +77,45 @@ impl Progress {
             Form::Tty => true,
             Form::Plain | Form::Json | Form::Quiet => false,
         };
-        Self(match form {
+        let sink = match form {
             _ if tty => Sink::Tty(Arc::new(tty::Block::new(title, colours))),
             Form::Quiet => Sink::Quiet,
             Form::Json => Sink::Json,
             Form::Auto | Form::Tty | Form::Plain => Sink::Plain,
-        })
+        };
+        Self { sink, pretended: false }
+    }
+
+    /// Returns the same place for what is not really done.
+    #[must_use]
+    pub fn pretended(self) -> Self {
+        Self { pretended: true, ..self }
     }
 
     /// Returns a place that shows nothing.
     pub fn quiet() -> Self {
-        Self(Sink::Quiet)
+        Self { sink: Sink::Quiet, pretended: false }
     }
 
     pub fn event(&self, event: &Event<'_>) {
-        match &self.0 {
+        if !self.pretended {
+            self.show(event);
+            return;
+        }
+        let id =
+            if matches!(self.sink, Sink::Json) { event.id.to_owned() } else { format!("{PRETENDED} {}", event.id) };
+        self.show(&Event { id: &id, ..*event });
+    }
+
+    fn show(&self, event: &Event<'_>) {
+        match &self.sink {
             Sink::Quiet => {}
             Sink::Plain => {
                 if let Some(line) = plain(event) {
                     say(&line);
                 }
             }
-            Sink::Json => say(&json(event)),
+            Sink::Json => say(&json(event, self.pretended)),
             Sink::Tty(block) => block.event(event),
         }
     }
@@ -114,7 +138,7 @@ impl Progress {
 
     /// Prints a line that stays, above whatever changes in place.
     pub fn line(&self, text: &str) {
-        match &self.0 {
+        match &self.sink {
             Sink::Quiet | Sink::Json => {}
             Sink::Plain => say(&format!("{text}\n")),
             Sink::Tty(block) => block.line(text),
@@ -123,7 +147,7 @@ impl Progress {
 
     /// Leaves what is shown as it is: the operation is over.
     pub fn finish(&self) {
-        if let Sink::Tty(block) = &self.0 {
+        if let Sink::Tty(block) = &self.sink {
             block.finish();
         }
     }
@@ -142,6 +166,8 @@ fn plain(event: &Event<'_>) -> Option<String> {
 
 #[derive(Serialize)]
 struct Json<'a> {
+    #[serde(rename = "dry-run", skip_serializing_if = "std::ops::Not::not")]
+    pretended: bool,
     #[serde(skip_serializing_if = "str::is_empty")]
     id: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -158,12 +184,20 @@ struct Json<'a> {
     percent: Option<u64>,
 }
 
-fn json(event: &Event<'_>) -> String {
+fn json(event: &Event<'_>, pretended: bool) -> String {
     let current = event.amount.map(|(current, _)| current);
     let total = event.amount.and_then(|(_, total)| total);
     let percent = current.zip(total).map(|(current, total)| current.min(total) * 100 / total.max(1));
-    let message =
-        Json { id: event.id, parent_id: event.parent, text: event.text, status: event.status, current, total, percent };
+    let message = Json {
+        pretended,
+        id: event.id,
+        parent_id: event.parent,
+        text: event.text,
+        status: event.status,
+        current,
+        total,
+        percent,
+    };
     let mut line = serde_json::to_string(&message).expect("a structure of texts and numbers always serialises");
     line.push('\n');
     line
@@ -193,7 +227,7 @@ mod tests {
         let begins = Event { amount: Some((0, Some(2))), ..event };
         assert_eq!(plain(&begins).as_deref(), Some(" web  Downloading\n"));
         assert_eq!(
-            json(&event),
+            json(&event, false),
             "{\"id\":\"web\",\"status\":\"Downloading\",\"current\":1,\"total\":2,\"percent\":50}\n"
         );
     }

@@ -23,6 +23,9 @@ pub struct ContainerConfig {
     /// The digest of the image's configuration, `sha256:…`.
     pub image_id: String,
     pub created: jiff::Timestamp,
+    /// What it was made from, in the words of who asked for it; the engine keeps it and does not look into it.
+    #[serde(default)]
+    pub definition: String,
     pub labels: BTreeMap<String, String>,
     pub annotations: BTreeMap<String, String>,
 
@@ -102,6 +105,7 @@ impl ContainerConfig {
             image,
             image_id,
             created: jiff::Timestamp::now(),
+            definition: String::new(),
             labels: BTreeMap::new(),
             annotations: BTreeMap::new(),
             entrypoint: None,

@@ -19,6 +19,8 @@ pub struct Service {
     /// sha256 of the canonical definition without `build`, `pull_policy`, `scale`, `deploy.replicas`, `depends_on` and
     /// `profiles`; what `config --hash` prints and the label `com.docker.compose.config-hash` holds.
     pub config_hash: String,
+    /// What is hashed: JSON.
+    pub definition: String,
     pub profiles: Vec<String>,
     pub annotations: BTreeMap<String, String>,
     /// Whether `up` shows the logs (None: yes).

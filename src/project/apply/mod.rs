@@ -27,6 +27,8 @@ pub struct Options {
     pub keep_going: bool,
     /// Nothing more is begun once this is cancelled; what was begun is brought to its end.
     pub interrupt: CancellationToken,
+    /// Only say what would be done.
+    pub pretend: bool,
     /// Keeps the images that containers are made of; it ends with the last step that makes one.
     pub hold: Option<Hold>,
 }
@@ -44,6 +46,12 @@ pub enum ApplyError {
 
 /// Carries out every step of the plan.
 pub async fn apply(engine: &Arc<Engine>, plan: Plan, progress: &Progress, options: Options) -> Result<(), ApplyError> {
+    if options.pretend {
+        for step in plan.order() {
+            step::pretend(progress, &plan.steps[step].action);
+        }
+        return Ok(());
+    }
     let permits = Arc::new(Semaphore::new(options.parallel.unwrap_or(Semaphore::MAX_PERMITS)));
     let mut run = Run {
         missing: plan

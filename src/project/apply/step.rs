@@ -83,108 +83,129 @@ pub(super) fn title(container: &Named) -> String {
     format!("Container {}", container.name)
 }
 
+/// What is said of what goes.
+const REMOVED: [&str; 2] = ["Removing", "Removed"];
+/// Why something is not removed, in Docker Compose's words.
+const NOTHING: &str = "No resource found to remove";
+const IN_USE: &str = "Resource is still in use";
+
+/// Returns what an action is about, and what is said of that while it is under way and once it is done. Nothing is said of
+/// some.
+fn words(action: &Action) -> Option<(String, [&'static str; 2])> {
+    Some(match action {
+        Action::CreateNetwork(config) => (format!("Network {}", config.name), ["Creating", "Created"]),
+        Action::RemoveNetwork { name } => (format!("Network {name}"), REMOVED),
+        Action::CreateVolume(volume) => (format!("Volume {}", volume.name), ["Creating", "Created"]),
+        Action::RemoveVolume { name, anonymous: false } => (format!("Volume {name}"), REMOVED),
+        Action::RemoveImage { reference } => (format!("Image {reference}"), REMOVED),
+        // Whoever asks for a one-off container sees it soon enough.
+        Action::Create(new) if new.is_one_off() => return None,
+        Action::Create(new) => (title(&Named::from(&new.config)), ["Creating", "Created"]),
+        Action::Recreate { old, .. } => (title(old), ["Recreate", "Recreated"]),
+        Action::Start { container, .. } => (title(container), ["Starting", "Started"]),
+        Action::Stop { container, .. } => (title(container), ["Stopping", "Stopped"]),
+        Action::Restart { container, .. } => (title(container), ["Restarting", "Started"]),
+        Action::Kill { container, .. } => (title(container), ["Killing", "Killed"]),
+        Action::Pause(container) => (title(container), ["Pausing", "Paused"]),
+        Action::Unpause(container) => (title(container), ["Unpausing", "Unpaused"]),
+        Action::Remove { container, .. } => (title(container), REMOVED),
+        Action::RemoveVolume { anonymous: true, .. }
+        | Action::Rename { .. }
+        | Action::Keep { .. }
+        | Action::Wait(_)
+        | Action::Barrier => return None,
+    })
+}
+
+/// Says what would be said of a step, and does nothing.
+pub(super) fn pretend(progress: &Progress, action: &Action) {
+    match action {
+        Action::Keep { container, running: true } => progress.done(&title(container), "Running"),
+        Action::Wait(wanted) => wait::pretend(progress, wanted),
+        action => {
+            if let Some((id, [working, done])) = words(action) {
+                progress.working(&id, working);
+                progress.done(&id, done);
+            }
+        }
+    }
+}
+
+/// How a step ended that did not fail.
+enum Outcome {
+    Done,
+    /// There was nothing to do, or nothing that could be done, for this reason.
+    Left(&'static str),
+}
+
 /// Carries out one step.
 pub(super) async fn run(engine: &Engine, progress: &Progress, action: Action) -> Result<(), StepError> {
+    let words = words(&action);
+    if let Some((id, [working, _])) = &words {
+        progress.working(id, working);
+    }
+    let result = work(engine, progress, action).await;
+    if let Some((id, [_, done])) = &words {
+        match &result {
+            Ok(Outcome::Done) => progress.done(id, done),
+            Ok(Outcome::Left(why)) => progress.warning(id, why),
+            Err(_) => progress.error(id, "Error"),
+        }
+    }
+    result.map(drop)
+}
+
+async fn work(engine: &Engine, progress: &Progress, action: Action) -> Result<Outcome, StepError> {
     match action {
+        Action::RemoveNetwork { name } => return remove_network(engine, &name).await,
+        Action::RemoveVolume { name, .. } => return remove_volume(engine, name).await,
+        Action::RemoveImage { reference } => return remove_image(engine, &reference),
         Action::CreateNetwork(config) => {
             let name = config.name.clone();
-            let work = async {
-                let client = engine.client().await.map_err(StepError::network("create", &name))?;
-                client.ensure_network(*config).await.map_err(StepError::network("create", &name)).map(drop)
-            };
-            said(progress, &format!("Network {name}"), ["Creating", "Created"], work).await
+            let client = engine.client().await.map_err(StepError::network("create", &name))?;
+            client.ensure_network(*config).await.map_err(StepError::network("create", &name))?;
         }
-        Action::RemoveNetwork { name } => remove_network(engine, progress, &name).await,
-        Action::CreateVolume(volume) => {
-            let id = format!("Volume {}", volume.name);
-            said(progress, &id, ["Creating", "Created"], async { create_volume(engine, &volume) }).await
-        }
-        Action::RemoveVolume { name, anonymous: false } => remove_volume(engine, progress, name).await,
-        Action::RemoveVolume { name, anonymous: true } => remove_volume(engine, &Progress::quiet(), name).await,
+        Action::CreateVolume(volume) => create_volume(engine, &volume)?,
         Action::Rename { container, name } => {
             let client = engine.client().await.map_err(StepError::container("rename", &container))?;
-            client.rename(&container.id, &name).await.map_err(StepError::container("rename", &container))
+            client.rename(&container.id, &name).await.map_err(StepError::container("rename", &container))?;
         }
-        Action::RemoveImage { reference } => remove_image(engine, progress, &reference),
-        Action::Create(new) => {
-            let title = title(&Named::from(&new.config));
-            // Whoever asks for a one-off container sees it soon enough.
-            let quiet = new.is_one_off().then(Progress::quiet);
-            said(quiet.as_ref().unwrap_or(progress), &title, ["Creating", "Created"], create(engine, *new)).await
-        }
+        Action::Create(new) => create(engine, *new).await?,
         Action::Recreate { old, running, new, timeout } => {
-            let work = Box::pin(recreate(engine, &old, running, *new, timeout));
-            said(progress, &title(&old), ["Recreate", "Recreated"], work).await
+            Box::pin(recreate(engine, &old, running, *new, timeout)).await?;
         }
         Action::Start { container, files } => {
-            let work = async {
-                let client = engine.client().await.map_err(StepError::container("start", &container))?;
-                provide(&client, &container, files).await?;
-                client.start(&container.id).await.map_err(StepError::container("start", &container))
-            };
-            said(progress, &title(&container), ["Starting", "Started"], work).await
+            let client = engine.client().await.map_err(StepError::container("start", &container))?;
+            provide(&client, &container, files).await?;
+            client.start(&container.id).await.map_err(StepError::container("start", &container))?;
         }
-        Action::Stop { container, timeout } => {
-            let work = async { stop(engine, &container, timeout).await };
-            said(progress, &title(&container), ["Stopping", "Stopped"], work).await
-        }
+        Action::Stop { container, timeout } => stop(engine, &container, timeout).await?,
         Action::Restart { container, timeout } => {
-            let work = async {
-                let client = engine.client().await.map_err(StepError::container("restart", &container))?;
-                client.restart(&container.id, timeout).await.map_err(StepError::container("restart", &container))
-            };
-            said(progress, &title(&container), ["Restarting", "Started"], work).await
+            let client = engine.client().await.map_err(StepError::container("restart", &container))?;
+            client.restart(&container.id, timeout).await.map_err(StepError::container("restart", &container))?;
         }
         Action::Kill { container, signal } => {
-            let work = async {
-                let client = engine.client().await.map_err(StepError::container("kill", &container))?;
-                client.kill(&container.id, &signal).await.map_err(StepError::container("kill", &container))
-            };
-            said(progress, &title(&container), ["Killing", "Killed"], work).await
+            let client = engine.client().await.map_err(StepError::container("kill", &container))?;
+            client.kill(&container.id, &signal).await.map_err(StepError::container("kill", &container))?;
         }
         Action::Pause(container) => {
-            let work = async {
-                let client = engine.client().await.map_err(StepError::container("pause", &container))?;
-                client.pause(&container.id).await.map_err(StepError::container("pause", &container))
-            };
-            said(progress, &title(&container), ["Pausing", "Paused"], work).await
+            let client = engine.client().await.map_err(StepError::container("pause", &container))?;
+            client.pause(&container.id).await.map_err(StepError::container("pause", &container))?;
         }
         Action::Unpause(container) => {
-            let work = async {
-                let client = engine.client().await.map_err(StepError::container("unpause", &container))?;
-                client.unpause(&container.id).await.map_err(StepError::container("unpause", &container))
-            };
-            said(progress, &title(&container), ["Unpausing", "Unpaused"], work).await
+            let client = engine.client().await.map_err(StepError::container("unpause", &container))?;
+            client.unpause(&container.id).await.map_err(StepError::container("unpause", &container))?;
         }
-        Action::Remove { container, volumes, force } => {
-            let work = async { remove(engine, &container, force, volumes).await };
-            said(progress, &title(&container), ["Removing", "Removed"], work).await
-        }
+        Action::Remove { container, volumes, force } => remove(engine, &container, force, volumes).await?,
         Action::Keep { container, running } => {
             if running {
                 progress.done(&title(&container), "Running");
             }
-            Ok(())
         }
-        Action::Wait(wanted) => wait::wait(engine, progress, &wanted).await,
-        Action::Barrier => Ok(()),
+        Action::Wait(wanted) => wait::wait(engine, progress, &wanted).await?,
+        Action::Barrier => {}
     }
-}
-
-/// Says that something is under way, and then that it is done or that it failed.
-async fn said(
-    progress: &Progress,
-    id: &str,
-    [working, done]: [&str; 2],
-    work: impl Future<Output = Result<(), StepError>>,
-) -> Result<(), StepError> {
-    progress.working(id, working);
-    let result = work.await;
-    match &result {
-        Ok(()) => progress.done(id, done),
-        Err(_) => progress.error(id, "Error"),
-    }
-    result
+    Ok(Outcome::Done)
 }
 
 async fn create(engine: &Engine, new: New) -> Result<(), StepError> {
@@ -286,41 +307,29 @@ async fn remove(engine: &Engine, container: &Named, force: bool, volumes: bool) 
     }
 }
 
-async fn remove_network(engine: &Engine, progress: &Progress, name: &str) -> Result<(), StepError> {
-    let id = format!("Network {name}");
-    progress.working(&id, "Removing");
+async fn remove_network(engine: &Engine, name: &str) -> Result<Outcome, StepError> {
     let removed = match engine.client().await {
         Ok(client) => client.remove_network(name).await,
         Err(error) => Err(error),
     };
     match removed {
-        Ok(()) => progress.done(&id, "Removed"),
-        Err(error) if is(&error, FailureKind::NoSuchNetwork) => progress.warning(&id, "No resource found to remove"),
-        Err(error) if is(&error, FailureKind::Conflict) => progress.warning(&id, "Resource is still in use"),
-        Err(error) => {
-            progress.error(&id, "Error");
-            return Err(StepError::network("remove", name)(error));
-        }
+        Ok(()) => Ok(Outcome::Done),
+        Err(error) if is(&error, FailureKind::NoSuchNetwork) => Ok(Outcome::Left(NOTHING)),
+        Err(error) if is(&error, FailureKind::Conflict) => Ok(Outcome::Left(IN_USE)),
+        Err(error) => Err(StepError::network("remove", name)(error)),
     }
-    Ok(())
 }
 
-async fn remove_volume(engine: &Engine, progress: &Progress, name: String) -> Result<(), StepError> {
-    let id = format!("Volume {name}");
-    progress.working(&id, "Removing");
+async fn remove_volume(engine: &Engine, name: String) -> Result<Outcome, StepError> {
     let (root, victim) = (engine.root.clone(), name.clone());
     // It may have a million files in it.
     let removed = tokio::task::spawn_blocking(move || volume::remove(&root, &victim)).await;
     match removed.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic())) {
-        Ok(true) => progress.done(&id, "Removed"),
-        Ok(false) => progress.warning(&id, "No resource found to remove"),
-        Err(VolumeError::InUse { .. }) => progress.warning(&id, "Resource is still in use"),
-        Err(error) => {
-            progress.error(&id, "Error");
-            return Err(StepError::volume("remove", &name)(error));
-        }
+        Ok(true) => Ok(Outcome::Done),
+        Ok(false) => Ok(Outcome::Left(NOTHING)),
+        Err(VolumeError::InUse { .. }) => Ok(Outcome::Left(IN_USE)),
+        Err(error) => Err(StepError::volume("remove", &name)(error)),
     }
-    Ok(())
 }
 
 /// Why an image was not removed.
@@ -335,29 +344,21 @@ impl From<image::StoreError> for RemoveError {
     }
 }
 
-fn remove_image(engine: &Engine, progress: &Progress, reference: &str) -> Result<(), StepError> {
-    let id = format!("Image {reference}");
-    let Ok(parsed) = reference.parse::<image::Reference>() else { return Ok(()) };
-    progress.working(&id, "Removing");
+fn remove_image(engine: &Engine, reference: &str) -> Result<Outcome, StepError> {
+    let Ok(parsed) = reference.parse::<image::Reference>() else { return Ok(Outcome::Left(NOTHING)) };
     let removed = image::Store::open(engine.root.data()).map_err(RemoveError::Store).and_then(|images| {
         let removed = images.remove(&parsed)?;
         images.gc(|| layers(&engine.root).map_err(RemoveError::Containers))?;
         Ok(removed)
     });
     match removed {
-        Ok(true) => progress.done(&id, "Removed"),
-        Ok(false) => progress.warning(&id, "No resource found to remove"),
-        Err(error) => {
-            progress.error(&id, "Error");
-            return Err(match error {
-                RemoveError::Store(source) => {
-                    StepError::Image { reference: reference.to_owned(), source: Box::new(source) }
-                }
-                RemoveError::Containers(source) => StepError::Layers(source),
-            });
+        Ok(true) => Ok(Outcome::Done),
+        Ok(false) => Ok(Outcome::Left(NOTHING)),
+        Err(RemoveError::Store(source)) => {
+            Err(StepError::Image { reference: reference.to_owned(), source: Box::new(source) })
         }
+        Err(RemoveError::Containers(source)) => Err(StepError::Layers(source)),
     }
-    Ok(())
 }
 
 /// Returns whether the supervisor refused a request for this reason.

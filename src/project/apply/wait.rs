@@ -26,11 +26,23 @@ pub(super) async fn wait(engine: &Engine, progress: &Progress, wanted: &Wait) ->
         }
         return if wanted.required { Err(StepError::Waited(fault)) } else { Ok(()) };
     }
+    said(progress, wanted);
+    Ok(())
+}
+
+/// Says what would be said where what is waited for comes.
+pub(super) fn pretend(progress: &Progress, wanted: &Wait) {
+    for container in &wanted.containers {
+        progress.working(&title(container), "Waiting");
+    }
+    said(progress, wanted);
+}
+
+fn said(progress: &Progress, wanted: &Wait) {
     let said = if wanted.until == Until::Completed { "Exited" } else { "Healthy" };
     for container in &wanted.containers {
         progress.done(&title(container), said);
     }
-    Ok(())
 }
 
 /// Returns a container's state once it is settled. Where the disk tells that already, no supervisor is asked.

@@ -104,6 +104,7 @@ impl Blueprint<'_> {
             image: self.image.reference.clone(),
             image_id: self.image.id.clone(),
             created: jiff::Timestamp::now(),
+            definition: service.definition.clone(),
             labels: self.container_labels(number),
             annotations: service.annotations.clone(),
             entrypoint: Some(service.entrypoint.clone().unwrap_or_else(|| self.image.entrypoint.clone())),

@@ -3,12 +3,14 @@
 //! Planning is pure: it looks at what is wanted and what is there, and does nothing.
 
 pub mod autostart;
+pub mod change;
+pub mod document;
 pub mod down;
 pub mod lifecycle;
 pub mod start;
 pub mod up;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use petgraph::graph::{DiGraph, NodeIndex};
@@ -17,6 +19,8 @@ use rcompose_engine::container::store::Container;
 use rcompose_engine::id::Id;
 use rcompose_engine::network::config::NetworkConfig;
 use rcompose_engine::protocol::ProvidedFile;
+
+use change::Change;
 
 use super::container::AnonymousVolume;
 use super::labels::{Labels, ONEOFF};
@@ -165,7 +169,7 @@ pub enum Until {
 }
 
 /// Why a step is there.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Cause {
     /// It is in the project and was not there.
     Missing,
@@ -173,14 +177,18 @@ pub enum Cause {
     UpToDate,
     /// It does not run.
     NotRunning,
-    /// The service's definition has another hash.
-    ConfigChanged,
+    /// The service's definition is another one; how, where it is known.
+    ConfigChanged(Vec<Change>),
     /// The image's name leads to another image.
-    ImageChanged,
-    /// The network is not the one it is connected to.
-    NetworkChanged(String),
+    ImageChanged { old: String, new: String },
+    /// The network's definition is another one.
+    NetworkChanged { name: String, changes: Vec<Change> },
+    /// It is not connected to this network.
+    NotConnected(String),
     /// The volume is not the one that is mounted.
     VolumeChanged(String),
+    /// The volume's definition is another one.
+    VolumeRedefined(String),
     /// The config or secret at this place has another content.
     FileChanged(String),
     /// It shares something with a container of this service, which is replaced.
@@ -209,6 +217,24 @@ impl Plan {
         step
     }
 
+    /// Returns the steps, each behind all that it comes after, and else as they were planned.
+    pub fn order(&self) -> Vec<NodeIndex> {
+        let earlier = |step| self.steps.neighbors_directed(step, petgraph::Incoming).count();
+        let mut missing = self.steps.node_indices().map(earlier).collect::<Vec<_>>();
+        let mut ready = self.steps.node_indices().filter(|step| missing[step.index()] == 0).collect::<BTreeSet<_>>();
+        let mut order = Vec::with_capacity(missing.len());
+        while let Some(step) = ready.pop_first() {
+            order.push(step);
+            for later in self.steps.neighbors(step) {
+                missing[later.index()] -= 1;
+                if missing[later.index()] == 0 {
+                    ready.insert(later);
+                }
+            }
+        }
+        order
+    }
+
     /// Returns the container that is made besides those of the project.
     pub fn one_off(&self) -> Option<&ContainerConfig> {
         self.steps.node_weights().find_map(|step| match &step.action {
@@ -219,7 +245,9 @@ impl Plan {
 
     /// Returns whether nothing but looking has to be done.
     pub fn is_empty(&self) -> bool {
-        self.steps.node_weights().all(|step| matches!(step.action, Action::Keep { .. } | Action::Barrier))
+        let changes_nothing =
+            |action: &Action| matches!(action, Action::Keep { .. } | Action::Wait(_) | Action::Barrier);
+        self.steps.node_weights().all(|step| changes_nothing(&step.action))
     }
 }
 

@@ -10,9 +10,12 @@ use rcompose_engine::container::config::{
 use rcompose_engine::container::memory::digest;
 use rcompose_engine::container::store::Container;
 use rcompose_engine::id::Id;
+use rcompose_engine::network::config::NetworkConfig;
 use rcompose_engine::protocol::ProvidedFile;
 
+use super::change::{Change, changes};
 use super::{Action, Cause, Named, New, Plan, Until, Volume, Wait, lifecycle};
+use crate::compose::key::KeyPath;
 use crate::compose::model::{self, Condition, MountKind, Project, Service};
 use crate::project::container::{Blueprint, InvalidAttribute, References, Referred};
 use crate::project::graph;
@@ -20,7 +23,7 @@ use crate::project::image::Image;
 use crate::project::labels::{self, Labelled as _, ProjectLabels};
 use crate::project::names;
 use crate::project::network;
-use crate::project::observe::Observed;
+use crate::project::observe::{self, Observed};
 use crate::project::oneoff::OneOff;
 
 /// Which containers are replaced.
@@ -50,6 +53,8 @@ pub struct Options {
     pub wait: bool,
     /// How long a container that is replaced or removed has to stop.
     pub timeout: Option<Duration>,
+    /// Volumes that are removed with their data, and made again, because they are to be others.
+    pub replaced_volumes: BTreeSet<String>,
     /// A container besides those of the project: instead of its service, which everything else is there for.
     pub one_off: Option<OneOff>,
 }
@@ -94,7 +99,7 @@ pub fn up(wanted: Wanted<'_>, observed: &Observed, options: &Options) -> Result<
         plan: Plan::default(),
         resources: Vec::new(),
         created: Vec::new(),
-        replaced_networks: BTreeSet::new(),
+        left: BTreeMap::new(),
         services: BTreeMap::new(),
         waits: BTreeMap::new(),
     };
@@ -110,8 +115,8 @@ struct Planner<'a> {
     resources: Vec<NodeIndex>,
     /// The steps that make containers.
     created: Vec<NodeIndex>,
-    /// Networks that are removed and made again.
-    replaced_networks: BTreeSet<String>,
+    /// The containers that are removed because of a network or volume that is made again, with the last steps of that.
+    left: BTreeMap<Id, NodeIndex>,
     services: BTreeMap<String, Settled>,
     waits: BTreeMap<(String, Until, bool), NodeIndex>,
 }
@@ -244,9 +249,9 @@ impl Planner<'_> {
             }
             let hash = there.labels.get(labels::CONFIG_HASH);
             if hash.is_some_and(|hash| *hash != network.config_hash) && self.options.recreate != Recreate::Never {
-                self.replaced_networks.insert(network.name.clone());
-                let cause = Cause::NetworkChanged(network.name.clone());
-                let gone = self.leave(&network.name, &cause);
+                let changes = network_changes(key, there, &config);
+                let cause = Cause::NetworkChanged { name: network.name.clone(), changes };
+                let gone = self.leave(|container| connected_to(container, &network.name), &cause);
                 let removed = self.plan.add(Action::RemoveNetwork { name: network.name.clone() }, cause.clone(), &gone);
                 let step = self.plan.add(Action::CreateNetwork(Box::new(config)), cause, &[removed]);
                 self.resources.push(step);
@@ -255,11 +260,20 @@ impl Planner<'_> {
         Ok(())
     }
 
-    /// Removes every container of the project that is connected to a network, and returns the last steps of that.
-    fn leave(&mut self, network: &str, cause: &Cause) -> Vec<NodeIndex> {
+    /// Removes every container of the project that uses something, and returns the last steps of that.
+    fn leave(&mut self, uses: impl Fn(&Container) -> bool, cause: &Cause) -> Vec<NodeIndex> {
         let observed = self.observed;
-        let connected = |container: &&Container| connected_to(container, network);
-        observed.containers.iter().filter(connected).map(|container| self.remove(container, cause.clone())).collect()
+        let mut gone = Vec::new();
+        for container in observed.containers.iter().filter(|container| uses(container)) {
+            let id = &container.config.id;
+            let removed = match self.left.get(id) {
+                Some(removed) => *removed,
+                None => self.remove(container, cause.clone()),
+            };
+            self.left.insert(id.clone(), removed);
+            gone.push(removed);
+        }
+        gone
     }
 
     fn volumes(&mut self) -> Result<(), UpError> {
@@ -275,12 +289,7 @@ impl Planner<'_> {
                 if volume.external {
                     return Err(UpError::ExternalVolume(name.clone()));
                 }
-                let new = Volume {
-                    name: name.clone(),
-                    driver: volume.driver.clone().unwrap_or_else(|| "local".to_owned()),
-                    driver_opts: volume.driver_opts.clone(),
-                    labels: self.wanted.labels.volume(key, volume),
-                };
+                let new = self.volume(key, volume);
                 let step = self.plan.add(Action::CreateVolume(new), Cause::Missing, &[]);
                 self.resources.push(step);
                 continue;
@@ -290,11 +299,15 @@ impl Planner<'_> {
             }
             match there.labels.get(labels::PROJECT) {
                 Some(owner) if *owner == project.name => {
-                    let hash = there.labels.get(labels::CONFIG_HASH);
-                    if hash.is_some_and(|hash| *hash != volume.config_hash) {
+                    if !is_another(volume, there) {
+                        continue;
+                    }
+                    if self.options.replaced_volumes.contains(name) {
+                        self.replace_volume(key, volume);
+                    } else {
                         self.plan.warnings.push(format!(
                             "volume \"{name}\" exists but doesn't match configuration in compose file; it is used as it is \
-                             (`rcompose down -v` removes it with its data)"
+                             (`rcompose up -y` makes it again, without its data)"
                         ));
                     }
                 }
@@ -310,6 +323,27 @@ impl Planner<'_> {
             }
         }
         Ok(())
+    }
+
+    fn volume(&self, key: &str, volume: &model::Volume) -> Volume {
+        Volume {
+            name: volume.name.clone(),
+            driver: volume.driver.clone().unwrap_or_else(|| "local".to_owned()),
+            driver_opts: volume.driver_opts.clone(),
+            labels: self.wanted.labels.volume(key, volume),
+        }
+    }
+
+    /// Makes a volume again, without its data.
+    fn replace_volume(&mut self, key: &str, volume: &model::Volume) {
+        let cause = Cause::VolumeRedefined(volume.name.clone());
+        let mounts = |container: &Container| container.config.mounts.iter().any(|mount| is_of(mount, &volume.name));
+        let gone = self.leave(mounts, &cause);
+        let action = Action::RemoveVolume { name: volume.name.clone(), anonymous: false };
+        let removed = self.plan.add(action, cause.clone(), &gone);
+        let new = self.volume(key, volume);
+        let step = self.plan.add(Action::CreateVolume(new), cause, &[removed]);
+        self.resources.push(step);
     }
 
     /// Stops and removes a container, and returns the last step of that.
@@ -329,7 +363,7 @@ impl Planner<'_> {
         }
         let observed = self.observed;
         let files = self.blueprint(service).provided()?;
-        let gone = |container: &&Container| self.replaced_networks.iter().any(|n| connected_to(container, n));
+        let gone = |container: &&Container| self.left.contains_key(&container.config.id);
         let (left, there): (Vec<_>, Vec<_>) = observed.of_service(&service.name).partition(gone);
         // The newest numbers of what is out of date go first when there are too many.
         let mut there = there
@@ -418,7 +452,9 @@ impl Planner<'_> {
         let after = self.after(service);
         let files = self.blueprint(service).provided()?;
         let new = New { config: wanted.config, volumes: wanted.volumes, files };
-        let made = self.plan.add(Action::Create(Box::new(new)), Cause::Missing, &after);
+        let removed = before.and_then(|before| self.left.get(&before.config.id));
+        let cause = removed.map_or(Cause::Missing, |removed| self.plan.steps[*removed].cause.clone());
+        let made = self.plan.add(Action::Create(Box::new(new)), cause, &after);
         Ok(Member { number, named, referred, made: Some(made), running: false })
     }
 
@@ -473,10 +509,11 @@ impl Planner<'_> {
             Recreate::Diverged => {}
         }
         if container.label(labels::CONFIG_HASH) != Some(&service.config_hash) {
-            return Some(Cause::ConfigChanged);
+            return Some(Cause::ConfigChanged(service_changes(service, container)));
         }
-        if container.config.image_id != self.wanted.images[&service.name].id {
-            return Some(Cause::ImageChanged);
+        let (old, new) = (&container.config.image_id, &self.wanted.images[&service.name].id);
+        if old != new {
+            return Some(Cause::ImageChanged { old: old.clone(), new: new.clone() });
         }
         for (name, was) in joined(service, container) {
             if self.service(name).map(|referred| referred.id).as_ref() != was {
@@ -487,16 +524,14 @@ impl Planner<'_> {
             for key in service.networks.keys() {
                 let Some(network) = self.wanted.project.networks.get(key) else { continue };
                 if endpoints.iter().all(|endpoint| endpoint.network != network.name) {
-                    return Some(Cause::NetworkChanged(network.name.clone()));
+                    return Some(Cause::NotConnected(network.name.clone()));
                 }
             }
         }
         for mount in service.volumes.iter().filter(|mount| mount.kind == MountKind::Volume && !mount.source.is_empty())
         {
             let Some(volume) = self.wanted.project.volumes.get(&mount.source) else { continue };
-            let mounted =
-                |mount: &Mount| matches!(&mount.source, MountSource::Volume { name, .. } if *name == volume.name);
-            if !container.config.mounts.iter().any(mounted) {
+            if !container.config.mounts.iter().any(|mount| is_of(mount, &volume.name)) {
                 return Some(Cause::VolumeChanged(volume.name.clone()));
             }
         }
@@ -594,6 +629,33 @@ impl References for Planner<'_> {
     }
 }
 
+/// Returns what is another in a service's definition than in the one that a container was made from. Nothing where that is
+/// not known any more.
+fn service_changes(service: &Service, container: &Container) -> Vec<Change> {
+    let [old, new] = [&container.config.definition, &service.definition].map(|text| serde_json::from_str(text));
+    match (old, new) {
+        (Ok(old), Ok(new)) => changes(&KeyPath::of(&["services", &service.name]), &old, &new),
+        _ => Vec::new(),
+    }
+}
+
+/// Returns what is another in a network.
+fn network_changes(key: &str, old: &NetworkConfig, new: &NetworkConfig) -> Vec<Change> {
+    let definition = |config: &NetworkConfig| {
+        serde_json::json!({
+            "driver": config.driver,
+            "driver_opts": config.driver_opts,
+            "internal": config.internal,
+            "attachable": config.attachable,
+            "enable_ipv4": config.enable_ipv4,
+            "enable_ipv6": config.enable_ipv6,
+            "ipam": {"config": config.subnets},
+            "labels": config.labels.iter().filter(|(key, _)| !key.starts_with("com.docker.compose.")).collect::<BTreeMap<_, _>>(),
+        })
+    };
+    changes(&KeyPath::of(&["networks", key]), &definition(old), &definition(new))
+}
+
 fn referred(config: &ContainerConfig) -> Referred {
     Referred { id: config.id.clone(), mounts: config.mounts.clone() }
 }
@@ -630,6 +692,27 @@ fn network_service(service: &Service) -> Option<&str> {
     }
 }
 
+/// Returns whether a mount is that of a volume.
+fn is_of(mount: &Mount, volume: &str) -> bool {
+    matches!(&mount.source, MountSource::Volume { name, .. } if name == volume)
+}
+
+/// Returns whether a volume of the project is not what the files say any more.
+fn is_another(volume: &model::Volume, there: &observe::Volume) -> bool {
+    there.labels.get(labels::CONFIG_HASH).is_some_and(|hash| *hash != volume.config_hash)
+}
+
+/// Returns the volumes of the project that are not what its files say any more, by name.
+pub fn redefined(project: &Project, observed: &Observed) -> BTreeSet<String> {
+    let redefined = project.volumes.values().filter(|volume| {
+        !volume.external
+            && observed.volumes.get(&volume.name).is_some_and(|there| {
+                there.labels.get(labels::PROJECT) == Some(&project.name) && is_another(volume, there)
+            })
+    });
+    redefined.map(|volume| volume.name.clone()).collect()
+}
+
 fn connected_to(container: &Container, network: &str) -> bool {
     match &container.config.network {
         NetworkMode::Networks(endpoints) => endpoints.iter().any(|endpoint| endpoint.network == network),
@@ -644,7 +727,6 @@ mod tests {
     use super::super::testing::{container, edges, steps};
     use super::*;
     use crate::compose::model::{Dependency, Network, ServiceNetwork};
-    use crate::project::observe;
 
     fn service(name: &str, dependencies: &[(&str, Condition, bool)]) -> Service {
         let dependency = |(name, condition, restart): &(&str, Condition, bool)| {
@@ -738,7 +820,7 @@ mod tests {
         assert_eq!(
             steps(&plan),
             [
-                "recreate shop-db-1 (ConfigChanged)",
+                "recreate shop-db-1 (ConfigChanged([]))",
                 "keep shop-web-1 (UpToDate)",
                 "stop shop-web-1 (RestartedWith(\"db\"))",
                 "barrier (Asked)",
