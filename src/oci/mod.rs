@@ -247,7 +247,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 fn usage(error: &clap::Error) -> ExitCode {
     // Where not even that can be said there is nobody to hear it.
     let _ = error.print();
-    ExitCode::from(if error.use_stderr() { 1 } else { 0 })
+    ExitCode::from(u8::from(error.use_stderr()))
 }
 
 fn run(cli: Cli, log: &Log) -> Result<i32, OciError> {
@@ -288,7 +288,7 @@ fn run(cli: Cli, log: &Log) -> Result<i32, OciError> {
         Command::List(args) => {
             let list = runtime.list()?;
             print(&match (args.quiet, args.format) {
-                (true, _) => list.iter().map(|one| format!("{}\n", one.id)).collect(),
+                (true, _) => list.iter().flat_map(|one| [&*one.id, "\n"]).collect(),
                 (false, Format::Json) => output::line(&list),
                 (false, Format::Table) => output::containers(&list),
             });
@@ -328,27 +328,24 @@ fn create(args: CreateArgs) -> Result<Create, OciError> {
 }
 
 fn exec(runtime: &Runtime, args: ExecArgs) -> Result<Exec, OciError> {
-    let process = match &args.process {
-        Some(path) => {
-            let mut process = Runtime::read_process(path)?;
-            if args.tty {
-                process.set_terminal(Some(true));
-            }
-            process
+    let process = if let Some(path) = &args.process {
+        let mut process = Runtime::read_process(path)?;
+        if args.tty {
+            process.set_terminal(Some(true));
         }
-        None => {
-            let overrides = Overrides {
-                args: args.args,
-                env: args.env,
-                cwd: args.cwd,
-                user: args.user,
-                additional_gids: args.additional_gids,
-                terminal: args.tty,
-                capabilities: args.cap,
-                no_new_privileges: args.no_new_privs,
-            };
-            runtime.process_like(&args.id, &overrides)?
-        }
+        process
+    } else {
+        let overrides = Overrides {
+            args: args.args,
+            env: args.env,
+            cwd: args.cwd,
+            user: args.user,
+            additional_gids: args.additional_gids,
+            terminal: args.tty,
+            capabilities: args.cap,
+            no_new_privileges: args.no_new_privs,
+        };
+        runtime.process_like(&args.id, &overrides)?
     };
     let ExecArgs { id, pid_file, console_socket, detach, preserve_fds, ignore_paused, .. } = args;
     Ok(Exec { id, process, pid_file, console_socket, detach, preserve_fds, ignore_paused })

@@ -69,14 +69,13 @@ pub(super) fn wait(process: BorrowedFd<'_>, master: Option<OwnedFd>) -> Result<i
 /// Gives a signal of this process to the one that it waits for.
 fn pass_on(signal: i32, process: BorrowedFd<'_>, console: Option<&Console>) {
     match signal {
-        libc::SIGCHLD => {}
         libc::SIGWINCH => {
             if let Some(console) = console {
                 console.follow_size();
             }
         }
-        // What a terminal that is in use elsewhere sends is about this process.
-        libc::SIGTTIN | libc::SIGTTOU | libc::SIGURG => {}
+        // They are about this process: its child has ended, or its terminal is in use elsewhere.
+        libc::SIGCHLD | libc::SIGTTIN | libc::SIGTTOU | libc::SIGURG => {}
         // One that has ended needs no signal.
         _ => drop(pidfd::send_signal(process, signal)),
     }

@@ -365,7 +365,8 @@ mod tests {
 
     #[test]
     fn what_cannot_be_kept_is_named() {
-        let cases: Vec<(&str, Box<dyn Fn(&mut Value)>)> = vec![
+        type Change = Box<dyn Fn(&mut Value)>;
+        let cases: Vec<(&str, Change)> = vec![
             ("ociVersion", Box::new(|spec| spec["ociVersion"] = json!("2.0.0"))),
             ("windows", Box::new(|spec| spec["windows"] = json!({"layerFolders": []}))),
             ("root.path", Box::new(|spec| spec["root"]["path"] = json!("missing"))),

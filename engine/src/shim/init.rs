@@ -160,7 +160,7 @@ impl Init<'_> {
         finish_root(&spec, &linux, &root, &null)?;
         let null = nix::fcntl::open(&beneath::proc_path(&null), OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty())
             .step(|| "open the container's null device".into())?;
-        self.name_host(&spec)?;
+        name_host(&spec)?;
         let hooks = spec.hooks().as_ref().filter(|_| self.config.hooks);
         let mut state = String::new();
         if let Some(hooks) = hooks {
@@ -271,16 +271,6 @@ impl Init<'_> {
         Ok(Some(terminal))
     }
 
-    fn name_host(&self, spec: &Spec) -> Step<()> {
-        if let Some(name) = spec.hostname() {
-            nix::unistd::sethostname(name).step(|| format!("set the host name to {name}"))?;
-        }
-        if let Some(name) = spec.domainname() {
-            process::set_domain_name(name).step(|| format!("set the domain name to {name}"))?;
-        }
-        Ok(())
-    }
-
     fn connect_stdio(&self, terminal: Option<&Terminal>, null: &OwnedFd) -> Step<()> {
         let describe = || "connect the standard input, output and error".to_owned();
         for (number, own) in self.stdio.iter().enumerate() {
@@ -296,6 +286,17 @@ impl Init<'_> {
         }
         Ok(())
     }
+}
+
+/// Gives the UTS namespace its names.
+fn name_host(spec: &Spec) -> Step<()> {
+    if let Some(name) = spec.hostname() {
+        nix::unistd::sethostname(name).step(|| format!("set the host name to {name}"))?;
+    }
+    if let Some(name) = spec.domainname() {
+        process::set_domain_name(name).step(|| format!("set the domain name to {name}"))?;
+    }
+    Ok(())
 }
 
 /// Returns the rows and columns that a process's terminal is to have.

@@ -305,6 +305,7 @@ impl Running {
 
     /// Runs the hooks for a container that has ended. What fails is told on the supervisor's standard error, its log: there
     /// is nothing left that it could stop.
+    #[expect(clippy::print_stderr, reason = "a shim's standard error is the supervisor's log")]
     fn run_poststop(&self) {
         let failed = hooks_of(&self.shim).and_then(|(subject, hooks)| {
             let state = subject.text(ContainerState::Stopped, None)?;

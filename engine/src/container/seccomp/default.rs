@@ -50,7 +50,9 @@ pub fn default_profile(bounding: Set) -> LinuxSeccomp {
         match rule {
             Some(Rule::Always(action)) if *action != denied => add(name, *action, &[]),
             Some(Rule::When(alternatives, _)) => {
-                alternatives.iter().for_each(|(tests, action)| add(name, *action, tests));
+                for (tests, action) in alternatives {
+                    add(name, *action, tests);
+                }
             }
             _ => {}
         }
