@@ -20,6 +20,23 @@ const VARIANTS: [(&str, &str); 8] = [
     ("user", "user: 1000:1000"),
 ];
 
+/// Kernel parameters, and files of /proc, that an engine sets in every container.
+const SET: [&str; 3] = [
+    "/proc/self/oom_score_adj",
+    "/proc/sys/net/ipv4/ip_unprivileged_port_start",
+    "/proc/sys/net/ipv4/ping_group_range",
+];
+
+/// Directories that are hidden; whether others are empty is the kernel's business.
+const MASKED_DIRECTORIES: [&str; 6] = [
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/scsi",
+    "/sys/devices/system/cpu/cpu0/thermal_throttle",
+    "/sys/devices/virtual/powercap",
+    "/sys/firmware",
+];
+
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("isolation")
 }
@@ -53,11 +70,20 @@ fn comparable(line: &str, privileged: bool) -> Option<String> {
     let words: Vec<&str> = line.split(' ').collect();
     match words[0] {
         // Streams have names of their own, limits come from whoever started the engine, and the kernel decides what there is
-        // in /proc and /sys. What shows of others is looked at below.
-        "fd" | "limit" | "proc" | "sys" | "unix" | "shm" | "msg" | "sem" | "posix-ipc" | "processes" => None,
+        // in /proc and /sys, and who may read its log. What shows of others is looked at below.
+        "fd" | "limit" | "proc" | "sys" | "unix" | "shm" | "msg" | "sem" | "posix-ipc" | "processes" | "try" => None,
         "dev" if privileged => None,
-        // Signals that the test runner ignores are ignored here as well.
-        "status" if ["SigIgn", "SigCgt", "SigBlk"].contains(&words[1]) => None,
+        // Signals that the test runner ignores are ignored here as well; the others are the processor's.
+        "status" if words[1].starts_with("Sig") || words[1].starts_with("Speculation") => None,
+        // Inherited from the host, or from whoever started the engine, or a matter of what the kernel has.
+        "value" if !SET.contains(&words[1]) => None,
+        "path" => {
+            let kind =
+                words[2..].iter().take_while(|word| !word.starts_with("read-")).copied().collect::<Vec<_>>().join(" ");
+            let kind = if MASKED_DIRECTORIES.contains(&words[1]) { kind } else { kind.replace("empty ", "") };
+            let access = words.iter().find(|word| word.starts_with("read-")).unwrap_or(&"");
+            Some(format!("path {} {kind} {access}", words[1]).trim_end().to_owned())
+        }
         "mount" => {
             let (target, kind) = (words[1], words[2]);
             // Of these only that they are there is the engines' doing.
@@ -66,10 +92,9 @@ fn comparable(line: &str, privileged: bool) -> Option<String> {
                 return Some(format!("mount {target}"));
             }
             let options = words[5];
-            let of_filesystem = match kind {
-                "tmpfs" | "devpts" => words[6],
-                _ => "",
-            };
+            let of_filesystem = if ["tmpfs", "devpts"].contains(&kind) { words[6] } else { "" };
+            // Added by kernels that have 64-bit inode numbers there, or SELinux.
+            let of_filesystem = of_filesystem.replace(",inode64", "").replace(",seclabel", "");
             Some(format!("mount {target} {kind} {options} {of_filesystem}").trim_end().to_owned())
         }
         _ => Some(line.to_owned()),
