@@ -52,7 +52,7 @@ pub fn run(command: Command, targets: Targets, fault: Option<Fault>, limit: Dura
     // What a thread traces goes on untraced when the thread ends.
     let traced = thread::Builder::new()
         .name("tracer".to_owned())
-        .spawn(move || Tracer::default().run(command, &targets, fault, limit))
+        .spawn(move || Tracer::default().run(&command, &targets, fault, limit))
         .expect("a thread can be made");
     traced.join().expect("the tracer does not panic")
 }
@@ -78,12 +78,12 @@ struct Tracer {
 }
 
 impl Tracer {
-    fn run(mut self, command: Command, targets: &Targets, fault: Option<Fault>, limit: Duration) -> Traced {
+    fn run(mut self, command: &Command, targets: &Targets, fault: Option<Fault>, limit: Duration) -> Traced {
         for (process, role) in &targets.running {
             self.seize(Pid::from_raw(process.pid), *role);
         }
-        let text = words(&command);
-        let (mut child, streams) = start(&command);
+        let text = words(command);
+        let (mut child, streams) = start(command);
         let pid = Pid::from_raw(i32::try_from(child.id()).expect("a pid fits"));
         if targets.command {
             self.seize(pid, Role::Command);

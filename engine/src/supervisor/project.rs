@@ -79,7 +79,6 @@ pub(super) fn other(error: impl Display) -> Failure {
 }
 
 /// Likewise, with everything that caused it.
-#[expect(clippy::needless_pass_by_value, reason = "errors are turned into failures where they are returned")]
 pub(super) fn caused(error: impl std::error::Error) -> Failure {
     other(chain(&error))
 }
