@@ -81,7 +81,7 @@ pub async fn run(
             result = &mut starting, if !started => {
                 started = true;
                 match result {
-                    Ok(()) | Err(ApplyError::Interrupted) => session.watch_running()?,
+                    Ok(()) | Err(ApplyError::Interrupted) => session.watch_started()?,
                     Err(error) => {
                         failed = Some(Error::from(error));
                         break;
@@ -129,6 +129,7 @@ struct Session<'a> {
     /// The containers that take part.
     members: BTreeSet<Id>,
     feeds: Feeds,
+    begun: jiff::Timestamp,
     /// Which containers have not ended for good.
     ends: JoinSet<Result<Id, Error>>,
     watched: BTreeSet<Id>,
@@ -186,6 +187,7 @@ impl<'a> Session<'a> {
             engine,
             members: containers.into_iter().map(|container| container.config.id).collect(),
             feeds,
+            begun: now,
             ends: JoinSet::new(),
             watched: BTreeSet::new(),
             mourned: BTreeSet::new(),
@@ -197,12 +199,13 @@ impl<'a> Session<'a> {
         })
     }
 
-    /// Waits, from now on, for the end of every member that runs.
-    fn watch_running(&mut self) -> Result<(), Error> {
+    /// Waits, from now on, for the end of every member that runs, or that was started: it may have ended before anybody
+    /// heard of it, and only its supervisor knows how.
+    fn watch_started(&mut self) -> Result<(), Error> {
         for container in self.engine.containers()? {
-            let id = container.config.id.clone();
-            if self.members.contains(&id) && lifecycle::is_active(&container) {
-                self.watch(id);
+            let started = lifecycle::is_active(&container) || container.state.started_at >= Some(self.begun);
+            if started && self.members.contains(&container.config.id) {
+                self.watch(container.config.id);
             }
         }
         Ok(())

@@ -177,9 +177,6 @@ pub fn generate(inputs: &Inputs<'_>) -> Result<(Spec, ShimConfig), SpecError> {
         .process(process)
         .mounts(mounts.oci)
         .linux(linux);
-    if let Some(hostname) = &hostname {
-        spec = spec.hostname(hostname.clone());
-    }
     if let Some(domainname) = config.domainname.clone().filter(|_| hostname.is_some()) {
         spec = spec.domainname(domainname);
     }
@@ -214,7 +211,10 @@ pub fn generate(inputs: &Inputs<'_>) -> Result<(Spec, ShimConfig), SpecError> {
         hooks: spec_hooks.is_some(),
         supervisor_command: inputs.supervisor_command.to_vec(),
     };
-    Ok((spec.build()?, shim))
+    let mut spec = spec.build()?;
+    // The builder would name the host itself.
+    spec.set_hostname(hostname);
+    Ok((spec, shim))
 }
 
 fn cgroup_path(config: &ContainerConfig) -> PathBuf {

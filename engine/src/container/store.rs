@@ -313,9 +313,12 @@ pub fn remove(root: &Root, config: &ContainerConfig) -> Result<(), StoreError> {
 /// Removes what is left of a container whose bundle is out of sight.
 fn take_away(root: &Root, project: &str, id: &Id, name: &str) -> Result<(), StoreError> {
     let aside = root.containers().join(format!(".{id}"));
-    absent(fs::remove_dir_all(&aside), &aside)?;
     let run = root.container_run(id);
-    absent(fs::remove_dir_all(&run), &run)?;
+    for directory in [&aside, &run] {
+        // What is in it may be in use for another moment. What cannot be removed the next supervisor tries again.
+        let removed = fs::remove_dir_all(directory).or_else(|_| fs::remove_dir_all(directory));
+        absent(removed, directory)?;
+    }
     if owner(root, name)?.as_ref() == Some(id) {
         release_name(root, name)?;
     }
