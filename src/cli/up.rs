@@ -154,12 +154,15 @@ pub fn run(context: &Context, args: &UpArgs) -> Result<(), Error> {
         options
             .replaced_volumes
             .retain(|volume| asked.yes || (!context.global.dry_run && may_replace(context, volume)));
-        let whole = plan(context, &engine, &project, &images, &options)?;
-        if let Some(kept) = &kept {
-            plan::compare(kept, &plan::describe(&project, &engine, &whole, &[], &|_| None)?)?;
-        }
-        if args.detach || asked.wait || asked.no_start || context.global.dry_run {
-            return within(limit, context.apply_with(&engine, whole, "Running", hold)).await;
+        let detached = args.detach || asked.wait || asked.no_start || context.global.dry_run;
+        if detached || kept.is_some() {
+            let whole = plan(context, &engine, &project, &images, &options)?;
+            if let Some(kept) = &kept {
+                plan::compare(kept, &plan::describe(&project, &engine, &whole, &[], &|_| None)?)?;
+            }
+            if detached {
+                return within(limit, context.apply_with(&engine, whole, "Running", hold)).await;
+            }
         }
         let attached = attached::services(args, &project)?;
         let made = plan(context, &engine, &project, &images, &Options { no_start: true, ..options.clone() })?;
@@ -179,7 +182,10 @@ pub fn run(context: &Context, args: &UpArgs) -> Result<(), Error> {
 
 /// Returns the volumes that are not what the files say any more, by name.
 pub fn redefined(project: &Project, engine: &Engine) -> Result<BTreeSet<String>, Error> {
-    Ok(up::redefined(project, &engine.observe(&BTreeSet::new())?))
+    if project.volumes.is_empty() {
+        return Ok(BTreeSet::new());
+    }
+    Ok(up::redefined(project, &engine.volumes()?))
 }
 
 /// Asks, in Docker Compose's words, whether a volume is to be made again.

@@ -115,14 +115,19 @@ impl Engine {
 
     /// Returns everything that a plan looks at; `others` are the names or ids of containers of other projects.
     pub fn observe(&self, others: &BTreeSet<String>) -> Result<Observed, ObserveError> {
-        let volumes = volume::list(&self.root, None)?.into_iter().map(|volume| volume.config);
-        let volumes = volumes.map(|config| (config.name, Volume { project: config.project, labels: config.labels }));
         Ok(Observed {
             containers: self.containers()?,
             networks: self.networks()?,
-            volumes: volumes.collect(),
+            volumes: self.volumes()?,
             others: self.others(others)?,
         })
+    }
+
+    /// Returns the volumes of the host, by name.
+    pub fn volumes(&self) -> Result<BTreeMap<String, Volume>, ObserveError> {
+        let volumes = volume::list(&self.root, None)?.into_iter().map(|volume| volume.config);
+        let volumes = volumes.map(|config| (config.name, Volume { project: config.project, labels: config.labels }));
+        Ok(volumes.collect())
     }
 
     /// Returns the networks of the host, by name.

@@ -703,10 +703,10 @@ fn is_another(volume: &model::Volume, there: &observe::Volume) -> bool {
 }
 
 /// Returns the volumes of the project that are not what its files say any more, by name.
-pub fn redefined(project: &Project, observed: &Observed) -> BTreeSet<String> {
+pub fn redefined(project: &Project, there: &BTreeMap<String, observe::Volume>) -> BTreeSet<String> {
     let redefined = project.volumes.values().filter(|volume| {
         !volume.external
-            && observed.volumes.get(&volume.name).is_some_and(|there| {
+            && there.get(&volume.name).is_some_and(|there| {
                 there.labels.get(labels::PROJECT) == Some(&project.name) && is_another(volume, there)
             })
     });
