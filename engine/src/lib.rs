@@ -4,6 +4,7 @@
 //! volumes belong to, and that one supervisor process looks after (`docs/architecture.md`).
 
 pub mod container;
+pub mod error;
 pub mod host;
 pub mod id;
 pub mod image;

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
+use rcompose_engine::error::chain;
 
 use super::GlobalArgs;
 use crate::compose::node::{Map, Node, Value};
@@ -321,20 +322,6 @@ fn pin(root: &mut Node, arguments: &ConfigArgs) -> Result<(), Vec<Diagnostic>> {
         }
     }
     Ok(())
-}
-
-/// An error and all that caused it.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        let more = error.to_string();
-        if !text.ends_with(&more) {
-            let _ = write!(text, ": {more}");
-        }
-        source = error.source();
-    }
-    text
 }
 
 /// Leaves nothing but the services' images.

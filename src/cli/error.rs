@@ -3,6 +3,7 @@
 use std::error::Error as StdError;
 use std::io;
 
+use rcompose_engine::error::chain;
 use rcompose_engine::image::{DEFAULT_REGISTRY, RegistryError};
 use rcompose_engine::supervisor::client::ClientError;
 
@@ -61,7 +62,6 @@ impl<E: StdError + 'static> From<E> for Error {
 
 /// Returns an error with everything that caused it, and the advice of the one who knew some.
 fn message(error: &(dyn StdError + 'static)) -> Message {
-    let mut text = error.to_string();
     let mut hint = None;
     let mut cause = Some(error);
     while let Some(error) = cause {
@@ -74,14 +74,9 @@ fn message(error: &(dyn StdError + 'static)) -> Message {
                 registry => format!("rcompose login {registry}"),
             });
         }
-        let said = error.to_string();
-        // Some errors say their cause themselves.
-        if !text.ends_with(&said) {
-            text = format!("{text}: {said}");
-        }
         cause = error.source();
     }
-    Message { text, hint }
+    Message { text: chain(error), hint }
 }
 
 /// Sources come in boxes or without.

@@ -5,6 +5,8 @@ use std::fs::File;
 use std::io::Write as _;
 use std::path::PathBuf;
 
+use rcompose_engine::error::chain;
+
 /// Where warnings and errors go, besides standard error.
 #[derive(Debug)]
 pub(super) struct Log {
@@ -19,13 +21,7 @@ impl Log {
 
     /// Tells an error with everything that caused it.
     pub(super) fn error(&self, error: &dyn Error) {
-        let mut text = error.to_string();
-        let mut cause = error.source();
-        while let Some(error) = cause {
-            text = format!("{text}: {error}");
-            cause = error.source();
-        }
-        self.tell("error", &text);
+        self.tell("error", &chain(error));
     }
 
     pub(super) fn warnings(&self, warnings: &[String]) {

@@ -390,9 +390,9 @@ impl Store {
 }
 
 /// Counts the bytes that are read.
-struct Counted<'a, R> {
-    inner: R,
-    count: &'a Cell<u64>,
+pub(super) struct Counted<'a, R> {
+    pub(super) inner: R,
+    pub(super) count: &'a Cell<u64>,
 }
 
 impl<R: Read> Read for Counted<'_, R> {

@@ -10,6 +10,7 @@ use hyper::{Method, StatusCode};
 use serde::Serialize;
 use tokio::sync::mpsc;
 
+use super::archive::Counted;
 use super::blob::PendingFile;
 use super::config::DockerConfig;
 use super::decompress::Decompressor;
@@ -221,19 +222,5 @@ pub async fn import_url(
     match failure {
         Some(failure) => Err(failure),
         None => imported,
-    }
-}
-
-/// Counts what is read.
-struct Counted<'a, R> {
-    inner: R,
-    count: &'a Cell<u64>,
-}
-
-impl<R: Read> Read for Counted<'_, R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = self.inner.read(buffer)?;
-        self.count.set(self.count.get() + read as u64);
-        Ok(read)
     }
 }

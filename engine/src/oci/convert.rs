@@ -14,7 +14,7 @@ use super::state::Record;
 use crate::container::cgroup::devices::{self, Rule};
 use crate::container::cgroup::limits;
 use crate::container::mounts::options::{self, Options};
-use crate::container::{capabilities, seccomp, sysctl};
+use crate::container::{apparmor, capabilities, seccomp, sysctl};
 use crate::host::Host;
 use crate::shim::config::{Mappings, Namespace, Namespaces, Network, Seccomp, Time};
 
@@ -109,7 +109,11 @@ pub(super) fn check_process(process: &Process, path: &str) -> Result<(), OciErro
         refuse_if(again, &property("rlimits"), &format!("{} is there twice", limit.typ()))?;
     }
     let named = |name: &Option<String>| name.as_ref().is_some_and(|name| !name.is_empty());
-    refuse_if(named(process.apparmor_profile()), &property("apparmorProfile"), "AppArmor profiles are not supported")?;
+    if let Some(profile) = process.apparmor_profile().as_deref().filter(|profile| !profile.is_empty()) {
+        let had = apparmor::choose(Some(profile), false);
+        let reason = had.as_ref().map_or_else(ToString::to_string, |_| "the kernel does not use AppArmor".to_owned());
+        refuse_if(!matches!(had, Ok(Some(_))), &property("apparmorProfile"), &reason)?;
+    }
     refuse_if(named(process.selinux_label()), &property("selinuxLabel"), "SELinux labels are not supported")?;
     refuse_if(process.exec_cpu_affinity().is_some(), &property("execCPUAffinity"), "it is not supported")
 }

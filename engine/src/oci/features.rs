@@ -75,7 +75,7 @@ pub fn features() -> Value {
                 "knownFlags": flags,
                 "supportedFlags": flags,
             },
-            "apparmor": {"enabled": false},
+            "apparmor": {"enabled": true},
             "selinux": {"enabled": false},
             "intelRdt": {"enabled": false},
             "mountExtensions": {"idmap": {"enabled": false}},

@@ -6,10 +6,11 @@ use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use super::project::{Project, caused, chain, other};
+use super::project::{Project, caused, other};
 use crate::container::config::{ContainerConfig, NetworkMode};
 use crate::container::state::{BoundPort, ContainerState, EndpointState};
 use crate::container::store;
+use crate::error::chain;
 use crate::id::Id;
 use crate::network::{Member, NetworkError, PortError, files};
 use crate::protocol::{EventKind, Failure, FailureKind};

@@ -11,13 +11,14 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::health::{Monitor, Plan};
-use super::project::{Project, caused, chain, memory_failure, other};
+use super::project::{Project, caused, memory_failure, other};
 use super::restart::{self, Backoff};
 use super::run::{self, Audience, Run};
 use crate::container::config::ContainerConfig;
 use crate::container::signal;
 use crate::container::state::{ContainerState, Health, HealthStatus, ProcessStart, Status};
 use crate::container::{memory, store};
+use crate::error::chain;
 use crate::protocol::{Condition, EventKind, Failure, FailureKind, Stopped};
 use crate::shim::protocol::Exit;
 use crate::volume;

@@ -6,10 +6,11 @@ use std::time::Duration;
 use oci_spec::runtime::Spec;
 
 use super::container::name_failure;
-use super::project::{caused, chain, other};
+use super::project::{caused, other};
 use crate::container::config::{ContainerConfig, HealthTest, Healthcheck, NamespaceMode};
 use crate::container::state::{ContainerState, Health, HealthStatus, Status};
 use crate::container::{signal, spec, store, user};
+use crate::error::chain;
 use crate::host::Host;
 use crate::id::Id;
 use crate::image::{self, Image, Reference, Store};

@@ -40,7 +40,9 @@ use crate::root::Root;
 use crate::shim::launcher::Launcher;
 use crate::shim::sealed;
 use crate::sys::process;
-use project::{Project, chain};
+use project::Project;
+
+use crate::error::chain;
 
 /// Worker threads of a supervisor: enough to overlap netlink and file work, few enough to stay small.
 const THREADS: usize = 2;

@@ -1,7 +1,7 @@
 //! Everything a supervisor has: its containers, its networks, and what they need of it.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
-use std::fmt::{Display, Write as _};
+use std::fmt::Display;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -17,6 +17,7 @@ use crate::container::config::{ContainerConfig, NetworkMode};
 use crate::container::memory::{self, MemoryError};
 use crate::container::state::Status;
 use crate::container::store;
+use crate::error::chain;
 use crate::host::Host;
 use crate::id::Id;
 use crate::image::Store;
@@ -85,21 +86,6 @@ pub(super) fn other(error: impl Display) -> Failure {
 /// Likewise, with everything that caused it.
 pub(super) fn caused(error: impl std::error::Error) -> Failure {
     other(chain(&error))
-}
-
-/// Returns an error in words, with everything that caused it.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let said = cause.to_string();
-        // Some errors say their cause themselves.
-        if !text.ends_with(&said) {
-            let _ = write!(text, ": {said}");
-        }
-        source = cause.source();
-    }
-    text
 }
 
 /// Says why a container cannot have its configs and secrets.

@@ -9,13 +9,14 @@ use tokio::time::Instant;
 
 use super::attach::{self, Attached};
 use super::create::{self, start_failure};
-use super::project::{Project, caused, chain, memory_failure, other};
+use super::project::{Project, caused, memory_failure, other};
 use super::shims::Connection;
 use crate::container::cgroup;
 use crate::container::config::{ContainerConfig, NetworkMode};
 use crate::container::signal;
 use crate::container::state::{BoundPort, ContainerState, EndpointState, ProcessStart};
 use crate::container::{memory, store};
+use crate::error::chain;
 use crate::protocol::Failure;
 use crate::shim;
 use crate::shim::protocol::{Exit, FromShim, Spawn, Task, ToShim};
