@@ -406,8 +406,10 @@ impl Pulling<'_> {
         let prepared = on_thread("image-store", move || -> Result<_, StoreError> {
             Ok([store.prepare_blob(&config)?, store.prepare_blob(&bytes)?])
         });
-        self.fetch_layers(Some(endpoint), &manifest.layers, &parsed.diff_ids).await?;
+        let fetched = self.fetch_layers(Some(endpoint), &manifest.layers, &parsed.diff_ids).await;
+        // Also after a failure: who is told of it finds nothing half made.
         let prepared = prepared.await.map_err(|_| PullError::Worker { image: reference.familiar() })?;
+        fetched?;
         Ok((parsed, prepared.map_err(|error| PullError::store(reference, error))?))
     }
 
@@ -559,12 +561,18 @@ async fn try_fetch_layer(
     let size = task.job.descriptor.size;
     // The lock before the permit: who waits for another process must not keep others from working.
     let locks = {
-        let waiting = Arc::clone(task);
+        let (waiting, held) = (Arc::clone(task), std::cell::Cell::new(Some(working.clone())));
         on_thread("image-lock", move || {
-            waiting.store.lock_layer(&waiting.job, || waiting.report(PullPhase::Waiting, 0))
+            let locked = waiting.store.lock_layer(&waiting.job, || {
+                // A pull that fails does not wait for another process.
+                held.take();
+                waiting.report(PullPhase::Waiting, 0);
+            });
+            (locked, held)
         })
         .await
         .map_err(|_| task.worker())?
+        .0
         .map_err(|error| PullError::store(&task.reference, error))?
     };
     if task.store.has_layer(&task.job.diff_id) && task.store.has_blob(&task.job.descriptor.digest) {

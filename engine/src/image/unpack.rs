@@ -65,7 +65,7 @@ impl Limits {
     /// Returns the limits for a layer of a compressed size: honest archives shrink to a tenth, seldom to a hundredth.
     #[must_use]
     pub fn for_compressed(self, size: u64) -> Self {
-        Self { bytes: self.bytes.min((1 << 30) + size.saturating_mul(250)), ..self }
+        Self { bytes: self.bytes.min(size.saturating_mul(250).saturating_add(1 << 30)), ..self }
     }
 }
 
