@@ -16,7 +16,7 @@ use super::restart::{self, Backoff};
 use super::run::{self, Audience, Run};
 use crate::container::config::ContainerConfig;
 use crate::container::signal;
-use crate::container::state::{ContainerState, Health, HealthStatus, ProcessStart, Status};
+use crate::container::state::{ContainerState, Health, HealthStatus, Status};
 use crate::container::{memory, store};
 use crate::error::chain;
 use crate::protocol::{Condition, EventKind, Failure, FailureKind, Stopped};
@@ -350,7 +350,7 @@ impl Actor {
             self.state.status = Status::Running;
         }
         self.state.pid = Some(run.pid);
-        self.state.pid_started = ProcessStart::of(run.pid);
+        self.state.pid_started.clone_from(&run.process);
         self.state.exit_code = 0;
         self.state.oom_killed = false;
         self.state.finished_at = None;

@@ -30,6 +30,8 @@ const UNKNOWN: i32 = 137;
 #[derive(Debug)]
 pub(super) struct Run {
     pub(super) pid: i32,
+    /// `None` if it has ended already.
+    pub(super) process: Option<ProcessStart>,
     /// When this run began, as far as this supervisor knows.
     pub(super) started: Instant,
     pub(super) stop_signal: i32,
@@ -65,6 +67,7 @@ struct Started {
 /// A PID 1 whose end will be noticed.
 struct Watched {
     pid: i32,
+    process: Option<ProcessStart>,
     pidfd: AsyncFd<OwnedFd>,
     handed: Vec<OwnedFd>,
 }
@@ -152,7 +155,7 @@ impl Run {
             // The shim is gone as well. A process that lives is found by its number and start time.
             let (Some(pid), Some(since)) = (state.pid, &state.pid_started) else { return Ok(None) };
             let Ok(process) = pidfd::open(nix::unistd::Pid::from_raw(pid)) else { return Ok(None) };
-            if ProcessStart::of(pid).as_ref() != Some(since) {
+            if process_start(pid)?.as_ref() != Some(since) {
                 return Ok(None);
             }
             let netns = std::fs::File::open(format!("/proc/{pid}/ns/net"))
@@ -178,7 +181,7 @@ impl Run {
         config: &ContainerConfig,
         spawn: Spawn,
         shim: Connection,
-        Watched { pid, pidfd, handed }: Watched,
+        Watched { pid, process, pidfd, handed }: Watched,
         network: Option<Attached>,
     ) -> Self {
         // It was looked at when the container was made.
@@ -186,6 +189,7 @@ impl Run {
         let (endpoints, ports) = network.as_ref().map(Attached::state).unwrap_or_default();
         Self {
             pid,
+            process,
             started: Instant::now(),
             stop_signal: stop_signal.unwrap_or(nix::sys::signal::Signal::SIGTERM as i32),
             endpoints,
@@ -337,8 +341,14 @@ fn watch(config: &ContainerConfig, Started { pid, mut fds }: Started) -> Result<
     if fds.is_empty() {
         return Err((pid, other(format!("the shim of {} did not hand over its descriptors", config.name))));
     }
+    let process = process_start(pid).map_err(|failure| (pid, failure))?;
     let pidfd = readiness::watch_reading(fds.remove(0)).map_err(|error| (pid, caused(error)))?;
-    Ok(Watched { pid, pidfd, handed: fds })
+    Ok(Watched { pid, process, pidfd, handed: fds })
+}
+
+/// Without it nobody could tell later that the container runs.
+fn process_start(pid: i32) -> Result<Option<ProcessStart>, Failure> {
+    ProcessStart::of(pid).map_err(|error| other(format!("cannot tell when process {pid} was started: {error}")))
 }
 
 /// Ends a container that was started and cannot be kept.

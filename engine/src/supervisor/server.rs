@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::UnixStream;
 use tokio::net::unix::OwnedWriteHalf;
 use tokio::sync::{broadcast, mpsc};
@@ -123,6 +124,8 @@ async fn forward(mut events: broadcast::Receiver<Event>, sender: mpsc::Sender<Me
 async fn write(mut writer: OwnedWriteHalf, mut messages: mpsc::Receiver<Message>) -> OwnedWriteHalf {
     while let Some(message) = messages.recv().await {
         if wire::write(&mut writer, &message).await.is_err() {
+            // Whoever still waits for an answer hears that none comes.
+            let _ = writer.shutdown().await;
             break;
         }
     }
