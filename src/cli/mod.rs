@@ -277,8 +277,7 @@ pub fn main() -> ExitCode {
         Err(error) => {
             // The terminal may be gone; the exit code is not.
             let _ = error.print();
-            // 16 is what Docker Compose returns for a flag it does not know.
-            return ExitCode::from(if error.use_stderr() { 16 } else { 0 });
+            return ExitCode::from(u8::from(error.use_stderr()));
         }
     };
     if cli.global.verbose {

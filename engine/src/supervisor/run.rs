@@ -16,6 +16,7 @@ use crate::container::signal;
 use crate::container::state::{BoundPort, ContainerState, EndpointState, ProcessStart};
 use crate::container::{memory, store};
 use crate::error::chain;
+use crate::id::Id;
 use crate::protocol::Failure;
 use crate::root::{make_directory, make_directory_of_many};
 use crate::shim;
@@ -46,6 +47,20 @@ pub(super) struct Run {
     network: Option<Attached>,
     /// Whether PID 1 is no child of a shim any more, so that its status comes to this process.
     orphaned: bool,
+}
+
+/// What a shim tells of a container that runs.
+pub(super) enum News {
+    Ended(Exit),
+    /// A further process was started, with these arguments.
+    ExecBegan {
+        id: Id,
+        args: Vec<String>,
+    },
+    ExecEnded {
+        id: Id,
+        code: i32,
+    },
 }
 
 /// Who is there when a container starts.
@@ -209,8 +224,8 @@ impl Run {
         pidfd::send_signal(self.pidfd.get_ref().as_fd(), signal)
     }
 
-    /// Waits for the end of PID 1. Cancel-safe.
-    pub(super) async fn ended(&mut self) -> Exit {
+    /// Waits for the next that there is to tell, the last of which is the end of PID 1. Cancel-safe.
+    pub(super) async fn news(&mut self) -> News {
         loop {
             let message = if self.orphaned {
                 tokio::select! {
@@ -231,12 +246,14 @@ impl Run {
                 Ok(Some((FromShim::Exited(exit), _))) => {
                     // A shim that is gone by now needs no leave to go.
                     let _ = self.shim.send(&ToShim::Release, &[]).await;
-                    return self.known(exit);
+                    return News::Ended(self.known(exit));
                 }
+                Ok(Some((FromShim::ExecBegan { id, args }, _))) => return News::ExecBegan { id, args },
+                Ok(Some((FromShim::ExecEnded { id, code }, _))) => return News::ExecEnded { id, code },
                 Ok(Some(_)) => {}
                 Ok(None) | Err(_) => {
                     if let Some(exit) = self.shim_died().await {
-                        return exit;
+                        return News::Ended(exit);
                     }
                 }
             }

@@ -88,6 +88,9 @@ async fn answer(project: &Arc<Project>, request: Request) -> Result<Reply, Failu
         Request::Remove { id, force, volumes } => {
             project.container(&id)?.remove(force, volumes).await.map(|()| Reply::Done)
         }
+        Request::Report { id, kind, attributes } => {
+            project.container(&id)?.report(kind, attributes).await.map(|()| Reply::Done)
+        }
         Request::Rename { id, name } => project.container(&id)?.rename(name).await.map(|()| Reply::Done),
         Request::Wait { id, condition } => project.container(&id)?.wait(condition).await.map(Reply::State),
         Request::Inspect { id } => project.container(&id)?.inspect().await.map(Reply::State),
