@@ -39,7 +39,7 @@ enum Images {
 pub fn run(context: &Context, args: &DownArgs) -> Result<(), Error> {
     let scope = context.scope()?;
     let engine = Arc::new(context.engine(&scope.name)?);
-    let plan = plan(args, &scope, &engine)?;
+    let plan = plan(args, &scope, &engine, &context.own(&scope, &engine)?)?;
     if plan.is_empty() && args.services.is_empty() {
         context.ui.warn(&format!("No resource found to remove for project \"{}\".", scope.name));
     }
@@ -55,8 +55,7 @@ pub fn run(context: &Context, args: &DownArgs) -> Result<(), Error> {
     })
 }
 
-fn plan(args: &DownArgs, scope: &Scope, engine: &Engine) -> Result<Plan, Error> {
-    let containers = engine.containers()?;
+fn plan(args: &DownArgs, scope: &Scope, engine: &Engine, containers: &[Container]) -> Result<Plan, Error> {
     let orphan = |container: &&Container| {
         scope.project.as_ref().is_some_and(|project| {
             let service = container.service();
@@ -66,7 +65,7 @@ fn plan(args: &DownArgs, scope: &Scope, engine: &Engine) -> Result<Plan, Error> 
     let chosen: Vec<_> = if args.services.is_empty() {
         containers.iter().filter(|container| args.remove_orphans || !orphan(container)).collect()
     } else {
-        scope.select(&containers, &args.services)?
+        scope.select(containers, &args.services)?
     };
     // As long as a container stays, so does what it may need.
     let everything = args.services.is_empty();

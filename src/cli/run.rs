@@ -138,6 +138,7 @@ fn begin(context: &Context, args: &RunArgs) -> Result<(), Error> {
     let project = project(context, args, tty)?;
     up::can_build(&project, args.build)?;
     let engine = Arc::new(context.engine(&project.name)?);
+    context.refuse_elsewhere(&project, &engine.containers()?)?;
     for sentence in unhonoured(&project, &project.services[&args.service]) {
         context.ui.warn(&sentence);
     }

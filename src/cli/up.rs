@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
+use rcompose_engine::container::store::Container;
 use serde::{Deserialize, Serialize};
 
 use super::attached::{self, OnExit};
@@ -14,10 +15,12 @@ use super::error::Error;
 use super::plan;
 use super::pull::{self, Policy};
 use crate::compose::Project;
-use crate::compose::model::NetworkMode;
+use crate::compose::model::{Condition, NetworkMode};
+use crate::project::apply::Unready;
 use crate::project::container::unhonoured;
 use crate::project::engine::Engine;
 use crate::project::images::Images;
+use crate::project::labels::Labelled as _;
 use crate::project::plan::Plan;
 use crate::project::plan::up::{self, Options, Recreate, Wanted};
 
@@ -136,6 +139,7 @@ pub fn run(context: &Context, args: &UpArgs) -> Result<(), Error> {
     let project = chosen(context.project(&asked.services)?, asked)?;
     can_build(&project, args.build)?;
     let engine = Arc::new(context.engine(&project.name)?);
+    context.refuse_elsewhere(&project, &engine.containers()?)?;
     for service in project.services.values() {
         for sentence in unhonoured(&project, service) {
             context.ui.warn(&sentence);
@@ -150,6 +154,9 @@ pub fn run(context: &Context, args: &UpArgs) -> Result<(), Error> {
         };
         let hold = images.hold.take();
         let mut options = options(context, asked);
+        if kept.is_none() {
+            options.again = again(args, &project);
+        }
         options.replaced_volumes = redefined(&project, &engine)?;
         options
             .replaced_volumes
@@ -161,7 +168,9 @@ pub fn run(context: &Context, args: &UpArgs) -> Result<(), Error> {
                 plan::compare(kept, &plan::describe(&project, &engine, &whole, &[], &|_| None)?)?;
             }
             if detached {
-                return within(limit, context.apply_with(&engine, whole, "Running", hold)).await;
+                let applied = context.apply_with(&engine, whole, "Running", hold);
+                let takes_part = |container: &Container| project.services.contains_key(container.service());
+                return within(limit, &engine, takes_part, applied).await;
             }
         }
         let attached = attached::services(args, &project)?;
@@ -178,6 +187,18 @@ pub fn run(context: &Context, args: &UpArgs) -> Result<(), Error> {
         rest.warnings.clear();
         attached::run(context, args, &engine, &project, &attached, rest).await
     })
+}
+
+/// Returns the services that are run again although they have finished: those that were asked for by name, and, where
+/// somebody watches, those whose end nobody else waits for.
+fn again(args: &UpArgs, project: &Project) -> BTreeSet<String> {
+    let asked = args.converge.services.iter().chain(&args.exit_code_from).cloned();
+    let watched = !(args.detach || args.converge.wait);
+    let awaited = |name: &String| {
+        let conditions = project.services.values().filter_map(|service| service.depends_on.get(name));
+        conditions.into_iter().any(|dependency| dependency.condition == Condition::CompletedSuccessfully)
+    };
+    asked.chain(project.services.keys().filter(|name| watched && !awaited(name)).cloned()).collect()
 }
 
 /// Returns the volumes that are not what the files say any more, by name.
@@ -206,11 +227,23 @@ pub fn can_build(project: &Project, build: bool) -> Result<(), Error> {
     }
 }
 
-/// Gives up after this long.
-pub async fn within(limit: Option<Duration>, work: impl Future<Output = Result<(), Error>>) -> Result<(), Error> {
+/// Gives up after this long, and then says what is not ready of the containers that take part.
+pub async fn within(
+    limit: Option<Duration>,
+    engine: &Engine,
+    takes_part: impl Fn(&Container) -> bool,
+    work: impl Future<Output = Result<(), Error>>,
+) -> Result<(), Error> {
     let Some(limit) = limit else { return work.await };
-    let timed = tokio::time::timeout(limit, work).await;
-    timed.unwrap_or_else(|_| Err(Error::new(format!("application not healthy after {}s", limit.as_secs()))))
+    if let Ok(done) = tokio::time::timeout(limit, work).await {
+        return done;
+    }
+    let containers = engine.containers()?;
+    let waited = containers.iter().filter(|container| !container.is_oneoff() && takes_part(container));
+    let unready = Unready::among(&engine.root, &engine.project, waited);
+    let lines = std::iter::once(format!("application not healthy after {}s", limit.as_secs()))
+        .chain(unready.iter().map(ToString::to_string));
+    Err(Error::new(lines.collect::<Vec<_>>().join("\n")))
 }
 
 /// Returns the project with the services that take part, at the scale that was asked for.
@@ -264,6 +297,7 @@ pub fn options(context: &Context, args: &ConvergeArgs) -> Options {
         wait: args.wait,
         timeout: timeout(args.timeout),
         replaced_volumes: BTreeSet::new(),
+        again: args.services.iter().cloned().collect(),
         one_off: None,
     }
 }

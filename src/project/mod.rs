@@ -16,6 +16,7 @@ pub mod network;
 pub mod observe;
 pub mod oneoff;
 pub mod pin;
+pub mod place;
 pub mod plan;
 pub mod pull;
 pub mod push;

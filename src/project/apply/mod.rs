@@ -1,5 +1,6 @@
 //! Carries out a plan, as much of it at a time as its order allows.
 
+mod outcome;
 mod step;
 mod wait;
 
@@ -16,6 +17,7 @@ use super::engine::Engine;
 use super::plan::{Action, Plan};
 use crate::ui::progress::Progress;
 
+pub use outcome::Unready;
 pub use step::StepError;
 
 /// How a plan is carried out.

@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use rcompose_engine::container::store::layers;
 use rcompose_engine::image;
-use rcompose_engine::protocol::{FailureKind, ProvidedFile};
+use rcompose_engine::protocol::{FailureKind, ProvidedFile, Stopped};
 use rcompose_engine::supervisor::client::{Client, ClientError};
 use rcompose_engine::volume::{self, VolumeConfig, VolumeError};
 
 use super::super::container::AnonymousVolume;
 use super::super::engine::Engine;
 use super::super::plan::{Action, Named, New, Volume};
+use super::outcome::Unready;
 use super::wait;
 use crate::ui::progress::Progress;
 
@@ -48,8 +49,8 @@ pub enum StepError {
     #[error("cannot tell which layers are in use")]
     Layers(#[source] rcompose_engine::container::store::StoreError),
     /// What was waited for cannot come any more.
-    #[error("{0}")]
-    Waited(String),
+    #[error(transparent)]
+    Waited(#[from] Unready),
 }
 
 /// Returns what could not be done. Where the supervisor says that itself, its words are enough.
@@ -134,6 +135,8 @@ pub(super) fn pretend(progress: &Progress, action: &Action) {
 /// How a step ended that did not fail.
 enum Outcome {
     Done,
+    /// It was done in a way that deserves a word.
+    Remarked(String),
     /// There was nothing to do, or nothing that could be done, for this reason.
     Left(&'static str),
 }
@@ -148,6 +151,7 @@ pub(super) async fn run(engine: &Engine, progress: &Progress, action: Action) ->
     if let Some((id, [_, done])) = &words {
         match &result {
             Ok(Outcome::Done) => progress.done(id, done),
+            Ok(Outcome::Remarked(how)) => progress.done(id, &format!("{done} ({how})")),
             Ok(Outcome::Left(why)) => progress.warning(id, why),
             Err(_) => progress.error(id, "Error"),
         }
@@ -179,7 +183,10 @@ async fn work(engine: &Engine, progress: &Progress, action: Action) -> Result<Ou
             provide(&client, &container, files).await?;
             client.start(&container.id).await.map_err(StepError::container("start", &container))?;
         }
-        Action::Stop { container, timeout } => stop(engine, &container, timeout).await?,
+        Action::Stop { container, timeout } => {
+            let how = stop(engine, &container, timeout).await?;
+            return Ok(remark(&how).map_or(Outcome::Done, Outcome::Remarked));
+        }
         Action::Restart { container, timeout } => {
             let client = engine.client().await.map_err(StepError::container("restart", &container))?;
             client.restart(&container.id, timeout).await.map_err(StepError::container("restart", &container))?;
@@ -288,12 +295,24 @@ async fn recreate(
     client.rename(&successor.id, &name).await.map_err(StepError::container("rename", &successor))
 }
 
-async fn stop(engine: &Engine, container: &Named, timeout: Option<Duration>) -> Result<(), StepError> {
+async fn stop(engine: &Engine, container: &Named, timeout: Option<Duration>) -> Result<Stopped, StepError> {
     let client = engine.client().await.map_err(StepError::container("stop", container))?;
     match client.stop(&container.id, timeout).await {
-        Err(error) if !is(&error, FailureKind::NoSuchContainer) => Err(StepError::container("stop", container)(error)),
+        Ok(how) => Ok(how),
         // What somebody else removed meanwhile does not run.
-        _ => Ok(()),
+        Err(error) if is(&error, FailureKind::NoSuchContainer) => Ok(Stopped::NotRunning),
+        Err(error) => Err(StepError::container("stop", container)(error)),
+    }
+}
+
+/// Returns what is to be said of the way a container was stopped.
+fn remark(how: &Stopped) -> Option<String> {
+    match how {
+        Stopped::NotRunning | Stopped::Signal => None,
+        Stopped::Killed => Some("killed: it did not end within its grace period".to_owned()),
+        Stopped::Unreachable { signal } => {
+            Some(format!("killed at once: its PID 1 does not handle {signal}, so it could never end by it"))
+        }
     }
 }
 

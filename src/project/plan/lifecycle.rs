@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use petgraph::algo::is_cyclic_directed;
 use petgraph::graph::NodeIndex;
+use rcompose_engine::container::config::RestartPolicy;
 use rcompose_engine::container::state::Status;
 use rcompose_engine::container::store::Container;
 
@@ -88,6 +89,15 @@ pub fn remove(containers: &[&Container], volumes: bool) -> Plan {
 /// Returns whether a container has a process or is about to get one.
 pub fn is_active(container: &Container) -> bool {
     container.state.status.is_running() || container.state.status == Status::Restarting
+}
+
+/// Returns whether a container did what it is for: it ended by itself, without a fault, and nothing would start it again.
+pub fn is_finished(container: &Container) -> bool {
+    let state = &container.state;
+    state.status == Status::Exited
+        && state.exit_code == 0
+        && !state.stopped
+        && matches!(container.config.restart, RestartPolicy::No | RestartPolicy::OnFailure { .. })
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
