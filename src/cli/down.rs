@@ -8,10 +8,12 @@ use rcompose_engine::container::store::Container;
 
 use super::context::{Context, Scope, timeout};
 use super::error::Error;
+use super::signals;
 use crate::project::engine::Engine;
 use crate::project::labels::Labelled as _;
 use crate::project::plan::Plan;
 use crate::project::plan::down::{self, Options, Resources};
+use crate::project::provider;
 
 #[derive(Debug, Args)]
 pub struct DownArgs {
@@ -45,6 +47,15 @@ pub fn run(context: &Context, args: &DownArgs) -> Result<(), Error> {
     }
     context.block_on(async {
         context.apply(&engine, plan, "Running", true).await?;
+        if let (Some(project), true) = (&scope.project, args.services.is_empty()) {
+            let progress = context.ui.progress("Running");
+            if context.global.dry_run {
+                provider::pretend(project, provider::Request::Down, &progress);
+            } else {
+                provider::down(project, &progress, &signals::interrupt()?).await?;
+            }
+            progress.finish();
+        }
         if !context.global.dry_run
             && engine.containers()?.is_empty()
             && let Some(engine) = Arc::into_inner(engine)
@@ -65,7 +76,8 @@ fn plan(args: &DownArgs, scope: &Scope, engine: &Engine, containers: &[Container
     let chosen: Vec<_> = if args.services.is_empty() {
         containers.iter().filter(|container| args.remove_orphans || !orphan(container)).collect()
     } else {
-        scope.select(containers, &args.services)?
+        let all = scope.select_all(containers, &args.services)?;
+        all.into_iter().filter(|container| !container.is_oneoff() || container.is_hook()).collect()
     };
     // As long as a container stays, so does what it may need.
     let everything = args.services.is_empty();

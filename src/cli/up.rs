@@ -14,6 +14,7 @@ use super::context::{Context, timeout};
 use super::error::Error;
 use super::plan;
 use super::pull::{self, Policy};
+use super::signals;
 use crate::compose::Project;
 use crate::compose::model::{Condition, NetworkMode};
 use crate::project::apply::Unready;
@@ -21,8 +22,10 @@ use crate::project::container::unhonoured;
 use crate::project::engine::Engine;
 use crate::project::images::Images;
 use crate::project::labels::Labelled as _;
+use crate::project::models;
 use crate::project::plan::Plan;
 use crate::project::plan::up::{self, Options, Recreate, Wanted};
+use crate::project::provider;
 
 #[derive(Debug, Clone, Default, Args)]
 pub struct UpArgs {
@@ -136,7 +139,7 @@ pub fn run(context: &Context, args: &UpArgs) -> Result<(), Error> {
         None => args.clone(),
     };
     let asked = &args.converge;
-    let project = chosen(context.project(&asked.services)?, asked)?;
+    let mut project = chosen(context.project(&asked.services)?, asked)?;
     can_build(&project, args.build)?;
     let engine = Arc::new(context.engine(&project.name)?);
     context.refuse_elsewhere(&project, &engine.containers()?)?;
@@ -147,6 +150,8 @@ pub fn run(context: &Context, args: &UpArgs) -> Result<(), Error> {
     }
     let limit = args.wait_timeout.map(Duration::from_secs);
     context.block_on(async {
+        provide(context, &mut project, &engine, context.global.dry_run).await?;
+        let project = project;
         let mut images = if context.global.dry_run {
             pull::pretend(context, &engine, &project, asked.pull)?
         } else {
@@ -187,6 +192,31 @@ pub fn run(context: &Context, args: &UpArgs) -> Result<(), Error> {
         rest.warnings.clear();
         attached::run(context, args, &engine, &project, &attached, rest).await
     })
+}
+
+/// Gives services the variables of what is outside of the files. With `foreseen`, no provider is asked, and what it set before
+/// stands for what it would set.
+pub async fn provide(context: &Context, project: &mut Project, engine: &Engine, foreseen: bool) -> Result<(), Error> {
+    models::provide(project).map_err(|unserved| Error::with_hint(unserved.to_string(), unserved.hint()))?;
+    if project.services.values().all(|service| service.provider.is_none()) {
+        return Ok(());
+    }
+    let progress = context.ui.progress("Running");
+    if foreseen {
+        let containers = engine.containers()?;
+        let known = |service: &str| {
+            let own = containers.iter().filter(|container| container.service() == service);
+            own.flat_map(|own| own.config.environment.clone()).filter_map(|(key, value)| Some((key, value?))).collect()
+        };
+        if context.global.dry_run {
+            provider::pretend(project, provider::Request::Up, &progress);
+        }
+        provider::foresee(project, &known);
+    } else {
+        provider::up(project, &progress, &signals::interrupt()?).await?;
+    }
+    progress.finish();
+    Ok(())
 }
 
 /// Returns the services that are run again although they have finished: those that were asked for by name, and, where

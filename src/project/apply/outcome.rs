@@ -85,6 +85,9 @@ impl Display for Unready {
             Fault::StillRunning => write!(f, "container {container} is still running")?,
             Fault::Exited { code } => write!(f, "container {container} exited ({code})")?,
             Fault::OutOfMemory => write!(f, "container {container} exited (137): out of memory")?,
+            Fault::Incomplete { code } if self.until == Until::Prepared => {
+                write!(f, "pre_start of service \"{service}\" failed: container {container} exited ({code})")?;
+            }
             Fault::Incomplete { code } => {
                 let what = if self.required { "service" } else { "optional dependency" };
                 write!(f, "{what} \"{service}\" didn't complete successfully: exit {code}")?;
@@ -152,9 +155,9 @@ pub(super) fn judge(until: Until, state: &ContainerState) -> Result<Outcome, Fau
     let code = state.exit_code;
     match (until, state.status) {
         (_, Status::Created) => Err(Fault::NotStarted),
-        (Until::Completed, status) if status.is_running() => Err(Fault::StillRunning),
-        (Until::Completed, _) if code == 0 => Ok(Outcome::Completed),
-        (Until::Completed, _) => Err(Fault::Incomplete { code }),
+        (Until::Completed | Until::Prepared, status) if status.is_running() => Err(Fault::StillRunning),
+        (Until::Completed | Until::Prepared, _) if code == 0 => Ok(Outcome::Completed),
+        (Until::Completed | Until::Prepared, _) => Err(Fault::Incomplete { code }),
         (_, Status::Restarting) => Err(Fault::CrashLoop { code, restarts: state.restart_count }),
         (Until::RunningOrHealthy, Status::Exited) if code == 0 && !state.stopped => Ok(Outcome::Completed),
         (_, status) if !status.is_running() && state.oom_killed && code == 137 => Err(Fault::OutOfMemory),

@@ -48,7 +48,7 @@ pub(super) fn pretend(progress: &Progress, wanted: &Wait) {
 }
 
 fn said(progress: &Progress, wanted: &Wait) {
-    let said = if wanted.until == Until::Completed { "Exited" } else { "Healthy" };
+    let said = if is_of_end(wanted.until) { "Exited" } else { "Healthy" };
     for container in &wanted.containers {
         progress.done(&title(container), said);
     }
@@ -61,7 +61,7 @@ async fn reached(engine: &Engine, container: &Named, until: Until) -> Result<Con
         let state = match known {
             Some(state) if is_settled(&state, until) => state,
             _ => {
-                let condition = if until == Until::Completed { Condition::NotRunning } else { Condition::Healthy };
+                let condition = if is_of_end(until) { Condition::NotRunning } else { Condition::Healthy };
                 engine.wait(&container.id, condition).await.map_err(StepError::container("wait for", container))?
             }
         };
@@ -85,6 +85,11 @@ async fn reached(engine: &Engine, container: &Named, until: Until) -> Result<Con
     }
 }
 
+/// Returns whether it is the end of containers that is waited for.
+fn is_of_end(until: Until) -> bool {
+    matches!(until, Until::Completed | Until::Prepared)
+}
+
 fn load(engine: &Engine, container: &Named) -> Result<Option<ContainerState>, StepError> {
     let known = store::load(&engine.root, &container.id);
     let known = known.map_err(|source| StepError::State { name: container.name.clone(), source })?;
@@ -95,7 +100,7 @@ fn load(engine: &Engine, container: &Named) -> Result<Option<ContainerState>, St
 fn is_settled(state: &ContainerState, until: Until) -> bool {
     let health = state.health.as_ref().map(|health| health.status);
     match until {
-        Until::Completed => state.status == Status::Exited && state.exit_code == 0,
+        Until::Completed | Until::Prepared => state.status == Status::Exited && state.exit_code == 0,
         Until::Healthy | Until::RunningOrHealthy => {
             state.status.is_running() && !matches!(health, Some(HealthStatus::Starting))
         }

@@ -2,6 +2,7 @@
 
 mod divergence;
 mod members;
+mod pre_start;
 mod resources;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,6 +18,7 @@ use super::{Action, Cause, Named, New, Plan, Until, Volume, Wait, lifecycle};
 use crate::compose::model::{Condition, MountKind, Project, Service};
 use crate::project::container::{Blueprint, InvalidAttribute, References, Referred};
 use crate::project::graph;
+use crate::project::hooks::Hooks;
 use crate::project::image::Image;
 use crate::project::labels::{self, Labelled as _, ProjectLabels};
 use crate::project::network;
@@ -145,6 +147,9 @@ struct Member {
     running: bool,
     /// Whether it ended by itself, as a container does that has done what it is for.
     finished: bool,
+    hooks: Hooks,
+    /// When it was made; `None`: by this plan.
+    since: Option<jiff::Timestamp>,
 }
 
 impl Planner<'_> {
@@ -166,7 +171,7 @@ impl Planner<'_> {
             let after = if self.created.is_empty() { &self.resources } else { &self.created };
             let made = self.plan.add(Action::Barrier, Cause::Asked, &after.clone());
             for name in order.iter().copied() {
-                self.start(&self.wanted.project.services[name], made);
+                self.start(&self.wanted.project.services[name], made)?;
             }
             if self.options.wait {
                 for name in order.iter().copied() {
@@ -209,7 +214,11 @@ impl Planner<'_> {
         let project = self.wanted.project;
         let known = |name: &str| project.services.contains_key(name) || project.disabled_services.contains_key(name);
         let orphan = |container: &&Container| {
-            if container.is_oneoff() { !lifecycle::is_active(container) } else { !known(container.service()) }
+            if container.is_oneoff() && !container.is_hook() {
+                !lifecycle::is_active(container)
+            } else {
+                !known(container.service())
+            }
         };
         let orphans = self.observed.containers.iter().filter(orphan).collect::<Vec<_>>();
         if self.options.remove_orphans {
@@ -228,9 +237,8 @@ impl Planner<'_> {
     /// Stops and removes a container, and returns the last step of that.
     fn remove(&mut self, container: &Container, cause: Cause) -> NodeIndex {
         let named = Named::from(container);
-        let timeout = self.options.timeout;
-        let stop = lifecycle::is_active(container)
-            .then(|| self.plan.add(Action::Stop { container: named.clone(), timeout }, cause.clone(), &[]));
+        let stop = lifecycle::stop_step(container, self.options.timeout);
+        let stop = lifecycle::is_active(container).then(|| self.plan.add(stop, cause.clone(), &[]));
         self.plan.add(Action::Remove { container: named, volumes: false, force: true }, cause, stop.as_slice())
     }
 
@@ -245,22 +253,23 @@ impl Planner<'_> {
         }
     }
 
-    fn start(&mut self, service: &Service, made: NodeIndex) {
+    fn start(&mut self, service: &Service, made: NodeIndex) -> Result<(), UpError> {
         let mut after = vec![made];
         after.extend(self.dependencies(service));
         let settled = &self.services[&service.name];
         let files = settled.files.clone();
         let again = self.options.again.contains(&service.name);
         let idle = settled.members.iter().filter(|member| !member.running && (again || !member.finished));
-        let idle = idle.map(|member| (member.named.clone(), member.made)).collect::<Vec<_>>();
+        let idle =
+            idle.map(|member| (member.number, member.named.clone(), member.made, member.hooks.post_start.clone()));
+        let idle = idle.collect::<Vec<_>>();
+        let numbers = idle.iter().map(|(number, ..)| *number).collect::<Vec<_>>();
+        let ready = self.pre_start(service, &numbers, &after)?;
         let mut starts = Vec::new();
-        for (named, made) in idle {
+        for (number, container, made, post_start) in idle {
             let cause = if made.is_some() { Cause::Missing } else { Cause::NotRunning };
-            let step = self.plan.add(
-                Action::Start { container: named, files: if made.is_none() { files.clone() } else { Vec::new() } },
-                cause,
-                &after,
-            );
+            let files = if made.is_none() { files.clone() } else { Vec::new() };
+            let step = self.plan.add(Action::Start { container, files, post_start }, cause, &ready[&number]);
             if let Some(made) = made {
                 self.plan.steps.update_edge(made, step, ());
             }
@@ -273,6 +282,7 @@ impl Planner<'_> {
         if let Some(settled) = self.services.get_mut(&service.name) {
             settled.starts = starts;
         }
+        Ok(())
     }
 
     /// Returns the last steps of everything that a service waits for before it starts.

@@ -11,6 +11,7 @@ use super::divergence::shared_with;
 use super::{Member, Planner, Settled, UpError, referred};
 use crate::compose::model::Service;
 use crate::project::container::Referred;
+use crate::project::hooks::Hooks;
 use crate::project::labels::{self, Labelled as _};
 use crate::project::names;
 
@@ -57,6 +58,8 @@ impl Planner<'_> {
                     made: None,
                     running,
                     finished: lifecycle::is_finished(container),
+                    hooks: Hooks::of(&container.config),
+                    since: Some(container.config.created),
                 });
             }
         }
@@ -86,7 +89,8 @@ impl Planner<'_> {
             .collect::<Vec<_>>();
         let Some((name, _)) = replaced.first().cloned() else { return };
         for member in settled.members.iter_mut().filter(|member| member.running) {
-            let action = Action::Stop { container: member.named.clone(), timeout: self.options.timeout };
+            let pre_stop = member.hooks.pre_stop.clone();
+            let action = Action::Stop { container: member.named.clone(), timeout: self.options.timeout, pre_stop };
             let stop = self.plan.add(action, Cause::RestartedWith(name.clone()), &[]);
             for replacing in replaced.iter().flat_map(|(_, steps)| steps) {
                 self.plan.steps.update_edge(stop, *replacing, ());
@@ -104,13 +108,14 @@ impl Planner<'_> {
     ) -> Result<Member, UpError> {
         let wanted = self.blueprint(service).container(number, &*self, &self.inherited(before))?;
         let (named, referred) = (Named::from(&wanted.config), referred(&wanted.config));
+        let hooks = Hooks::of(&wanted.config);
         let after = self.after(service);
         let files = self.blueprint(service).provided()?;
         let new = New { config: wanted.config, volumes: wanted.volumes, files };
         let removed = before.and_then(|before| self.left.get(&before.config.id));
         let cause = removed.map_or(Cause::Missing, |removed| self.plan.steps[*removed].cause.clone());
         let made = self.plan.add(Action::Create(Box::new(new)), cause, &after);
-        Ok(Member { number, named, referred, made: Some(made), running: false, finished: false })
+        Ok(Member { number, named, referred, made: Some(made), running: false, finished: false, hooks, since: None })
     }
 
     pub(super) fn recreate(&mut self, service: &Service, old: &Container, cause: Cause) -> Result<Member, UpError> {
@@ -119,6 +124,7 @@ impl Planner<'_> {
         let replaced = service.container_name.clone().unwrap_or_else(|| format!("{}-{number}", service.name));
         wanted.config.labels.insert(labels::REPLACE.to_owned(), replaced);
         let (named, referred) = (Named::from(&wanted.config), referred(&wanted.config));
+        let hooks = Hooks::of(&wanted.config);
         let after = self.after(service);
         let files = self.blueprint(service).provided()?;
         let action = Action::Recreate {
@@ -126,9 +132,10 @@ impl Planner<'_> {
             running: lifecycle::is_active(old),
             new: Box::new(New { config: wanted.config, volumes: wanted.volumes, files }),
             timeout: self.options.timeout,
+            pre_stop: Hooks::of(&old.config).pre_stop,
         };
         let made = self.plan.add(action, cause, &after);
-        Ok(Member { number, named, referred, made: Some(made), running: false, finished: false })
+        Ok(Member { number, named, referred, made: Some(made), running: false, finished: false, hooks, since: None })
     }
 
     /// Returns what must be there before a container of this service is made: networks, volumes, and the containers
