@@ -99,7 +99,8 @@ impl std::fmt::Debug for ProvidedFile {
 pub enum Condition {
     /// It has ended and the restart policy leaves it so.
     NotRunning,
-    /// Its health check passed; also fulfilled, as far as it goes, by a container that ended or became unhealthy.
+    /// Its health check passed; also fulfilled, as far as it goes, by a container that ended, became unhealthy, or keeps
+    /// ending although its restart policy starts it again.
     Healthy,
     /// It is gone.
     Removed,

@@ -650,10 +650,11 @@ impl Actor {
     fn answer_waiting(&mut self, removed: bool) {
         let running = self.state.status.is_running() || self.state.status == Status::Restarting;
         let healthy = self.state.health.as_ref().is_none_or(|health| health.status != HealthStatus::Starting);
+        let crashes = self.state.status == Status::Restarting && self.backoff.is_hopeless();
         let state = &self.state;
         let over = |condition: Condition| match condition {
             Condition::NotRunning => !running,
-            Condition::Healthy => !running || (healthy && state.status.is_running()),
+            Condition::Healthy => !running || (healthy && state.status.is_running()) || crashes,
             Condition::Removed => false,
         };
         let waiting = std::mem::take(&mut self.waiting);
