@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::container::config::ContainerConfig;
+use crate::container::config::{ContainerConfig, Endpoint};
 use crate::container::state::{ContainerState, HealthStatus};
 use crate::id::Id;
 use crate::network::config::NetworkConfig;
@@ -67,6 +67,10 @@ pub enum Request {
     Inspect { id: Id },
     /// Gives a container another name.
     Rename { id: Id, name: String },
+    /// Connects a container to a network, now where it runs and else when it is started. Answered by [`Reply::Done`].
+    Connect { id: Id, endpoint: Box<Endpoint> },
+    /// Disconnects a container from a network. Answered by [`Reply::Done`].
+    Disconnect { id: Id, network: String },
     /// From now on the supervisor's events come on this connection. Answered by [`Reply::Done`].
     Subscribe,
     /// Likewise, after those that it remembers from this time on.

@@ -10,16 +10,19 @@
 //! leaves the host's namespace.
 
 pub mod config;
+mod connect;
 mod dns;
 pub mod files;
 pub mod lease;
 mod link;
 mod netlink;
 mod nft;
+pub mod options;
 pub mod pool;
 mod port;
 mod relay;
 pub mod sandbox;
+mod settings;
 mod store;
 mod watch;
 mod worker;
@@ -41,13 +44,15 @@ pub use self::netlink::Refusal;
 pub use self::nft::FilterError;
 pub use self::port::PortError;
 pub use self::sandbox::{Sandbox, SandboxError};
+pub use self::settings::SettingsError;
 pub use self::store::StoreError;
+pub use self::worker::{endpoints, list};
 
 use self::config::NetworkConfig;
 use self::dns::table::{Tables, View};
 use self::dns::{Forwarder, Resolver, Upstream};
 use self::nft::Mapping;
-use self::pool::{Cidr, DEFAULT_POOLS, Pool};
+use self::pool::{Cidr, Pool};
 use self::port::Reservation;
 use self::sandbox::Sandboxes;
 use self::worker::publish_target;
@@ -75,6 +80,12 @@ pub enum NetworkError {
     NoParent(String),
     #[error("`{mode}` is no mode of the driver of network {network}")]
     UnknownMode { network: String, mode: String },
+    #[error("interface {interface} of network {network} has the name of another one of the container")]
+    InterfaceTaken { network: String, interface: String },
+    #[error("`{value}` is no value of the option {option} of network {network}")]
+    InvalidOption { network: String, option: String, value: String },
+    #[error("`{setting}` is no setting of an interface of network {network}, such as net.ipv4.conf.IFNAME.rp_filter=2")]
+    InvalidSetting { network: String, setting: String },
     #[error("cannot connect container {container} to network {network}")]
     Attach {
         container: String,
@@ -107,6 +118,8 @@ pub enum NetworkError {
         source: io::Error,
     },
     #[error(transparent)]
+    Settings(#[from] SettingsError),
+    #[error(transparent)]
     Lease(#[from] LeaseError),
     #[error(transparent)]
     Link(#[from] LinkError),
@@ -123,15 +136,15 @@ pub enum NetworkError {
 /// What [`Networks::open`] may be told.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Where subnets come from that nobody chose.
-    pub pools: Vec<Pool>,
+    /// Where subnets come from that nobody chose, in place of what the settings of this host say.
+    pub pools: Option<Vec<Pool>>,
     /// The file that names the host's resolvers.
     pub resolv_conf: PathBuf,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { pools: DEFAULT_POOLS.to_vec(), resolv_conf: files::host_path().to_owned() }
+        Self { pools: None, resolv_conf: files::host_path().to_owned() }
     }
 }
 
@@ -194,7 +207,7 @@ impl Removal {
 struct Running {
     sandbox: Sandbox,
     resolver: Resolver,
-    networks: Vec<Id>,
+    endpoints: Vec<EndpointState>,
     /// Keeps the ports taken.
     reservations: Vec<Reservation>,
     /// Ends the relays.
@@ -204,6 +217,11 @@ struct Running {
 }
 
 impl Running {
+    /// The ports that are bound for it.
+    fn ports(&self) -> Vec<BoundPort> {
+        self.reservations.iter().map(|reservation| reservation.port.clone()).collect()
+    }
+
     /// Ends everything, and returns when nothing of ours holds a socket of the container any more.
     async fn end(self) {
         self.stop.cancel();
@@ -242,7 +260,7 @@ impl Networks {
         let worker = worker::start(root, options.pools, Arc::clone(&tables))?;
         let stop = CancellationToken::new();
         let tasks = TaskTracker::new();
-        let registries = root.run().join("networks");
+        let registries = root.networks_run();
         watch::start(&worker, &registries, &tasks, &stop)?;
         let shared = Shared {
             worker,
@@ -328,6 +346,12 @@ impl Networks {
         Ok(self.0.sandboxes.create().await?)
     }
 
+    /// Makes a sandbox of a namespace that a container had in an earlier run, and that others share with it: what is left
+    /// of that run in it is removed.
+    pub async fn reuse(&self, netns: OwnedFd) -> Result<Sandbox, NetworkError> {
+        Ok(self.0.sandboxes.reuse(netns).await?)
+    }
+
     /// Connects a container to its networks, starts its resolver and publishes its ports. If something fails, nothing
     /// of it is left but the sandbox.
     ///
@@ -342,9 +366,13 @@ impl Networks {
     ) -> Result<Joined, NetworkError> {
         let states = {
             let (sandbox, member, endpoints) = (sandbox.clone(), member.clone(), endpoints.to_vec());
-            self.0.worker.run(move |worker| worker.join(&sandbox, &member, &endpoints, 0, true)).await?
+            self.0.worker.run(move |worker| worker.join(&sandbox, &member, &endpoints, &[])).await?
         };
-        match self.serve(sandbox, member, &states, ports, dns).await {
+        let served = match self.configure(sandbox, endpoints, &states).await {
+            Ok(()) => self.serve(sandbox, member, &states, ports, dns).await,
+            Err(error) => Err(error),
+        };
+        match served {
             Ok((bound, keep)) => Ok(Joined { endpoints: states, ports: bound, keep }),
             Err(error) => {
                 // The first error is the one to tell.
@@ -352,6 +380,22 @@ impl Networks {
                 Err(error)
             }
         }
+    }
+
+    /// Applies the settings that endpoints ask for.
+    async fn configure(
+        &self,
+        sandbox: &Sandbox,
+        endpoints: &[Endpoint],
+        states: &[EndpointState],
+    ) -> Result<(), NetworkError> {
+        let mut settings = Vec::new();
+        for (endpoint, state) in endpoints.iter().zip(states) {
+            let asked = options::sysctls(endpoint, &state.interface);
+            let network = || endpoint.network.clone();
+            settings.extend(asked.map_err(|setting| NetworkError::InvalidSetting { network: network(), setting })?);
+        }
+        if settings.is_empty() { Ok(()) } else { Ok(self.0.sandboxes.set(sandbox.clone(), settings).await?) }
     }
 
     async fn disconnect_all(
@@ -378,7 +422,7 @@ impl Networks {
     ) -> Result<(Vec<BoundPort>, Vec<(String, OwnedFd)>), NetworkError> {
         let reservations = match publish_target(states) {
             _ if ports.is_empty() => Vec::new(),
-            Some(_) => self.reserve(ports).await?,
+            Some(_) => self.reserve(states, ports).await?,
             None => {
                 tracing::warn!(container = member.name, "ports are not published on internal networks");
                 Vec::new()
@@ -405,11 +449,22 @@ impl Networks {
     }
 
     /// Binds every published port; on the first conflict none is left bound.
-    async fn reserve(&self, ports: &[PublishedPort]) -> Result<Vec<Reservation>, NetworkError> {
-        let ports = ports.to_vec();
+    async fn reserve(
+        &self,
+        states: &[EndpointState],
+        ports: &[PublishedPort],
+    ) -> Result<Vec<Reservation>, NetworkError> {
+        let mut ports = ports.to_vec();
+        let network = publish_target(states).map(|(network, ..)| network.clone());
         self.0
             .worker
             .run(move |worker| {
+                // Where a port that names no address is bound may be a matter of the network.
+                if let Some(address) = network.and_then(|network| worker.host_binding(&network)) {
+                    for port in &mut ports {
+                        port.host_ip = port.host_ip.or(Some(address));
+                    }
+                }
                 let worker = std::cell::RefCell::new(worker);
                 let ours = |port: &BoundPort| match worker.borrow_mut().port_holder(port) {
                     Ok(holder) => holder,
@@ -437,10 +492,9 @@ impl Networks {
         reservations: Vec<Reservation>,
     ) -> Result<(), NetworkError> {
         let container = || member.name.clone();
-        let networks: Vec<Id> = states.iter().map(|state| state.network_id.clone()).collect();
         let failed = |source| NetworkError::Resolver { container: container(), source };
         let sockets = sandbox.resolver().map_err(failed)?;
-        let view = Arc::new(View::new(Arc::clone(&self.0.tables), &networks));
+        let view = Arc::new(View::new(Arc::clone(&self.0.tables), states));
         let patience = files::ResolvConf::default().timeout();
         let upstream = (!dns.is_empty()).then(|| Upstream::new(dns, patience));
         let resolver = Resolver::start(sockets, view, Arc::clone(&self.0.forwarder), upstream).map_err(failed)?;
@@ -449,7 +503,7 @@ impl Networks {
         let running = Running {
             sandbox: sandbox.clone(),
             resolver,
-            networks,
+            endpoints: states.to_vec(),
             reservations,
             stop: stop.clone(),
             relays: relays.clone(),
@@ -459,10 +513,26 @@ impl Networks {
         if let Some(old) = old {
             old.stop.cancel();
         }
+        self.relay(member, states, &relays, &stop)
+    }
+
+    /// Starts the relays of a container, until `stop`.
+    fn relay(
+        &self,
+        member: &Member,
+        states: &[EndpointState],
+        tasks: &TaskTracker,
+        stop: &CancellationToken,
+    ) -> Result<(), NetworkError> {
+        let container = || member.name.clone();
+        let failed = |source| NetworkError::Resolver { container: container(), source };
         for (port, target, socket) in self.relays(&member.id, states).map_err(failed)? {
             let address = SocketAddr::new(port.host_ip, port.host_port);
-            relay::start(socket, port.protocol, target, &relays, stop.clone())
-                .map_err(|source| NetworkError::Relay { container: container(), port: address, source })?;
+            relay::start(socket, port.protocol, target, tasks, stop.clone()).map_err(|source| NetworkError::Relay {
+                container: container(),
+                port: address,
+                source,
+            })?;
         }
         Ok(())
     }
@@ -521,37 +591,6 @@ impl Networks {
         self.0.worker.run(move |worker| worker.adopt(&who, &what, mappings)).await?;
         self.run(&sandbox, member, states, dns, reservations)?;
         Ok(sandbox)
-    }
-
-    /// Connects a running container to one more network.
-    pub async fn connect(&self, member: &Member, endpoint: &Endpoint) -> Result<EndpointState, NetworkError> {
-        let Some((sandbox, count)) = self.running().get(&member.id).map(|r| (r.sandbox.clone(), r.networks.len()))
-        else {
-            return Err(NetworkError::NotConnected { network: endpoint.network.clone() });
-        };
-        let (who, what) = (member.clone(), vec![endpoint.clone()]);
-        // A container that had no way to the world gets one; else its default route stays what it is.
-        let states = self.0.worker.run(move |worker| worker.join(&sandbox, &who, &what, count, count == 0)).await?;
-        let state = states.into_iter().next().ok_or(NetworkError::Gone)?;
-        if let Some(running) = self.running().get_mut(&member.id) {
-            running.networks.push(state.network_id.clone());
-            running.resolver.view().set(&running.networks);
-        }
-        Ok(state)
-    }
-
-    /// Disconnects a running container from a network.
-    pub async fn disconnect(&self, container: &Id, network: &str) -> Result<(), NetworkError> {
-        let unknown = || NetworkError::NotConnected { network: network.to_owned() };
-        let sandbox = self.running().get(container).map(|r| r.sandbox.clone()).ok_or_else(unknown)?;
-        let id = self.get(network).await?.map(|network| network.id);
-        let (who, name) = (container.clone(), network.to_owned());
-        self.0.worker.run(move |worker| worker.detach(&sandbox, &who, &name)).await?;
-        if let Some(running) = self.running().get_mut(container) {
-            running.networks.retain(|known| Some(known) != id.as_ref());
-            running.resolver.view().set(&running.networks);
-        }
-        Ok(())
     }
 
     /// Says that a container has ended: its names, ports and resolver go. Its addresses are kept for it.

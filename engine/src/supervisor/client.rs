@@ -15,7 +15,7 @@ use tokio::sync::{broadcast, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::wire;
-use crate::container::config::ContainerConfig;
+use crate::container::config::{ContainerConfig, Endpoint};
 use crate::container::state::ContainerState;
 use crate::id::Id;
 use crate::network::config::NetworkConfig;
@@ -202,6 +202,16 @@ impl Client {
 
     pub async fn rename(&self, id: &Id, name: &str) -> Result<(), ClientError> {
         self.done(Request::Rename { id: id.clone(), name: name.to_owned() }).await
+    }
+
+    /// Connects a container to a network.
+    pub async fn connect_network(&self, id: &Id, endpoint: Endpoint) -> Result<(), ClientError> {
+        self.done(Request::Connect { id: id.clone(), endpoint: Box::new(endpoint) }).await
+    }
+
+    /// Disconnects a container from a network.
+    pub async fn disconnect_network(&self, id: &Id, network: &str) -> Result<(), ClientError> {
+        self.done(Request::Disconnect { id: id.clone(), network: network.to_owned() }).await
     }
 
     /// Waits until the condition holds or can no longer come to hold, and returns the state then.

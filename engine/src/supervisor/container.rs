@@ -3,6 +3,8 @@
 //! The actor never waits for a container while it could hear a command: what takes long (a stop, a restart's pause, a
 //! health check) is a state of the actor, not a place in its code.
 
+mod connect;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +16,7 @@ use super::health::{Monitor, Plan};
 use super::project::{Project, caused, memory_failure, other};
 use super::restart::{self, Backoff};
 use super::run::{self, Audience, Run};
-use crate::container::config::ContainerConfig;
+use crate::container::config::{ContainerConfig, Endpoint};
 use crate::container::signal;
 use crate::container::state::{ContainerState, Health, HealthStatus, ProcessStart, Status};
 use crate::container::{memory, store};
@@ -40,6 +42,8 @@ enum Command {
     Kill(String, Answer<()>),
     Remove { force: bool, volumes: bool, answer: Answer<()> },
     Rename(String, Answer<()>),
+    Connect(Box<Endpoint>, Answer<()>),
+    Disconnect(String, Answer<()>),
     Wait(Condition, Answer<Box<ContainerState>>),
     Inspect(Answer<Box<ContainerState>>),
 }
@@ -124,6 +128,14 @@ impl Container {
 
     pub(super) async fn rename(&self, name: String) -> Result<(), Failure> {
         self.ask(|answer| Command::Rename(name, answer)).await
+    }
+
+    pub(super) async fn connect(&self, endpoint: Box<Endpoint>) -> Result<(), Failure> {
+        self.ask(|answer| Command::Connect(endpoint, answer)).await
+    }
+
+    pub(super) async fn disconnect(&self, network: String) -> Result<(), Failure> {
+        self.ask(|answer| Command::Disconnect(network, answer)).await
     }
 
     pub(super) async fn wait(&self, condition: Condition) -> Result<Box<ContainerState>, Failure> {
@@ -279,6 +291,14 @@ impl Actor {
                     self.config = config;
                     self.event(EventKind::Rename, []);
                 });
+                reply(answer, result);
+            }
+            Command::Connect(endpoint, answer) => {
+                let result = self.connect(*endpoint).await;
+                reply(answer, result);
+            }
+            Command::Disconnect(network, answer) => {
+                let result = self.disconnect(&network).await;
                 reply(answer, result);
             }
             Command::Wait(condition, answer) => match &self.unremoved {

@@ -110,6 +110,13 @@ fn names_of_containers() {
         let o = web2.ip().octets();
         let reverse = format!("{}.{}.{}.{}.in-addr.arpa.", o[3], o[2], o[1], o[0]);
         assert_eq!(query(netns, &reverse, RecordType::PTR).await.names, ["shop-web-2.shop_default."]);
+        // A name with a port says where all of them are, each by its own name.
+        let located = query(netns, "_8080._tcp.web", RecordType::SRV).await;
+        let mut targets = located.names.clone();
+        targets.sort();
+        assert_eq!(targets, ["0 0 8080 shop-web-1.shop_default.", "0 0 8080 shop-web-2.shop_default."]);
+        assert_eq!(query(netns, "_http._tcp.web", RecordType::SRV).await.code, ResponseCode::NXDomain);
+        assert_eq!(query(netns, "_8080._tcp.web", A).await.code, ResponseCode::NoError);
         // One that is out of service, and one that has ended.
         host.networks.set_visible(&web2.member.id, false).await.unwrap();
         assert_eq!(query(netns, "web", A).await.addresses, [one.as_str()]);

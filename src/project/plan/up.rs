@@ -233,7 +233,7 @@ impl Planner<'_> {
                 }
                 continue;
             }
-            let config = network::config(&project.name, network, self.wanted.labels.network(key, network))?;
+            let config = network::config(Some(&project.name), network, self.wanted.labels.network(key, network))?;
             let Some(there) = there else {
                 let step = self.plan.add(Action::CreateNetwork(Box::new(config)), Cause::Missing, &[]);
                 self.resources.push(step);
@@ -758,7 +758,7 @@ mod tests {
         let image = Image { reference: "busybox".into(), id: "sha256:1".into(), ..Image::default() };
         let images = project.services.keys().map(|name| (name.clone(), image.clone())).collect();
         let network = network::config(
-            "shop",
+            Some("shop"),
             &project.networks["default"],
             labels.network("default", &project.networks["default"]),
         );

@@ -1,10 +1,11 @@
 //! Who is on which network: the registries of endpoints, and what containers have on their networks.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use netlink_packet_route::link::{IpVlanMode, MacVlanMode};
 
-use super::{Stamp, Worker};
+use super::{Stamp, Worker, registry};
 use crate::container::config::Endpoint;
 use crate::container::state::{BoundPort, EndpointState};
 use crate::id::{Id, hex};
@@ -12,10 +13,16 @@ use crate::network::config::{BRIDGE_PREFIX, Driver, Network};
 use crate::network::lease::{self, Lease, Leases};
 use crate::network::link::{self, Interface, Parent};
 use crate::network::nft::{self, Mapping};
-use crate::network::pool;
 use crate::network::sandbox::Sandbox;
-use crate::network::store::{self, Durability};
+use crate::network::store::{self, Durability, StoreError};
 use crate::network::{Member, NetworkError};
+use crate::network::{options, pool};
+use crate::root::Root;
+
+/// Returns who is on a network, or was and has its addresses kept.
+pub fn endpoints(root: &Root, network: &Id) -> Result<Leases, StoreError> {
+    Ok(store::read(&registry(&root.networks_run(), network))?.unwrap_or_default())
+}
 
 impl Worker {
     pub(super) fn read_leases(&mut self, id: &Id) -> Result<Leases, NetworkError> {
@@ -45,25 +52,21 @@ impl Worker {
 
     /// Connects a container to networks: an interface on each, a place in each registry, names in the resolver.
     ///
-    /// If one fails, the others are undone. `first` is the number of the first interface, `routes` whether default
-    /// routes are wanted.
+    /// If one fails, the others are undone. `there` are interfaces that the container has already: then its default
+    /// routes stay as they are ([`Self::reroute`]).
     pub(crate) fn join(
         &mut self,
         sandbox: &Sandbox,
         member: &Member,
         endpoints: &[Endpoint],
-        first: usize,
-        routes: bool,
+        there: &[String],
     ) -> Result<Vec<EndpointState>, NetworkError> {
-        let mut networks = Vec::new();
-        for endpoint in endpoints {
-            networks.push(self.by_name(&endpoint.network)?);
-        }
-        let default4 = gateway_endpoint(endpoints, &networks, true).filter(|_| routes);
-        let default6 = gateway_endpoint(endpoints, &networks, false).filter(|_| routes);
+        let networks = self.networks_for(endpoints)?;
+        let names = interface_names(endpoints, &networks, there)?;
+        let default4 = gateway_endpoint(endpoints, &networks, true).filter(|_| there.is_empty());
+        let default6 = gateway_endpoint(endpoints, &networks, false).filter(|_| there.is_empty());
         let mut states: Vec<EndpointState> = Vec::new();
-        for (index, (endpoint, network)) in endpoints.iter().zip(&networks).enumerate() {
-            let name = endpoint.interface_name.clone().unwrap_or_else(|| format!("eth{}", first + index));
+        for (index, ((endpoint, network), name)) in endpoints.iter().zip(&networks).zip(names).enumerate() {
             let gateways = (default4 == Some(index), default6 == Some(index));
             match self.attach(sandbox, member, endpoint, network, name, gateways) {
                 Ok(state) => states.push(state),
@@ -79,6 +82,32 @@ impl Worker {
         Ok(states)
     }
 
+    fn networks_for(&mut self, endpoints: &[Endpoint]) -> Result<Vec<Network>, NetworkError> {
+        endpoints.iter().map(|endpoint| self.by_name(&endpoint.network)).collect()
+    }
+
+    /// Leads the default routes of a running container through the networks that they belong to by now. `states` are
+    /// what became of `endpoints`, in the same order.
+    pub(crate) fn reroute(
+        &mut self,
+        sandbox: &Sandbox,
+        endpoints: &[Endpoint],
+        mut states: Vec<EndpointState>,
+    ) -> Result<Vec<EndpointState>, NetworkError> {
+        let networks = self.networks_for(endpoints)?;
+        let default4 = gateway_endpoint(endpoints, &networks, true);
+        let default6 = gateway_endpoint(endpoints, &networks, false);
+        for (index, state) in states.iter_mut().enumerate() {
+            let gateway4 = state.ipv4_gateway.filter(|_| default4 == Some(index)).map(IpAddr::V4);
+            let gateway6 = state.ipv6_gateway.filter(|_| default6 == Some(index)).map(IpAddr::V6);
+            for gateway in gateway4.into_iter().chain(gateway6) {
+                link::route(sandbox, &state.interface, gateway)?;
+            }
+            state.default_route = gateway4.is_some() || gateway6.is_some();
+        }
+        Ok(states)
+    }
+
     fn attach(
         &mut self,
         sandbox: &Sandbox,
@@ -88,7 +117,10 @@ impl Worker {
         interface: String,
         (default4, default6): (bool, bool),
     ) -> Result<EndpointState, NetworkError> {
-        self.used.insert(network.id.clone());
+        if self.used.insert(network.id.clone()) {
+            // Somebody else made it, and what is in the kernel of it may have been lost since.
+            self.realise(network)?;
+        }
         let (parent, host_end) = self.parent(network)?;
         let lease = self.lease(member, endpoint, network, interface, host_end)?;
         let prefix = |v4: bool| network.subnet(v4).map_or(0, |s| s.subnet.1);
@@ -132,6 +164,7 @@ impl Worker {
             ipv6,
             ipv6_gateway: gateway6.filter(|_| !network.config.internal),
             names: lease.names,
+            links: endpoint.links.clone(),
             default_route: default4 || default6,
         })
     }
@@ -150,7 +183,8 @@ impl Worker {
             let mut random = [0_u8; 6];
             crate::sys::random(&mut random);
             let host_end = format!("{BRIDGE_PREFIX}v{}", hex(&random));
-            let parent = Parent::Bridge { bridge: bridge.index, name, host_end: host_end.clone() };
+            let isolated = !network.connects_containers();
+            let parent = Parent::Bridge { bridge: bridge.index, name, host_end: host_end.clone(), isolated };
             return Ok((parent, Some(host_end)));
         }
         let name = option("parent").ok_or_else(|| NetworkError::NoParent(network.config.name.clone()))?.to_owned();
@@ -371,6 +405,24 @@ impl Worker {
         self.change_lease(network, container, |lease| lease.ports = bound)
     }
 
+    /// Leads ports into a container that were led there another way, or nowhere.
+    pub(crate) fn republish(
+        &mut self,
+        container: &Id,
+        network: Option<&Id>,
+        mappings: Vec<Mapping>,
+        bound: Vec<BoundPort>,
+    ) -> Result<(), NetworkError> {
+        self.unpublish(container)?;
+        for network in self.networks_of(container)? {
+            self.change_lease(&network, container, |lease| lease.ports.clear())?;
+        }
+        match network {
+            Some(network) => self.publish(container, network, mappings, bound),
+            None => Ok(()),
+        }
+    }
+
     /// Returns whose published port this is, if it is one of ours.
     pub(crate) fn port_holder(&mut self, port: &BoundPort) -> Result<Option<String>, NetworkError> {
         for path in store::list(&self.registries)? {
@@ -391,6 +443,37 @@ impl Worker {
         }
         Ok(None)
     }
+}
+
+/// Returns what the interfaces of these endpoints are called, beside those that are there.
+fn interface_names(
+    endpoints: &[Endpoint],
+    networks: &[Network],
+    there: &[String],
+) -> Result<Vec<String>, NetworkError> {
+    let asked: Vec<Option<&str>> = endpoints.iter().map(options::interface_name).collect();
+    let mut taken: BTreeSet<String> = there.iter().cloned().collect();
+    for (name, endpoint) in asked.iter().zip(endpoints) {
+        if let Some(name) = name
+            && !taken.insert((*name).to_owned())
+        {
+            return Err(NetworkError::InterfaceTaken {
+                network: endpoint.network.clone(),
+                interface: (*name).to_owned(),
+            });
+        }
+    }
+    let name = |(asked, network): (Option<&str>, &Network)| {
+        if let Some(name) = asked {
+            return name.to_owned();
+        }
+        // One number more than there are names must be free.
+        let mut numbered = (0..=taken.len()).map(|n| format!("{}{n}", network.interface_prefix()));
+        let name = numbered.find(|name| !taken.contains(name)).expect("one number is free");
+        taken.insert(name.clone());
+        name
+    };
+    Ok(asked.into_iter().zip(networks).map(name).collect())
 }
 
 /// The endpoint that gives the default route of a family: highest priority first, then by name, as Docker has it.

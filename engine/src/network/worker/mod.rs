@@ -15,7 +15,9 @@ use std::sync::{Arc, mpsc};
 
 use tokio::sync::oneshot;
 
+pub use self::members::endpoints;
 pub(crate) use self::members::publish_target;
+pub use self::records::list;
 use super::config::{BRIDGE_PREFIX, Driver, Network};
 use super::dns::table::{NetworkNames, Tables};
 use super::lease::{self, Leases};
@@ -71,7 +73,8 @@ impl Stamp {
 pub(crate) struct Worker {
     records: PathBuf,
     registries: PathBuf,
-    pools: Vec<Pool>,
+    /// `None`: those of the host's settings.
+    pools: Option<Vec<Pool>>,
     links: Links,
     filter: Filter,
     /// Records as they were last read.
@@ -87,10 +90,10 @@ pub(crate) struct Worker {
 }
 
 /// Starts the thread in the calling thread's network namespace.
-pub(crate) fn start(root: &Root, pools: Vec<Pool>, tables: Arc<Tables>) -> Result<Handle, NetworkError> {
+pub(crate) fn start(root: &Root, pools: Option<Vec<Pool>>, tables: Arc<Tables>) -> Result<Handle, NetworkError> {
     let (sender, jobs) = mpsc::channel::<Job>();
     let (ready, started) = mpsc::channel();
-    let (records, registries) = (root.networks(), root.run().join("networks"));
+    let (records, registries) = (root.networks(), root.networks_run());
     let work = move || {
         let opened = Links::open().map_err(NetworkError::from).and_then(|l| Ok((l, Filter::open()?)));
         let (links, filter) = match opened {
@@ -131,7 +134,7 @@ impl Worker {
     }
 
     fn registry(&self, id: &Id) -> PathBuf {
-        self.registries.join(format!("{id}.json"))
+        registry(&self.registries, id)
     }
 
     /// Makes what a record says exist: bridge, addresses, settings, its part of the packet filter, and the ports of the
@@ -162,8 +165,11 @@ impl Worker {
                 sysctl(&format!("ipv6/conf/{name}/accept_ra"), "0")?;
             }
         }
+        if let Some(name) = network.bridge_alias() {
+            self.links.add_name(&bridge, name)?;
+        }
         for subnet in &network.subnets {
-            if let Some(gateway) = subnet.gateway {
+            if let Some(gateway) = subnet.gateway.filter(|gateway| gateway.is_ipv6() || !network.inhibits_ipv4()) {
                 self.links.add_address(&bridge, gateway, subnet.subnet.1)?;
             }
         }
@@ -178,6 +184,9 @@ impl Worker {
             for (_, lease) in leases.active() {
                 if let Some(port) = &lease.host_end {
                     self.links.enslave(port, &bridge)?;
+                    if !network.connects_containers() && self.links.find(port)?.is_some() {
+                        self.links.isolate(port)?;
+                    }
                 }
             }
         }
@@ -191,6 +200,7 @@ impl Worker {
                 name: network.bridge(),
                 internal: network.config.internal,
                 masquerade: network.masquerade(),
+                apart: !network.connects_containers(),
             })
             .collect()
     }
@@ -254,12 +264,21 @@ impl Worker {
         })
     }
 
+    /// Returns where ports are bound that name no address and lead in through this network.
+    pub(crate) fn host_binding(&self, network: &Id) -> Option<IpAddr> {
+        self.networks.get(network)?.host_binding()
+    }
+
     /// The gateway of a container's network, which is an address of the host.
     pub(crate) fn host_gateway(&mut self, endpoints: &[EndpointState]) -> Option<IpAddr> {
         let first = endpoints.first()?;
         let network = self.by_name(&first.network).ok()?;
         network.subnet(true).or_else(|| network.subnet(false))?.gateway
     }
+}
+
+fn registry(registries: &Path, id: &Id) -> PathBuf {
+    registries.join(format!("{id}.json"))
 }
 
 /// Returns whether a link is one of ours: a bridge (`rc` and 12 digits) or a port (`rcv` and 12 digits).

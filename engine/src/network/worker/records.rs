@@ -1,6 +1,7 @@
 //! The records of networks: which there are, and the choice of their subnets.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 use super::Worker;
 use crate::id::Id;
@@ -8,7 +9,9 @@ use crate::network::NetworkError;
 use crate::network::config::{Driver, Network, NetworkConfig, Subnet};
 use crate::network::link;
 use crate::network::pool::{self, Cidr};
-use crate::network::store::{self, Durability};
+use crate::network::settings;
+use crate::network::store::{self, Durability, StoreError};
+use crate::root::Root;
 
 /// How often a subnet is chosen anew because somebody else was faster.
 const ATTEMPTS: usize = 16;
@@ -26,23 +29,25 @@ struct Record {
 #[derive(Debug)]
 pub(crate) struct Removed(Network);
 
+/// Returns every network below a root.
+pub fn list(root: &Root) -> Result<Vec<Network>, StoreError> {
+    let there = read(&root.networks())?.into_iter().filter(|record| !record.removing);
+    Ok(there.map(|record| record.network).collect())
+}
+
+fn read(records: &Path) -> Result<Vec<Record>, StoreError> {
+    // Somebody may remove one after it was listed.
+    let records = store::list(records)?.into_iter().filter_map(|path| store::read(&path).transpose());
+    records.collect()
+}
+
 impl Worker {
     /// Reads every record, and finishes removals that were interrupted.
     pub(crate) fn load(&mut self) -> Result<Vec<Network>, NetworkError> {
-        let mut networks = BTreeMap::new();
-        let mut unfinished = Vec::new();
-        for path in store::list(&self.records)? {
-            // Somebody else may have removed it since it was listed.
-            let Some(record) = store::read::<Record>(&path)? else { continue };
-            if record.removing {
-                unfinished.push(record.network);
-            } else {
-                networks.insert(record.network.id.clone(), record.network);
-            }
-        }
-        self.networks = networks;
-        for network in unfinished {
-            self.finish_removal(&Removed(network))?;
+        let (going, there): (Vec<_>, Vec<_>) = read(&self.records)?.into_iter().partition(|record| record.removing);
+        self.networks = there.into_iter().map(|record| (record.network.id.clone(), record.network)).collect();
+        for record in going {
+            self.finish_removal(&Removed(record.network))?;
         }
         Ok(self.networks.values().cloned().collect())
     }
@@ -121,6 +126,7 @@ impl Worker {
 
     /// Finds subnets for a network and records it. The caller holds the lock.
     fn allocate(&mut self, config: &NetworkConfig) -> Result<Network, NetworkError> {
+        config.check_options()?;
         let name = || config.name.clone();
         let host = self.links.used()?;
         let mut taken: Vec<Cidr> = host.iter().map(|used| used.range).collect();
@@ -139,7 +145,8 @@ impl Worker {
             }
         }
         if config.enable_ipv4 && own && !subnets.iter().any(|s| s.subnet.0.is_ipv4()) {
-            let subnet = pool::choose(&self.pools, &config.name, &taken)
+            let pools = self.pools.clone().map_or_else(settings::pools, Ok)?;
+            let subnet = pool::choose(&pools, &config.name, &taken)
                 .ok_or_else(|| NetworkError::PoolExhausted { network: name(), taken: taken.len() })?;
             subnets.insert(0, Subnet { subnet, ip_range: None, gateway: None, aux_addresses: BTreeMap::new() });
         }
