@@ -328,9 +328,13 @@ fn pulls(sides: &[Side<'_>], iterations: usize) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// One of the figures of a measurement.
+type Part = fn(&network::Speed) -> f64;
+
 /// Measures what networks carry, and what they cost when containers start and go.
 fn networks(sides: &[Side<'_>], iterations: usize) -> anyhow::Result<()> {
     const CONTAINERS: u32 = 50;
+    const NETWORKS: u32 = 500;
     let stack = sides[0].stack;
     stack.write("network.yaml", &network::project());
     stack.write("n50.yaml", &network::without_network(CONTAINERS as usize));
@@ -350,7 +354,6 @@ fn networks(sides: &[Side<'_>], iterations: usize) -> anyhow::Result<()> {
             costs[index].1.push(times[1].saturating_sub(times[3]) / CONTAINERS);
         }
     }
-    type Part = fn(&network::Speed) -> f64;
     let rates: [(&str, &str, Part); 4] = [
         ("names asked for at 127.0.0.11, 20 at once", "a second", |speed| speed.names),
         ("the slowest hundredth of them took", "ms", |speed| speed.slow_name),
@@ -361,6 +364,16 @@ fn networks(sides: &[Side<'_>], iterations: usize) -> anyhow::Result<()> {
         let values = speeds.iter().map(|speeds| speeds.iter().map(part).collect()).collect::<Vec<_>>();
         rate(&format!("{NETWORK}{name}"), unit, values);
     }
+    // Docker's own pools are used up by 31.
+    let ours = &sides[0];
+    let mut times = [vec![Duration::ZERO], vec![Duration::ZERO]];
+    for (words, times) in [["network", "create"], ["network", "rm"]].iter().zip(&mut times) {
+        for number in 0..NETWORKS {
+            times[0] += ours.time(&[words[0], words[1], &format!("bench{number}")])?;
+        }
+    }
+    row(&format!("{NETWORK}{NETWORKS} of them made, a command each"), &mut times[..1]);
+    row(&format!("{NETWORK}{NETWORKS} of them removed, a command each"), &mut times[1..]);
     let (mut starts, mut ends): (Vec<_>, Vec<_>) = costs.into_iter().unzip();
     row(&format!("{NETWORK}its part of up -d, each of {CONTAINERS} services"), &mut starts);
     row(&format!("{NETWORK}its part of down -t 0, each of {CONTAINERS} services"), &mut ends);

@@ -29,13 +29,13 @@ const PATIENCE: Duration = Duration::from_millis(200);
 /// Questions, or connections, at once.
 const OUTSTANDING: u16 = 20;
 /// The port that is published at 127.0.0.1.
-pub const PUBLISHED: u16 = 38_118;
+pub(crate) const PUBLISHED: u16 = 38_118;
 /// What the two containers sleep for, by which they are known.
 const CLIENT: &str = "3101975";
 const SERVER: &str = "3101976";
 
 /// Returns a project with a client and a server.
-pub fn project() -> String {
+pub(crate) fn project() -> String {
     format!(
         "services:\n  client: {{image: busybox, command: sleep {CLIENT}}}\n  server:\n    image: busybox\n    \
          command: sleep {SERVER}\n    ports: [\"127.0.0.1:{PUBLISHED}:80\"]\n"
@@ -43,26 +43,26 @@ pub fn project() -> String {
 }
 
 /// Returns services that have no network, to see by comparison what the network costs.
-pub fn without_network(count: usize) -> String {
+pub(crate) fn without_network(count: usize) -> String {
     let service = |number| format!("  s{number}: {{image: busybox, command: sleep 100000, network_mode: none}}\n");
     format!("services:\n{}", (0..count).map(service).collect::<Vec<_>>().concat())
 }
 
 /// What was measured of one side.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Speed {
+pub(crate) struct Speed {
     /// Names asked for, each second.
-    pub names: f64,
+    pub(crate) names: f64,
     /// Of the time for an answer, in milliseconds, what one of a hundred took longer than.
-    pub slow_name: f64,
+    pub(crate) slow_name: f64,
     /// HTTP requests by the published port, each second.
-    pub requests: f64,
+    pub(crate) requests: f64,
     /// Gbit/s from one container to the other.
-    pub bytes: f64,
+    pub(crate) bytes: f64,
 }
 
 /// Measures the containers of [`project`], which run.
-pub fn measure() -> anyhow::Result<Speed> {
+pub(crate) fn measure() -> anyhow::Result<Speed> {
     let (client, server) = (Namespace::of(CLIENT)?, Namespace::of(SERVER)?);
     let (names, slow_name) = client.run(ask_for_names)?;
     let requests = serving(&server, 80, answer, || request(([127, 0, 0, 1], PUBLISHED).into()))?;
@@ -105,13 +105,13 @@ fn address() -> anyhow::Result<std::net::IpAddr> {
 fn serving<T>(
     namespace: &Namespace,
     port: u16,
-    server: fn(TcpListener, &AtomicBool) -> anyhow::Result<()>,
+    server: fn(&TcpListener, &AtomicBool) -> anyhow::Result<()>,
     client: impl FnOnce() -> anyhow::Result<T>,
 ) -> anyhow::Result<T> {
     let listener = namespace.run(|| Ok(TcpListener::bind(("0.0.0.0", port))?))?;
     let stop = Arc::new(AtomicBool::new(false));
     let told = Arc::clone(&stop);
-    let serving = thread::spawn(move || server(listener, &told));
+    let serving = thread::spawn(move || server(&listener, &told));
     let measured = client();
     stop.store(true, Ordering::Relaxed);
     serving.join().map_err(|_| anyhow::anyhow!("a server panicked"))??;
@@ -176,10 +176,10 @@ fn readable(connections: &[TcpStream], patience: Duration) -> anyhow::Result<Vec
 }
 
 /// Answers requests on as many connections as the client opens, from one thread.
-fn answer(listener: TcpListener, stop: &AtomicBool) -> anyhow::Result<()> {
+fn answer(listener: &TcpListener, stop: &AtomicBool) -> anyhow::Result<()> {
     let mut connections = Vec::new();
     for _ in 0..OUTSTANDING {
-        let Some(connection) = accept(&listener, stop)? else { return Ok(()) };
+        let Some(connection) = accept(listener, stop)? else { return Ok(()) };
         connection.set_nodelay(true)?;
         connections.push(connection);
     }
@@ -243,8 +243,8 @@ fn request(address: SocketAddr) -> anyhow::Result<f64> {
 }
 
 /// Reads whatever comes and forgets it.
-fn swallow(listener: TcpListener, stop: &AtomicBool) -> anyhow::Result<()> {
-    let Some(mut connection) = accept(&listener, stop)? else { return Ok(()) };
+fn swallow(listener: &TcpListener, stop: &AtomicBool) -> anyhow::Result<()> {
+    let Some(mut connection) = accept(listener, stop)? else { return Ok(()) };
     let mut buffer = vec![0; 256 << 10];
     while !stop.load(Ordering::Relaxed) {
         match connection.read(&mut buffer) {
