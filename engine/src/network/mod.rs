@@ -1,6 +1,7 @@
 //! Networks: addresses, bridges, packet filter, published ports, names.
 //!
-//! [`Networks`] is the whole of it: a handle, cheap to clone, of which each supervisor has one. What changes the host
+//! [`Networks`] is the whole of it: a handle, cheap to clone, of which each supervisor has one, and each command
+//! that makes or removes networks. What changes the host
 //! is done by one thread (`worker`), what enters network namespaces by two others (`sandbox`), name queries and IPv6
 //! relays by tasks of the runtime. State on disk is the record of each network; everything else (who has which
 //! address, who is called what) is in the run-time directory, shared with supervisors of other projects.

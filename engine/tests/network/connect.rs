@@ -93,6 +93,38 @@ fn the_default_route_and_published_ports_follow_the_priority() {
     });
 }
 
+/// The interfaces of default routes of IPv6.
+fn ways6(container: &Container) -> Vec<String> {
+    let routes = || std::fs::read_to_string("/proc/thread-self/net/ipv6_route").unwrap();
+    let routes = within(container.sandbox.netns(), routes);
+    let all = routes.lines().map(|line| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>());
+    // Those of the loopback device are the kernel's own.
+    all.filter(|line| line[1] == "00" && line[0].bytes().all(|b| b == b'0') && line[9] != "lo")
+        .map(|line| line[9].clone())
+        .collect()
+}
+
+#[test]
+fn so_does_the_default_route_of_ipv6() {
+    on_host(async |host| {
+        if !std::path::Path::new("/proc/sys/net/ipv6").exists() {
+            println!("skipped: this kernel has no IPv6");
+            return;
+        }
+        for name in ["m", "n"] {
+            host.networks.ensure(&NetworkConfig { enable_ipv6: true, ..network(name) }).await.unwrap();
+        }
+        let low = on("m", &[]);
+        let one = host.container("one", std::slice::from_ref(&low), &[]).await.unwrap();
+        assert_eq!(ways6(&one), ["eth0"]);
+        let high = Endpoint { gw_priority: 1, ..on("n", &[]) };
+        host.networks.connect(&one.member, std::slice::from_ref(&low), &high, &[]).await.unwrap();
+        assert_eq!((way(&one).as_str(), ways6(&one)), ("eth1", vec!["eth1".to_owned()]));
+        host.networks.disconnect(&one.member, &[low], "n", &[]).await.unwrap();
+        assert_eq!((way(&one).as_str(), ways6(&one)), ("eth0", vec!["eth0".to_owned()]));
+    });
+}
+
 #[test]
 fn what_cannot_be_connected_leaves_everything_as_it_was() {
     on_host(async |host| {
