@@ -13,6 +13,7 @@
 pub mod config;
 mod connect;
 mod dns;
+mod error;
 pub mod files;
 pub mod lease;
 mod link;
@@ -39,6 +40,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use self::config::Network;
+pub use self::error::NetworkError;
 pub use self::lease::LeaseError;
 pub use self::link::LinkError;
 pub use self::netlink::Refusal;
@@ -53,7 +55,7 @@ use self::config::NetworkConfig;
 use self::dns::table::{Tables, View};
 use self::dns::{Forwarder, Resolver, Upstream};
 use self::nft::Mapping;
-use self::pool::{Cidr, Pool};
+use self::pool::Pool;
 use self::port::Reservation;
 use self::sandbox::Sandboxes;
 use self::worker::publish_target;
@@ -61,78 +63,6 @@ use crate::container::config::{Endpoint, PublishedPort};
 use crate::container::state::{BoundPort, EndpointState};
 use crate::id::Id;
 use crate::root::Root;
-
-/// Why something about networks failed.
-#[derive(Debug, thiserror::Error)]
-pub enum NetworkError {
-    #[error("there is no network {0}")]
-    Unknown(String),
-    #[error("network {network} is in use by {}", holders.join(", "))]
-    InUse { network: String, holders: Vec<String> },
-    #[error("the container is not connected to network {network}")]
-    NotConnected { network: String },
-    #[error("subnet {}/{} of network {network} overlaps with {with}", subnet.0, subnet.1)]
-    SubnetTaken { network: String, subnet: Cidr, with: String },
-    #[error("`{}/{}` of network {network} is not the address of a subnet", subnet.0, subnet.1)]
-    InvalidSubnet { network: String, subnet: Cidr },
-    #[error("no subnet of the address pools is free for network {network} ({taken} ranges are in use)")]
-    PoolExhausted { network: String, taken: usize },
-    #[error("network {0} needs the option `parent`: the host's link that it is to share")]
-    NoParent(String),
-    #[error("`{mode}` is no mode of the driver of network {network}")]
-    UnknownMode { network: String, mode: String },
-    #[error("interface {interface} of network {network} has the name of another one of the container")]
-    InterfaceTaken { network: String, interface: String },
-    #[error("`{value}` is no value of the option {option} of network {network}")]
-    InvalidOption { network: String, option: String, value: String },
-    #[error("`{setting}` is no setting of an interface of network {network}, such as net.ipv4.conf.IFNAME.rp_filter=2")]
-    InvalidSetting { network: String, setting: String },
-    #[error("cannot connect container {container} to network {network}")]
-    Attach {
-        container: String,
-        network: String,
-        #[source]
-        source: Box<LinkError>,
-    },
-    #[error("cannot start the thread for networks")]
-    Thread(#[source] io::Error),
-    /// Its thread panicked.
-    #[error("the thread for networks has ended")]
-    Gone,
-    #[error("cannot start the resolver of container {container}")]
-    Resolver {
-        container: String,
-        #[source]
-        source: io::Error,
-    },
-    #[error("cannot relay port {port} of container {container}")]
-    Relay {
-        container: String,
-        port: SocketAddr,
-        #[source]
-        source: io::Error,
-    },
-    #[error("cannot watch for changes of {what}")]
-    Watch {
-        what: &'static str,
-        #[source]
-        source: io::Error,
-    },
-    #[error(transparent)]
-    Settings(#[from] SettingsError),
-    #[error(transparent)]
-    Lease(#[from] LeaseError),
-    #[error(transparent)]
-    Link(#[from] LinkError),
-    #[error(transparent)]
-    Filter(#[from] FilterError),
-    #[error(transparent)]
-    Port(#[from] PortError),
-    #[error(transparent)]
-    Sandbox(#[from] SandboxError),
-    #[error(transparent)]
-    Store(#[from] StoreError),
-}
 
 /// What [`Networks::open`] may be told.
 #[derive(Debug, Clone)]
