@@ -20,7 +20,7 @@ use super::state::{ContainerState, ProcessStart, Status};
 use crate::host;
 use crate::id::Id;
 use crate::image::Digest;
-use crate::root::Root;
+use crate::root::{Root, make_directory, make_directory_of_many};
 use crate::shim;
 use crate::shim::config::ShimConfig;
 
@@ -264,14 +264,14 @@ fn make_bundle(
     files: &[(&str, Vec<u8>)],
 ) -> Result<(), StoreError> {
     let containers = root.containers();
-    make_directory(&containers)?;
+    make_directory_of_many(&containers).map_err(failed("make", &containers))?;
     let aside = containers.join(format!(".{}", config.id));
     let links = root.project(&config.project).join("containers");
     let link = links.join(config.id.as_str());
     let made = (|| {
         // Before anything else, so that what a crash leaves is found.
         loop {
-            make_directory(&links)?;
+            make_directory(&links).map_err(failed("make", &links))?;
             match std::os::unix::fs::symlink(&config.name, &link) {
                 // The project's last container went at this moment, and the directory with it.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -385,7 +385,7 @@ fn take_name(root: &Root, name: &str, id: &Id) -> Result<(), StoreError> {
         return Err(StoreError::InvalidName(name.to_owned()));
     }
     let directory = names(root);
-    make_directory(&directory)?;
+    make_directory(&directory).map_err(failed("make", &directory))?;
     let link = directory.join(name);
     loop {
         match std::os::unix::fs::symlink(id.as_str(), &link) {
@@ -408,10 +408,6 @@ fn take_name(root: &Root, name: &str, id: &Id) -> Result<(), StoreError> {
 fn release_name(root: &Root, name: &str) -> Result<(), StoreError> {
     let link = names(root).join(name);
     absent(fs::remove_file(&link), &link)
-}
-
-fn make_directory(path: &Path) -> Result<(), StoreError> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed("make", path))
 }
 
 fn encode<T: serde::Serialize>(value: &T) -> Vec<u8> {

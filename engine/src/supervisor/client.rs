@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::fs;
 use std::io;
-use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
@@ -22,7 +21,7 @@ use crate::network::config::NetworkConfig;
 use crate::protocol::{
     Call, Condition, Event, Failure, FailureKind, Message, ProvidedFile, Reply, Request, Stopped, VERSION,
 };
-use crate::root::Root;
+use crate::root::{Root, make_directory};
 
 /// Events that a slow reader may be behind before it loses the oldest.
 const EVENTS: usize = 4096;
@@ -312,11 +311,7 @@ impl Link {
             if let Some(link) = Self::connect(root, project, events).await? {
                 return Ok(link);
             }
-            fs::DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(&directory)
-                .map_err(|source| ClientError::Directory { path: directory.clone(), source })?;
+            make_directory(&directory).map_err(|source| ClientError::Directory { path: directory.clone(), source })?;
             super::spawn::start(root, project)
                 .await
                 .map_err(|reason| ClientError::Start { project: project.to_owned(), reason })?;

@@ -24,7 +24,7 @@ pub mod wire;
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write as _};
 use std::os::fd::{AsFd as _, AsRawFd as _};
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,7 +36,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::host::Host;
 use crate::image::Store;
 use crate::network::{Networks, Options};
-use crate::root::Root;
+use crate::root::{Root, make_directory};
 use crate::shim::launcher::Launcher;
 use crate::shim::sealed;
 use crate::sys::process;
@@ -136,11 +136,7 @@ fn supervise(root: &Root, project: &str, waiting: &mut Option<File>) -> Result<(
 fn lock(directory: &Path) -> Result<Option<File>, String> {
     let path = directory.join("lock");
     loop {
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(directory)
-            .map_err(|error| format!("cannot make {}: {error}", directory.display()))?;
+        make_directory(directory).map_err(|error| format!("cannot make {}: {error}", directory.display()))?;
         let file = match File::options().create(true).truncate(false).write(true).open(&path) {
             Ok(file) => file,
             // The supervisor before us has just removed the directory.

@@ -2,7 +2,6 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
 
 use tokio::io::unix::AsyncFd;
 use tokio::time::Instant;
@@ -18,6 +17,7 @@ use crate::container::state::{BoundPort, ContainerState, EndpointState, ProcessS
 use crate::container::{memory, store};
 use crate::error::chain;
 use crate::protocol::Failure;
+use crate::root::{make_directory, make_directory_of_many};
 use crate::shim;
 use crate::shim::protocol::{Exit, FromShim, Spawn, Task, ToShim};
 use crate::sys::{pidfd, readiness};
@@ -80,7 +80,8 @@ impl Run {
         let run = project.root.container_run(&config.id);
         memory::prepare(&project.root, config).map_err(|error| memory_failure(config, &error))?;
         attach_volumes(project, config).await?;
-        make_run_directory(&run).map_err(|error| other(format!("cannot make {}: {error}", run.display())))?;
+        let made = make_directory_of_many(&project.root.containers_run()).and_then(|()| make_directory(&run));
+        made.map_err(|error| other(format!("cannot make {}: {error}", run.display())))?;
         // What the run before this one left: its end must not be taken for the end of this one.
         match std::fs::remove_file(bundle.join("exit.json")) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -484,9 +485,4 @@ async fn remove_cgroups(project: &Project, config: &ContainerConfig) {
     if let Err(error) = removed.await.map_err(caused).flatten() {
         tracing::warn!(container = %config.name, %error, "cannot remove its cgroups");
     }
-}
-
-fn make_run_directory(path: &Path) -> io::Result<()> {
-    use std::os::unix::fs::DirBuilderExt as _;
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
