@@ -44,6 +44,11 @@ impl Root {
         self.data.join("containers").join(id.as_str())
     }
 
+    /// Returns the directory in which is on record who shares a container's network.
+    pub fn container_sharers(&self, id: &Id) -> PathBuf {
+        self.container(id).join("sharers")
+    }
+
     pub fn containers(&self) -> PathBuf {
         self.data.join("containers")
     }
@@ -65,6 +70,11 @@ impl Root {
     /// Returns the directory with one `<id>.json` per network.
     pub fn networks(&self) -> PathBuf {
         self.data.join("networks")
+    }
+
+    /// Returns the directory in which is on record who is on which network.
+    pub fn networks_run(&self) -> PathBuf {
+        self.run.join("networks")
     }
 
     /// Returns the directory of a named volume; its content is in `_data`.

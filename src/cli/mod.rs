@@ -24,6 +24,7 @@ pub mod login;
 pub mod logout;
 pub mod logs;
 pub mod ls;
+pub mod network;
 pub mod pause;
 pub mod plan;
 pub mod port;
@@ -204,6 +205,8 @@ enum Command {
     Logs(logs::LogsArgs),
     /// List running compose projects
     Ls(ls::LsArgs),
+    /// Manage networks
+    Network(network::NetworkArgs),
     /// Run containers from OCI bundles, in the manner of runc
     #[command(disable_help_flag = true)]
     Oci {
@@ -266,6 +269,7 @@ impl Command {
                 | Self::Image(_)
                 | Self::Login(_)
                 | Self::Logout(_)
+                | Self::Network(_)
                 | Self::Pull(_)
                 | Self::Push(_)
                 | Self::Run(_)
@@ -319,6 +323,7 @@ pub fn main() -> ExitCode {
         Command::Logout(args) => logout::run(&context, &args),
         Command::Logs(args) => logs::run(&context, &args),
         Command::Ls(args) => ls::run(&context, &args),
+        Command::Network(args) => network::run(&context, &args),
         Command::Oci { args } => return crate::oci::main(args),
         Command::Pause(args) => pause::run(&context, &args),
         Command::Plan(args) => plan::run(&context, &args),

@@ -346,9 +346,14 @@ fn take_away(root: &Root, project: &str, id: &Id, name: &str) -> Result<(), Stor
 pub fn rename(root: &Root, config: &ContainerConfig, name: &str) -> Result<ContainerConfig, StoreError> {
     take_name(root, name, &config.id)?;
     let renamed = ContainerConfig { name: name.to_owned(), ..config.clone() };
-    let written = write(&root.container(&config.id).join("container.json"), &encode(&renamed));
+    let written = configure(root, &renamed);
     release_name(root, if written.is_ok() { &config.name } else { name })?;
     written.map(|()| renamed)
+}
+
+/// Writes what a container that exists is to be from now on.
+pub fn configure(root: &Root, config: &ContainerConfig) -> Result<(), StoreError> {
+    write(&root.container(&config.id).join("container.json"), &encode(config))
 }
 
 /// Writes a container's state.

@@ -14,7 +14,7 @@ use tokio::sync::{broadcast, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::wire;
-use crate::container::config::ContainerConfig;
+use crate::container::config::{ContainerConfig, Endpoint};
 use crate::container::state::ContainerState;
 use crate::id::Id;
 use crate::network::config::NetworkConfig;
@@ -211,6 +211,16 @@ impl Client {
         attributes: BTreeMap<String, String>,
     ) -> Result<(), ClientError> {
         self.done(Request::Report { id: id.clone(), kind, attributes }).await
+    }
+
+    /// Connects a container to a network.
+    pub async fn connect_network(&self, id: &Id, endpoint: Endpoint) -> Result<(), ClientError> {
+        self.done(Request::Connect { id: id.clone(), endpoint: Box::new(endpoint) }).await
+    }
+
+    /// Disconnects a container from a network.
+    pub async fn disconnect_network(&self, id: &Id, network: &str) -> Result<(), ClientError> {
+        self.done(Request::Disconnect { id: id.clone(), network: network.to_owned() }).await
     }
 
     /// Waits until the condition holds or can no longer come to hold, and returns the state then.

@@ -3,6 +3,8 @@
 //! The actor never waits for a container while it could hear a command: what takes long (a stop, a restart's pause, a
 //! health check) is a state of the actor, not a place in its code.
 
+mod connect;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +17,7 @@ use super::health::{Monitor, Plan};
 use super::project::{Project, caused, memory_failure, other};
 use super::restart::{self, Backoff};
 use super::run::{self, Audience, News, Run};
-use crate::container::config::ContainerConfig;
+use crate::container::config::{ContainerConfig, Endpoint};
 use crate::container::signal;
 use crate::container::state::{ContainerState, Health, HealthStatus, Status};
 use crate::container::{memory, store};
@@ -43,6 +45,8 @@ enum Command {
     Remove { force: bool, volumes: bool, answer: Answer<()> },
     Rename(String, Answer<()>),
     Report(EventKind, BTreeMap<String, String>, Answer<()>),
+    Connect(Box<Endpoint>, Answer<()>),
+    Disconnect(String, Answer<()>),
     Wait(Condition, Answer<Box<ContainerState>>),
     Inspect(Answer<Box<ContainerState>>),
 }
@@ -131,6 +135,14 @@ impl Container {
 
     pub(super) async fn report(&self, kind: EventKind, attributes: BTreeMap<String, String>) -> Result<(), Failure> {
         self.ask(|answer| Command::Report(kind, attributes, answer)).await
+    }
+
+    pub(super) async fn connect(&self, endpoint: Box<Endpoint>) -> Result<(), Failure> {
+        self.ask(|answer| Command::Connect(endpoint, answer)).await
+    }
+
+    pub(super) async fn disconnect(&self, network: String) -> Result<(), Failure> {
+        self.ask(|answer| Command::Disconnect(network, answer)).await
     }
 
     pub(super) async fn wait(&self, condition: Condition) -> Result<Box<ContainerState>, Failure> {
@@ -301,6 +313,14 @@ impl Actor {
             Command::Report(kind, attributes, answer) => {
                 self.event(kind, attributes.iter().map(|(name, value)| (name.as_str(), value.clone())));
                 reply(answer, Ok(()));
+            }
+            Command::Connect(endpoint, answer) => {
+                let result = self.connect(*endpoint).await;
+                reply(answer, result);
+            }
+            Command::Disconnect(network, answer) => {
+                let result = self.disconnect(&network).await;
+                reply(answer, result);
             }
             Command::Wait(condition, answer) => match &self.unremoved {
                 Some(failure) if condition == Condition::Removed => reply(answer, Err(failure.clone())),

@@ -11,7 +11,7 @@ use super::create::{self, start_failure};
 use super::project::{Project, caused, memory_failure, other};
 use super::shims::Connection;
 use crate::container::cgroup;
-use crate::container::config::{ContainerConfig, NetworkMode};
+use crate::container::config::{ContainerConfig, Endpoint, NetworkMode};
 use crate::container::signal;
 use crate::container::state::{BoundPort, ContainerState, EndpointState, ProcessStart};
 use crate::container::{memory, store};
@@ -217,6 +217,37 @@ impl Run {
             network,
             orphaned: false,
         }
+    }
+
+    /// Connects the container to one network more than `connected`.
+    pub(super) async fn connect(
+        &mut self,
+        config: &ContainerConfig,
+        connected: &[Endpoint],
+        endpoint: &Endpoint,
+    ) -> Result<(), Failure> {
+        if let Some(network) = &mut self.network {
+            network.connect(&self.project, config, connected, endpoint).await?;
+        }
+        self.moved().await
+    }
+
+    /// Disconnects the container from a network; `left` are the others.
+    pub(super) async fn disconnect(
+        &mut self,
+        config: &ContainerConfig,
+        left: &[Endpoint],
+        name: &str,
+    ) -> Result<(), Failure> {
+        if let Some(network) = &mut self.network {
+            network.disconnect(&self.project, config, left, name).await?;
+        }
+        self.moved().await
+    }
+
+    async fn moved(&mut self) -> Result<(), Failure> {
+        (self.endpoints, self.ports) = self.network.as_ref().map(Attached::state).unwrap_or_default();
+        self.keep().await
     }
 
     /// Sends PID 1 a signal.

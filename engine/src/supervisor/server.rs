@@ -92,6 +92,8 @@ async fn answer(project: &Arc<Project>, request: Request) -> Result<Reply, Failu
             project.container(&id)?.report(kind, attributes).await.map(|()| Reply::Done)
         }
         Request::Rename { id, name } => project.container(&id)?.rename(name).await.map(|()| Reply::Done),
+        Request::Connect { id, endpoint } => project.container(&id)?.connect(endpoint).await.map(|()| Reply::Done),
+        Request::Disconnect { id, network } => project.container(&id)?.disconnect(network).await.map(|()| Reply::Done),
         Request::Wait { id, condition } => project.container(&id)?.wait(condition).await.map(Reply::State),
         Request::Inspect { id } => project.container(&id)?.inspect().await.map(Reply::State),
         Request::Hello { .. } | Request::Subscribe | Request::SubscribeSince { .. } | Request::Shutdown => {
