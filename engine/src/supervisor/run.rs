@@ -47,6 +47,8 @@ pub(super) struct Run {
     network: Option<Attached>,
     /// Whether PID 1 is no child of a shim any more, so that its status comes to this process.
     orphaned: bool,
+    /// Whether no shim could take it over: nobody writes its log, and its end alone is seen.
+    unattended: bool,
 }
 
 /// What a shim tells of a container that runs.
@@ -216,6 +218,7 @@ impl Run {
             handed,
             network,
             orphaned: false,
+            unattended: false,
         }
     }
 
@@ -258,6 +261,11 @@ impl Run {
     /// Waits for the next that there is to tell, the last of which is the end of PID 1. Cancel-safe.
     pub(super) async fn news(&mut self) -> News {
         loop {
+            if self.unattended {
+                drop(self.pidfd.readable().await);
+                let exit = Exit { code: UNKNOWN, oom_killed: false, finished_at: jiff::Timestamp::now() };
+                return News::Ended(self.known(exit));
+            }
             let message = if self.orphaned {
                 tokio::select! {
                     message = self.shim.receive() => message,
@@ -281,6 +289,7 @@ impl Run {
                 }
                 Ok(Some((FromShim::ExecBegan { id, args }, _))) => return News::ExecBegan { id, args },
                 Ok(Some((FromShim::ExecEnded { id, code }, _))) => return News::ExecEnded { id, code },
+                Ok(Some((FromShim::Failed(failure), _))) => self.leave_unattended(&failure),
                 Ok(Some(_)) => {}
                 Ok(None) | Err(_) => {
                     if let Some(exit) = self.shim_died().await {
@@ -309,12 +318,20 @@ impl Run {
                 None
             }
             Err(failure) => {
-                tracing::error!(id = self.spawn.id.short(), error = %failure, "cannot start another shim");
-                // Without a shim nobody writes the log, but the container's end is seen all the same.
-                let _ = self.pidfd.readable().await;
-                self.project.reap();
-                Some(self.known(Exit { code: UNKNOWN, oom_killed: false, finished_at: jiff::Timestamp::now() }))
+                self.leave_unattended(&failure);
+                None
             }
+        }
+    }
+
+    /// Goes on without a shim, once another could not take the container over: one more would not either.
+    fn leave_unattended(&mut self, reason: &dyn std::fmt::Display) {
+        tracing::error!(id = self.spawn.id.short(), error = %reason, "no shim attends to the container any more");
+        self.unattended = true;
+        if !self.spawn.bundle.exists() {
+            // Somebody has removed all that is known about it by hand: no command could ever find it again.
+            tracing::error!(id = self.spawn.id.short(), "killed, since its bundle is gone");
+            let _ = self.signal(nix::sys::signal::Signal::SIGKILL as i32);
         }
     }
 
