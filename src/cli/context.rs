@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rcompose_engine::container::store::Container;
+use rcompose_engine::id::Id;
 use rcompose_engine::image::Hold;
+use rcompose_engine::protocol::EventKind;
 use rcompose_engine::root::Root;
 
 use super::error::Error;
@@ -15,8 +17,9 @@ use crate::compose::{self, LoadOptions, Loaded, Project};
 use crate::project::apply::{self, Options};
 use crate::project::engine::Engine;
 use crate::project::labels::{Labelled as _, ProjectLabels};
+use crate::project::place::elsewhere;
 use crate::project::plan::Plan;
-use crate::remote::Reader;
+use crate::remote::{self, Reader};
 use crate::ui::Ui;
 use crate::ui::progress::Progress;
 
@@ -83,6 +86,24 @@ impl Context {
     /// Returns the engine for a project.
     pub fn engine(&self, project: &str) -> Result<Engine, Error> {
         Ok(Engine::new(self.root()?, project.to_owned()))
+    }
+
+    /// Returns the project's containers to a command that changes them, unless they are those of another place.
+    pub fn own(&self, scope: &Scope, engine: &Engine) -> Result<Vec<Container>, Error> {
+        let containers = engine.containers()?;
+        // Whoever says the name only means what there is, wherever it comes from.
+        if let Some(project) = &scope.project {
+            self.refuse_elsewhere(project, &containers)?;
+        }
+        Ok(containers)
+    }
+
+    /// Refuses a project whose name belongs to what was started from another place.
+    pub fn refuse_elsewhere(&self, project: &Project, containers: &[Container]) -> Result<(), Error> {
+        match elsewhere(&self.labels(project), containers, remote::cache().as_deref()) {
+            Some(elsewhere) => Err(Error::with_hint(elsewhere.to_string(), elsewhere.hint())),
+            None => Ok(()),
+        }
     }
 
     /// Returns what is written on everything that the project makes.
@@ -163,6 +184,14 @@ impl Context {
     /// Runs a future to its end on this thread.
     pub fn block_on<T>(&self, future: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
         tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(future)
+    }
+
+    /// Lets those who listen to events know what was done to a container ([`Engine::report`]).
+    pub fn report(&self, engine: &Engine, id: &Id, kind: EventKind) -> Result<(), Error> {
+        self.block_on(async {
+            engine.report(id, kind, []).await;
+            Ok(())
+        })
     }
 }
 

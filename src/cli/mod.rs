@@ -50,7 +50,8 @@ pub mod wait;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
@@ -129,7 +130,7 @@ impl GlobalArgs {
             profiles: self.profile.clone(),
             env_files: self.env_file.clone(),
             environment,
-            working_dir: std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/")),
+            working_dir: working_dir(),
             all_resources: self.all_resources,
             no_normalize: self.compatibility,
             ..LoadOptions::default()
@@ -140,6 +141,15 @@ impl GlobalArgs {
     pub fn colours(&self) -> bool {
         self.ansi.on(&std::io::stderr())
     }
+}
+
+/// Returns the directory that this process works in, by the path that the shell knows it by: a symbolic link on the way is
+/// a part of it, and of the project's name and labels.
+fn working_dir() -> PathBuf {
+    let here = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/"));
+    let identity = |path: &Path| std::fs::metadata(path).ok().map(|found| (found.dev(), found.ino()));
+    let said = std::env::var_os("PWD").map(PathBuf::from).filter(|said| said.is_absolute());
+    said.filter(|said| identity(said).is_some_and(|found| identity(&here) == Some(found))).unwrap_or(here)
 }
 
 /// Returns whether the value of a variable of the environment means yes.
@@ -281,8 +291,7 @@ pub fn main() -> ExitCode {
         Err(error) => {
             // The terminal may be gone; the exit code is not.
             let _ = error.print();
-            // 16 is what Docker Compose returns for a flag it does not know.
-            return ExitCode::from(if error.use_stderr() { 16 } else { 0 });
+            return ExitCode::from(u8::from(error.use_stderr()));
         }
     };
     if cli.global.verbose {

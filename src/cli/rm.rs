@@ -26,11 +26,11 @@ pub fn run(context: &Context, args: &RmArgs) -> Result<(), Error> {
     let scope = context.scope()?;
     let engine = Arc::new(context.engine(&scope.name)?);
     if args.stop {
-        let containers = engine.containers()?;
+        let containers = context.own(&scope, &engine)?;
         let plan = lifecycle::stop(&scope.select(&containers, &args.services)?, None);
         context.block_on(context.apply(&engine, plan, "Stopping", true))?;
     }
-    let containers = engine.containers()?;
+    let containers = context.own(&scope, &engine)?;
     let mut stopped = scope.select(&containers, &args.services)?;
     // Those that were only said to be stopped as well.
     let pretended = args.stop && context.global.dry_run;
@@ -41,7 +41,7 @@ pub fn run(context: &Context, args: &RmArgs) -> Result<(), Error> {
     }
     let names = stopped.iter().map(|container| container.config.name.as_str()).collect::<Vec<_>>().join(", ");
     if args.force {
-        context.ui.say(&format!("Going to remove {names}"));
+        context.ui.out(&format!("Going to remove {names}\n"))?;
     } else if !context.ui.confirm(&format!("? Going to remove {names}")) {
         return Ok(());
     }

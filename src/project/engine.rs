@@ -8,7 +8,7 @@ use rcompose_engine::container::store::{self, Container};
 use rcompose_engine::id::Id;
 use rcompose_engine::network;
 use rcompose_engine::network::config::NetworkConfig;
-use rcompose_engine::protocol::{Condition, FailureKind};
+use rcompose_engine::protocol::{Condition, EventKind, FailureKind};
 use rcompose_engine::root::Root;
 use rcompose_engine::supervisor::client::{Client, ClientError};
 use rcompose_engine::volume::{self, VolumeError};
@@ -60,6 +60,20 @@ impl Engine {
         let mut client = self.client.lock().await;
         if client.as_ref().is_some_and(|client| Arc::ptr_eq(client, ended)) {
             *client = None;
+        }
+    }
+
+    /// Lets those who listen to events know what this command does to a container without the supervisor. Without a
+    /// supervisor nobody listens.
+    pub async fn report<'a>(&self, id: &Id, kind: EventKind, attributes: impl IntoIterator<Item = (&'a str, String)>) {
+        let attributes = attributes.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        let client = match self.client.lock().await.as_ref() {
+            Some(client) => Some(Arc::clone(client)),
+            None => Client::connect(&self.root, &self.project).await.ok().flatten().map(Arc::new),
+        };
+        if let Some(client) = client {
+            // What is done does not depend on who hears of it.
+            let _ = client.report(id, kind, attributes).await;
         }
     }
 

@@ -13,7 +13,7 @@ use crate::compose::model::{MountKind, Project, Service};
 pub struct Images {
     /// By service.
     pub services: BTreeMap<String, Image>,
-    /// Those that are mounted, by reference.
+    /// Those that are mounted or run before a service, by reference.
     pub mounted: BTreeMap<String, Image>,
     pub missing: Vec<Missing>,
     /// Keeps them from being removed until containers refer to them.
@@ -55,7 +55,7 @@ pub fn is_builtin(reference: &str) -> bool {
 /// Looks up every image that the project's services need. With `fresh`, one made of this program counts as missing.
 pub fn look_up(store: &Store, project: &Project, fresh: bool) -> Result<Images, ImagesError> {
     let mut images = Images::default();
-    for service in project.services.values() {
+    for service in project.services.values().filter(|service| service.provider.is_none()) {
         if service.image.is_none() && service.build.is_none() {
             return Err(ImagesError::Neither(service.name.clone()));
         }
@@ -66,7 +66,7 @@ pub fn look_up(store: &Store, project: &Project, fresh: bool) -> Result<Images, 
             }
             _ => images.missing.push(Missing { service: service.name.clone(), reference }),
         }
-        for reference in mounted(service) {
+        for reference in further(service) {
             match stored(store, &service.name, reference)? {
                 Some(stored) => drop(images.mounted.insert(reference.to_owned(), facts(reference, &stored))),
                 None => {
@@ -78,10 +78,11 @@ pub fn look_up(store: &Store, project: &Project, fresh: bool) -> Result<Images, 
     Ok(images)
 }
 
-/// Returns the images that a service mounts.
-pub fn mounted(service: &Service) -> BTreeSet<&str> {
+/// Returns the images that a service needs besides its own: those that it mounts, and those of its hooks.
+pub fn further(service: &Service) -> BTreeSet<&str> {
     let mounts = service.volumes.iter().filter(|mount| mount.kind == MountKind::Image);
-    mounts.map(|mount| mount.source.as_str()).collect()
+    let hooks = service.pre_start.iter().filter_map(|hook| hook.image.as_deref());
+    mounts.map(|mount| mount.source.as_str()).chain(hooks).collect()
 }
 
 /// Reads an image's name.

@@ -150,7 +150,7 @@ pub fn foresee(
     let due = due(&store, project, &mut found, policy)?;
     for Missing { service, reference } in missing {
         let unknown = Image { reference: reference.clone(), ..Image::default() };
-        if images::mounted(&project.services[&service]).contains(reference.as_str()) {
+        if images::further(&project.services[&service]).contains(reference.as_str()) {
             found.mounted.insert(reference.clone(), unknown.clone());
         }
         found.services.entry(service).or_insert(unknown);

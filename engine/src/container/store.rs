@@ -13,7 +13,6 @@ use std::fs;
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
 
 use super::config::ContainerConfig;
 use super::state::{ContainerState, ProcessStart, Status};
@@ -202,7 +201,10 @@ pub fn find(root: &Root, name: &str) -> Result<Option<Container>, StoreError> {
 /// have written the truth was not there.
 pub(crate) fn seen(root: &Root, id: &Id, mut state: ContainerState) -> Result<ContainerState, StoreError> {
     let lives = match (state.pid, &state.pid_started) {
-        (Some(pid), Some(started)) => ProcessStart::of(pid).as_ref() == Some(started),
+        (Some(pid), Some(started)) => {
+            let now = ProcessStart::of(pid).map_err(failed("read", Path::new(&format!("/proc/{pid}/stat"))))?;
+            now.as_ref() == Some(started)
+        }
         _ => false,
     };
     if state.status.is_running() && !lives {
@@ -220,16 +222,21 @@ pub(crate) fn seen(root: &Root, id: &Id, mut state: ContainerState) -> Result<Co
 
 impl ProcessStart {
     /// Returns when a process was started; `None` if there is none.
-    pub fn of(pid: i32) -> Option<Self> {
-        static BOOT: OnceLock<Option<String>> = OnceLock::new();
-        let boot = BOOT.get_or_init(|| host::boot_id().ok());
-        Some(Self { boot: boot.clone()?, ticks: ticks(pid)? })
+    pub fn of(pid: i32) -> io::Result<Option<Self>> {
+        let stat = match fs::read_to_string(format!("/proc/{pid}/stat")) {
+            Ok(stat) => stat,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            // It ended between open and read.
+            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let Some(ticks) = ticks(&stat) else { return Ok(None) };
+        Ok(Some(Self { boot: host::boot_id()?, ticks }))
     }
 }
 
 /// Returns when a process was started, in clock ticks since boot (field 22 of `proc_pid_stat(5)`).
-fn ticks(pid: i32) -> Option<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+fn ticks(stat: &str) -> Option<u64> {
     // The command's name is in parentheses and may have blanks and parentheses itself.
     let rest = &stat[stat.rfind(')')? + 1..];
     let mut fields = rest.split_ascii_whitespace();
@@ -528,8 +535,11 @@ mod tests {
         let root = Root::below(directory.path());
         let one = config("one", "shop");
         let me = i32::try_from(std::process::id()).unwrap();
-        let running =
-            ContainerState { pid: Some(me), pid_started: ProcessStart::of(me), ..ContainerState::new(Status::Running) };
+        let running = ContainerState {
+            pid: Some(me),
+            pid_started: ProcessStart::of(me).unwrap(),
+            ..ContainerState::new(Status::Running)
+        };
         create(&root, &one, &running, &[]).unwrap();
         assert_eq!(load(&root, &one.id).unwrap().unwrap().state.status, Status::Running);
         let began = running.pid_started.clone().unwrap();

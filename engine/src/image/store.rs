@@ -255,7 +255,7 @@ impl Store {
 
     /// Returns the image of a name even if layers of it are not unpacked. An entry whose manifest or configuration is
     /// missing is none.
-    pub(crate) fn load_by_name(&self, reference: &Reference) -> Result<Option<Image>, StoreError> {
+    pub fn load_by_name(&self, reference: &Reference) -> Result<Option<Image>, StoreError> {
         let index = self.index()?;
         let Some(entry) = find_entry(&index, reference) else {
             return Ok(None);

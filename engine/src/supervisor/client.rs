@@ -1,6 +1,6 @@
 //! A command's connection to a project's supervisor.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -19,7 +19,7 @@ use crate::container::state::ContainerState;
 use crate::id::Id;
 use crate::network::config::NetworkConfig;
 use crate::protocol::{
-    Call, Condition, Event, Failure, FailureKind, Message, ProvidedFile, Reply, Request, Stopped, VERSION,
+    Call, Condition, Event, EventKind, Failure, FailureKind, Message, ProvidedFile, Reply, Request, Stopped, VERSION,
 };
 use crate::root::{Root, make_directory};
 
@@ -201,6 +201,16 @@ impl Client {
 
     pub async fn rename(&self, id: &Id, name: &str) -> Result<(), ClientError> {
         self.done(Request::Rename { id: id.clone(), name: name.to_owned() }).await
+    }
+
+    /// Says what this process does to a container without the supervisor, in the words of an event.
+    pub async fn report(
+        &self,
+        id: &Id,
+        kind: EventKind,
+        attributes: BTreeMap<String, String>,
+    ) -> Result<(), ClientError> {
+        self.done(Request::Report { id: id.clone(), kind, attributes }).await
     }
 
     /// Connects a container to a network.

@@ -16,6 +16,7 @@ use crate::container::signal;
 use crate::container::state::{BoundPort, ContainerState, EndpointState, ProcessStart};
 use crate::container::{memory, store};
 use crate::error::chain;
+use crate::id::Id;
 use crate::protocol::Failure;
 use crate::root::{make_directory, make_directory_of_many};
 use crate::shim;
@@ -30,6 +31,8 @@ const UNKNOWN: i32 = 137;
 #[derive(Debug)]
 pub(super) struct Run {
     pub(super) pid: i32,
+    /// `None` if it has ended already.
+    pub(super) process: Option<ProcessStart>,
     /// When this run began, as far as this supervisor knows.
     pub(super) started: Instant,
     pub(super) stop_signal: i32,
@@ -44,6 +47,20 @@ pub(super) struct Run {
     network: Option<Attached>,
     /// Whether PID 1 is no child of a shim any more, so that its status comes to this process.
     orphaned: bool,
+}
+
+/// What a shim tells of a container that runs.
+pub(super) enum News {
+    Ended(Exit),
+    /// A further process was started, with these arguments.
+    ExecBegan {
+        id: Id,
+        args: Vec<String>,
+    },
+    ExecEnded {
+        id: Id,
+        code: i32,
+    },
 }
 
 /// Who is there when a container starts.
@@ -65,6 +82,7 @@ struct Started {
 /// A PID 1 whose end will be noticed.
 struct Watched {
     pid: i32,
+    process: Option<ProcessStart>,
     pidfd: AsyncFd<OwnedFd>,
     handed: Vec<OwnedFd>,
 }
@@ -152,7 +170,7 @@ impl Run {
             // The shim is gone as well. A process that lives is found by its number and start time.
             let (Some(pid), Some(since)) = (state.pid, &state.pid_started) else { return Ok(None) };
             let Ok(process) = pidfd::open(nix::unistd::Pid::from_raw(pid)) else { return Ok(None) };
-            if ProcessStart::of(pid).as_ref() != Some(since) {
+            if process_start(pid)?.as_ref() != Some(since) {
                 return Ok(None);
             }
             let netns = std::fs::File::open(format!("/proc/{pid}/ns/net"))
@@ -178,7 +196,7 @@ impl Run {
         config: &ContainerConfig,
         spawn: Spawn,
         shim: Connection,
-        Watched { pid, pidfd, handed }: Watched,
+        Watched { pid, process, pidfd, handed }: Watched,
         network: Option<Attached>,
     ) -> Self {
         // It was looked at when the container was made.
@@ -186,6 +204,7 @@ impl Run {
         let (endpoints, ports) = network.as_ref().map(Attached::state).unwrap_or_default();
         Self {
             pid,
+            process,
             started: Instant::now(),
             stop_signal: stop_signal.unwrap_or(nix::sys::signal::Signal::SIGTERM as i32),
             endpoints,
@@ -236,8 +255,8 @@ impl Run {
         pidfd::send_signal(self.pidfd.get_ref().as_fd(), signal)
     }
 
-    /// Waits for the end of PID 1. Cancel-safe.
-    pub(super) async fn ended(&mut self) -> Exit {
+    /// Waits for the next that there is to tell, the last of which is the end of PID 1. Cancel-safe.
+    pub(super) async fn news(&mut self) -> News {
         loop {
             let message = if self.orphaned {
                 tokio::select! {
@@ -258,12 +277,14 @@ impl Run {
                 Ok(Some((FromShim::Exited(exit), _))) => {
                     // A shim that is gone by now needs no leave to go.
                     let _ = self.shim.send(&ToShim::Release, &[]).await;
-                    return self.known(exit);
+                    return News::Ended(self.known(exit));
                 }
+                Ok(Some((FromShim::ExecBegan { id, args }, _))) => return News::ExecBegan { id, args },
+                Ok(Some((FromShim::ExecEnded { id, code }, _))) => return News::ExecEnded { id, code },
                 Ok(Some(_)) => {}
                 Ok(None) | Err(_) => {
                     if let Some(exit) = self.shim_died().await {
-                        return exit;
+                        return News::Ended(exit);
                     }
                 }
             }
@@ -368,8 +389,14 @@ fn watch(config: &ContainerConfig, Started { pid, mut fds }: Started) -> Result<
     if fds.is_empty() {
         return Err((pid, other(format!("the shim of {} did not hand over its descriptors", config.name))));
     }
+    let process = process_start(pid).map_err(|failure| (pid, failure))?;
     let pidfd = readiness::watch_reading(fds.remove(0)).map_err(|error| (pid, caused(error)))?;
-    Ok(Watched { pid, pidfd, handed: fds })
+    Ok(Watched { pid, process, pidfd, handed: fds })
+}
+
+/// Without it nobody could tell later that the container runs.
+fn process_start(pid: i32) -> Result<Option<ProcessStart>, Failure> {
+    ProcessStart::of(pid).map_err(|error| other(format!("cannot tell when process {pid} was started: {error}")))
 }
 
 /// Ends a container that was started and cannot be kept.

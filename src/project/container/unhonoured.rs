@@ -17,11 +17,6 @@ pub fn unhonoured(project: &Project, service: &Service) -> Vec<String> {
         ("isolation", of_windows),
     ];
     let linux = [
-        ("models", !service.models.is_empty()),
-        ("post_start", !service.post_start.is_empty()),
-        ("pre_start", !service.pre_start.is_empty()),
-        ("pre_stop", !service.pre_stop.is_empty()),
-        ("provider", service.provider.is_some()),
         ("use_api_socket", service.use_api_socket),
         ("gpus: options", service.gpus.iter().any(|request| !request.options.is_empty())),
     ];
@@ -89,7 +84,7 @@ fn of_clusters(service: &Service) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::compose::model::{Hook, Logging};
+    use crate::compose::model::Logging;
 
     #[test]
     fn a_plain_service_has_nothing_to_say() {
@@ -102,14 +97,14 @@ mod tests {
     fn each_attribute_is_named() {
         let service = Service {
             name: "web".into(),
-            post_start: vec![Hook::default()],
+            external_links: vec!["x".into()],
             logging: Some(Logging { driver: Some("syslog".into()), options: [("tag".into(), "x".into())].into() }),
             ..Service::default()
         };
         let said = unhonoured(&Project::default(), &service).join("\n");
         assert_eq!(
             said,
-            "service \"web\": post_start has no effect yet\n\
+            "service \"web\": external_links has no effect yet\n\
              service \"web\": logging.driver (syslog; the log is kept as by json-file) has no effect yet\n\
              service \"web\": logging.options.tag has no effect yet"
         );
