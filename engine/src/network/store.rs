@@ -130,3 +130,15 @@ pub(crate) fn lock(directory: &Path) -> Result<File, StoreError> {
     };
     take().map_err(|source| StoreError::Lock { path: path.clone(), source })
 }
+
+/// Takes the lock that guards the choice of subnets on this host, whatever the root: the network namespace itself, so
+/// that nothing is left of it.
+pub(crate) fn lock_host() -> Result<File, StoreError> {
+    let path = Path::new("/proc/thread-self/ns/net");
+    let take = || {
+        let file = File::open(path)?;
+        file.lock()?;
+        Ok(file)
+    };
+    take().map_err(|source| StoreError::Lock { path: path.to_owned(), source })
+}

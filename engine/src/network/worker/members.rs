@@ -119,7 +119,7 @@ impl Worker {
     ) -> Result<EndpointState, NetworkError> {
         if self.used.insert(network.id.clone()) {
             // Somebody else made it, and what is in the kernel of it may have been lost since.
-            self.realise(network)?;
+            self.restore(network)?;
         }
         let (parent, host_end) = self.parent(network)?;
         let lease = self.lease(member, endpoint, network, interface, host_end)?;
@@ -177,7 +177,7 @@ impl Worker {
             let bridge = if let Some(link) = self.links.find(&name)? {
                 link
             } else {
-                self.realise(network)?;
+                self.restore(network)?;
                 self.links.find(&name)?.ok_or_else(|| link::LinkError::NoLink(name.clone()))?
             };
             let mut random = [0_u8; 6];
@@ -296,39 +296,44 @@ impl Worker {
             self.published.insert(member.id.clone(), mappings);
         }
         for endpoint in endpoints {
-            let network = match self.by_name(&endpoint.network) {
+            match self.retake(member, endpoint) {
                 // Somebody removed its record by hand. The container still has its other networks.
                 Err(NetworkError::Unknown(network)) => {
                     tracing::warn!(container = member.name, network, "a running container's network is gone");
-                    continue;
                 }
                 other => other?,
-            };
-            self.used.insert(network.id.clone());
-            let _lock = store::lock(&self.registries)?;
-            let mut leases = self.read_leases(&network.id)?;
-            // The registry is lost only if somebody empties the run-time directory by hand.
-            if leases.0.get(&member.id).is_none_or(|lease| !lease.active) {
-                let known = leases.0.get(&member.id).cloned();
-                let lease = Lease {
-                    name: member.name.clone(),
-                    project: member.project.clone(),
-                    names: endpoint.names.clone(),
-                    ipv4: endpoint.ipv4.map(|(a, _)| a),
-                    ipv6: endpoint.ipv6.map(|(a, _)| a),
-                    mac_address: endpoint.mac_address,
-                    interface: endpoint.interface.clone(),
-                    host_end: known.as_ref().and_then(|lease| lease.host_end.clone()),
-                    active: true,
-                    visible: true,
-                    ports: known.map(|lease| lease.ports).unwrap_or_default(),
-                };
-                leases.0.insert(member.id.clone(), lease);
-                self.write_leases(&network.id, leases)?;
             }
-            self.realise(&network)?;
         }
         Ok(())
+    }
+
+    fn retake(&mut self, member: &Member, endpoint: &EndpointState) -> Result<(), NetworkError> {
+        let network = self.by_name(&endpoint.network)?;
+        self.used.insert(network.id.clone());
+        let lock = store::lock(&self.registries)?;
+        let mut leases = self.read_leases(&network.id)?;
+        // The registry is lost only if somebody empties the run-time directory by hand.
+        if leases.0.get(&member.id).is_none_or(|lease| !lease.active) {
+            let known = leases.0.get(&member.id).cloned();
+            let lease = Lease {
+                name: member.name.clone(),
+                project: member.project.clone(),
+                names: endpoint.names.clone(),
+                ipv4: endpoint.ipv4.map(|(a, _)| a),
+                ipv6: endpoint.ipv6.map(|(a, _)| a),
+                mac_address: endpoint.mac_address,
+                interface: endpoint.interface.clone(),
+                host_end: known.as_ref().and_then(|lease| lease.host_end.clone()),
+                active: true,
+                visible: true,
+                ports: known.map(|lease| lease.ports).unwrap_or_default(),
+            };
+            leases.0.insert(member.id.clone(), lease);
+            self.write_leases(&network.id, leases)?;
+        }
+        // The lock of the records is taken before this one, or without it.
+        drop(lock);
+        self.restore(&network)
     }
 
     /// Disconnects a running container from one network.

@@ -219,13 +219,15 @@ impl Worker {
     pub(crate) fn repair(&mut self) -> Result<(), NetworkError> {
         let ids: Vec<Id> = self.used.iter().cloned().collect();
         for id in ids {
-            match self.networks.get(&id).cloned() {
-                Some(network) if self.record(&id).exists() => self.realise(&network)?,
+            let restored = self.networks.get(&id).cloned().map(|network| self.restore(&network));
+            match restored {
+                Some(Ok(())) => {}
                 // Another process removed it.
-                _ => {
+                None | Some(Err(NetworkError::Unknown(_))) => {
                     self.used.remove(&id);
                     self.networks.remove(&id);
                 }
+                Some(Err(error)) => return Err(error),
             }
         }
         Ok(())

@@ -13,9 +13,6 @@ use crate::network::settings;
 use crate::network::store::{self, Durability, StoreError};
 use crate::root::Root;
 
-/// How often a subnet is chosen anew because somebody else was faster.
-const ATTEMPTS: usize = 16;
-
 /// What is written to disk: the network, and whether it is on its way out.
 #[derive(Debug, serde::Serialize, serde::Deserialize)]
 struct Record {
@@ -55,7 +52,7 @@ impl Worker {
     pub(super) fn by_name(&mut self, name: &str) -> Result<Network, NetworkError> {
         let known = self.networks.values().find(|network| network.config.name == name);
         if let Some(network) = known
-            && self.record(&network.id).exists()
+            && self.stands(&network.id)?
         {
             return Ok(network.clone());
         }
@@ -67,50 +64,42 @@ impl Worker {
     ///
     /// If it cannot be made, nothing of it is left.
     pub(crate) fn ensure(&mut self, config: &NetworkConfig) -> Result<(Network, bool), NetworkError> {
-        for _ in 0..ATTEMPTS {
-            // Held until the network is there or gone again: who else wants it must not find it half-made.
-            let _lock = store::lock(&self.records)?;
-            let (network, created) = match self.by_name(&config.name) {
-                Ok(network) => (network, false),
-                Err(NetworkError::Unknown(_)) => (self.allocate(config)?, true),
-                Err(error) => return Err(error),
-            };
-            let made = self.realise(&network);
-            if !created {
-                return made.map(|()| (network, false));
+        // Held until the network is there or gone again: who else wants it must not find it half-made.
+        let _lock = store::lock(&self.records)?;
+        match self.by_name(&config.name) {
+            Ok(network) => {
+                self.realise(&network)?;
+                return Ok((network, false));
             }
-            match made.and_then(|()| self.outrun(&network)) {
-                Ok(None) => return Ok((network, true)),
-                Ok(Some(conflict)) => {
-                    self.unmake(&network);
-                    if network.config.subnets.iter().any(|s| s.subnet == conflict.0) {
-                        let (subnet, with) = conflict;
-                        return Err(NetworkError::SubnetTaken { network: config.name.clone(), subnet, with });
-                    }
-                }
-                Err(error) => {
-                    self.unmake(&network);
-                    return Err(error);
-                }
+            Err(NetworkError::Unknown(_)) => {}
+            Err(error) => return Err(error),
+        }
+        // Until its bridge has its addresses, nobody with another root may choose a subnet either.
+        let _host = store::lock_host()?;
+        let network = self.allocate(config)?;
+        match self.realise(&network) {
+            Ok(()) => Ok((network, true)),
+            Err(error) => {
+                self.unmake(&network);
+                Err(error)
             }
         }
-        Err(NetworkError::PoolExhausted { network: config.name.clone(), taken: ATTEMPTS })
     }
 
-    /// Returns what took a subnet of a network that was just made, if somebody with another root, whose lock is not
-    /// ours, made one at the same moment. Of the two the one with the older bridge stays.
-    fn outrun(&self, network: &Network) -> Result<Option<(Cidr, String)>, NetworkError> {
-        if network.config.driver != Driver::Bridge {
-            return Ok(None);
+    /// Makes what is missing of a network that others may be about to remove.
+    pub(super) fn restore(&mut self, network: &Network) -> Result<(), NetworkError> {
+        // Who removes a network says so under this lock, before anything of it goes.
+        let _lock = store::lock(&self.records)?;
+        if self.stands(&network.id)? {
+            self.realise(network)
+        } else {
+            Err(NetworkError::Unknown(network.config.name.clone()))
         }
-        let Some(own) = self.links.find(&network.bridge())? else { return Ok(None) };
-        for used in self.links.used()? {
-            let taken = network.subnets.iter().find(|s| pool::overlap(s.subnet, used.range));
-            if let Some(subnet) = taken.filter(|_| used.address && used.link != own.index && used.link < own.index) {
-                return Ok(Some((subnet.subnet, format!("{}/{} of another link", used.range.0, used.range.1))));
-            }
-        }
-        Ok(None)
+    }
+
+    /// Returns whether there is a network, and nobody removes it.
+    fn stands(&self, id: &Id) -> Result<bool, NetworkError> {
+        Ok(store::read::<Record>(&self.record(id))?.is_some_and(|record| !record.removing))
     }
 
     /// Removes what there is of a network that could not be made. What cannot be removed is finished by the next
