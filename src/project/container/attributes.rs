@@ -205,7 +205,7 @@ const TABLE: &[(&str, Fate, &str)] = &[
     ("label_file", Container, "label_file: e.env"),
     ("labels", Container, "labels: {a: b}"),
     ("links", Elsewhere("the names of the other; case networks-names"), "links: ['other:x']"),
-    ("logging.driver", Warning, "logging: {driver: syslog}"),
+    ("logging.driver", Container, "logging: {driver: syslog}"),
     ("logging.options", Container, "logging: {options: {max-size: 1m}}"),
     ("mac_address", Container, "mac_address: 02:00:00:00:00:01"),
     ("mem_limit", Container, "mem_limit: 10m"),

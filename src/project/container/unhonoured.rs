@@ -2,8 +2,11 @@
 
 use std::path::Path;
 
-use super::files;
+use super::{files, logging};
 use crate::compose::model::{Placement, Project, Service};
+
+/// Options of logs that are ignored where they are `true`: files are not compressed, and the log is kept in any case.
+const UNHONOURED_OPTIONS: [&str; 3] = ["cache-compress", "cache-disabled", "compress"];
 
 /// Returns a sentence for each attribute of the service that has no effect.
 pub fn unhonoured(project: &Project, service: &Service) -> Vec<String> {
@@ -40,11 +43,14 @@ pub fn unhonoured(project: &Project, service: &Service) -> Vec<String> {
             .extend(directories.map(|mount| format!("{kind} ({}): uid, gid and mode of a directory", mount.source)));
     }
     if let Some(logging) = &service.logging {
-        if let Some(driver) = logging.driver.as_deref().filter(|d| !matches!(*d, "" | "json-file" | "local" | "none")) {
+        let elsewhere = logging.driver.as_deref().filter(|driver| logging::ELSEWHERE.contains(driver));
+        if let Some(driver) = elsewhere {
             attributes.push(format!("logging.driver ({driver}; the log is kept as by json-file)"));
         }
-        let options = logging.options.keys().filter(|name| !matches!(name.as_str(), "max-size" | "max-file"));
-        attributes.extend(options.map(|name| format!("logging.options.{name}")));
+        let unknown = |(name, value): &(&String, &String)| {
+            elsewhere.is_some() || (value.as_str() == "true" && UNHONOURED_OPTIONS.contains(&name.as_str()))
+        };
+        attributes.extend(logging.options.iter().filter(unknown).map(|(name, _)| format!("logging.options.{name}")));
     }
     let selinux = service.volumes.iter().filter_map(|mount| mount.bind.as_ref()).any(|bind| bind.selinux.is_some());
     if selinux && Path::new("/sys/fs/selinux/enforce").exists() {
@@ -97,14 +103,14 @@ mod tests {
         let service = Service {
             name: "web".into(),
             post_start: vec![Hook::default()],
-            logging: Some(Logging { driver: Some("syslog".into()), options: [("tag".into(), "x".into())].into() }),
+            logging: Some(Logging { driver: Some("gelf".into()), options: [("tag".into(), "x".into())].into() }),
             ..Service::default()
         };
         let said = unhonoured(&Project::default(), &service).join("\n");
         assert_eq!(
             said,
             "service \"web\": post_start has no effect yet\n\
-             service \"web\": logging.driver (syslog; the log is kept as by json-file) has no effect yet\n\
+             service \"web\": logging.driver (gelf; the log is kept as by json-file) has no effect yet\n\
              service \"web\": logging.options.tag has no effect yet"
         );
     }
