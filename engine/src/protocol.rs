@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::container::config::ContainerConfig;
+use crate::container::config::{ContainerConfig, Endpoint};
 use crate::container::state::{ContainerState, HealthStatus};
 use crate::id::Id;
 use crate::network::config::NetworkConfig;
@@ -70,6 +70,10 @@ pub enum Request {
     /// A command says what it does to a container without the supervisor, so that there is an event of it. Answered by
     /// [`Reply::Done`].
     Report { id: Id, kind: EventKind, attributes: BTreeMap<String, String> },
+    /// Connects a container to a network, now where it runs and else when it is started. Answered by [`Reply::Done`].
+    Connect { id: Id, endpoint: Box<Endpoint> },
+    /// Disconnects a container from a network. Answered by [`Reply::Done`].
+    Disconnect { id: Id, network: String },
     /// From now on the supervisor's events come on this connection. Answered by [`Reply::Done`].
     Subscribe,
     /// Likewise, after those that it remembers from this time on.
@@ -99,7 +103,8 @@ impl std::fmt::Debug for ProvidedFile {
 pub enum Condition {
     /// It has ended and the restart policy leaves it so.
     NotRunning,
-    /// Its health check passed; also fulfilled, as far as it goes, by a container that ended or became unhealthy.
+    /// Its health check passed; also fulfilled, as far as it goes, by a container that ended, became unhealthy, or keeps
+    /// ending although its restart policy starts it again.
     Healthy,
     /// It is gone.
     Removed,

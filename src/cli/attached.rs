@@ -8,6 +8,7 @@ use rcompose_engine::container::store::{self, Container};
 use rcompose_engine::id::Id;
 use rcompose_engine::protocol::{Condition, Event, EventKind};
 use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -17,7 +18,7 @@ use super::follow::Feeds;
 use super::signals::Interrupts;
 use super::up::UpArgs;
 use crate::compose::Project;
-use crate::project::apply::{self, ApplyError, Options};
+use crate::project::apply::{self, ApplyError, Options, Said};
 use crate::project::engine::Engine;
 use crate::project::labels::Labelled as _;
 use crate::project::names;
@@ -68,7 +69,9 @@ pub async fn run(
     let mut session = Session::begin(context, args, engine, project, attached).await?;
     let mut events = client.subscribe().await?;
     let interrupt = CancellationToken::new();
-    let options = Options { parallel: context.parallel(), interrupt: interrupt.clone(), ..Options::default() };
+    let audience = Some(session.audience.clone());
+    let options =
+        Options { parallel: context.parallel(), interrupt: interrupt.clone(), audience, ..Options::default() };
     let quiet = Progress::quiet();
     let mut starting = Box::pin(apply::apply(engine, plan, &quiet, options));
     let mut started = false;
@@ -98,6 +101,7 @@ pub async fn run(
                     events = client.subscribe().await?;
                 }
             },
+            Some(said) = session.hooks.recv() => session.feeds.status(&said.container, &format!("-> {}", said.line)).await,
             Some(ended) = session.ends.join_next() => session.ended(ended).await?,
             Some(stopped) = session.stopping.join_next() => session.stopped(stopped)?,
             () = interrupts.next() => {
@@ -137,6 +141,9 @@ struct Session<'a> {
     mourned: BTreeSet<Id>,
     /// Stops that are under way.
     stopping: JoinSet<Result<(), ApplyError>>,
+    /// What hooks write, and where they are to send it.
+    hooks: mpsc::UnboundedReceiver<Said>,
+    audience: mpsc::UnboundedSender<Said>,
     /// How often the user asked for the end.
     presses: u32,
     /// Whether a container's exit has led to the end of all.
@@ -182,6 +189,7 @@ impl<'a> Session<'a> {
         }
         // The tasks open the logs before anything is started.
         tokio::task::yield_now().await;
+        let (audience, hooks) = mpsc::unbounded_channel();
         Ok(Self {
             context,
             args,
@@ -193,6 +201,8 @@ impl<'a> Session<'a> {
             watched: BTreeSet::new(),
             mourned: BTreeSet::new(),
             stopping: JoinSet::new(),
+            hooks,
+            audience,
             presses: 0,
             aborted: false,
             code: 0,
@@ -297,7 +307,7 @@ impl<'a> Session<'a> {
         };
         let progress = Progress::new(form, false, "Stopping");
         let engine = Arc::clone(self.engine);
-        let options = Options { keep_going: true, ..Options::default() };
+        let options = Options { keep_going: true, audience: Some(self.audience.clone()), ..Options::default() };
         self.stopping.spawn(async move { apply::apply(&engine, plan, &progress, options).await });
     }
 

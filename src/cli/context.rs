@@ -17,8 +17,9 @@ use crate::compose::{self, LoadOptions, Loaded, Project};
 use crate::project::apply::{self, Options};
 use crate::project::engine::Engine;
 use crate::project::labels::{Labelled as _, ProjectLabels};
+use crate::project::place::elsewhere;
 use crate::project::plan::Plan;
-use crate::remote::Reader;
+use crate::remote::{self, Reader};
 use crate::ui::Ui;
 use crate::ui::progress::Progress;
 
@@ -85,6 +86,24 @@ impl Context {
     /// Returns the engine for a project.
     pub fn engine(&self, project: &str) -> Result<Engine, Error> {
         Ok(Engine::new(self.root()?, project.to_owned()))
+    }
+
+    /// Returns the project's containers to a command that changes them, unless they are those of another place.
+    pub fn own(&self, scope: &Scope, engine: &Engine) -> Result<Vec<Container>, Error> {
+        let containers = engine.containers()?;
+        // Whoever says the name only means what there is, wherever it comes from.
+        if let Some(project) = &scope.project {
+            self.refuse_elsewhere(project, &containers)?;
+        }
+        Ok(containers)
+    }
+
+    /// Refuses a project whose name belongs to what was started from another place.
+    pub fn refuse_elsewhere(&self, project: &Project, containers: &[Container]) -> Result<(), Error> {
+        match elsewhere(&self.labels(project), containers, remote::cache().as_deref()) {
+            Some(elsewhere) => Err(Error::with_hint(elsewhere.to_string(), elsewhere.hint())),
+            None => Ok(()),
+        }
     }
 
     /// Returns what is written on everything that the project makes.

@@ -37,7 +37,7 @@ pub fn run(context: &Context, args: &CpArgs) -> Result<(), Error> {
     let sides = (split(&args.source), split(&args.destination));
     let scope = context.scope()?;
     let engine = context.engine(&scope.name)?;
-    let containers = engine.containers()?;
+    let containers = context.own(&scope, &engine)?;
     let progress = context.ui.progress("Copying");
     let said = |container: &Container, what: &str, copied: &mut dyn FnMut() -> Result<(), CopyError>| {
         let title = format!("{} copy {what}", container.config.name);

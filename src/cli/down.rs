@@ -8,10 +8,12 @@ use rcompose_engine::container::store::Container;
 
 use super::context::{Context, Scope, timeout};
 use super::error::Error;
+use super::signals;
 use crate::project::engine::Engine;
 use crate::project::labels::Labelled as _;
 use crate::project::plan::Plan;
 use crate::project::plan::down::{self, Options, Resources};
+use crate::project::provider;
 
 #[derive(Debug, Args)]
 pub struct DownArgs {
@@ -39,12 +41,21 @@ enum Images {
 pub fn run(context: &Context, args: &DownArgs) -> Result<(), Error> {
     let scope = context.scope()?;
     let engine = Arc::new(context.engine(&scope.name)?);
-    let plan = plan(args, &scope, &engine)?;
+    let plan = plan(args, &scope, &engine, &context.own(&scope, &engine)?)?;
     if plan.is_empty() && args.services.is_empty() {
         context.ui.warn(&format!("No resource found to remove for project \"{}\".", scope.name));
     }
     context.block_on(async {
         context.apply(&engine, plan, "Running", true).await?;
+        if let (Some(project), true) = (&scope.project, args.services.is_empty()) {
+            let progress = context.ui.progress("Running");
+            if context.global.dry_run {
+                provider::pretend(project, provider::Request::Down, &progress);
+            } else {
+                provider::down(project, &progress, &signals::interrupt()?).await?;
+            }
+            progress.finish();
+        }
         if !context.global.dry_run
             && engine.containers()?.is_empty()
             && let Some(engine) = Arc::into_inner(engine)
@@ -55,8 +66,7 @@ pub fn run(context: &Context, args: &DownArgs) -> Result<(), Error> {
     })
 }
 
-fn plan(args: &DownArgs, scope: &Scope, engine: &Engine) -> Result<Plan, Error> {
-    let containers = engine.containers()?;
+fn plan(args: &DownArgs, scope: &Scope, engine: &Engine, containers: &[Container]) -> Result<Plan, Error> {
     let orphan = |container: &&Container| {
         scope.project.as_ref().is_some_and(|project| {
             let service = container.service();
@@ -66,7 +76,8 @@ fn plan(args: &DownArgs, scope: &Scope, engine: &Engine) -> Result<Plan, Error> 
     let chosen: Vec<_> = if args.services.is_empty() {
         containers.iter().filter(|container| args.remove_orphans || !orphan(container)).collect()
     } else {
-        scope.select(&containers, &args.services)?
+        let all = scope.select_all(containers, &args.services)?;
+        all.into_iter().filter(|container| !container.is_oneoff() || container.is_hook()).collect()
     };
     // As long as a container stays, so does what it may need.
     let everything = args.services.is_empty();

@@ -8,7 +8,7 @@ use rcompose_engine::image::{DEFAULT_REGISTRY, RegistryError};
 use rcompose_engine::supervisor::client::ClientError;
 
 use crate::compose::Diagnostic;
-use crate::project::apply::ApplyError;
+use crate::project::apply::{ApplyError, StepError};
 
 /// The exit code of what was interrupted (128 + SIGINT), as Docker Compose has it.
 pub const INTERRUPTED: u8 = 130;
@@ -65,6 +65,9 @@ fn message(error: &(dyn StdError + 'static)) -> Message {
     let mut hint = None;
     let mut cause = Some(error);
     while let Some(error) = cause {
+        if let Some(step) = step(error) {
+            hint = step.hint().map(str::to_owned);
+        }
         if let Some(ClientError::Failed(failure)) = error.downcast_ref::<ClientError>() {
             hint.clone_from(&failure.hint);
         }
@@ -79,6 +82,13 @@ fn message(error: &(dyn StdError + 'static)) -> Message {
     Message { text: chain(error), hint }
 }
 
+fn step<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a StepError> {
+    match error.downcast_ref::<ApplyError>() {
+        Some(ApplyError::Step(step)) => Some(step),
+        _ => error.downcast_ref::<StepError>(),
+    }
+}
+
 /// Sources come in boxes or without.
 fn registry_error<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a RegistryError> {
     error.downcast_ref::<RegistryError>().or_else(|| error.downcast_ref::<Box<RegistryError>>().map(|error| &**error))
@@ -89,7 +99,6 @@ mod tests {
     use rcompose_engine::protocol::{Failure, FailureKind};
 
     use super::*;
-    use crate::project::apply::StepError;
 
     #[test]
     fn a_message_has_its_causes_and_their_advice() {

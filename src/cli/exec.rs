@@ -58,7 +58,7 @@ pub struct ExecArgs {
 pub fn run(context: &Context, args: &ExecArgs) -> Result<(), Error> {
     let scope = context.scope()?;
     let engine = context.engine(&scope.name)?;
-    let containers = engine.containers()?;
+    let containers = context.own(&scope, &engine)?;
     let container = scope.running(&containers, &args.service, args.index)?;
     if container.state.status == Status::Paused {
         return Err(Error::with_hint(

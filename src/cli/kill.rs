@@ -23,7 +23,7 @@ pub struct KillArgs {
 pub fn run(context: &Context, args: &KillArgs) -> Result<(), Error> {
     let scope = context.scope()?;
     let engine = Arc::new(context.engine(&scope.name)?);
-    let containers = engine.containers()?;
+    let containers = context.own(&scope, &engine)?;
     let mut chosen = scope.select_all(&containers, &args.services)?;
     // Docker Compose's flag has this name, and does this.
     chosen.retain(|container| {

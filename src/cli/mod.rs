@@ -24,6 +24,7 @@ pub mod login;
 pub mod logout;
 pub mod logs;
 pub mod ls;
+pub mod network;
 pub mod pause;
 pub mod plan;
 pub mod port;
@@ -49,7 +50,8 @@ pub mod wait;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
@@ -128,7 +130,7 @@ impl GlobalArgs {
             profiles: self.profile.clone(),
             env_files: self.env_file.clone(),
             environment,
-            working_dir: std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/")),
+            working_dir: working_dir(),
             all_resources: self.all_resources,
             no_normalize: self.compatibility,
             ..LoadOptions::default()
@@ -139,6 +141,15 @@ impl GlobalArgs {
     pub fn colours(&self) -> bool {
         self.ansi.on(&std::io::stderr())
     }
+}
+
+/// Returns the directory that this process works in, by the path that the shell knows it by: a symbolic link on the way is
+/// a part of it, and of the project's name and labels.
+fn working_dir() -> PathBuf {
+    let here = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/"));
+    let identity = |path: &Path| std::fs::metadata(path).ok().map(|found| (found.dev(), found.ino()));
+    let said = std::env::var_os("PWD").map(PathBuf::from).filter(|said| said.is_absolute());
+    said.filter(|said| identity(said).is_some_and(|found| identity(&here) == Some(found))).unwrap_or(here)
 }
 
 /// Returns whether the value of a variable of the environment means yes.
@@ -194,6 +205,8 @@ enum Command {
     Logs(logs::LogsArgs),
     /// List running compose projects
     Ls(ls::LsArgs),
+    /// Manage networks
+    Network(network::NetworkArgs),
     /// Run containers from OCI bundles, in the manner of runc
     #[command(disable_help_flag = true)]
     Oci {
@@ -256,6 +269,7 @@ impl Command {
                 | Self::Image(_)
                 | Self::Login(_)
                 | Self::Logout(_)
+                | Self::Network(_)
                 | Self::Pull(_)
                 | Self::Push(_)
                 | Self::Run(_)
@@ -309,6 +323,7 @@ pub fn main() -> ExitCode {
         Command::Logout(args) => logout::run(&context, &args),
         Command::Logs(args) => logs::run(&context, &args),
         Command::Ls(args) => ls::run(&context, &args),
+        Command::Network(args) => network::run(&context, &args),
         Command::Oci { args } => return crate::oci::main(args),
         Command::Pause(args) => pause::run(&context, &args),
         Command::Plan(args) => plan::run(&context, &args),

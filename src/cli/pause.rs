@@ -16,7 +16,7 @@ pub struct PauseArgs {
 pub fn run(context: &Context, args: &PauseArgs) -> Result<(), Error> {
     let scope = context.scope()?;
     let engine = Arc::new(context.engine(&scope.name)?);
-    let containers = engine.containers()?;
+    let containers = context.own(&scope, &engine)?;
     let plan = lifecycle::pause(&scope.select(&containers, &args.services)?);
     context.block_on(context.apply(&engine, plan, "Pausing", true))
 }

@@ -54,8 +54,10 @@ pub struct Kept {
 
 pub fn run(context: &Context, args: &PlanArgs) -> Result<(), Error> {
     let loaded = context.load(&args.converge.services)?;
-    let project = up::chosen(loaded.project, &args.converge)?;
+    let mut project = up::chosen(loaded.project, &args.converge)?;
     let engine = context.engine(&project.name)?;
+    context.refuse_elsewhere(&project, &engine.containers()?)?;
+    context.block_on(up::provide(context, &mut project, &engine, true))?;
     let (images, due) = pull::foresee(&engine, &project, args.converge.pull.map(PullPolicy::from).as_ref())?;
     let mut options = up::options(context, &args.converge);
     if args.converge.yes {

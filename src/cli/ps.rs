@@ -61,7 +61,8 @@ pub fn run(context: &Context, args: &PsArgs) -> Result<(), Error> {
     let containers = engine.containers()?;
     let mut chosen = scope.select(&containers, &args.names)?;
     if args.all && args.names.is_empty() {
-        chosen = containers.iter().collect();
+        // What ran for a hook of a service is none of its containers.
+        chosen = containers.iter().filter(|container| !container.is_hook()).collect();
     }
     let declared = |container: &&Container| {
         args.orphans || scope.project.as_ref().is_none_or(|project| project.services.contains_key(container.service()))

@@ -93,7 +93,7 @@ async fn fetch(
             skipped("");
             continue;
         }
-        let mounted = images::mounted(service).into_iter().map(str::to_owned);
+        let mounted = images::further(service).into_iter().map(str::to_owned);
         for reference in std::iter::once(names::image(&project.name, service)).chain(mounted) {
             let force = match policy {
                 // `latest` is what somebody else changes; Docker Compose asks for it in any case.

@@ -25,7 +25,7 @@ pub struct RestartArgs {
 pub fn run(context: &Context, args: &RestartArgs) -> Result<(), Error> {
     let scope = context.scope()?;
     let engine = Arc::new(context.engine(&scope.name)?);
-    let containers = engine.containers()?;
+    let containers = context.own(&scope, &engine)?;
     let mut chosen = scope.select(&containers, &args.services)?;
     if !args.no_deps {
         with_dependents(&containers, &mut chosen);

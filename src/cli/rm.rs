@@ -26,11 +26,11 @@ pub fn run(context: &Context, args: &RmArgs) -> Result<(), Error> {
     let scope = context.scope()?;
     let engine = Arc::new(context.engine(&scope.name)?);
     if args.stop {
-        let containers = engine.containers()?;
+        let containers = context.own(&scope, &engine)?;
         let plan = lifecycle::stop(&scope.select(&containers, &args.services)?, None);
         context.block_on(context.apply(&engine, plan, "Stopping", true))?;
     }
-    let containers = engine.containers()?;
+    let containers = context.own(&scope, &engine)?;
     let mut stopped = scope.select(&containers, &args.services)?;
     // Those that were only said to be stopped as well.
     let pretended = args.stop && context.global.dry_run;

@@ -135,9 +135,10 @@ fn begin(context: &Context, args: &RunArgs) -> Result<(), Error> {
         return Err(Error::new("--service-ports and --publish are incompatible"));
     }
     let tty = args.terminal()?;
-    let project = project(context, args, tty)?;
+    let mut project = project(context, args, tty)?;
     up::can_build(&project, args.build)?;
     let engine = Arc::new(context.engine(&project.name)?);
+    context.refuse_elsewhere(&project, &engine.containers()?)?;
     for sentence in unhonoured(&project, &project.services[&args.service]) {
         context.ui.warn(&sentence);
     }
@@ -155,6 +156,8 @@ fn begin(context: &Context, args: &RunArgs) -> Result<(), Error> {
         ..Options::default()
     };
     context.block_on(async {
+        up::provide(context, &mut project, &engine, false).await?;
+        let project = project;
         let mut images = pull::ensure(context, &engine, &project, args.pull, args.quiet_pull).await?;
         let plan = up::plan(context, &engine, &project, &images, &options)?;
         let Some(made) = plan.one_off() else { return Err(Error::new("there is no container to run")) };

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
+use rcompose_engine::container::store::Container;
 
 use super::context::Context;
 use super::error::Error;
@@ -25,10 +26,11 @@ pub struct StartArgs {
 pub fn run(context: &Context, args: &StartArgs) -> Result<(), Error> {
     let scope = context.scope()?;
     let engine = Arc::new(context.engine(&scope.name)?);
-    let containers = engine.containers()?;
+    let containers = context.own(&scope, &engine)?;
     let chosen = scope.select(&containers, &args.services)?;
     let options = Options { wait: args.wait.then_some(Until::RunningOrHealthy) };
     let plan = start::start(&containers, &chosen, &options)?;
     let limit = args.wait_timeout.map(Duration::from_secs);
-    context.block_on(up::within(limit, context.apply(&engine, plan, "Running", false)))
+    let takes_part = |container: &Container| chosen.iter().any(|other| other.config.id == container.config.id);
+    context.block_on(up::within(limit, &engine, takes_part, context.apply(&engine, plan, "Running", false)))
 }

@@ -19,7 +19,7 @@ pub struct StopArgs {
 pub fn run(context: &Context, args: &StopArgs) -> Result<(), Error> {
     let scope = context.scope()?;
     let engine = Arc::new(context.engine(&scope.name)?);
-    let containers = engine.containers()?;
+    let containers = context.own(&scope, &engine)?;
     let plan = lifecycle::stop(&scope.select(&containers, &args.services)?, timeout(args.timeout));
     context.block_on(context.apply(&engine, plan, "Stopping", true))
 }

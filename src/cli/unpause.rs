@@ -16,7 +16,7 @@ pub struct UnpauseArgs {
 pub fn run(context: &Context, args: &UnpauseArgs) -> Result<(), Error> {
     let scope = context.scope()?;
     let engine = Arc::new(context.engine(&scope.name)?);
-    let containers = engine.containers()?;
+    let containers = context.own(&scope, &engine)?;
     let plan = lifecycle::unpause(&scope.select(&containers, &args.services)?);
     context.block_on(context.apply(&engine, plan, "Unpausing", true))
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
+use rcompose_engine::container::store::Container;
 use serde::{Deserialize, Serialize};
 
 use super::attached::{self, OnExit};
@@ -13,13 +14,19 @@ use super::context::{Context, timeout};
 use super::error::Error;
 use super::plan;
 use super::pull::{self, Policy};
+use super::signals;
 use crate::compose::Project;
-use crate::compose::model::NetworkMode;
+use crate::compose::model::{Condition, NetworkMode};
+use crate::project::apply::Unready;
 use crate::project::container::unhonoured;
 use crate::project::engine::Engine;
 use crate::project::images::Images;
+use crate::project::labels::Labelled as _;
+use crate::project::models;
+use crate::project::network;
 use crate::project::plan::Plan;
 use crate::project::plan::up::{self, Options, Recreate, Wanted};
+use crate::project::provider;
 
 #[derive(Debug, Clone, Default, Args)]
 pub struct UpArgs {
@@ -133,16 +140,19 @@ pub fn run(context: &Context, args: &UpArgs) -> Result<(), Error> {
         None => args.clone(),
     };
     let asked = &args.converge;
-    let project = chosen(context.project(&asked.services)?, asked)?;
+    let mut project = chosen(context.project(&asked.services)?, asked)?;
     can_build(&project, args.build)?;
     let engine = Arc::new(context.engine(&project.name)?);
-    for service in project.services.values() {
-        for sentence in unhonoured(&project, service) {
-            context.ui.warn(&sentence);
-        }
+    context.refuse_elsewhere(&project, &engine.containers()?)?;
+    let of_services = project.services.values().flat_map(|service| unhonoured(&project, service));
+    let of_networks = project.networks.values().filter(|network| !network.external).flat_map(network::unhonoured);
+    for sentence in of_services.chain(of_networks) {
+        context.ui.warn(&sentence);
     }
     let limit = args.wait_timeout.map(Duration::from_secs);
     context.block_on(async {
+        provide(context, &mut project, &engine, context.global.dry_run).await?;
+        let project = project;
         let mut images = if context.global.dry_run {
             pull::pretend(context, &engine, &project, asked.pull)?
         } else {
@@ -150,6 +160,9 @@ pub fn run(context: &Context, args: &UpArgs) -> Result<(), Error> {
         };
         let hold = images.hold.take();
         let mut options = options(context, asked);
+        if kept.is_none() {
+            options.again = again(args, &project);
+        }
         options.replaced_volumes = redefined(&project, &engine)?;
         options
             .replaced_volumes
@@ -161,7 +174,9 @@ pub fn run(context: &Context, args: &UpArgs) -> Result<(), Error> {
                 plan::compare(kept, &plan::describe(&project, &engine, &whole, &[], &|_| None)?)?;
             }
             if detached {
-                return within(limit, context.apply_with(&engine, whole, "Running", hold)).await;
+                let applied = context.apply_with(&engine, whole, "Running", hold);
+                let takes_part = |container: &Container| project.services.contains_key(container.service());
+                return within(limit, &engine, takes_part, applied).await;
             }
         }
         let attached = attached::services(args, &project)?;
@@ -178,6 +193,43 @@ pub fn run(context: &Context, args: &UpArgs) -> Result<(), Error> {
         rest.warnings.clear();
         attached::run(context, args, &engine, &project, &attached, rest).await
     })
+}
+
+/// Gives services the variables of what is outside of the files. With `foreseen`, no provider is asked, and what it set before
+/// stands for what it would set.
+pub async fn provide(context: &Context, project: &mut Project, engine: &Engine, foreseen: bool) -> Result<(), Error> {
+    models::provide(project).map_err(|unserved| Error::with_hint(unserved.to_string(), unserved.hint()))?;
+    if project.services.values().all(|service| service.provider.is_none()) {
+        return Ok(());
+    }
+    let progress = context.ui.progress("Running");
+    if foreseen {
+        let containers = engine.containers()?;
+        let known = |service: &str| {
+            let own = containers.iter().filter(|container| container.service() == service);
+            own.flat_map(|own| own.config.environment.clone()).filter_map(|(key, value)| Some((key, value?))).collect()
+        };
+        if context.global.dry_run {
+            provider::pretend(project, provider::Request::Up, &progress);
+        }
+        provider::foresee(project, &known);
+    } else {
+        provider::up(project, &progress, &signals::interrupt()?).await?;
+    }
+    progress.finish();
+    Ok(())
+}
+
+/// Returns the services that are run again although they have finished: those that were asked for by name, and, where
+/// somebody watches, those whose end nobody else waits for.
+fn again(args: &UpArgs, project: &Project) -> BTreeSet<String> {
+    let asked = args.converge.services.iter().chain(&args.exit_code_from).cloned();
+    let watched = !(args.detach || args.converge.wait);
+    let awaited = |name: &String| {
+        let conditions = project.services.values().filter_map(|service| service.depends_on.get(name));
+        conditions.into_iter().any(|dependency| dependency.condition == Condition::CompletedSuccessfully)
+    };
+    asked.chain(project.services.keys().filter(|name| watched && !awaited(name)).cloned()).collect()
 }
 
 /// Returns the volumes that are not what the files say any more, by name.
@@ -206,11 +258,23 @@ pub fn can_build(project: &Project, build: bool) -> Result<(), Error> {
     }
 }
 
-/// Gives up after this long.
-pub async fn within(limit: Option<Duration>, work: impl Future<Output = Result<(), Error>>) -> Result<(), Error> {
+/// Gives up after this long, and then says what is not ready of the containers that take part.
+pub async fn within(
+    limit: Option<Duration>,
+    engine: &Engine,
+    takes_part: impl Fn(&Container) -> bool,
+    work: impl Future<Output = Result<(), Error>>,
+) -> Result<(), Error> {
     let Some(limit) = limit else { return work.await };
-    let timed = tokio::time::timeout(limit, work).await;
-    timed.unwrap_or_else(|_| Err(Error::new(format!("application not healthy after {}s", limit.as_secs()))))
+    if let Ok(done) = tokio::time::timeout(limit, work).await {
+        return done;
+    }
+    let containers = engine.containers()?;
+    let waited = containers.iter().filter(|container| !container.is_oneoff() && takes_part(container));
+    let unready = Unready::among(&engine.root, &engine.project, waited);
+    let lines = std::iter::once(format!("application not healthy after {}s", limit.as_secs()))
+        .chain(unready.iter().map(ToString::to_string));
+    Err(Error::new(lines.collect::<Vec<_>>().join("\n")))
 }
 
 /// Returns the project with the services that take part, at the scale that was asked for.
@@ -264,6 +328,7 @@ pub fn options(context: &Context, args: &ConvergeArgs) -> Options {
         wait: args.wait,
         timeout: timeout(args.timeout),
         replaced_volumes: BTreeSet::new(),
+        again: args.services.iter().cloned().collect(),
         one_off: None,
     }
 }

@@ -21,7 +21,7 @@ pub struct WaitArgs {
 pub fn run(context: &Context, args: &WaitArgs) -> Result<(), Error> {
     let scope = context.scope()?;
     let engine = std::sync::Arc::new(context.engine(&scope.name)?);
-    let containers = engine.containers()?;
+    let containers = context.own(&scope, &engine)?;
     let mut chosen = scope.select(&containers, &args.services)?;
     chosen.retain(|container| lifecycle::is_active(container));
     if chosen.is_empty() {

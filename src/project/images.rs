@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use rcompose_engine::image::{Hold, Image as Stored, Reference, ReferenceError, Store, StoreError};
+use rcompose_engine::image::{Hold, Image as Stored, Platform, Reference, ReferenceError, Store, StoreError};
 
 use super::image::Image;
 use super::names;
@@ -13,7 +13,7 @@ use crate::compose::model::{MountKind, Project, Service};
 pub struct Images {
     /// By service.
     pub services: BTreeMap<String, Image>,
-    /// Those that are mounted, by reference.
+    /// Those that are mounted or run before a service, by reference.
     pub mounted: BTreeMap<String, Image>,
     pub missing: Vec<Missing>,
     /// Keeps them from being removed until containers refer to them.
@@ -25,6 +25,8 @@ pub struct Images {
 pub struct Missing {
     pub service: String,
     pub reference: String,
+    /// The platform of the image that is there instead.
+    pub other: Option<Platform>,
 }
 
 /// Why it could not be seen which images there are.
@@ -55,33 +57,38 @@ pub fn is_builtin(reference: &str) -> bool {
 /// Looks up every image that the project's services need. With `fresh`, one made of this program counts as missing.
 pub fn look_up(store: &Store, project: &Project, fresh: bool) -> Result<Images, ImagesError> {
     let mut images = Images::default();
-    for service in project.services.values() {
+    for service in project.services.values().filter(|service| service.provider.is_none()) {
         if service.image.is_none() && service.build.is_none() {
             return Err(ImagesError::Neither(service.name.clone()));
         }
         let reference = names::image(&project.name, service);
         match stored(store, &service.name, &reference)? {
+            Some(stored) if !is_of(&stored, service) && !is_builtin(&reference) => {
+                let other = Some(stored.platform);
+                images.missing.push(Missing { service: service.name.clone(), reference, other });
+            }
             Some(stored) if !(fresh && is_builtin(&reference)) => {
                 images.services.insert(service.name.clone(), facts(&reference, &stored));
             }
-            _ => images.missing.push(Missing { service: service.name.clone(), reference }),
+            _ => images.missing.push(Missing { service: service.name.clone(), reference, other: None }),
         }
-        for reference in mounted(service) {
-            match stored(store, &service.name, reference)? {
-                Some(stored) => drop(images.mounted.insert(reference.to_owned(), facts(reference, &stored))),
-                None => {
-                    images.missing.push(Missing { service: service.name.clone(), reference: reference.to_owned() });
-                }
+        for reference in further(service) {
+            if let Some(stored) = stored(store, &service.name, reference)? {
+                images.mounted.insert(reference.to_owned(), facts(reference, &stored));
+            } else {
+                let (service, reference) = (service.name.clone(), reference.to_owned());
+                images.missing.push(Missing { service, reference, other: None });
             }
         }
     }
     Ok(images)
 }
 
-/// Returns the images that a service mounts.
-pub fn mounted(service: &Service) -> BTreeSet<&str> {
+/// Returns the images that a service needs besides its own: those that it mounts, and those of its hooks.
+pub fn further(service: &Service) -> BTreeSet<&str> {
     let mounts = service.volumes.iter().filter(|mount| mount.kind == MountKind::Image);
-    mounts.map(|mount| mount.source.as_str()).collect()
+    let hooks = service.pre_start.iter().filter_map(|hook| hook.image.as_deref());
+    mounts.map(|mount| mount.source.as_str()).chain(hooks).collect()
 }
 
 /// Reads an image's name.
@@ -91,6 +98,15 @@ pub fn reference(service: &str, reference: &str) -> Result<Reference, ImagesErro
         reference: reference.to_owned(),
         source,
     })
+}
+
+/// Returns whether an image is for the platform that a service asks for. What is no platform is found out by the pull.
+fn is_of(stored: &Stored, service: &Service) -> bool {
+    let Some(platform) = service.platform.as_deref().filter(|platform| !platform.is_empty()) else { return true };
+    let same = |platform: Platform| {
+        (&platform.os, &platform.architecture) == (&stored.platform.os, &stored.platform.architecture)
+    };
+    platform.parse().is_ok_and(same)
 }
 
 fn stored(store: &Store, service: &str, name: &str) -> Result<Option<Stored>, ImagesError> {
@@ -111,5 +127,6 @@ fn facts(reference: &str, stored: &Stored) -> Image {
         command: config.and_then(|config| config.cmd().clone()).unwrap_or_default(),
         volumes: config.and_then(|config| config.volumes().clone()).unwrap_or_default(),
         expose: config.and_then(|config| config.exposed_ports().clone()).unwrap_or_default(),
+        platform: Some(stored.platform.clone()),
     }
 }

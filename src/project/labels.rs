@@ -18,6 +18,8 @@ pub const VERSION: &str = "com.docker.compose.version";
 pub const WORKING_DIR: &str = "com.docker.compose.project.working_dir";
 pub const CONFIG_FILES: &str = "com.docker.compose.project.config_files";
 pub const ENVIRONMENT_FILE: &str = "com.docker.compose.project.environment_file";
+/// Which hook a container is there for, such as `pre_start`.
+pub const HOOK: &str = "com.docker.compose.hook";
 pub const REPLACE: &str = "com.docker.compose.replace";
 pub const NETWORK: &str = "com.docker.compose.network";
 pub const VOLUME: &str = "com.docker.compose.volume";
@@ -116,6 +118,11 @@ pub trait Labelled {
     /// Returns whether `run` made it.
     fn is_oneoff(&self) -> bool {
         self.label(ONEOFF) == Some("True")
+    }
+
+    /// Returns whether it is there for a hook of a service.
+    fn is_hook(&self) -> bool {
+        self.label(HOOK).is_some()
     }
 
     /// Returns the services it depends on.

@@ -107,13 +107,17 @@ struct Fetched {
     file: PathBuf,
 }
 
+/// Returns the directory that what was fetched is kept in, by this process's environment.
+pub fn cache() -> Option<PathBuf> {
+    let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let base = variable("XDG_CACHE_HOME").or_else(|| variable("HOME").map(|home| home.join(".cache")));
+    base.and_then(|base| std::path::absolute(base).ok()).map(|base| base.join("rcompose"))
+}
+
 impl Reader {
     /// A reader with the cache directory of this process's environment.
     pub fn of_host() -> Self {
-        let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-        let base = variable("XDG_CACHE_HOME").or_else(|| variable("HOME").map(|home| home.join(".cache")));
-        let cache = base.and_then(|base| std::path::absolute(base).ok()).map(|base| base.join("rcompose"));
-        Self { cache, known: Mutex::default() }
+        Self { cache: cache(), known: Mutex::default() }
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {

@@ -1,10 +1,12 @@
 //! A client of a container's shim: `exec`, health checks, and knowing when the container is gone.
 
-use std::io;
+use std::io::{self, Read as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
+use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::Mode;
 
 use super::protocol::{self, Exec, Failure, FromShim, ToShim};
@@ -118,6 +120,86 @@ impl Client {
                 Some(_) => {}
                 None => return Err(ClientError::Gone),
             }
+        }
+    }
+}
+
+/// Runs a process without input to its end, hands every line that it writes to `heard`, and returns its exit code.
+///
+/// What a process that it left behind writes later is nobody's business, and is not waited for.
+pub fn capture(client: &mut Client, request: Exec, heard: &mut dyn FnMut(&str)) -> Result<i32, ClientError> {
+    let (mut reader, writer) = io::pipe().map_err(ClientError::Talk)?;
+    fcntl(&reader, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map_err(|errno| ClientError::Talk(errno.into()))?;
+    let null = std::fs::File::open("/dev/null").map_err(ClientError::Talk)?;
+    let (number, ..) = client.exec(request, &[null.as_fd(), writer.as_fd(), writer.as_fd()])?;
+    drop(writer);
+    let mut lines = Lines::default();
+    let mut open = true;
+    loop {
+        let ended = {
+            let mut fds = vec![PollFd::new(client.as_fd(), PollFlags::POLLIN)];
+            if open {
+                fds.push(PollFd::new(reader.as_fd(), PollFlags::POLLIN));
+            }
+            match poll(&mut fds, PollTimeout::NONE) {
+                Err(Errno::EINTR) => continue,
+                result => result.map_err(|errno| ClientError::Talk(errno.into()))?,
+            };
+            fds[0].any().unwrap_or(true)
+        };
+        open = open && lines.read(&mut reader, heard).map_err(ClientError::Talk)?;
+        if ended {
+            match client.receive().map_err(ClientError::Talk)? {
+                Some((FromShim::ExecExited { exec, code }, _)) if exec == number => {
+                    if open {
+                        lines.read(&mut reader, heard).map_err(ClientError::Talk)?;
+                    }
+                    lines.finish(heard);
+                    return Ok(code);
+                }
+                Some(_) => {}
+                None => return Err(ClientError::Gone),
+            }
+        }
+    }
+}
+
+/// The longest line that is put together, in bytes; a longer one comes in pieces.
+const LONGEST: usize = 1 << 14;
+
+/// Output that is cut into lines.
+#[derive(Debug, Default)]
+struct Lines {
+    begun: Vec<u8>,
+}
+
+impl Lines {
+    /// Reads what there is; `false` at the end of the stream.
+    fn read(&mut self, reader: &mut io::PipeReader, heard: &mut dyn FnMut(&str)) -> io::Result<bool> {
+        let mut buffer = [0; 4096];
+        loop {
+            match reader.read(&mut buffer) {
+                Ok(0) => return Ok(false),
+                Ok(count) => {
+                    for byte in &buffer[..count] {
+                        if *byte == b'\n' || self.begun.len() == LONGEST {
+                            self.finish(heard);
+                        }
+                        if *byte != b'\n' {
+                            self.begun.push(*byte);
+                        }
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(true),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn finish(&mut self, heard: &mut dyn FnMut(&str)) {
+        if !self.begun.is_empty() {
+            heard(String::from_utf8_lossy(&std::mem::take(&mut self.begun)).trim_end_matches('\r'));
         }
     }
 }

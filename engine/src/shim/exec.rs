@@ -106,9 +106,16 @@ impl Process {
         if !wanted.terminal() && stdio.len() != 3 {
             return Err(fault(format!("exec: {} standard streams were sent instead of 3", stdio.len())));
         }
-        let group = target.cgroup.open()?;
         let (ours, theirs) = socket::pair().step(|| "make a socket pair for the process".into())?;
-        match clone::clone3(0, group.as_ref().map(AsFd::as_fd)).step(|| "clone the exec helper".into())? {
+        let clone = |group: Option<OwnedFd>| clone::clone3(0, group.as_ref().map(AsFd::as_fd));
+        let cloned = match clone(target.cgroup.open()?) {
+            Err(Errno::EBUSY) => {
+                let init = pidfd::pid(target.init).ok_or(Errno::ESRCH).step(|| "find the container's PID 1".into())?;
+                clone(target.cgroup.open_group_of(init)?)
+            }
+            cloned => cloned,
+        };
+        match cloned.step(|| "clone the exec helper".into())? {
             Cloned::Child => {
                 nix::unistd::close(ours.as_raw_fd()).ok();
                 let Err(failure) = enter(target, wanted, &theirs, stdio);

@@ -3,6 +3,8 @@
 //! The actor never waits for a container while it could hear a command: what takes long (a stop, a restart's pause, a
 //! health check) is a state of the actor, not a place in its code.
 
+mod connect;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,9 +17,9 @@ use super::health::{Monitor, Plan};
 use super::project::{Project, caused, memory_failure, other};
 use super::restart::{self, Backoff};
 use super::run::{self, Audience, News, Run};
-use crate::container::config::ContainerConfig;
+use crate::container::config::{ContainerConfig, Endpoint};
 use crate::container::signal;
-use crate::container::state::{ContainerState, Health, HealthStatus, ProcessStart, Status};
+use crate::container::state::{ContainerState, Health, HealthStatus, Status};
 use crate::container::{memory, store};
 use crate::error::chain;
 use crate::id::Id;
@@ -43,6 +45,8 @@ enum Command {
     Remove { force: bool, volumes: bool, answer: Answer<()> },
     Rename(String, Answer<()>),
     Report(EventKind, BTreeMap<String, String>, Answer<()>),
+    Connect(Box<Endpoint>, Answer<()>),
+    Disconnect(String, Answer<()>),
     Wait(Condition, Answer<Box<ContainerState>>),
     Inspect(Answer<Box<ContainerState>>),
 }
@@ -131,6 +135,14 @@ impl Container {
 
     pub(super) async fn report(&self, kind: EventKind, attributes: BTreeMap<String, String>) -> Result<(), Failure> {
         self.ask(|answer| Command::Report(kind, attributes, answer)).await
+    }
+
+    pub(super) async fn connect(&self, endpoint: Box<Endpoint>) -> Result<(), Failure> {
+        self.ask(|answer| Command::Connect(endpoint, answer)).await
+    }
+
+    pub(super) async fn disconnect(&self, network: String) -> Result<(), Failure> {
+        self.ask(|answer| Command::Disconnect(network, answer)).await
     }
 
     pub(super) async fn wait(&self, condition: Condition) -> Result<Box<ContainerState>, Failure> {
@@ -302,6 +314,14 @@ impl Actor {
                 self.event(kind, attributes.iter().map(|(name, value)| (name.as_str(), value.clone())));
                 reply(answer, Ok(()));
             }
+            Command::Connect(endpoint, answer) => {
+                let result = self.connect(*endpoint).await;
+                reply(answer, result);
+            }
+            Command::Disconnect(network, answer) => {
+                let result = self.disconnect(&network).await;
+                reply(answer, result);
+            }
             Command::Wait(condition, answer) => match &self.unremoved {
                 Some(failure) if condition == Condition::Removed => reply(answer, Err(failure.clone())),
                 _ => self.waiting.push((condition, answer)),
@@ -371,7 +391,7 @@ impl Actor {
             self.state.status = Status::Running;
         }
         self.state.pid = Some(run.pid);
-        self.state.pid_started = ProcessStart::of(run.pid);
+        self.state.pid_started.clone_from(&run.process);
         self.state.exit_code = 0;
         self.state.oom_killed = false;
         self.state.finished_at = None;
@@ -650,10 +670,11 @@ impl Actor {
     fn answer_waiting(&mut self, removed: bool) {
         let running = self.state.status.is_running() || self.state.status == Status::Restarting;
         let healthy = self.state.health.as_ref().is_none_or(|health| health.status != HealthStatus::Starting);
+        let crashes = self.state.status == Status::Restarting && self.backoff.is_hopeless();
         let state = &self.state;
         let over = |condition: Condition| match condition {
             Condition::NotRunning => !running,
-            Condition::Healthy => !running || (healthy && state.status.is_running()),
+            Condition::Healthy => !running || (healthy && state.status.is_running()) || crashes,
             Condition::Removed => false,
         };
         let waiting = std::mem::take(&mut self.waiting);

@@ -11,6 +11,10 @@ const LONGEST: Duration = Duration::from_mins(1);
 /// A container that ran this long has recovered: the next pause is the first one again.
 const RECOVERED: Duration = Duration::from_secs(10);
 
+/// A pause that is only reached by a container that ended eight times in a row, each time soon after its start: about a
+/// quarter of a minute, in which what it may need has come up.
+const HOPELESS: Duration = Duration::from_millis(12_800);
+
 /// The pause that grows while a container keeps ending.
 #[derive(Debug, Default)]
 pub(super) struct Backoff {
@@ -26,6 +30,11 @@ impl Backoff {
         };
         self.last = Some(pause);
         pause
+    }
+
+    /// Returns whether the container has kept ending for so long that whoever waits for it need not go on.
+    pub(super) fn is_hopeless(&self) -> bool {
+        self.last.is_some_and(|pause| pause >= HOPELESS)
     }
 }
 
@@ -49,7 +58,9 @@ mod tests {
         let mut backoff = Backoff::default();
         let pauses: Vec<u128> = (0..12).map(|_| backoff.next(Duration::ZERO).as_millis()).collect();
         assert_eq!(pauses, [100, 200, 400, 800, 1600, 3200, 6400, 12800, 25600, 51200, 60000, 60000]);
+        assert!(backoff.is_hopeless());
         assert_eq!(backoff.next(Duration::from_secs(10)).as_millis(), 100);
+        assert!(!backoff.is_hopeless());
     }
 
     #[test]

@@ -25,8 +25,8 @@ pub use deploy::{
 pub use resources::{Config, Ipam, IpamPool, Model, Network, Secret, Volume};
 pub use service::{
     Blkio, BlkioRate, BlkioWeight, CredentialSpec, Dependency, Develop, Device, FileMount, Healthcheck, Hook, Logging,
-    Mount, MountBind, MountImage, MountTmpfs, MountVolume, Port, Provider, Service, ServiceModel, ServiceNetwork,
-    Ulimit, WatchRule,
+    Mount, MountBind, MountImage, MountTmpfs, MountVolume, Port, PreStart, Provider, Service, ServiceModel,
+    ServiceNetwork, Ulimit, WatchRule,
 };
 pub use values::{Condition, HealthTest, HostPorts, MountKind, NetworkMode, PullPolicy, Restart, WatchAction};
 

@@ -1,5 +1,7 @@
 //! Carries out a plan, as much of it at a time as its order allows.
 
+mod hook;
+mod outcome;
 mod step;
 mod wait;
 
@@ -16,6 +18,8 @@ use super::engine::Engine;
 use super::plan::{Action, Plan};
 use crate::ui::progress::Progress;
 
+pub use hook::{Audience, HookError, Said};
+pub use outcome::Unready;
 pub use step::StepError;
 
 /// How a plan is carried out.
@@ -29,6 +33,8 @@ pub struct Options {
     pub interrupt: CancellationToken,
     /// Only say what would be done.
     pub pretend: bool,
+    /// Hears what hooks write.
+    pub audience: Audience,
     /// Keeps the images that containers are made of; it ends with the last step that makes one.
     pub hold: Option<Hold>,
 }
@@ -65,6 +71,7 @@ pub async fn apply(engine: &Arc<Engine>, plan: Plan, progress: &Progress, option
         errors: Vec::new(),
         creating: plan.steps.node_indices().filter(|step| creates(&plan.steps[*step].action)).collect(),
         hold: options.hold,
+        audience: options.audience,
         plan,
     };
     run.release();
@@ -113,6 +120,7 @@ struct Run {
     /// The steps that are still to make a container.
     creating: HashSet<NodeIndex>,
     hold: Option<Hold>,
+    audience: Audience,
 }
 
 /// Tells whether a step makes a container of an image.
@@ -127,11 +135,11 @@ impl Run {
             Action::Barrier => self.followers(step),
             action => {
                 let (engine, progress, permits) = (Arc::clone(engine), progress.clone(), Arc::clone(permits));
-                let waits = matches!(action, Action::Wait(_));
+                let (waits, audience) = (matches!(action, Action::Wait(_)), self.audience.clone());
                 let task = self.tasks.spawn(async move {
                     // Waiting is no work.
                     let permit = if waits { None } else { permits.acquire().await.ok() };
-                    let result = Box::pin(step::run(&engine, &progress, action)).await;
+                    let result = Box::pin(step::run(&engine, &progress, action, &audience)).await;
                     drop(permit);
                     (step, result)
                 });
@@ -144,6 +152,8 @@ impl Run {
 
     fn end(&mut self, step: NodeIndex, result: Result<(), StepError>, keep_going: bool) {
         let failed = result.is_err();
+        // A container that was not to be stopped yet is not to be removed either.
+        let keep_going = keep_going && !matches!(result, Err(StepError::Hook(_)));
         self.creating.remove(&step);
         self.release();
         if let Err(error) = result {

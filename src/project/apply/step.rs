@@ -5,14 +5,17 @@ use std::time::Duration;
 
 use rcompose_engine::container::store::layers;
 use rcompose_engine::image;
-use rcompose_engine::protocol::{FailureKind, ProvidedFile};
+use rcompose_engine::protocol::{FailureKind, ProvidedFile, Stopped};
 use rcompose_engine::supervisor::client::{Client, ClientError};
 use rcompose_engine::volume::{self, VolumeConfig, VolumeError};
 
 use super::super::container::AnonymousVolume;
 use super::super::engine::Engine;
 use super::super::plan::{Action, Named, New, Volume};
+use super::hook::{self, Audience, HookError, POST_START, PRE_STOP};
+use super::outcome::Unready;
 use super::wait;
+use crate::compose::model::Hook;
 use crate::ui::progress::Progress;
 
 /// A step that failed.
@@ -48,8 +51,10 @@ pub enum StepError {
     #[error("cannot tell which layers are in use")]
     Layers(#[source] rcompose_engine::container::store::StoreError),
     /// What was waited for cannot come any more.
-    #[error("{0}")]
-    Waited(String),
+    #[error(transparent)]
+    Waited(#[from] Unready),
+    #[error(transparent)]
+    Hook(#[from] HookError),
 }
 
 /// Returns what could not be done. Where the supervisor says that itself, its words are enough.
@@ -62,6 +67,16 @@ fn engine(verb: &str, what: &str, source: &ClientError) -> String {
 }
 
 impl StepError {
+    /// Returns what can be done about it.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::Hook(HookError::Failed { hook: PRE_STOP, .. }) => {
+                Some("`rcompose kill` ends a container without its hooks")
+            }
+            _ => None,
+        }
+    }
+
     pub(super) fn container(verb: &'static str, container: &Named) -> impl FnOnce(ClientError) -> Self {
         let what = format!("container {}", container.name);
         move |source| Self::Engine { verb, what, source }
@@ -140,20 +155,28 @@ pub(super) fn pretend(progress: &Progress, action: &Action) {
 /// How a step ended that did not fail.
 enum Outcome {
     Done,
+    /// It was done in a way that deserves a word.
+    Remarked(String),
     /// There was nothing to do, or nothing that could be done, for this reason.
     Left(&'static str),
 }
 
 /// Carries out one step.
-pub(super) async fn run(engine: &Engine, progress: &Progress, action: Action) -> Result<(), StepError> {
+pub(super) async fn run(
+    engine: &Engine,
+    progress: &Progress,
+    action: Action,
+    audience: &Audience,
+) -> Result<(), StepError> {
     let words = words(&action);
     if let Some((id, [working, _])) = &words {
         begin(progress, id, working);
     }
-    let result = work(engine, progress, action).await;
+    let result = work(engine, progress, action, audience).await;
     if let Some((id, [_, done])) = &words {
         match &result {
             Ok(Outcome::Done) => progress.done(id, done),
+            Ok(Outcome::Remarked(how)) => progress.done(id, &format!("{done} ({how})")),
             Ok(Outcome::Left(why)) => progress.warning(id, why),
             Err(_) => progress.error(id, "Error"),
         }
@@ -161,7 +184,7 @@ pub(super) async fn run(engine: &Engine, progress: &Progress, action: Action) ->
     result.map(drop)
 }
 
-async fn work(engine: &Engine, progress: &Progress, action: Action) -> Result<Outcome, StepError> {
+async fn work(engine: &Engine, progress: &Progress, action: Action, audience: &Audience) -> Result<Outcome, StepError> {
     match action {
         Action::RemoveNetwork { name } => return remove_network(engine, &name).await,
         Action::RemoveVolume { name, .. } => return remove_volume(engine, name).await,
@@ -177,18 +200,25 @@ async fn work(engine: &Engine, progress: &Progress, action: Action) -> Result<Ou
             client.rename(&container.id, &name).await.map_err(StepError::container("rename", &container))?;
         }
         Action::Create(new) => create(engine, *new).await?,
-        Action::Recreate { old, running, new, timeout } => {
-            Box::pin(recreate(engine, &old, running, *new, timeout)).await?;
+        Action::Recreate { old, running, new, timeout, pre_stop } => {
+            Box::pin(recreate(engine, &old, running, *new, timeout, (pre_stop, audience))).await?;
         }
-        Action::Start { container, files } => {
+        Action::Start { container, files, post_start } => {
             let client = engine.client().await.map_err(StepError::container("start", &container))?;
             provide(&client, &container, files).await?;
             client.start(&container.id).await.map_err(StepError::container("start", &container))?;
+            hook::run(engine, &container, (POST_START, post_start), audience).await?;
         }
-        Action::Stop { container, timeout } => stop(engine, &container, timeout).await?,
-        Action::Restart { container, timeout } => {
+        Action::Stop { container, timeout, pre_stop } => {
+            hook::run(engine, &container, (PRE_STOP, pre_stop), audience).await?;
+            let how = stop(engine, &container, timeout).await?;
+            return Ok(remark(&how).map_or(Outcome::Done, Outcome::Remarked));
+        }
+        Action::Restart { container, timeout, hooks } => {
+            hook::run(engine, &container, (PRE_STOP, hooks.pre_stop), audience).await?;
             let client = engine.client().await.map_err(StepError::container("restart", &container))?;
             client.restart(&container.id, timeout).await.map_err(StepError::container("restart", &container))?;
+            hook::run(engine, &container, (POST_START, hooks.post_start), audience).await?;
         }
         Action::Kill { container, signal } => {
             let client = engine.client().await.map_err(StepError::container("kill", &container))?;
@@ -274,6 +304,7 @@ async fn recreate(
     running: bool,
     mut new: New,
     timeout: Option<Duration>,
+    (pre_stop, audience): (Vec<Hook>, &Audience),
 ) -> Result<(), StepError> {
     let meanwhile = format!("{}_{}", old.id.short(), new.config.name);
     let name = std::mem::replace(&mut new.config.name, meanwhile);
@@ -281,6 +312,7 @@ async fn recreate(
     create(engine, new).await?;
     let replaced = async {
         if running {
+            hook::run(engine, old, (PRE_STOP, pre_stop), audience).await?;
             stop(engine, old, timeout).await?;
         }
         remove(engine, old, true, false).await
@@ -294,12 +326,24 @@ async fn recreate(
     client.rename(&successor.id, &name).await.map_err(StepError::container("rename", &successor))
 }
 
-async fn stop(engine: &Engine, container: &Named, timeout: Option<Duration>) -> Result<(), StepError> {
+async fn stop(engine: &Engine, container: &Named, timeout: Option<Duration>) -> Result<Stopped, StepError> {
     let client = engine.client().await.map_err(StepError::container("stop", container))?;
     match client.stop(&container.id, timeout).await {
-        Err(error) if !is(&error, FailureKind::NoSuchContainer) => Err(StepError::container("stop", container)(error)),
+        Ok(how) => Ok(how),
         // What somebody else removed meanwhile does not run.
-        _ => Ok(()),
+        Err(error) if is(&error, FailureKind::NoSuchContainer) => Ok(Stopped::NotRunning),
+        Err(error) => Err(StepError::container("stop", container)(error)),
+    }
+}
+
+/// Returns what is to be said of the way a container was stopped.
+fn remark(how: &Stopped) -> Option<String> {
+    match how {
+        Stopped::NotRunning | Stopped::Signal => None,
+        Stopped::Killed => Some("killed: it did not end within its grace period".to_owned()),
+        Stopped::Unreachable { signal } => {
+            Some(format!("killed at once: its PID 1 does not handle {signal}, so it could never end by it"))
+        }
     }
 }
 

@@ -1,13 +1,20 @@
 //! Waiting for a service to be what others depend on.
 
+use std::time::Duration;
+
 use rcompose_engine::container::state::{ContainerState, HealthStatus, Status};
 use rcompose_engine::container::store;
 use rcompose_engine::protocol::Condition;
 
 use super::super::engine::Engine;
 use super::super::plan::{Named, Until, Wait};
+use super::outcome::{Unready, judge};
 use super::step::{StepError, title};
 use crate::ui::progress::Progress;
+
+/// A container without a health check counts as running once it has run this long: one that cannot work has ended by then
+/// as a rule. Docker Compose looks for the first time after half a second.
+const STEADY: Duration = Duration::from_millis(300);
 
 /// Waits until every container of a service is what it should be, or until one of them cannot become it.
 pub(super) async fn wait(engine: &Engine, progress: &Progress, wanted: &Wait) -> Result<(), StepError> {
@@ -16,15 +23,17 @@ pub(super) async fn wait(engine: &Engine, progress: &Progress, wanted: &Wait) ->
     }
     for container in &wanted.containers {
         let state = reached(engine, container, wanted.until).await?;
-        let Err(fault) = judge(&container.name, wanted, &state) else { continue };
+        let Err(fault) = judge(wanted.until, &state) else { continue };
+        let names = (&container.id, container.name.as_str());
+        let unready = Unready::new(&engine.root, &engine.project, names, wanted, fault);
         for container in &wanted.containers {
             if wanted.required {
                 progress.error(&title(container), "Error");
             } else {
-                progress.warning(&title(container), &format!("Skipped: {fault}"));
+                progress.warning(&title(container), &format!("Skipped: {unready}"));
             }
         }
-        return if wanted.required { Err(StepError::Waited(fault)) } else { Ok(()) };
+        return if wanted.required { Err(unready.into()) } else { Ok(()) };
     }
     said(progress, wanted);
     Ok(())
@@ -39,7 +48,7 @@ pub(super) fn pretend(progress: &Progress, wanted: &Wait) {
 }
 
 fn said(progress: &Progress, wanted: &Wait) {
-    let said = if wanted.until == Until::Completed { "Exited" } else { "Healthy" };
+    let said = if is_of_end(wanted.until) { "Exited" } else { "Healthy" };
     for container in &wanted.containers {
         progress.done(&title(container), said);
     }
@@ -47,53 +56,55 @@ fn said(progress: &Progress, wanted: &Wait) {
 
 /// Returns a container's state once it is settled. Where the disk tells that already, no supervisor is asked.
 async fn reached(engine: &Engine, container: &Named, until: Until) -> Result<ContainerState, StepError> {
-    let known = store::load(&engine.root, &container.id)
-        .map_err(|source| StepError::State { name: container.name.clone(), source })?;
-    if let Some(known) = known
-        && is_settled(&known.state, until)
-    {
-        return Ok(known.state);
+    loop {
+        let known = load(engine, container)?;
+        let state = match known {
+            Some(state) if is_settled(&state, until) => state,
+            _ => {
+                let condition = if is_of_end(until) { Condition::NotRunning } else { Condition::Healthy };
+                engine.wait(&container.id, condition).await.map_err(StepError::container("wait for", container))?
+            }
+        };
+        if until != Until::RunningOrHealthy || !state.status.is_running() || state.health.is_some() {
+            return Ok(state);
+        }
+        let ran = state.started_at.map_or(Duration::ZERO, |started| {
+            Duration::try_from(jiff::Timestamp::now().duration_since(started)).unwrap_or_default()
+        });
+        let Some(rest) = STEADY.checked_sub(ran) else { return Ok(state) };
+        tokio::select! {
+            ended = engine.wait(&container.id, Condition::NotRunning) => {
+                return ended.map_err(StepError::container("wait for", container));
+            }
+            () = tokio::time::sleep(rest) => {}
+        }
+        // It may have been restarted meanwhile; then that run is the one that counts.
+        if load(engine, container)?.is_some_and(|now| now.started_at == state.started_at && now.status.is_running()) {
+            return Ok(state);
+        }
     }
-    let condition = if until == Until::Completed { Condition::NotRunning } else { Condition::Healthy };
-    engine.wait(&container.id, condition).await.map_err(StepError::container("wait for", container))
+}
+
+/// Returns whether it is the end of containers that is waited for.
+fn is_of_end(until: Until) -> bool {
+    matches!(until, Until::Completed | Until::Prepared)
+}
+
+fn load(engine: &Engine, container: &Named) -> Result<Option<ContainerState>, StepError> {
+    let known = store::load(&engine.root, &container.id);
+    let known = known.map_err(|source| StepError::State { name: container.name.clone(), source })?;
+    Ok(known.map(|known| known.state))
 }
 
 /// Returns whether waiting would change nothing any more. A container that ended may be about to be restarted.
 fn is_settled(state: &ContainerState, until: Until) -> bool {
     let health = state.health.as_ref().map(|health| health.status);
     match until {
-        Until::Completed => state.status == Status::Exited && state.exit_code == 0,
+        Until::Completed | Until::Prepared => state.status == Status::Exited && state.exit_code == 0,
         Until::Healthy | Until::RunningOrHealthy => {
             state.status.is_running() && !matches!(health, Some(HealthStatus::Starting))
         }
     }
-}
-
-/// Returns what is wrong with the state that a container came to, in Docker Compose's words.
-fn judge(name: &str, wanted: &Wait, state: &ContainerState) -> Result<(), String> {
-    let service = &wanted.service;
-    let health = state.health.as_ref().map(|health| health.status);
-    let fault = match (wanted.until, health) {
-        (Until::Completed, _) if state.status.is_running() => format!("container {name} is still running"),
-        (Until::Completed, _) if state.exit_code == 0 => return Ok(()),
-        (Until::Completed, _) => {
-            let code = state.exit_code;
-            let what = if wanted.required { "service" } else { "optional dependency" };
-            return Err(format!("{what} \"{service}\" didn't complete successfully: exit {code}"));
-        }
-        _ if !state.status.is_running() && state.oom_killed && state.exit_code == 137 => {
-            format!("container {name} exited (137): out of memory")
-        }
-        _ if !state.status.is_running() => format!("container {name} exited ({})", state.exit_code),
-        (_, Some(HealthStatus::Healthy)) | (Until::RunningOrHealthy, None) => return Ok(()),
-        (Until::Healthy, None) => format!("container {name} has no healthcheck configured"),
-        (_, Some(_)) => format!("container {name} is unhealthy"),
-    };
-    Err(match (wanted.required, wanted.until) {
-        (true, Until::Healthy) => format!("dependency failed to start: {fault}"),
-        (true, _) => fault,
-        (false, _) => format!("optional dependency \"{service}\" failed to start: {fault}"),
-    })
 }
 
 #[cfg(test)]
@@ -102,45 +113,14 @@ mod tests {
 
     use super::*;
 
-    fn state(status: Status, exit_code: i32, health: Option<HealthStatus>) -> ContainerState {
-        let health = health.map(|status| Health { status, failing_streak: 0, log: Vec::new() });
-        ContainerState { exit_code, health, ..ContainerState::new(status) }
-    }
-
-    fn judged(until: Until, required: bool, state: &ContainerState) -> Result<(), String> {
-        judge("p-db-1", &Wait { service: "db".into(), containers: Vec::new(), until, required }, state)
-    }
-
-    #[test]
-    fn health_is_judged_in_docker_composes_words() {
-        use HealthStatus::{Healthy, Unhealthy};
-        let running = |health| state(Status::Running, 0, health);
-        assert_eq!(judged(Until::Healthy, true, &running(Some(Healthy))), Ok(()));
-        assert_eq!(judged(Until::RunningOrHealthy, true, &running(None)), Ok(()));
-        for (state, want) in [
-            (running(Some(Unhealthy)), "dependency failed to start: container p-db-1 is unhealthy"),
-            (running(None), "dependency failed to start: container p-db-1 has no healthcheck configured"),
-            (state(Status::Exited, 3, None), "dependency failed to start: container p-db-1 exited (3)"),
-        ] {
-            assert_eq!(judged(Until::Healthy, true, &state), Err(want.to_owned()));
-        }
-        assert!(judged(Until::Healthy, false, &running(None)).unwrap_err().starts_with("optional dependency \"db\""));
-    }
-
-    #[test]
-    fn completion_is_an_exit_with_zero() {
-        assert_eq!(judged(Until::Completed, true, &state(Status::Exited, 0, None)), Ok(()));
-        assert_eq!(
-            judged(Until::Completed, true, &state(Status::Exited, 3, None)),
-            Err("service \"db\" didn't complete successfully: exit 3".to_owned())
-        );
-    }
-
     #[test]
     fn what_may_still_change_is_waited_for() {
-        assert!(!is_settled(&state(Status::Running, 0, Some(HealthStatus::Starting)), Until::Healthy));
-        assert!(is_settled(&state(Status::Running, 0, Some(HealthStatus::Healthy)), Until::Healthy));
-        assert!(!is_settled(&state(Status::Exited, 1, None), Until::Completed));
-        assert!(!is_settled(&state(Status::Created, 0, None), Until::RunningOrHealthy));
+        let state = |status, exit_code| ContainerState { exit_code, ..ContainerState::new(status) };
+        let health = Health { status: HealthStatus::Starting, failing_streak: 0, log: Vec::new() };
+        let starting = ContainerState { health: Some(health), ..state(Status::Running, 0) };
+        assert!(!is_settled(&starting, Until::Healthy));
+        assert!(is_settled(&ContainerState { health: None, ..starting }, Until::Healthy));
+        assert!(!is_settled(&state(Status::Exited, 1), Until::Completed));
+        assert!(!is_settled(&state(Status::Created, 0), Until::RunningOrHealthy));
     }
 }

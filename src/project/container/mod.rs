@@ -90,6 +90,9 @@ impl Blueprint<'_> {
                 "the size of a container's own layer cannot be limited here, as with Docker on most file systems";
             return Err(self.invalid("storage_opt", reason));
         }
+        if let Some(fault) = resources::blkio_fault(service) {
+            return Err(self.invalid("blkio_config", fault));
+        }
         let (mounts, volumes) = self.mounts(&id, references, inherited)?;
         let namespace = |attribute, text: &Option<String>| self.namespace(attribute, text.as_deref(), references);
         let mut config = ContainerConfig {
@@ -272,6 +275,7 @@ pub(super) mod tests {
             command: vec!["postgres".into()],
             volumes: vec!["/var/lib/postgresql/data".into()],
             expose: vec!["5432/tcp".into()],
+            platform: None,
         }
     }
 

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use rcompose_engine::network::options;
+
 use super::{files, logging};
 use crate::compose::model::{Placement, Project, Service};
 
@@ -18,13 +20,7 @@ pub fn unhonoured(project: &Project, service: &Service) -> Vec<String> {
         ("isolation", of_windows),
     ];
     let linux = [
-        ("external_links", !service.external_links.is_empty()),
-        ("models", !service.models.is_empty()),
-        ("post_start", !service.post_start.is_empty()),
-        ("pre_start", !service.pre_start.is_empty()),
-        ("pre_stop", !service.pre_stop.is_empty()),
-        ("provider", service.provider.is_some()),
-        ("use_api_socket", service.use_api_socket),
+        ("use_api_socket (there is no Docker Engine whose socket a container could have)", service.use_api_socket),
         ("gpus: options", service.gpus.iter().any(|request| !request.options.is_empty())),
     ];
     let cluster = of_clusters(service);
@@ -41,6 +37,11 @@ pub fn unhonoured(project: &Project, service: &Service) -> Vec<String> {
         let directories = owned.filter(|mount| host(&mount.source).is_some_and(|path| Path::new(path).is_dir()));
         attributes
             .extend(directories.map(|mount| format!("{kind} ({}): uid, gid and mode of a directory", mount.source)));
+    }
+    for (network, joined) in &service.networks {
+        let given = joined.iter().flat_map(|joined| joined.driver_opts.keys());
+        let options = options::unhonoured(given).into_iter();
+        attributes.extend(options.map(|option| format!("networks.{network}.driver_opts.{option}")));
     }
     if let Some(logging) = &service.logging {
         let elsewhere = logging.driver.as_deref().filter(|driver| logging::ELSEWHERE.contains(driver));
@@ -89,7 +90,7 @@ fn of_clusters(service: &Service) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::compose::model::{Hook, Logging};
+    use crate::compose::model::Logging;
 
     #[test]
     fn a_plain_service_has_nothing_to_say() {
@@ -102,15 +103,14 @@ mod tests {
     fn each_attribute_is_named() {
         let service = Service {
             name: "web".into(),
-            post_start: vec![Hook::default()],
+            external_links: vec!["x".into()],
             logging: Some(Logging { driver: Some("gelf".into()), options: [("tag".into(), "x".into())].into() }),
             ..Service::default()
         };
         let said = unhonoured(&Project::default(), &service).join("\n");
         assert_eq!(
             said,
-            "service \"web\": post_start has no effect yet\n\
-             service \"web\": logging.driver (gelf; the log is kept as by json-file) has no effect yet\n\
+            "service \"web\": logging.driver (gelf; the log is kept as by json-file) has no effect yet\n\
              service \"web\": logging.options.tag has no effect yet"
         );
     }

@@ -276,7 +276,7 @@ fn entry(id: usize, step: &Step, facts: &Facts<'_>) -> Entry {
             let verb = match wait.until {
                 Until::Healthy => Verb::WaitUntilHealthy,
                 Until::RunningOrHealthy => Verb::WaitUntilRunning,
-                Until::Completed => Verb::WaitUntilCompleted,
+                Until::Completed | Until::Prepared => Verb::WaitUntilCompleted,
             };
             (verb, Kind::Service, &wait.service)
         }
@@ -414,6 +414,7 @@ fn why(step: &Step, service: Option<&str>, facts: &Facts<'_>) -> Why {
             let path = service.map(|service| KeyPath::of(&["services", user, "depends_on", service]));
             ("needed", format!("{user} depends on it"), path)
         }
+        Cause::PreStart(user) => ("pre-start", format!("it runs before {user} starts"), of_service(&["pre_start"])),
         Cause::Misnamed => ("misnamed", "a replacement was cut short before".to_owned(), None),
         Cause::ScaledDown => ("scaled-down", "its service has fewer containers now".to_owned(), of_service(&["scale"])),
         Cause::Orphan => ("orphan", "no service of the project has it".to_owned(), None),

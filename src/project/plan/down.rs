@@ -34,7 +34,7 @@ pub fn down(containers: &[&Container], resources: &Resources, options: &Options)
     for container in containers {
         let named = Named::from(*container);
         let stop = lifecycle::is_active(container)
-            .then(|| plan.add(Action::Stop { container: named.clone(), timeout: options.timeout }, Cause::Asked, &[]));
+            .then(|| plan.add(lifecycle::stop_step(container, options.timeout), Cause::Asked, &[]));
         let action = Action::Remove { container: named, volumes: options.volumes, force: true };
         let remove = plan.add(action, Cause::Asked, stop.as_slice());
         first.push(stop.unwrap_or(remove));

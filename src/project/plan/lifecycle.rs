@@ -5,20 +5,20 @@ use std::time::Duration;
 
 use petgraph::algo::is_cyclic_directed;
 use petgraph::graph::NodeIndex;
+use rcompose_engine::container::config::RestartPolicy;
 use rcompose_engine::container::state::Status;
 use rcompose_engine::container::store::Container;
 
 use super::{Action, Cause, Named, Plan};
+use crate::project::hooks::Hooks;
 use crate::project::labels::{Depends, Labelled as _};
 
 /// Returns the plan that stops these containers, dependents before what they depend on.
 pub fn stop(containers: &[&Container], timeout: Option<Duration>) -> Plan {
     let running = containers.iter().copied().filter(|container| is_active(container)).collect::<Vec<_>>();
     let mut plan = Plan::default();
-    let steps = running
-        .iter()
-        .map(|container| plan.add(Action::Stop { container: (*container).into(), timeout }, Cause::Asked, &[]))
-        .collect::<Vec<_>>();
+    let steps =
+        running.iter().map(|container| plan.add(stop_step(container, timeout), Cause::Asked, &[])).collect::<Vec<_>>();
     order(&mut plan, &running, &steps, &steps, Direction::DependentsFirst);
     plan
 }
@@ -28,7 +28,10 @@ pub fn restart(containers: &[&Container], timeout: Option<Duration>) -> Plan {
     let mut plan = Plan::default();
     let steps = containers
         .iter()
-        .map(|container| plan.add(Action::Restart { container: (*container).into(), timeout }, Cause::Asked, &[]))
+        .map(|container| {
+            let hooks = Hooks::of(&container.config);
+            plan.add(Action::Restart { container: (*container).into(), timeout, hooks }, Cause::Asked, &[])
+        })
         .collect::<Vec<_>>();
     order(&mut plan, containers, &steps, &steps, Direction::DependenciesFirst);
     plan
@@ -37,14 +40,21 @@ pub fn restart(containers: &[&Container], timeout: Option<Duration>) -> Plan {
 /// Returns the plan that starts these containers, what others depend on before its dependents, and waits for nothing.
 pub fn start(containers: &[&Container]) -> Plan {
     let mut plan = Plan::default();
-    let steps = containers
-        .iter()
-        .map(|container| {
-            plan.add(Action::Start { container: Named::from(*container), files: Vec::new() }, Cause::Asked, &[])
-        })
-        .collect::<Vec<_>>();
+    let steps =
+        containers.iter().map(|container| plan.add(start_step(container), Cause::Asked, &[])).collect::<Vec<_>>();
     order(&mut plan, containers, &steps, &steps, Direction::DependenciesFirst);
     plan
+}
+
+/// Returns the step that starts a container as it was made.
+pub(super) fn start_step(container: &Container) -> Action {
+    let post_start = Hooks::of(&container.config).post_start;
+    Action::Start { container: container.into(), files: Vec::new(), post_start }
+}
+
+/// Returns the step that stops a container.
+pub(super) fn stop_step(container: &Container, timeout: Option<Duration>) -> Action {
+    Action::Stop { container: container.into(), timeout, pre_stop: Hooks::of(&container.config).pre_stop }
 }
 
 /// Returns the plan that sends a signal to those of these containers that run.
@@ -88,6 +98,15 @@ pub fn remove(containers: &[&Container], volumes: bool) -> Plan {
 /// Returns whether a container has a process or is about to get one.
 pub fn is_active(container: &Container) -> bool {
     container.state.status.is_running() || container.state.status == Status::Restarting
+}
+
+/// Returns whether a container did what it is for: it ended by itself, without a fault, and nothing would start it again.
+pub fn is_finished(container: &Container) -> bool {
+    let state = &container.state;
+    state.status == Status::Exited
+        && state.exit_code == 0
+        && !state.stopped
+        && matches!(container.config.restart, RestartPolicy::No | RestartPolicy::OnFailure { .. })
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -23,7 +23,9 @@ use rcompose_engine::protocol::ProvidedFile;
 use change::Change;
 
 use super::container::AnonymousVolume;
-use super::labels::{Labels, ONEOFF};
+use super::hooks::Hooks;
+use super::labels::{HOOK, Labels, ONEOFF};
+use crate::compose::model::Hook;
 
 /// Steps, and an edge from each to those that come after it.
 #[derive(Debug, Clone, Default)]
@@ -85,19 +87,26 @@ pub enum Action {
         running: bool,
         new: Box<New>,
         timeout: Option<Duration>,
+        /// What runs in the old one before it is stopped.
+        pre_stop: Vec<Hook>,
     },
     Start {
         container: Named,
         /// Its configs and secrets, which may have been lost since it was made.
         files: Vec<ProvidedFile>,
+        /// What runs in it then; it counts as started when that is over.
+        post_start: Vec<Hook>,
     },
     Stop {
         container: Named,
         timeout: Option<Duration>,
+        /// What runs in it before; where that fails, it is not stopped.
+        pre_stop: Vec<Hook>,
     },
     Restart {
         container: Named,
         timeout: Option<Duration>,
+        hooks: Hooks,
     },
     Kill {
         container: Named,
@@ -135,7 +144,7 @@ pub struct New {
 impl New {
     /// Returns whether it is made besides the containers of the project.
     pub fn is_one_off(&self) -> bool {
-        self.config.labels.get(ONEOFF).is_some_and(|value| value == "True")
+        self.config.labels.get(ONEOFF).is_some_and(|value| value == "True") && !self.config.labels.contains_key(HOOK)
     }
 }
 
@@ -166,6 +175,8 @@ pub enum Until {
     RunningOrHealthy,
     /// The containers ended with status 0.
     Completed,
+    /// The same of those that make ready what the service needs (`pre_start`).
+    Prepared,
 }
 
 /// Why a step is there.
@@ -197,6 +208,8 @@ pub enum Cause {
     RestartedWith(String),
     /// A service depends on it.
     NeededBy(String),
+    /// The service says that it runs before its containers start (`pre_start`).
+    PreStart(String),
     /// It has another name than its service gives it, as after a replacement that was cut short.
     Misnamed,
     /// There are more containers than the service has.
@@ -272,13 +285,7 @@ mod testing {
         let endpoint = rcompose_engine::container::config::Endpoint {
             network: "shop_default".into(),
             aliases: vec![service.into()],
-            ipv4_address: None,
-            ipv6_address: None,
-            link_local_ips: Vec::new(),
-            mac_address: None,
-            interface_name: None,
-            gw_priority: 0,
-            driver_opts: BTreeMap::new(),
+            ..rcompose_engine::container::config::Endpoint::default()
         };
         let config = ContainerConfig {
             created: jiff::Timestamp::UNIX_EPOCH,

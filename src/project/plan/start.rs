@@ -6,7 +6,7 @@ use petgraph::algo::toposort;
 use petgraph::graph::{DiGraph, NodeIndex};
 use rcompose_engine::container::store::Container;
 
-use super::lifecycle::is_active;
+use super::lifecycle::{is_active, start_step};
 use super::{Action, Cause, Named, Plan, Until, Wait};
 use crate::compose::model::Condition;
 use crate::project::graph::Cycle;
@@ -52,11 +52,7 @@ pub fn start(all: &[Container], chosen: &[&Container], options: &Options) -> Res
         }
         let mut starts = Vec::new();
         for container in chosen.iter().filter(|container| container.service() == service && !is_active(container)) {
-            starts.push(plan.add(
-                Action::Start { container: Named::from(*container), files: Vec::new() },
-                Cause::Asked,
-                &after,
-            ));
+            starts.push(plan.add(start_step(container), Cause::Asked, &after));
         }
         if let (Some(until), true) = (options.wait, starting) {
             let earlier = if starts.is_empty() { &after } else { &starts };

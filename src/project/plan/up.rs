@@ -1,30 +1,31 @@
 //! `up`, `create` and `scale`: from what there is to what the project wants.
 
+mod divergence;
+mod members;
+mod pre_start;
+mod resources;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use petgraph::graph::NodeIndex;
-use rcompose_engine::container::config::{
-    ContainerConfig, FileContent, Mount, MountSource, NamespaceMode, NetworkMode,
-};
-use rcompose_engine::container::memory::digest;
+use rcompose_engine::container::config::ContainerConfig;
 use rcompose_engine::container::store::Container;
 use rcompose_engine::id::Id;
-use rcompose_engine::network::config::NetworkConfig;
 use rcompose_engine::protocol::ProvidedFile;
 
-use super::change::{Change, changes};
 use super::{Action, Cause, Named, New, Plan, Until, Volume, Wait, lifecycle};
-use crate::compose::key::KeyPath;
-use crate::compose::model::{self, Condition, MountKind, Project, Service};
+use crate::compose::model::{Condition, MountKind, Project, Service};
 use crate::project::container::{Blueprint, InvalidAttribute, References, Referred};
 use crate::project::graph;
+use crate::project::hooks::Hooks;
 use crate::project::image::Image;
 use crate::project::labels::{self, Labelled as _, ProjectLabels};
-use crate::project::names;
 use crate::project::network;
-use crate::project::observe::{self, Observed};
+use crate::project::observe::Observed;
 use crate::project::oneoff::OneOff;
+
+pub use resources::redefined;
 
 /// Which containers are replaced.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -55,6 +56,8 @@ pub struct Options {
     pub timeout: Option<Duration>,
     /// Volumes that are removed with their data, and made again, because they are to be others.
     pub replaced_volumes: BTreeSet<String>,
+    /// The services whose containers are run again although they did what they are for.
+    pub again: BTreeSet<String>,
     /// A container besides those of the project: instead of its service, which everything else is there for.
     pub one_off: Option<OneOff>,
 }
@@ -142,6 +145,11 @@ struct Member {
     /// The step that makes it, where it is not there.
     made: Option<NodeIndex>,
     running: bool,
+    /// Whether it ended by itself, as a container does that has done what it is for.
+    finished: bool,
+    hooks: Hooks,
+    /// When it was made; `None`: by this plan.
+    since: Option<jiff::Timestamp>,
 }
 
 impl Planner<'_> {
@@ -163,7 +171,7 @@ impl Planner<'_> {
             let after = if self.created.is_empty() { &self.resources } else { &self.created };
             let made = self.plan.add(Action::Barrier, Cause::Asked, &after.clone());
             for name in order.iter().copied() {
-                self.start(&self.wanted.project.services[name], made);
+                self.start(&self.wanted.project.services[name], made)?;
             }
             if self.options.wait {
                 for name in order.iter().copied() {
@@ -206,7 +214,11 @@ impl Planner<'_> {
         let project = self.wanted.project;
         let known = |name: &str| project.services.contains_key(name) || project.disabled_services.contains_key(name);
         let orphan = |container: &&Container| {
-            if container.is_oneoff() { !lifecycle::is_active(container) } else { !known(container.service()) }
+            if container.is_oneoff() && !container.is_hook() {
+                !lifecycle::is_active(container)
+            } else {
+                !known(container.service())
+            }
         };
         let orphans = self.observed.containers.iter().filter(orphan).collect::<Vec<_>>();
         if self.options.remove_orphans {
@@ -222,217 +234,12 @@ impl Planner<'_> {
         }
     }
 
-    fn networks(&mut self) -> Result<(), UpError> {
-        let project = self.wanted.project;
-        let used = project.services.values().flat_map(|service| service.networks.keys()).collect::<BTreeSet<_>>();
-        for (key, network) in project.networks.iter().filter(|(key, _)| used.contains(key)) {
-            let there = self.observed.networks.get(&network.name);
-            if network.external {
-                if there.is_none() {
-                    return Err(UpError::ExternalNetwork(network.name.clone()));
-                }
-                continue;
-            }
-            let config = network::config(&project.name, network, self.wanted.labels.network(key, network))?;
-            let Some(there) = there else {
-                let step = self.plan.add(Action::CreateNetwork(Box::new(config)), Cause::Missing, &[]);
-                self.resources.push(step);
-                continue;
-            };
-            if there.project.as_deref() != Some(&project.name) {
-                self.plan.warnings.push(format!(
-                    "a network with name {} exists but was not created for project \"{}\".\n\
-                     Set `external: true` to use an existing network",
-                    network.name, project.name
-                ));
-                continue;
-            }
-            let hash = there.labels.get(labels::CONFIG_HASH);
-            if hash.is_some_and(|hash| *hash != network.config_hash) && self.options.recreate != Recreate::Never {
-                let changes = network_changes(key, there, &config);
-                let cause = Cause::NetworkChanged { name: network.name.clone(), changes };
-                let gone = self.leave(|container| connected_to(container, &network.name), &cause);
-                let removed = self.plan.add(Action::RemoveNetwork { name: network.name.clone() }, cause.clone(), &gone);
-                let step = self.plan.add(Action::CreateNetwork(Box::new(config)), cause, &[removed]);
-                self.resources.push(step);
-            }
-        }
-        Ok(())
-    }
-
-    /// Removes every container of the project that uses something, and returns the last steps of that.
-    fn leave(&mut self, uses: impl Fn(&Container) -> bool, cause: &Cause) -> Vec<NodeIndex> {
-        let observed = self.observed;
-        let mut gone = Vec::new();
-        for container in observed.containers.iter().filter(|container| uses(container)) {
-            let id = &container.config.id;
-            let removed = match self.left.get(id) {
-                Some(removed) => *removed,
-                None => self.remove(container, cause.clone()),
-            };
-            self.left.insert(id.clone(), removed);
-            gone.push(removed);
-        }
-        gone
-    }
-
-    fn volumes(&mut self) -> Result<(), UpError> {
-        let project = self.wanted.project;
-        let mounts = project.services.values().flat_map(|service| &service.volumes);
-        let used = mounts
-            .filter(|mount| mount.kind == MountKind::Volume)
-            .map(|mount| mount.source.as_str())
-            .collect::<BTreeSet<_>>();
-        for (key, volume) in project.volumes.iter().filter(|(key, _)| used.contains(key.as_str())) {
-            let name = &volume.name;
-            let Some(there) = self.observed.volumes.get(name) else {
-                if volume.external {
-                    return Err(UpError::ExternalVolume(name.clone()));
-                }
-                let new = self.volume(key, volume);
-                let step = self.plan.add(Action::CreateVolume(new), Cause::Missing, &[]);
-                self.resources.push(step);
-                continue;
-            };
-            if volume.external {
-                continue;
-            }
-            match there.labels.get(labels::PROJECT) {
-                Some(owner) if *owner == project.name => {
-                    if !is_another(volume, there) {
-                        continue;
-                    }
-                    if self.options.replaced_volumes.contains(name) {
-                        self.replace_volume(key, volume);
-                    } else {
-                        self.plan.warnings.push(format!(
-                            "volume \"{name}\" exists but doesn't match configuration in compose file; it is used as it is \
-                             (`rcompose up -y` makes it again, without its data)"
-                        ));
-                    }
-                }
-                Some(owner) => self.plan.warnings.push(format!(
-                    "volume \"{name}\" already exists but was created for project \"{owner}\" (expected \"{}\"). \
-                     Use `external: true` to use an existing volume",
-                    project.name
-                )),
-                None => self.plan.warnings.push(format!(
-                    "volume \"{name}\" already exists but was not created by Docker Compose. \
-                     Use `external: true` to use an existing volume"
-                )),
-            }
-        }
-        Ok(())
-    }
-
-    fn volume(&self, key: &str, volume: &model::Volume) -> Volume {
-        Volume {
-            name: volume.name.clone(),
-            driver: volume.driver.clone().unwrap_or_else(|| "local".to_owned()),
-            driver_opts: volume.driver_opts.clone(),
-            labels: self.wanted.labels.volume(key, volume),
-        }
-    }
-
-    /// Makes a volume again, without its data.
-    fn replace_volume(&mut self, key: &str, volume: &model::Volume) {
-        let cause = Cause::VolumeRedefined(volume.name.clone());
-        let mounts = |container: &Container| container.config.mounts.iter().any(|mount| is_of(mount, &volume.name));
-        let gone = self.leave(mounts, &cause);
-        let action = Action::RemoveVolume { name: volume.name.clone(), anonymous: false };
-        let removed = self.plan.add(action, cause.clone(), &gone);
-        let new = self.volume(key, volume);
-        let step = self.plan.add(Action::CreateVolume(new), cause, &[removed]);
-        self.resources.push(step);
-    }
-
     /// Stops and removes a container, and returns the last step of that.
     fn remove(&mut self, container: &Container, cause: Cause) -> NodeIndex {
         let named = Named::from(container);
-        let timeout = self.options.timeout;
-        let stop = lifecycle::is_active(container)
-            .then(|| self.plan.add(Action::Stop { container: named.clone(), timeout }, cause.clone(), &[]));
+        let stop = lifecycle::stop_step(container, self.options.timeout);
+        let stop = lifecycle::is_active(container).then(|| self.plan.add(stop, cause.clone(), &[]));
         self.plan.add(Action::Remove { container: named, volumes: false, force: true }, cause, stop.as_slice())
-    }
-
-    /// Plans the containers of a service; everything that it depends on is planned already.
-    fn containers(&mut self, service: &Service) -> Result<Settled, UpError> {
-        let scale = service.replicas();
-        if let (Some(name), 2..) = (&service.container_name, scale) {
-            return Err(UpError::NamedScale { service: service.name.clone(), name: name.clone() });
-        }
-        let observed = self.observed;
-        let files = self.blueprint(service).provided()?;
-        let gone = |container: &&Container| self.left.contains_key(&container.config.id);
-        let (left, there): (Vec<_>, Vec<_>) = observed.of_service(&service.name).partition(gone);
-        // The newest numbers of what is out of date go first when there are too many.
-        let mut there = there
-            .into_iter()
-            .map(|container| (self.divergence(service, &files, container), container))
-            .collect::<Vec<_>>();
-        there.sort_by_key(|(cause, container)| (cause.is_some(), container.number()));
-        let mut settled = Settled { files, ..Settled::default() };
-        for (n, (cause, container)) in there.into_iter().enumerate() {
-            if n >= usize::try_from(scale).unwrap_or(usize::MAX) {
-                self.remove(container, Cause::ScaledDown);
-                continue;
-            }
-            if let Some(cause) = cause {
-                let member = self.recreate(service, container, cause)?;
-                settled.replaced = true;
-                settled.replacing.extend(member.made);
-                settled.members.push(member);
-            } else {
-                let running = lifecycle::is_active(container);
-                let (named, cause) = (Named::from(container), Cause::UpToDate);
-                let name = names::container(&self.wanted.project.name, service, container.number());
-                if self.observed.containers.iter().all(|other| other.config.name != name) {
-                    self.plan.add(Action::Rename { container: named.clone(), name }, Cause::Misnamed, &[]);
-                }
-                self.plan.add(Action::Keep { container: named.clone(), running }, cause, &[]);
-                settled.members.push(Member {
-                    number: container.number(),
-                    referred: Referred { id: named.id.clone(), mounts: container.config.mounts.clone() },
-                    named,
-                    made: None,
-                    running,
-                });
-            }
-        }
-        settled.replaced |= !left.is_empty();
-        let mut number = 0;
-        while settled.members.len() < usize::try_from(scale).unwrap_or(usize::MAX) {
-            number += 1;
-            if settled.members.iter().any(|member| member.number == number) {
-                continue;
-            }
-            let before = left.iter().find(|container| container.number() == number).copied();
-            let member = self.create(service, number, before)?;
-            settled.members.push(member);
-        }
-        settled.members.sort_by_key(|member| member.number);
-        self.created.extend(settled.members.iter().filter_map(|member| member.made));
-        self.stop_with(service, &mut settled);
-        Ok(settled)
-    }
-
-    /// Stops the containers that are to be restarted with a dependency which is replaced.
-    fn stop_with(&mut self, service: &Service, settled: &mut Settled) {
-        let restarting = service.depends_on.iter().filter(|(_, dependency)| dependency.restart);
-        let replaced = restarting
-            .filter_map(|(name, _)| self.services.get(name).filter(|settled| settled.replaced).map(|s| (name, s)))
-            .map(|(name, settled)| (name.clone(), settled.replacing.clone()))
-            .collect::<Vec<_>>();
-        let Some((name, _)) = replaced.first().cloned() else { return };
-        for member in settled.members.iter_mut().filter(|member| member.running) {
-            let action = Action::Stop { container: member.named.clone(), timeout: self.options.timeout };
-            let stop = self.plan.add(action, Cause::RestartedWith(name.clone()), &[]);
-            for replacing in replaced.iter().flat_map(|(_, steps)| steps) {
-                self.plan.steps.update_edge(stop, *replacing, ());
-            }
-            member.running = false;
-            member.made = Some(stop);
-        }
     }
 
     fn blueprint<'b>(&'b self, service: &'b Service) -> Blueprint<'b> {
@@ -446,124 +253,23 @@ impl Planner<'_> {
         }
     }
 
-    fn create(&mut self, service: &Service, number: u32, before: Option<&Container>) -> Result<Member, UpError> {
-        let wanted = self.blueprint(service).container(number, &*self, &self.inherited(before))?;
-        let (named, referred) = (Named::from(&wanted.config), referred(&wanted.config));
-        let after = self.after(service);
-        let files = self.blueprint(service).provided()?;
-        let new = New { config: wanted.config, volumes: wanted.volumes, files };
-        let removed = before.and_then(|before| self.left.get(&before.config.id));
-        let cause = removed.map_or(Cause::Missing, |removed| self.plan.steps[*removed].cause.clone());
-        let made = self.plan.add(Action::Create(Box::new(new)), cause, &after);
-        Ok(Member { number, named, referred, made: Some(made), running: false })
-    }
-
-    fn recreate(&mut self, service: &Service, old: &Container, cause: Cause) -> Result<Member, UpError> {
-        let number = old.number();
-        let mut wanted = self.blueprint(service).container(number, &*self, &self.inherited(Some(old)))?;
-        let replaced = service.container_name.clone().unwrap_or_else(|| format!("{}-{number}", service.name));
-        wanted.config.labels.insert(labels::REPLACE.to_owned(), replaced);
-        let (named, referred) = (Named::from(&wanted.config), referred(&wanted.config));
-        let after = self.after(service);
-        let files = self.blueprint(service).provided()?;
-        let action = Action::Recreate {
-            old: old.into(),
-            running: lifecycle::is_active(old),
-            new: Box::new(New { config: wanted.config, volumes: wanted.volumes, files }),
-            timeout: self.options.timeout,
-        };
-        let made = self.plan.add(action, cause, &after);
-        Ok(Member { number, named, referred, made: Some(made), running: false })
-    }
-
-    /// Returns what must be there before a container of this service is made: networks, volumes, and the containers
-    /// whose namespaces or volumes it takes.
-    fn after(&self, service: &Service) -> Vec<NodeIndex> {
-        let mut after = self.resources.clone();
-        for name in shared_with(service) {
-            let settled = self.services.get(name);
-            after.extend(settled.into_iter().flat_map(|settled| &settled.members).filter_map(|member| member.made));
-        }
-        after
-    }
-
-    /// Returns the anonymous volumes that the successor of a container takes over, by target.
-    fn inherited(&self, old: Option<&Container>) -> BTreeMap<String, String> {
-        if self.options.renew_anonymous_volumes {
-            return BTreeMap::new();
-        }
-        let mounts = old.into_iter().flat_map(|old| &old.config.mounts);
-        let anonymous = mounts.filter_map(|mount| match &mount.source {
-            MountSource::Volume { name, anonymous: true, .. } => Some((mount.target.clone(), name.clone())),
-            _ => None,
-        });
-        anonymous.collect()
-    }
-
-    /// Returns why a container has to be replaced, if it has to.
-    fn divergence(&self, service: &Service, files: &[ProvidedFile], container: &Container) -> Option<Cause> {
-        let named = self.options.services.is_empty() || self.options.services.contains(&service.name);
-        match if named { self.options.recreate } else { self.options.recreate_dependencies } {
-            Recreate::Never => return None,
-            Recreate::Force => return Some(Cause::Asked),
-            Recreate::Diverged => {}
-        }
-        if container.label(labels::CONFIG_HASH) != Some(&service.config_hash) {
-            return Some(Cause::ConfigChanged(service_changes(service, container)));
-        }
-        let (old, new) = (&container.config.image_id, &self.wanted.images[&service.name].id);
-        if old != new {
-            return Some(Cause::ImageChanged { old: old.clone(), new: new.clone() });
-        }
-        for (name, was) in joined(service, container) {
-            if self.service(name).map(|referred| referred.id).as_ref() != was {
-                return Some(Cause::Joined(name.to_owned()));
-            }
-        }
-        if let NetworkMode::Networks(endpoints) = &container.config.network {
-            for key in service.networks.keys() {
-                let Some(network) = self.wanted.project.networks.get(key) else { continue };
-                if endpoints.iter().all(|endpoint| endpoint.network != network.name) {
-                    return Some(Cause::NotConnected(network.name.clone()));
-                }
-            }
-        }
-        for mount in service.volumes.iter().filter(|mount| mount.kind == MountKind::Volume && !mount.source.is_empty())
-        {
-            let Some(volume) = self.wanted.project.volumes.get(&mount.source) else { continue };
-            if !container.config.mounts.iter().any(|mount| is_of(mount, &volume.name)) {
-                return Some(Cause::VolumeChanged(volume.name.clone()));
-            }
-        }
-        for file in files {
-            let digest = digest(&container.config.id, file.content.as_bytes());
-            let content = FileContent::Provided { digest };
-            let same = |mount: &Mount| {
-                mount.target == file.target
-                    && matches!(&mount.source, MountSource::File { content: was, .. } if *was == content)
-            };
-            if !container.config.mounts.iter().any(same) {
-                return Some(Cause::FileChanged(file.target.clone()));
-            }
-        }
-        None
-    }
-
-    fn start(&mut self, service: &Service, made: NodeIndex) {
+    fn start(&mut self, service: &Service, made: NodeIndex) -> Result<(), UpError> {
         let mut after = vec![made];
         after.extend(self.dependencies(service));
         let settled = &self.services[&service.name];
         let files = settled.files.clone();
-        let idle = settled.members.iter().filter(|member| !member.running);
-        let idle = idle.map(|member| (member.named.clone(), member.made)).collect::<Vec<_>>();
+        let again = self.options.again.contains(&service.name);
+        let idle = settled.members.iter().filter(|member| !member.running && (again || !member.finished));
+        let idle =
+            idle.map(|member| (member.number, member.named.clone(), member.made, member.hooks.post_start.clone()));
+        let idle = idle.collect::<Vec<_>>();
+        let numbers = idle.iter().map(|(number, ..)| *number).collect::<Vec<_>>();
+        let ready = self.pre_start(service, &numbers, &after)?;
         let mut starts = Vec::new();
-        for (named, made) in idle {
+        for (number, container, made, post_start) in idle {
             let cause = if made.is_some() { Cause::Missing } else { Cause::NotRunning };
-            let step = self.plan.add(
-                Action::Start { container: named, files: if made.is_none() { files.clone() } else { Vec::new() } },
-                cause,
-                &after,
-            );
+            let files = if made.is_none() { files.clone() } else { Vec::new() };
+            let step = self.plan.add(Action::Start { container, files, post_start }, cause, &ready[&number]);
             if let Some(made) = made {
                 self.plan.steps.update_edge(made, step, ());
             }
@@ -576,6 +282,7 @@ impl Planner<'_> {
         if let Some(settled) = self.services.get_mut(&service.name) {
             settled.starts = starts;
         }
+        Ok(())
     }
 
     /// Returns the last steps of everything that a service waits for before it starts.
@@ -629,104 +336,19 @@ impl References for Planner<'_> {
     }
 }
 
-/// Returns what is another in a service's definition than in the one that a container was made from. Nothing where that is
-/// not known any more.
-fn service_changes(service: &Service, container: &Container) -> Vec<Change> {
-    let [old, new] = [&container.config.definition, &service.definition].map(|text| serde_json::from_str(text));
-    match (old, new) {
-        (Ok(old), Ok(new)) => changes(&KeyPath::of(&["services", &service.name]), &old, &new),
-        _ => Vec::new(),
-    }
-}
-
-/// Returns what is another in a network.
-fn network_changes(key: &str, old: &NetworkConfig, new: &NetworkConfig) -> Vec<Change> {
-    let definition = |config: &NetworkConfig| {
-        serde_json::json!({
-            "driver": config.driver,
-            "driver_opts": config.driver_opts,
-            "internal": config.internal,
-            "attachable": config.attachable,
-            "enable_ipv4": config.enable_ipv4,
-            "enable_ipv6": config.enable_ipv6,
-            "ipam": {"config": config.subnets},
-            "labels": config.labels.iter().filter(|(key, _)| !key.starts_with("com.docker.compose.")).collect::<BTreeMap<_, _>>(),
-        })
-    };
-    changes(&KeyPath::of(&["networks", key]), &definition(old), &definition(new))
-}
-
 fn referred(config: &ContainerConfig) -> Referred {
     Referred { id: config.id.clone(), mounts: config.mounts.clone() }
 }
 
-/// Returns the services whose namespaces a service shares, each with the container whose namespace it was.
-fn joined<'a>(service: &'a Service, container: &'a Container) -> Vec<(&'a str, Option<&'a Id>)> {
-    let config = &container.config;
-    let mode = |mode: &'a NamespaceMode| if let NamespaceMode::Container(id) = mode { Some(id) } else { None };
-    let network = if let NetworkMode::Container(id) = &config.network { Some(id) } else { None };
-    let shared = [
-        (named_service(service.pid.as_ref()), mode(&config.pid)),
-        (named_service(service.ipc.as_ref()), mode(&config.ipc)),
-        (network_service(service), network),
-    ];
-    shared.into_iter().filter_map(|(name, was)| Some((name?, was))).collect()
-}
-
-/// Returns the services from whose containers a service takes a namespace or volumes.
-fn shared_with(service: &Service) -> Vec<&str> {
-    let volumes = service.volumes_from.iter().filter(|from| !from.starts_with("container:"));
-    let volumes = volumes.map(|from| from.split_once(':').map_or(from.as_str(), |(name, _)| name));
-    let spaces = [named_service(service.pid.as_ref()), named_service(service.ipc.as_ref()), network_service(service)];
-    spaces.into_iter().flatten().chain(volumes).collect()
-}
-
-fn named_service(mode: Option<&String>) -> Option<&str> {
-    mode.and_then(|mode| mode.strip_prefix("service:"))
-}
-
-fn network_service(service: &Service) -> Option<&str> {
-    match &service.network_mode {
-        Some(model::NetworkMode::Service(name)) => Some(name),
-        _ => None,
-    }
-}
-
-/// Returns whether a mount is that of a volume.
-fn is_of(mount: &Mount, volume: &str) -> bool {
-    matches!(&mount.source, MountSource::Volume { name, .. } if name == volume)
-}
-
-/// Returns whether a volume of the project is not what the files say any more.
-fn is_another(volume: &model::Volume, there: &observe::Volume) -> bool {
-    there.labels.get(labels::CONFIG_HASH).is_some_and(|hash| *hash != volume.config_hash)
-}
-
-/// Returns the volumes of the project that are not what its files say any more, by name.
-pub fn redefined(project: &Project, there: &BTreeMap<String, observe::Volume>) -> BTreeSet<String> {
-    let redefined = project.volumes.values().filter(|volume| {
-        !volume.external
-            && there.get(&volume.name).is_some_and(|there| {
-                there.labels.get(labels::PROJECT) == Some(&project.name) && is_another(volume, there)
-            })
-    });
-    redefined.map(|volume| volume.name.clone()).collect()
-}
-
-fn connected_to(container: &Container, network: &str) -> bool {
-    match &container.config.network {
-        NetworkMode::Networks(endpoints) => endpoints.iter().any(|endpoint| endpoint.network == network),
-        _ => false,
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use rcompose_engine::container::config::NetworkMode;
     use rcompose_engine::container::state::Status;
 
     use super::super::testing::{container, edges, steps};
     use super::*;
-    use crate::compose::model::{Dependency, Network, ServiceNetwork};
+    use crate::compose::model::{self, Dependency, Network, ServiceNetwork};
+    use crate::project::observe;
 
     fn service(name: &str, dependencies: &[(&str, Condition, bool)]) -> Service {
         let dependency = |(name, condition, restart): &(&str, Condition, bool)| {
@@ -758,7 +380,7 @@ mod tests {
         let image = Image { reference: "busybox".into(), id: "sha256:1".into(), ..Image::default() };
         let images = project.services.keys().map(|name| (name.clone(), image.clone())).collect();
         let network = network::config(
-            "shop",
+            Some("shop"),
             &project.networks["default"],
             labels.network("default", &project.networks["default"]),
         );
