@@ -59,7 +59,7 @@ fn failures_have_dockers_words() {
         (&["/none/at/all"], None, 127, "exec: \"/none/at/all\": stat /none/at/all: no such file or directory"),
         (&["/noexec"], None, 126, "exec: \"/noexec\": permission denied"),
         (&["/etc"], None, 126, "exec: \"/etc\": is a directory"),
-        (&["true"], Some("/missing"), 125, "change to directory /missing"),
+        (&["true"], Some("/missing"), 127, "change to directory /missing"),
     ] {
         let request = Exec { cwd: cwd.map(str::to_owned), ..exec(args) };
         match client.exec(request, &[null.as_fd(); 3]) {

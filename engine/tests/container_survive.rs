@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use lab::{Container, Lab, exec, receive};
 use nix::sys::signal::{Signal, kill};
-use rcompose_engine::container::config::{ContainerConfig, LogConfig};
+use rcompose_engine::container::config::{ContainerConfig, LogConfig, LogFile};
 use rcompose_engine::shim::client::Client;
 use rcompose_engine::shim::protocol::{FromShim, Task, ToShim};
 
@@ -56,7 +56,7 @@ fn no_line_is_lost_or_doubled_over_killed_shims() {
             "i=0; while [ $i -lt {total} ]; do i=$((i+1)); echo \"line $i of the standard output\"; done; echo done"
         ));
         if rotated {
-            config.log = LogConfig::JsonFile { max_size: Some(400_000), max_file: 100 };
+            config.log = LogConfig::JsonFile(LogFile { max_size: Some(400_000), max_file: 100, ..LogFile::default() });
         }
         let mut container = lab.start(&config);
         let mut shim = container.shim_pid();

@@ -1,5 +1,7 @@
 //! What a project needs to know about an image.
 
+use rcompose_engine::image::Platform;
+
 /// The facts about an image that decide what a container of it is.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Image {
@@ -13,4 +15,6 @@ pub struct Image {
     pub volumes: Vec<String>,
     /// Ports such as `80/tcp`.
     pub expose: Vec<String>,
+    /// What its programs are made for, as far as that is known.
+    pub platform: Option<Platform>,
 }

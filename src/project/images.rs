@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use rcompose_engine::image::{Hold, Image as Stored, Reference, ReferenceError, Store, StoreError};
+use rcompose_engine::image::{Hold, Image as Stored, Platform, Reference, ReferenceError, Store, StoreError};
 
 use super::image::Image;
 use super::names;
@@ -25,6 +25,8 @@ pub struct Images {
 pub struct Missing {
     pub service: String,
     pub reference: String,
+    /// The platform of the image that is there instead.
+    pub other: Option<Platform>,
 }
 
 /// Why it could not be seen which images there are.
@@ -61,17 +63,21 @@ pub fn look_up(store: &Store, project: &Project, fresh: bool) -> Result<Images, 
         }
         let reference = names::image(&project.name, service);
         match stored(store, &service.name, &reference)? {
+            Some(stored) if !is_of(&stored, service) && !is_builtin(&reference) => {
+                let other = Some(stored.platform);
+                images.missing.push(Missing { service: service.name.clone(), reference, other });
+            }
             Some(stored) if !(fresh && is_builtin(&reference)) => {
                 images.services.insert(service.name.clone(), facts(&reference, &stored));
             }
-            _ => images.missing.push(Missing { service: service.name.clone(), reference }),
+            _ => images.missing.push(Missing { service: service.name.clone(), reference, other: None }),
         }
         for reference in further(service) {
-            match stored(store, &service.name, reference)? {
-                Some(stored) => drop(images.mounted.insert(reference.to_owned(), facts(reference, &stored))),
-                None => {
-                    images.missing.push(Missing { service: service.name.clone(), reference: reference.to_owned() });
-                }
+            if let Some(stored) = stored(store, &service.name, reference)? {
+                images.mounted.insert(reference.to_owned(), facts(reference, &stored));
+            } else {
+                let (service, reference) = (service.name.clone(), reference.to_owned());
+                images.missing.push(Missing { service, reference, other: None });
             }
         }
     }
@@ -94,6 +100,15 @@ pub fn reference(service: &str, reference: &str) -> Result<Reference, ImagesErro
     })
 }
 
+/// Returns whether an image is for the platform that a service asks for. What is no platform is found out by the pull.
+fn is_of(stored: &Stored, service: &Service) -> bool {
+    let Some(platform) = service.platform.as_deref().filter(|platform| !platform.is_empty()) else { return true };
+    let same = |platform: Platform| {
+        (&platform.os, &platform.architecture) == (&stored.platform.os, &stored.platform.architecture)
+    };
+    platform.parse().is_ok_and(same)
+}
+
 fn stored(store: &Store, service: &str, name: &str) -> Result<Option<Stored>, ImagesError> {
     let failed = |source| ImagesError::Store { reference: name.to_owned(), source: Box::new(source) };
     // An image may also be given by its id.
@@ -112,5 +127,6 @@ fn facts(reference: &str, stored: &Stored) -> Image {
         command: config.and_then(|config| config.cmd().clone()).unwrap_or_default(),
         volumes: config.and_then(|config| config.volumes().clone()).unwrap_or_default(),
         expose: config.and_then(|config| config.exposed_ports().clone()).unwrap_or_default(),
+        platform: Some(stored.platform.clone()),
     }
 }

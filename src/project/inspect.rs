@@ -38,7 +38,7 @@ pub fn document(root: &Root, container: &Container, shim: &ShimConfig, image: &V
         "HostsPath": path("hosts"),
         "LogPath": match config.log {
             LogConfig::None => String::new(),
-            LogConfig::JsonFile { .. } => log::path(&bundle, &config.id).display().to_string(),
+            LogConfig::JsonFile(_) => log::path(&bundle, &config.id).display().to_string(),
         },
         "Name": format!("/{}", config.name),
         "RestartCount": state.restart_count,
@@ -107,14 +107,10 @@ fn host_config(config: &ContainerConfig) -> Value {
     let resources = &config.resources;
     let (log, options) = match &config.log {
         LogConfig::None => ("none", json!({})),
-        LogConfig::JsonFile { max_size, max_file } => {
-            let mut options = Map::new();
-            if let Some(size) = max_size {
-                options.insert("max-size".to_owned(), size.to_string().into());
-                options.insert("max-file".to_owned(), max_file.to_string().into());
-            }
-            ("json-file", Value::Object(options))
-        }
+        LogConfig::JsonFile(file) => match &file.asked {
+            Some((driver, options)) => (driver.as_str(), json!(options)),
+            None => ("json-file", json!({})),
+        },
     };
     let (policy, maximum) = match config.restart {
         RestartPolicy::No => ("no", 0),

@@ -20,6 +20,7 @@ pub mod observe;
 pub mod oneoff;
 pub mod pin;
 pub mod place;
+pub mod platform;
 pub mod plan;
 pub mod provider;
 pub mod pull;

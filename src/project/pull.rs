@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::engine::Engine;
 use super::image::Image;
 use super::images::{self, Images, ImagesError, Missing};
+use super::platform;
 use crate::compose::model::{Project, PullPolicy, Service};
 use crate::ui::progress::{Event, Progress, State};
 
@@ -40,6 +41,13 @@ pub enum FetchError {
         #[source]
         source: PlatformError,
     },
+    #[error("service \"{service}\": platform: image {reference} is there for {other} only, not for {wanted}")]
+    OtherPlatform { service: String, reference: String, other: String, wanted: String },
+    #[error(
+        "service \"{service}\": image {reference} is for {platform}, whose programs this machine cannot execute: no \
+         handler of binfmt_misc is registered for them (packages such as qemu-user-static register some)"
+    )]
+    Foreign { service: String, reference: String, platform: String },
     #[error("service \"{service}\": image {reference} is not there, and it may not be pulled")]
     Never { service: String, reference: String },
     #[error("service \"{service}\": image {reference} would have to be built, which is not possible yet")]
@@ -118,6 +126,7 @@ pub async fn ensure(
     let mut found = images::look_up(&store, project, true)?;
     let mut due = due(&store, project, &mut found, options.policy.as_ref())?;
     if due.is_empty() {
+        executable(&found)?;
         return Ok(Images { hold: Some(held), ..found });
     }
     for _ in 0..ATTEMPTS {
@@ -127,13 +136,21 @@ pub async fn ensure(
         held = hold(&store, options).await?;
         found = images::look_up(&store, project, false)?;
         if found.missing.is_empty() {
+            executable(&found)?;
             return Ok(Images { hold: Some(held), ..found });
         }
+        for Missing { service, reference, other } in &found.missing {
+            if let Some(other) = other.as_ref().map(ToString::to_string) {
+                let wanted = project.services[service].platform.clone().unwrap_or_default();
+                let (service, reference) = (service.clone(), reference.clone());
+                return Err(FetchError::OtherPlatform { service, reference, other, wanted });
+            }
+        }
         // Somebody has removed it between the two.
-        let wanted = |Missing { service, reference }| Wanted { service, reference, force: false };
+        let wanted = |Missing { service, reference, .. }| Wanted { service, reference, force: false };
         due = found.missing.iter().cloned().map(wanted).collect();
     }
-    let Missing { service, reference } = found.missing.swap_remove(0);
+    let Missing { service, reference, .. } = found.missing.swap_remove(0);
     Err(FetchError::Gone { service, reference })
 }
 
@@ -148,7 +165,7 @@ pub fn foresee(
     let mut found = images::look_up(&store, project, false)?;
     let missing = found.missing.clone();
     let due = due(&store, project, &mut found, policy)?;
-    for Missing { service, reference } in missing {
+    for Missing { service, reference, .. } in missing {
         let unknown = Image { reference: reference.clone(), ..Image::default() };
         if images::further(&project.services[&service]).contains(reference.as_str()) {
             found.mounted.insert(reference.clone(), unknown.clone());
@@ -170,7 +187,7 @@ fn due(
     for missing in std::mem::take(&mut found.missing) {
         let service = &project.services[&missing.service];
         let policy = policy_of(service);
-        let Missing { service: name, reference } = missing;
+        let Missing { service: name, reference, other } = missing;
         // The image that is this program itself is made and not pulled.
         if !images::is_builtin(&reference) {
             if policy == PullPolicy::Never {
@@ -181,7 +198,7 @@ fn due(
                 return Err(FetchError::Build { service: name, reference });
             }
         }
-        due.push(Wanted { service: name, reference, force: false });
+        due.push(Wanted { service: name, reference, force: other.is_some() });
     }
     for (name, service) in &project.services {
         let policy = policy_of(service);
@@ -196,6 +213,18 @@ fn due(
         }
     }
     Ok(due)
+}
+
+/// Refuses images whose programs cannot be executed here.
+fn executable(images: &Images) -> Result<(), FetchError> {
+    for (service, image) in &images.services {
+        if let Some(platform) = image.platform.as_ref().filter(|platform| !platform::runs(platform)) {
+            let platform = platform.to_string();
+            let (service, reference) = (service.clone(), image.reference.clone());
+            return Err(FetchError::Foreign { service, reference, platform });
+        }
+    }
+    Ok(())
 }
 
 /// Keeps images from being removed. Waits for garbage collection that is at work.

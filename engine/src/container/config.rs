@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use super::log::config::{Forward, LogConfig, LogFile, Receiver, SyslogAddress, SyslogFormat};
 use crate::id::Id;
 
 /// Everything `create` needs to know about a container, but for the content of its image.
@@ -391,22 +392,4 @@ pub enum RestartPolicy {
         maximum: u32,
     },
     UnlessStopped,
-}
-
-/// Where the output of PID 1 goes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "driver", rename_all = "kebab-case")]
-pub enum LogConfig {
-    /// Docker's json-file format, rotated when a file would exceed `max_size` bytes.
-    JsonFile {
-        max_size: Option<u64>,
-        max_file: u32,
-    },
-    None,
-}
-
-impl Default for LogConfig {
-    fn default() -> Self {
-        Self::JsonFile { max_size: None, max_file: 1 }
-    }
 }

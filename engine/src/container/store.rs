@@ -21,7 +21,9 @@ use crate::id::Id;
 use crate::image::Digest;
 use crate::root::{Root, make_directory, make_directory_of_many};
 use crate::shim;
+use crate::shim::client::Client;
 use crate::shim::config::ShimConfig;
+use crate::shim::protocol::Exit;
 
 /// A container as it is known on disk.
 #[derive(Debug, Clone, PartialEq)]
@@ -208,7 +210,13 @@ pub(crate) fn seen(root: &Root, id: &Id, mut state: ContainerState) -> Result<Co
         _ => false,
     };
     if state.status.is_running() && !lives {
-        let exit = read_if_written::<crate::shim::protocol::Exit>(&root.container(id).join("exit.json"))?;
+        let record = || read_if_written::<Exit>(&root.container(id).join(shim::EXIT));
+        let exit = match record()? {
+            // Its shim is about to write down how it ended, and until then nobody knows more than that it ran.
+            None if Client::connect(&root.container_run(id)).is_ok() => return Ok(state),
+            None => record()?,
+            exit => exit,
+        };
         state.status = Status::Exited;
         state.pid = None;
         state.pid_started = None;

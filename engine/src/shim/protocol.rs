@@ -110,7 +110,7 @@ pub struct Exec {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum FromShim {
     /// PID 1 has executed its program. Descriptors: pidfd, the network namespace, then either the terminal's master or the
-    /// reading ends of standard output and error, if the container has a log. While the supervisor holds them, no output
+    /// reading ends of standard output and error. While the supervisor holds them, no output
     /// is lost even when the shim and then the container end.
     Started {
         pid: i32,

@@ -131,6 +131,8 @@ enum Source {
     Output,
     /// Somebody who is attached can take more.
     Audience,
+    /// Who gets the log's lines can take more.
+    Forward,
 }
 
 impl Running {
@@ -198,6 +200,11 @@ impl Running {
                     Source::Process(connection, exec) => self.exec_ended(connection, exec),
                     Source::Output => self.pump(),
                     Source::Audience => self.audience.flush(),
+                    Source::Forward => {
+                        if let Some(log) = &mut self.log {
+                            log.flush();
+                        }
+                    }
                 }
             }
             if self.released && self.audience.behind().next().is_none() {
@@ -236,6 +243,11 @@ impl Running {
         for fd in self.audience.behind() {
             behind = true;
             sources.push(Source::Audience);
+            fds.push(PollFd::new(fd, PollFlags::POLLOUT));
+        }
+        if let Some((fd, waits)) = self.log.as_ref().and_then(Writer::behind) {
+            behind |= waits;
+            sources.push(Source::Forward);
             fds.push(PollFd::new(fd, PollFlags::POLLOUT));
         }
         let mut deadline = [self.missing.map(|(at, _)| at), self.held].into_iter().flatten().min();

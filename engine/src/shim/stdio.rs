@@ -6,14 +6,15 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, FcntlArg, OFlag, fcntl, openat};
-use nix::sys::stat::{Mode, fstatat};
+use nix::fcntl::{FcntlArg, OFlag, fcntl, openat};
+use nix::sys::stat::Mode;
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, mkfifoat, unlinkat};
 
 use super::Shim;
 use crate::container::config::LogConfig;
-use crate::container::log::{Stream, writer::Writer};
-use crate::container::step::{Context, Step};
+use crate::container::log::{Stream, forward::Forwarder, writer::Writer};
+use crate::container::step::{Context, Step, fault};
+use crate::error::chain;
 
 /// The name of standard input's FIFO in the run directory: whoever attaches writes to it.
 pub(super) const STDIN: &str = "stdin";
@@ -56,12 +57,9 @@ pub(super) fn create(shim: &Shim) -> Step<Stdio> {
         }
         (false, _) => None,
     };
-    let [output, error] = if shim.config.log == LogConfig::None && shim.attended.is_none() {
-        [None, None]
-    } else {
-        [Some(fifo(shim, Stream::Stdout.as_str())?), Some(fifo(shim, Stream::Stderr.as_str())?)]
-    };
-    Ok(Stdio { container: [input, output, error], input: writer })
+    // Also where no log is kept: somebody may attach.
+    let [output, error] = [fifo(shim, Stream::Stdout.as_str())?, fifo(shim, Stream::Stderr.as_str())?];
+    Ok(Stdio { container: [input, Some(output), Some(error)], input: writer })
 }
 
 /// Opens the writing end of the container's standard input.
@@ -88,7 +86,7 @@ fn fifo(shim: &Shim, name: &str) -> Step<OwnedFd> {
 /// The reading ends of a container's output.
 #[derive(Debug)]
 pub(super) enum Output {
-    /// No log is kept, and nobody attached when the container was started.
+    /// The terminal is not there yet.
     None,
     Fifos {
         output: OwnedFd,
@@ -103,13 +101,12 @@ pub(super) enum Output {
 impl Output {
     /// Opens the FIFOs' reading ends.
     pub(super) fn open(shim: &Shim) -> Step<Self> {
-        let name = Stream::Stdout.as_str();
-        if shim.config.tty || fstatat(&shim.directory, name, AtFlags::AT_SYMLINK_NOFOLLOW) == Err(Errno::ENOENT) {
+        if shim.config.tty {
             return Ok(Self::None);
         }
         // For writing too: without a writer the descriptor would be readable for ever.
         let open = |name: &str| open_fifo(shim, name, OFlag::O_RDWR | OFlag::O_NONBLOCK);
-        Ok(Self::Fifos { output: open(name)?, error: open(Stream::Stderr.as_str())? })
+        Ok(Self::Fifos { output: open(Stream::Stdout.as_str())?, error: open(Stream::Stderr.as_str())? })
     }
 
     /// Takes the master of a terminal. The other end stays open here too, so that the master never tells of an end while
@@ -137,10 +134,12 @@ pub(super) const EXIT: &str = "exit.json";
 
 /// Opens the log.
 pub(super) fn log(shim: &Shim) -> Step<Option<Writer>> {
-    let LogConfig::JsonFile { max_size, max_file } = shim.config.log else { return Ok(None) };
+    let LogConfig::JsonFile(config) = &shim.config.log else { return Ok(None) };
+    let forward = config.forward.as_ref().map(Forwarder::connect).transpose();
+    let forward = forward.map_err(|error| fault(format!("forward the log: {}", chain(&error))))?;
     let path = crate::container::log::path(&shim.bundle, &shim.id);
     let describe = || format!("open the log {}", path.display());
     let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     let state = openat(&shim.directory, STATE, flags, Mode::from_bits_truncate(0o600)).step(describe)?;
-    Writer::open(&path, state, max_size, max_file, shim.config.tty).map(Some).step(describe)
+    Writer::open(&path, state, config, shim.config.tty, forward).map(Some).step(describe)
 }

@@ -6,6 +6,7 @@
 mod attributes;
 mod devices;
 mod files;
+mod logging;
 mod mounts;
 mod network;
 mod resources;
@@ -27,11 +28,6 @@ use super::labels::{Labels, ProjectLabels};
 use super::names;
 use super::oneoff::OneOff;
 use crate::compose::model::{self, Project, Restart, Service};
-use crate::compose::units;
-
-/// Docker's log drivers. What is kept is as by the first of them; the others are known by name ([`unhonoured`]).
-const LOG_DRIVERS: [&str; 9] =
-    ["json-file", "local", "awslogs", "fluentd", "gcplogs", "gelf", "journald", "splunk", "syslog"];
 
 /// An attribute with a value that no container can have.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -94,9 +90,12 @@ impl Blueprint<'_> {
                 "the size of a container's own layer cannot be limited here, as with Docker on most file systems";
             return Err(self.invalid("storage_opt", reason));
         }
+        if let Some(fault) = resources::blkio_fault(service) {
+            return Err(self.invalid("blkio_config", fault));
+        }
         let (mounts, volumes) = self.mounts(&id, references, inherited)?;
         let namespace = |attribute, text: &Option<String>| self.namespace(attribute, text.as_deref(), references);
-        let config = ContainerConfig {
+        let mut config = ContainerConfig {
             id,
             name: match self.one_off {
                 Some(one_off) => one_off.name(&self.project.name, service),
@@ -157,8 +156,10 @@ impl Blueprint<'_> {
             dns_opt: service.dns_opt.clone(),
             healthcheck: service.healthcheck.as_ref().map(healthcheck),
             restart: self.restart()?,
-            log: self.log()?,
+            log: LogConfig::default(),
         };
+        config.log =
+            logging::log(service.logging.as_ref(), &config).map_err(|reason| self.invalid("logging", reason))?;
         Ok(Wanted { config, volumes })
     }
 
@@ -224,29 +225,6 @@ impl Blueprint<'_> {
         })
     }
 
-    fn log(&self) -> Result<LogConfig, InvalidAttribute> {
-        let Some(logging) = &self.service.logging else { return Ok(LogConfig::default()) };
-        match logging.driver.as_deref().unwrap_or_default() {
-            "none" => return Ok(LogConfig::None),
-            driver if driver.is_empty() || LOG_DRIVERS.contains(&driver) => {}
-            driver => {
-                return Err(self.invalid("logging", format!("no log driver named '{driver}' is registered")));
-            }
-        }
-        let invalid = |option: &str, value: &str| self.invalid("logging", format!("{option}: `{value}` is not valid"));
-        let max_size = match logging.options.get("max-size").map(String::as_str) {
-            None | Some("-1") => None,
-            Some(text) => Some(
-                units::parse_bytes(text).ok().and_then(resources::positive).ok_or_else(|| invalid("max-size", text))?,
-            ),
-        };
-        let max_file = match logging.options.get("max-file") {
-            None => 1,
-            Some(text) => text.parse().ok().filter(|files| *files > 0).ok_or_else(|| invalid("max-file", text))?,
-        };
-        Ok(LogConfig::JsonFile { max_size, max_file })
-    }
-
     fn fits<T: TryFrom<i64>>(&self, attribute: &'static str, value: i64) -> Result<T, InvalidAttribute> {
         T::try_from(value).map_err(|_| self.invalid(attribute, format!("{value} is out of range")))
     }
@@ -297,6 +275,7 @@ pub(super) mod tests {
             command: vec!["postgres".into()],
             volumes: vec!["/var/lib/postgresql/data".into()],
             expose: vec!["5432/tcp".into()],
+            platform: None,
         }
     }
 
@@ -339,18 +318,6 @@ pub(super) mod tests {
         let service = Service { restart: Some(Restart::Other("sometimes".into())), ..Service::default() };
         let error = made(service).unwrap_err().to_string();
         assert!(error.starts_with("service \"db\": restart: `sometimes`"), "{error}");
-    }
-
-    #[test]
-    fn log_options_are_read() {
-        let logging = |size: &str| model::Logging {
-            driver: None,
-            options: [("max-size".to_owned(), size.to_owned()), ("max-file".to_owned(), "3".to_owned())].into(),
-        };
-        let log =
-            |size| made(Service { logging: Some(logging(size)), ..Service::default() }).map(|made| made.config.log);
-        assert_eq!(log("10m"), Ok(LogConfig::JsonFile { max_size: Some(10 << 20), max_file: 3 }));
-        assert!(log("ten").is_err());
     }
 
     #[test]

@@ -7,6 +7,19 @@ use rcompose_engine::container::config::{Blkio, Resources};
 use crate::compose::Service;
 use crate::compose::model::{BlkioRate, BlkioWeight};
 
+/// Says what is wrong with the limits of block devices, in Docker's words where it has some.
+pub(super) fn blkio_fault(service: &Service) -> Option<String> {
+    let blkio = service.blkio_config.as_ref()?;
+    let weights = blkio.weight_device.iter().map(|device| device.weight).chain([blkio.weight]);
+    if weights.into_iter().any(|weight| weight > 0 && !(10..=1000).contains(&weight)) {
+        return Some("a weight is 10 to 1000".to_owned());
+    }
+    let rates = [&blkio.device_read_bps, &blkio.device_write_bps, &blkio.device_read_iops, &blkio.device_write_iops];
+    let limited = rates.into_iter().flatten().map(|rate| &rate.path);
+    let mut devices = limited.chain(blkio.weight_device.iter().map(|device| &device.path));
+    devices.find_map(|path| std::fs::metadata(path).err().map(|error| format!("device {path}: {error}")))
+}
+
 pub(super) fn resources(service: &Service) -> Resources {
     let reserved = service
         .deploy

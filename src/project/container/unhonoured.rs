@@ -4,8 +4,11 @@ use std::path::Path;
 
 use rcompose_engine::network::options;
 
-use super::files;
+use super::{files, logging};
 use crate::compose::model::{Placement, Project, Service};
+
+/// Options of logs that are ignored where they are `true`: files are not compressed, and the log is kept in any case.
+const UNHONOURED_OPTIONS: [&str; 3] = ["cache-compress", "cache-disabled", "compress"];
 
 /// Returns a sentence for each attribute of the service that has no effect.
 pub fn unhonoured(project: &Project, service: &Service) -> Vec<String> {
@@ -17,7 +20,7 @@ pub fn unhonoured(project: &Project, service: &Service) -> Vec<String> {
         ("isolation", of_windows),
     ];
     let linux = [
-        ("use_api_socket", service.use_api_socket),
+        ("use_api_socket (there is no Docker Engine whose socket a container could have)", service.use_api_socket),
         ("gpus: options", service.gpus.iter().any(|request| !request.options.is_empty())),
     ];
     let cluster = of_clusters(service);
@@ -41,11 +44,14 @@ pub fn unhonoured(project: &Project, service: &Service) -> Vec<String> {
         attributes.extend(options.map(|option| format!("networks.{network}.driver_opts.{option}")));
     }
     if let Some(logging) = &service.logging {
-        if let Some(driver) = logging.driver.as_deref().filter(|d| !matches!(*d, "" | "json-file" | "local" | "none")) {
+        let elsewhere = logging.driver.as_deref().filter(|driver| logging::ELSEWHERE.contains(driver));
+        if let Some(driver) = elsewhere {
             attributes.push(format!("logging.driver ({driver}; the log is kept as by json-file)"));
         }
-        let options = logging.options.keys().filter(|name| !matches!(name.as_str(), "max-size" | "max-file"));
-        attributes.extend(options.map(|name| format!("logging.options.{name}")));
+        let unknown = |(name, value): &(&String, &String)| {
+            elsewhere.is_some() || (value.as_str() == "true" && UNHONOURED_OPTIONS.contains(&name.as_str()))
+        };
+        attributes.extend(logging.options.iter().filter(unknown).map(|(name, _)| format!("logging.options.{name}")));
     }
     let selinux = service.volumes.iter().filter_map(|mount| mount.bind.as_ref()).any(|bind| bind.selinux.is_some());
     if selinux && Path::new("/sys/fs/selinux/enforce").exists() {
@@ -98,14 +104,13 @@ mod tests {
         let service = Service {
             name: "web".into(),
             external_links: vec!["x".into()],
-            logging: Some(Logging { driver: Some("syslog".into()), options: [("tag".into(), "x".into())].into() }),
+            logging: Some(Logging { driver: Some("gelf".into()), options: [("tag".into(), "x".into())].into() }),
             ..Service::default()
         };
         let said = unhonoured(&Project::default(), &service).join("\n");
         assert_eq!(
             said,
-            "service \"web\": external_links has no effect yet\n\
-             service \"web\": logging.driver (syslog; the log is kept as by json-file) has no effect yet\n\
+            "service \"web\": logging.driver (gelf; the log is kept as by json-file) has no effect yet\n\
              service \"web\": logging.options.tag has no effect yet"
         );
     }

@@ -1,6 +1,8 @@
 //! One line of a log file: `{"log":"text\n","stream":"stdout","time":"2026-11-21T09:30:00.123456789Z"}`, byte for byte as
 //! Docker writes it.
 
+use std::collections::BTreeMap;
+
 use super::Stream;
 
 /// Whether a byte stands for itself in a JSON string as Docker writes it (Go's encoder also escapes what HTML minds).
@@ -19,10 +21,26 @@ const PLAIN: [bool; 256] = {
 pub struct Tail(String);
 
 impl Tail {
-    /// Makes the end of entries of this stream, written at `time`.
-    pub fn new(stream: Stream, time: jiff::Timestamp) -> Self {
-        Self(format!("\",\"stream\":\"{}\",\"time\":\"{time}\"}}\n", stream.as_str()))
+    /// Makes the end of entries of this stream, written at `time`, with what [`attributes`] made.
+    pub fn new(stream: Stream, attributes: &str, time: jiff::Timestamp) -> Self {
+        Self(format!("\",\"stream\":\"{}\",{attributes}\"time\":\"{time}\"}}\n", stream.as_str()))
     }
+}
+
+/// Returns what every entry of a container with these attributes has of them.
+pub fn attributes(attributes: &BTreeMap<String, String>) -> String {
+    if attributes.is_empty() {
+        return String::new();
+    }
+    let mut text = Vec::new();
+    for (name, value) in attributes {
+        text.extend_from_slice(if text.is_empty() { b"\"attrs\":{\"" } else { b",\"" });
+        escape(&mut text, name.as_bytes());
+        text.extend_from_slice(b"\":\"");
+        escape(&mut text, value.as_bytes());
+        text.push(b'"');
+    }
+    String::from_utf8_lossy(&text).into_owned() + "},"
 }
 
 /// Appends one entry. `text` includes the line feed unless the line is a part of a longer one.
@@ -70,7 +88,7 @@ mod tests {
     fn entry(text: &[u8]) -> String {
         let mut out = Vec::new();
         let time = "2026-11-21T09:30:00.5Z".parse().unwrap();
-        append(&mut out, text, &Tail::new(Stream::Stderr, time));
+        append(&mut out, text, &Tail::new(Stream::Stderr, "", time));
         String::from_utf8(out).unwrap()
     }
 
@@ -82,6 +100,8 @@ mod tests {
         let odd = "\"\\\t\u{1b}[0m<a>&\u{e9}\u{2028}\r\n";
         let want = r#""log":"\"\\\u0009\u001b[0m\u003ca\u003e\u0026é\u2028\r\n"#;
         assert!(entry(odd.as_bytes()).contains(want), "{}", entry(odd.as_bytes()));
+        let attributes = attributes(&BTreeMap::from([("a\"b".into(), "<c>".into()), ("d".into(), "e".into())]));
+        assert_eq!(attributes, r#""attrs":{"a\"b":"\u003cc\u003e","d":"e"},"#);
         assert!(entry(b"\xff\xfe").contains(r#""log":"\ufffd\ufffd""#));
     }
 }

@@ -1,7 +1,9 @@
 //! A container's output on disk: Docker's json-file format, written without losing or doubling a line even over a
 //! `kill -9` of the writer, and read back whole, from the end, or as it grows.
 
+pub mod config;
 pub mod entry;
+pub mod forward;
 pub mod reader;
 pub mod writer;
 

@@ -326,7 +326,7 @@ mod tests {
     fn line(text: &str, second: u32) -> Vec<u8> {
         let time = format!("2026-11-21T09:30:{second:02}.25Z").parse().unwrap();
         let mut out = Vec::new();
-        append(&mut out, text.as_bytes(), &Tail::new(Stream::Stdout, time));
+        append(&mut out, text.as_bytes(), &Tail::new(Stream::Stdout, "", time));
         out
     }
 

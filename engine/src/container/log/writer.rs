@@ -19,7 +19,9 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::config::LogFile;
 use super::entry::{self, Tail};
+use super::forward::Forwarder;
 use super::{Stream, rotated};
 use crate::sys::shared::Shared;
 use crate::sys::{self, process};
@@ -63,6 +65,10 @@ pub struct Writer {
     size: u64,
     max_size: Option<u64>,
     max_file: u32,
+    /// What every entry has of the container's attributes.
+    attributes: String,
+    /// Who gets the lines as well.
+    forward: Option<Forwarder>,
     /// Whether reads come from a terminal, which may give less than it was found to hold.
     terminal: bool,
     /// Bytes that could not be written, because the disk was full or the like.
@@ -83,9 +89,9 @@ impl Writer {
     pub fn open(
         path: &Path,
         state: impl AsFd,
-        max_size: Option<u64>,
-        max_file: u32,
+        config: &LogFile,
         terminal: bool,
+        forward: Option<Forwarder>,
     ) -> io::Result<Self> {
         const LENGTH: NonZeroUsize = NonZeroUsize::new(PAGE + 2 * BUFFER).expect("it is not zero");
         let state = Shared::map(state, LENGTH)?;
@@ -94,8 +100,10 @@ impl Writer {
             file: None,
             path: path.to_owned(),
             size: 0,
-            max_size: max_size.filter(|size| *size > 0),
-            max_file: max_file.max(1),
+            max_size: config.max_size.filter(|size| *size > 0),
+            max_file: config.max_file.max(1),
+            attributes: entry::attributes(&config.attributes),
+            forward,
             terminal,
             dropped: 0,
         };
@@ -189,6 +197,21 @@ impl Writer {
         for stream in [Stream::Stdout, Stream::Stderr] {
             self.write_lines(stream, true);
         }
+        if let Some(forward) = &mut self.forward {
+            forward.finish();
+        }
+    }
+
+    /// Returns who does not take what was forwarded, and whether the container has to wait for that.
+    pub fn behind(&self) -> Option<(BorrowedFd<'_>, bool)> {
+        self.forward.as_ref().and_then(Forwarder::behind)
+    }
+
+    /// Forwards what had to wait.
+    pub fn flush(&mut self) {
+        if let Some(forward) = &mut self.forward {
+            forward.flush();
+        }
     }
 
     /// Puts bytes that are hard to mistake for output where the read will end, and touches every page, so that the read
@@ -237,7 +260,8 @@ impl Writer {
         if first == last {
             return;
         }
-        let tail = Tail::new(stream, jiff::Timestamp::now());
+        let time = jiff::Timestamp::now();
+        let tail = Tail::new(stream, &self.attributes, time);
         let mut out = Vec::new();
         loop {
             let (start, end) = self.span(stream);
@@ -263,6 +287,13 @@ impl Writer {
                 // back, so that the file stays readable.
                 self.file().and_then(|file| file.set_len(size)).ok();
                 self.dropped += wide(covered);
+            }
+            if let Some(forward) = &mut self.forward {
+                let mut lines = self.state.bytes(region(stream, start, start + covered));
+                while let Some(length) = first_line(lines, true) {
+                    forward.line(stream, &lines[..length], time);
+                    lines = &lines[length..];
+                }
             }
             self.set_span(stream, start + covered, end);
             self.set_word(word::WRITING, 0);
@@ -340,13 +371,7 @@ fn format(out: &mut Vec<u8>, data: &[u8], tail: &Tail, all: bool, room: usize) -
     let mut covered = 0;
     while covered < data.len() && out.len() < CHUNK {
         let rest = &data[covered..];
-        let window = &rest[..rest.len().min(LINE)];
-        let length = match window.iter().position(|byte| *byte == b'\n') {
-            Some(feed) => feed + 1,
-            None if window.len() == LINE => character_boundary(window),
-            None if all => rest.len(),
-            None => break,
-        };
+        let Some(length) = first_line(rest, all) else { break };
         let before = out.len();
         entry::append(out, &rest[..length], tail);
         if out.len() > room && before > 0 {
@@ -356,6 +381,16 @@ fn format(out: &mut Vec<u8>, data: &[u8], tail: &Tail, all: bool, room: usize) -
         covered += length;
     }
     covered
+}
+
+/// Returns how long the first line of a text is, or the part of it that an entry holds; with `all` also without its end.
+fn first_line(text: &[u8], all: bool) -> Option<usize> {
+    let window = &text[..text.len().min(LINE)];
+    match window.iter().position(|byte| *byte == b'\n') {
+        Some(feed) => Some(feed + 1),
+        None if window.len() == LINE => Some(character_boundary(window)),
+        None => (all && !text.is_empty()).then_some(text.len()),
+    }
 }
 
 /// Returns where to cut a line that is too long, so that no character is cut in two.
@@ -435,7 +470,8 @@ mod tests {
         }
 
         fn writer(&self) -> Writer {
-            Writer::open(&self.path(), &self.state, self.max_size, self.max_file, false).unwrap()
+            let config = LogFile { max_size: self.max_size, max_file: self.max_file, ..LogFile::default() };
+            Writer::open(&self.path(), &self.state, &config, false, None).unwrap()
         }
 
         /// Returns the texts of a file's entries.
@@ -520,7 +556,7 @@ mod tests {
             writer.state.bytes_mut(region(Stream::Stdout, 0, 6)).copy_from_slice(b"three\n");
             writer.set_span(Stream::Stdout, 0, 6);
             let mut out = Vec::new();
-            entry::append(&mut out, b"three\n", &Tail::new(Stream::Stdout, jiff::Timestamp::now()));
+            entry::append(&mut out, b"three\n", &Tail::new(Stream::Stdout, "", jiff::Timestamp::now()));
             writer.set_word(word::WRITE_OFFSET, writer.size);
             writer.set_word(word::WRITE_LENGTH, wide(out.len()));
             writer.set_word(word::WRITE_START, 6);
