@@ -3,6 +3,7 @@
 pub mod attach;
 pub mod attached;
 pub mod autostart;
+pub mod blame;
 pub mod commit;
 pub mod completion;
 pub mod config;
@@ -46,6 +47,7 @@ pub mod up;
 pub mod version;
 pub mod volumes;
 pub mod wait;
+pub mod with;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -99,6 +101,9 @@ pub struct GlobalArgs {
     /// Control when to print ANSI control characters
     #[arg(long, value_enum, env = "COMPOSE_ANSI", default_value_t)]
     pub ansi: Ansi,
+    /// Run a second copy of the project beside the first, with its ports on an address 127.x.y.z of its own
+    #[arg(long, value_name = "NAME", global = true)]
+    pub instance: Option<String>,
     /// Say what would be done, and do nothing
     #[arg(long, global = true)]
     pub dry_run: bool,
@@ -169,6 +174,8 @@ enum Command {
     Autostart(autostart::AutostartArgs),
     /// Attach local standard input, output, and error streams to a service's running container
     Attach(attach::AttachArgs),
+    /// Show what the last `up` took its time for
+    Blame(blame::BlameArgs),
     /// Parse, resolve and render compose file in canonical format
     #[command(visible_alias = "convert")]
     Config(config::ConfigArgs),
@@ -250,6 +257,11 @@ enum Command {
     Volumes(volumes::VolumesArgs),
     /// Block until containers of all (or specified) services stop
     Wait(wait::WaitArgs),
+    /// Run a command beside a stack of its own, which is there before it and gone after it
+    With(with::WithArgs),
+    /// Take away what `with` leaves when it is killed
+    #[command(name = with::guard::COMMAND, hide = true)]
+    WithGuard(with::guard::GuardArgs),
 }
 
 impl Command {
@@ -270,6 +282,7 @@ impl Command {
                 | Self::Push(_)
                 | Self::Run(_)
                 | Self::System(_)
+                | Self::With(_)
         )
     }
 }
@@ -304,6 +317,7 @@ pub fn main() -> ExitCode {
         Command::Config(args) => return config::run(&context.global, &args),
         Command::Autostart(args) => autostart::run(&context, &args),
         Command::Attach(args) => attach::run(&context, &args),
+        Command::Blame(args) => blame::run(&context, &args),
         Command::Commit(args) => commit::run(&context, &args),
         Command::Completion(args) => completion::run(&context, Cli::command(), &args),
         Command::Cp(args) => cp::run(&context, &args),
@@ -341,6 +355,8 @@ pub fn main() -> ExitCode {
         Command::Version(args) => version::run(&context, &args),
         Command::Volumes(args) => volumes::run(&context, &args),
         Command::Wait(args) => wait::run(&context, &args),
+        Command::With(args) => with::run(&context, &args),
+        Command::WithGuard(args) => with::guard::run(&context, &args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

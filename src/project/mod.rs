@@ -1,5 +1,6 @@
 //! From a project as it is written to one that runs: observe → plan → apply.
 
+pub mod apart;
 pub mod apply;
 pub mod container;
 pub mod copy;
@@ -24,3 +25,4 @@ pub mod plan;
 pub mod provider;
 pub mod pull;
 pub mod push;
+pub mod timeline;
