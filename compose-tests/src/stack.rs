@@ -175,6 +175,14 @@ impl Stack {
         finish(command, stdin)
     }
 
+    /// Runs a line of shell in the folder of the project, in which `dc` is rcompose.
+    pub fn shell(&self, line: &str) -> Output {
+        let mut command = Command::new("sh");
+        command.args(["-c", &format!("dc() {{ \"$PROGRAM\" \"$@\"; }}; {line}")]);
+        command.current_dir(self.project_folder()).env_clear().envs(&self.environment).env("PROGRAM", binary());
+        finish(command, "")
+    }
+
     /// Starts rcompose and leaves it running, with its output in files.
     pub fn spawn<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Running {
         static COUNTER: AtomicU32 = AtomicU32::new(0);

@@ -490,9 +490,12 @@ fn says_what(stderr: &str, fault: Fault, failed: Option<&Seen>) -> Result<(), St
     let between = failed.is_some_and(|seen| seen.about.starts_with("socket:"));
     // What the standard library says where it made a directory that it could not look at before.
     let exists = fault.place.call.contains("stat") && stderr.contains("File exists");
+    // The C library has one error for all that may go wrong with a thread.
+    let thread = fault.place.call == "clone3" && stderr.contains(&std::io::Error::from(nix::errno::Errno::EAGAIN).to_string());
     let lower = stderr.to_lowercase();
     let caused = between
         || exists
+        || thread
         || lower.contains(&fault.error.desc().to_lowercase())
         || stderr.contains(&std::io::Error::from(fault.error).to_string());
     match (named, caused) {

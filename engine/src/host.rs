@@ -1,6 +1,7 @@
 //! What this kernel and this user can do. Everything that needs root or a kernel feature asks the one [`Host`].
 
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 /// Which cgroup hierarchies a host has.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,7 +38,12 @@ pub const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 /// Returns the kernel's name for the time since this boot: it tells what a reset left from what is being made.
 pub fn boot_id() -> std::io::Result<String> {
-    Ok(std::fs::read_to_string(BOOT_ID)?.trim().to_owned())
+    static KNOWN: OnceLock<String> = OnceLock::new();
+    if let Some(known) = KNOWN.get() {
+        return Ok(known.clone());
+    }
+    let read = std::fs::read_to_string(BOOT_ID)?.trim().to_owned();
+    Ok(KNOWN.get_or_init(|| read).clone())
 }
 
 impl Host {

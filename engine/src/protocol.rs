@@ -10,13 +10,13 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::container::config::ContainerConfig;
+use crate::container::config::{ContainerConfig, Endpoint};
 use crate::container::state::{ContainerState, HealthStatus};
 use crate::id::Id;
 use crate::network::config::NetworkConfig;
 
 /// Grows with every change of these types that an older peer would misread.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// The longest message that is read, in bytes.
 pub const MAX_MESSAGE: u32 = 16 << 20;
@@ -67,6 +67,13 @@ pub enum Request {
     Inspect { id: Id },
     /// Gives a container another name.
     Rename { id: Id, name: String },
+    /// A command says what it does to a container without the supervisor, so that there is an event of it. Answered by
+    /// [`Reply::Done`].
+    Report { id: Id, kind: EventKind, attributes: BTreeMap<String, String> },
+    /// Connects a container to a network, now where it runs and else when it is started. Answered by [`Reply::Done`].
+    Connect { id: Id, endpoint: Box<Endpoint> },
+    /// Disconnects a container from a network. Answered by [`Reply::Done`].
+    Disconnect { id: Id, network: String },
     /// From now on the supervisor's events come on this connection. Answered by [`Reply::Done`].
     Subscribe,
     /// Likewise, after those that it remembers from this time on.
@@ -174,7 +181,7 @@ pub struct Event {
     pub attributes: BTreeMap<String, String>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum EventKind {
     Create,
@@ -189,6 +196,23 @@ pub enum EventKind {
     Rename,
     Destroy,
     Health(HealthStatus),
+    /// A further process is about to be made: its arguments, with spaces between them.
+    ExecCreate(String),
+    /// It was started.
+    ExecStart(String),
+    ExecDie,
+    /// Somebody attached to PID 1.
+    Attach,
+    /// The terminal of PID 1 has another size.
+    Resize,
+    /// Files were copied out of the container.
+    ArchivePath,
+    /// Files were copied into the container.
+    ExtractToDir,
+    Export,
+    Commit,
+    /// Its processes were listed.
+    Top,
     NetworkCreate,
     NetworkConnect,
     NetworkDisconnect,

@@ -6,6 +6,8 @@ mod lab;
 use std::os::fd::AsFd;
 
 use lab::{Lab, exec};
+use rcompose_engine::container::config::ContainerConfig;
+use rcompose_engine::host::Cgroups;
 use rcompose_engine::shim::client::{Client, ClientError};
 use rcompose_engine::shim::protocol::{Exec, ToShim};
 
@@ -111,4 +113,20 @@ fn a_process_dies_with_its_container() {
     container.kill(libc::SIGKILL);
     assert_eq!(client.wait(exec).unwrap(), 137);
     assert_eq!(container.wait().code, 137);
+}
+
+#[test]
+fn a_process_goes_where_an_init_that_manages_cgroups_has_gone() {
+    let Some(lab) = Lab::new() else { return };
+    // There are no internal processes on version 1.
+    let Cgroups::V2(_) = &lab.host.cgroups else { return };
+    let groups = "/sys/fs/cgroup";
+    let script = format!(
+        "mkdir {groups}/init && echo 1 > {groups}/init/cgroup.procs && echo +pids > {groups}/cgroup.subtree_control && \
+         echo moved; sleep 100"
+    );
+    let container = lab.start(&ContainerConfig { privileged: true, ..lab.shell(&script) });
+    container.wait_output("moved");
+    let (code, output) = container.exec(exec(&["cat", "/proc/self/cgroup"]));
+    assert_eq!((code, output.as_str()), (0, "0::/init\n"));
 }

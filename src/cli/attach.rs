@@ -8,7 +8,7 @@ use rcompose_engine::container::state::Status;
 
 use super::context::Context;
 use super::error::Error;
-use super::streams::{self, Attachment};
+use super::streams::{self, Attachment, Outcome};
 use crate::ui::attach::{DETACH_KEYS, Keys};
 
 #[derive(Debug, Args)]
@@ -56,8 +56,13 @@ pub fn run(context: &Context, args: &AttachArgs) -> Result<(), Error> {
             proxy: args.sig_proxy && !config.tty,
             keys,
             auto_remove: config.auto_remove,
+            joins: true,
         };
-        let outcome = streams::attend(context, &engine, attachment).await?;
+        let outcome = streams::attend(&engine, attachment).await?;
+        if let Outcome::Detached = outcome {
+            // An error for Docker Compose as well, but not for `run`.
+            return Err(Error::new("read escape sequence"));
+        }
         streams::exit(context, &config.name, &outcome)
     })
 }

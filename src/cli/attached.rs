@@ -67,8 +67,8 @@ pub async fn run(
     recorder: &Recorder,
 ) -> Result<(), Error> {
     let mut interrupts = Interrupts::new()?;
-    let mut session = Session::begin(context, args, engine, project, attached).await?;
     let mut client = engine.client().await?;
+    let mut session = Session::begin(context, args, engine, project, attached).await?;
     let mut events = client.subscribe().await?;
     let interrupt = CancellationToken::new();
     let audience = Some(session.audience.clone());
@@ -193,6 +193,7 @@ impl<'a> Session<'a> {
                 log::Options { since: Some(now), ..log::Options::default() }
             };
             feeds.add(&container.config.id, &name(container), &options)?;
+            engine.report(&container.config.id, EventKind::Attach, []).await;
         }
         // The tasks open the logs before anything is started.
         tokio::task::yield_now().await;

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use clap::Args;
 use rcompose_engine::container::state::Status;
-use rcompose_engine::image::{Commit, Store};
+use rcompose_engine::image::{Commit, Reference, Store};
+use rcompose_engine::protocol::EventKind;
 
 use super::context::Context;
 use super::error::Error;
@@ -69,6 +70,14 @@ pub fn run(context: &Context, args: &CommitArgs) -> Result<(), Error> {
             engine.client().await?.pause(&config.id).await?;
         }
         let name = copy::changes(&engine.root, container, |changes| store.commit(&base, changes, &commit));
+        if let Ok(Ok(name)) = &name
+            && let Some(image) = store.load_by_name(name)?
+        {
+            let reference = commit.name.as_ref().map(Reference::familiar).unwrap_or_default();
+            let comment = ("comment", commit.comment.clone());
+            let attributes = [comment, ("imageID", image.id.to_string()), ("imageRef", reference)];
+            engine.report(&config.id, EventKind::Commit, attributes).await;
+        }
         if pause {
             engine.client().await?.unpause(&config.id).await?;
         }

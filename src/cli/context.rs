@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rcompose_engine::container::store::Container;
+use rcompose_engine::id::Id;
 use rcompose_engine::image::Hold;
+use rcompose_engine::protocol::EventKind;
 use rcompose_engine::root::Root;
 
 use super::error::Error;
@@ -217,6 +219,14 @@ impl Context {
     /// Runs a future to its end on this thread.
     pub fn block_on<T>(&self, future: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
         tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(future)
+    }
+
+    /// Lets those who listen to events know what was done to a container ([`Engine::report`]).
+    pub fn report(&self, engine: &Engine, id: &Id, kind: EventKind) -> Result<(), Error> {
+        self.block_on(async {
+            engine.report(id, kind, []).await;
+            Ok(())
+        })
     }
 }
 

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use clap::Args;
 use rcompose_engine::container::store::Container;
+use rcompose_engine::protocol::EventKind;
 
 use super::context::{Context, Scope};
 use super::error::Error;
@@ -66,6 +67,9 @@ pub fn run(context: &Context, args: &CpArgs) -> Result<(), Error> {
                 omitted = copy::copy_out(&engine.root, container, Path::new(path), target, options)?;
                 Ok(())
             });
+            if result.is_ok() {
+                context.report(&engine, &container.config.id, EventKind::ArchivePath)?;
+            }
             for path in omitted {
                 context.ui.warn(&format!("{path} is a device, which is not copied to the host"));
             }
@@ -86,10 +90,18 @@ pub fn run(context: &Context, args: &CpArgs) -> Result<(), Error> {
                 "-" => Source::Stdin,
                 path => Source::Path(Path::new(path)),
             };
-            chosen.into_iter().try_for_each(|container| {
+            let mut result = Ok(());
+            for container in chosen {
                 let what = format!("{} to {}:{path}", args.source, container.config.name);
-                said(container, &what, &mut || copy::copy_in(&engine.root, container, source, Path::new(path), options))
-            })
+                result = said(container, &what, &mut || {
+                    copy::copy_in(&engine.root, container, source, Path::new(path), options)
+                });
+                if result.is_err() {
+                    break;
+                }
+                context.report(&engine, &container.config.id, EventKind::ExtractToDir)?;
+            }
+            result
         }
     };
     progress.finish();

@@ -12,7 +12,7 @@ use tokio::sync::broadcast::error::RecvError;
 use super::context::Context;
 use super::error::Error;
 use super::logs::parse_time;
-use crate::project::labels::SERVICE;
+use crate::project::labels::{ONEOFF, SERVICE};
 
 /// How long events that happened before the end may be on their way.
 const GRACE: Duration = Duration::from_millis(100);
@@ -105,6 +105,10 @@ pub fn as_json(event: &Event) -> Option<String> {
 /// Returns the line for an event of one of the services; other events have none.
 fn line(event: &Event, args: &EventsArgs) -> Option<String> {
     let service = event.attributes.get(SERVICE)?;
+    // As Docker Compose: what `run` makes is none of the service's business.
+    if event.attributes.get(ONEOFF).is_some_and(|oneoff| oneoff == "True") {
+        return None;
+    }
     if !args.services.is_empty() && !args.services.contains(service) {
         return None;
     }
@@ -115,7 +119,7 @@ fn line(event: &Event, args: &EventsArgs) -> Option<String> {
         .map(|(name, value)| (name.as_str(), value.as_str()))
         .collect::<BTreeMap<_, _>>();
     attributes.insert("name", &event.name);
-    let (time, action) = (event.time.strftime("%Y-%m-%d %H:%M:%S%.6f").to_string(), action(event.kind)?);
+    let (time, action) = (event.time.strftime("%Y-%m-%d %H:%M:%S%.6f").to_string(), action(&event.kind)?);
     let id = event.id.as_str();
     if args.json {
         let json = Json { action: &action, attributes: &attributes, id, service, time, r#type: "container" };
@@ -127,7 +131,7 @@ fn line(event: &Event, args: &EventsArgs) -> Option<String> {
 }
 
 /// Returns Docker's word for what happened to a container.
-fn action(kind: EventKind) -> Option<String> {
+fn action(kind: &EventKind) -> Option<String> {
     let word = match kind {
         EventKind::Create => "create",
         EventKind::Start => "start",
@@ -141,6 +145,16 @@ fn action(kind: EventKind) -> Option<String> {
         EventKind::Rename => "rename",
         EventKind::Destroy => "destroy",
         EventKind::Health(status) => return Some(format!("health_status: {}", status.as_str())),
+        EventKind::ExecCreate(command) => return Some(format!("exec_create: {command}")),
+        EventKind::ExecStart(command) => return Some(format!("exec_start: {command}")),
+        EventKind::ExecDie => "exec_die",
+        EventKind::Attach => "attach",
+        EventKind::Resize => "resize",
+        EventKind::ArchivePath => "archive-path",
+        EventKind::ExtractToDir => "extract-to-dir",
+        EventKind::Export => "export",
+        EventKind::Commit => "commit",
+        EventKind::Top => "top",
         EventKind::NetworkCreate
         | EventKind::NetworkConnect
         | EventKind::NetworkDisconnect

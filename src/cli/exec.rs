@@ -122,12 +122,16 @@ fn connect(context: &Context, engine: &Engine, id: &Id) -> Result<Client, Error>
     }
 }
 
-/// Says why the process could not be run, and returns Docker's exit code for that.
+/// Says why the process could not be run, and returns Docker Compose's exit code for that.
 fn failed(context: &Context, error: ClientError) -> Error {
     match error {
         ClientError::Failed(failure) => {
             context.ui.error(&format!("cannot run the command: {failure}"), None);
-            Error::Exit(u8::try_from(failure.code).unwrap_or(1))
+            match failure.code {
+                // The program could not be executed, or was not found.
+                126 | 127 => Error::Exit(u8::try_from(failure.code).unwrap_or(1)),
+                _ => Error::Exit(1),
+            }
         }
         error => error.into(),
     }
@@ -140,10 +144,10 @@ fn environment(given: &[String], tty: bool) -> Vec<String> {
         environment.push("TERM=xterm".to_owned());
     }
     for variable in given {
-        if variable.contains('=') {
-            environment.push(variable.clone());
-        } else if let Ok(value) = std::env::var(variable) {
-            environment.push(format!("{variable}={value}"));
+        match std::env::var(variable) {
+            Ok(value) if !variable.contains('=') => environment.push(format!("{variable}={value}")),
+            // A name alone takes the variable away.
+            _ => environment.push(variable.clone()),
         }
     }
     environment
@@ -157,7 +161,7 @@ mod tests {
     fn a_variable_without_a_value_is_ours() {
         let path = std::env::var("PATH").unwrap();
         let made = environment(&["A=b=c".into(), "PATH".into(), "RCOMPOSE_SURELY_UNSET".into()], false);
-        assert_eq!(made, ["A=b=c".to_owned(), format!("PATH={path}")]);
+        assert_eq!(made, ["A=b=c".to_owned(), format!("PATH={path}"), "RCOMPOSE_SURELY_UNSET".to_owned()]);
         assert_eq!(environment(&[], true), ["TERM=xterm"]);
     }
 }

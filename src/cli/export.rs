@@ -5,6 +5,7 @@ use std::io::{self, IsTerminal as _};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use rcompose_engine::protocol::EventKind;
 
 use super::context::Context;
 use super::error::Error;
@@ -47,7 +48,8 @@ pub fn run(context: &Context, args: &ExportArgs) -> Result<(), Error> {
                 "write to a file with -o, or into a pipe",
             ));
         }
-        return Ok(copy::export(&engine.root, container, io::stdout())?);
+        copy::export(&engine.root, container, io::stdout())?;
+        return context.report(&engine, &container.config.id, EventKind::Export);
     };
     let progress = context.ui.progress("Exporting");
     progress.working(&container.config.name, "Exporting");
@@ -57,7 +59,8 @@ pub fn run(context: &Context, args: &ExportArgs) -> Result<(), Error> {
         Err(_) => progress.error(&container.config.name, "Error"),
     }
     progress.finish();
-    exported
+    exported?;
+    context.report(&engine, &container.config.id, EventKind::Export)
 }
 
 /// Writes a file beside its place and puts it there when it is complete.

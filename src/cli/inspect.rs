@@ -4,14 +4,16 @@ use clap::Args;
 use rcompose_engine::container::store::{self, Container};
 use rcompose_engine::id::Id;
 use rcompose_engine::image::Store;
+use rcompose_engine::root::Root;
 use rcompose_engine::shim;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::context::Context;
 use super::error::Error;
 use crate::project::inspect;
 use crate::project::labels::Labelled as _;
 use crate::template::Template;
+use crate::ui::format;
 
 #[derive(Debug, Args)]
 #[command(after_help = "Example: rcompose inspect --format '{{.State.Status}}' web")]
@@ -45,23 +47,7 @@ pub fn run(context: &Context, args: &InspectArgs) -> Result<(), Error> {
         };
         documents.push(inspect::document(&root, &container, &config, &image));
     }
-    let text = match (&template, args.format.as_deref()) {
-        (Some(template), _) => documents
-            .iter()
-            .try_fold(String::new(), |text, document| Ok::<_, Error>(text + &template.execute(document)? + "\n"))?,
-        (None, Some(_)) => format!("{}\n", Value::Array(documents)),
-        (None, None) => format!("{}\n", indented(&documents)?),
-    };
-    Ok(context.ui.out(&text)?)
-}
-
-/// Returns a document as Docker lays it out.
-fn indented(documents: &[Value]) -> Result<String, Error> {
-    let mut text = Vec::new();
-    let formatter = serde_json::ser::PrettyFormatter::with_indent(b"    ");
-    let mut serializer = serde_json::Serializer::with_formatter(&mut text, formatter);
-    serde::Serialize::serialize(documents, &mut serializer)?;
-    Ok(String::from_utf8_lossy(&text).into_owned())
+    Ok(context.ui.out(&format::documents(&documents, template.as_ref(), args.format.is_some())?)?)
 }
 
 /// Returns the containers of these names: of a service of the project all, of any project by name or the beginning of an id.
@@ -83,17 +69,26 @@ fn containers(context: &Context, args: &InspectArgs) -> Result<Vec<Container>, E
         if found.len() > before {
             continue;
         }
-        let there = match name.parse::<Id>() {
-            Ok(id) => store::load(&root, &id)?,
-            Err(_) => store::find(&root, name)?,
-        };
-        let there = match there {
-            Some(container) => Some(container),
-            None => by_beginning(&store::list(&root, None)?, name)?,
-        };
+        let there = by_name(&root, name)?;
         found.push(there.ok_or_else(|| Error::new(format!("no such container or service: {name}")))?);
     }
     Ok(found)
+}
+
+/// Returns the container of any project that a name, an id or the beginning of one means.
+pub fn find(root: &Root, name: &str) -> Result<Container, Error> {
+    by_name(root, name)?.ok_or_else(|| Error::new(format!("no such container: {name}")))
+}
+
+fn by_name(root: &Root, name: &str) -> Result<Option<Container>, Error> {
+    let there = match name.parse::<Id>() {
+        Ok(id) => store::load(root, &id)?,
+        Err(_) => store::find(root, name)?,
+    };
+    match there {
+        Some(container) => Ok(Some(container)),
+        None => by_beginning(&store::list(root, None)?, name),
+    }
 }
 
 fn by_beginning(all: &[Container], name: &str) -> Result<Option<Container>, Error> {

@@ -65,6 +65,9 @@ pub fn run(context: &Context, args: &LogsArgs) -> Result<(), Error> {
     let containers = engine.containers()?;
     let mut chosen = scope.select(&containers, &args.services)?;
     chosen.retain(|container| args.index.is_none_or(|index| container.number() == index));
+    if let (Some(index), Some(service), true) = (args.index, args.services.first(), chosen.is_empty()) {
+        return Err(Error::new(format!("service \"{service}\" is not running container #{index}")));
+    }
     chosen.sort_by(|a, b| a.config.name.cmp(&b.config.name));
     let mut printer = Printer::new(Style {
         colours: !args.no_color && context.ui.colours_out(),

@@ -25,6 +25,7 @@ pub mod login;
 pub mod logout;
 pub mod logs;
 pub mod ls;
+pub mod network;
 pub mod pause;
 pub mod plan;
 pub mod port;
@@ -211,6 +212,8 @@ enum Command {
     Logs(logs::LogsArgs),
     /// List running compose projects
     Ls(ls::LsArgs),
+    /// Manage networks
+    Network(network::NetworkArgs),
     /// Run containers from OCI bundles, in the manner of runc
     #[command(disable_help_flag = true)]
     Oci {
@@ -278,6 +281,7 @@ impl Command {
                 | Self::Image(_)
                 | Self::Login(_)
                 | Self::Logout(_)
+                | Self::Network(_)
                 | Self::Pull(_)
                 | Self::Push(_)
                 | Self::Run(_)
@@ -300,8 +304,7 @@ pub fn main() -> ExitCode {
         Err(error) => {
             // The terminal may be gone; the exit code is not.
             let _ = error.print();
-            // 16 is what Docker Compose returns for a flag it does not know.
-            return ExitCode::from(if error.use_stderr() { 16 } else { 0 });
+            return ExitCode::from(u8::from(error.use_stderr()));
         }
     };
     if cli.global.verbose {
@@ -334,6 +337,7 @@ pub fn main() -> ExitCode {
         Command::Logout(args) => logout::run(&context, &args),
         Command::Logs(args) => logs::run(&context, &args),
         Command::Ls(args) => ls::run(&context, &args),
+        Command::Network(args) => network::run(&context, &args),
         Command::Oci { args } => return crate::oci::main(args),
         Command::Pause(args) => pause::run(&context, &args),
         Command::Plan(args) => plan::run(&context, &args),

@@ -41,7 +41,7 @@ pub fn run(context: &Context, args: &RmArgs) -> Result<(), Error> {
     }
     let names = stopped.iter().map(|container| container.config.name.as_str()).collect::<Vec<_>>().join(", ");
     if args.force {
-        context.ui.say(&format!("Going to remove {names}"));
+        context.ui.out(&format!("Going to remove {names}\n"))?;
     } else if !context.ui.confirm(&format!("? Going to remove {names}")) {
         return Ok(());
     }

@@ -178,8 +178,9 @@ fn begin(context: &Context, args: &RunArgs) -> Result<(), Error> {
             proxy: true,
             keys: Keys::parse(DETACH_KEYS).expect("these are keys"),
             auto_remove: args.rm,
+            joins: false,
         };
-        let outcome = streams::attend(context, &engine, attachment).await?;
+        let outcome = streams::attend(&engine, attachment).await?;
         streams::exit(context, &container.name, &outcome)
     })
 }

@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rcompose_engine::id::Id;
-use rcompose_engine::protocol::{Condition, FailureKind};
+use rcompose_engine::protocol::{Condition, EventKind, FailureKind};
 use rcompose_engine::shim::client::{Client, ClientError as ShimError};
 use rcompose_engine::shim::protocol::Exit;
 use rcompose_engine::supervisor::client::ClientError;
@@ -52,6 +52,8 @@ pub struct Attachment<'a> {
     pub keys: Keys,
     /// Whether the container is removed when it ends, which is waited for.
     pub auto_remove: bool,
+    /// Whether it ran before: it is to draw its terminal anew, and others hear of whoever attached.
+    pub joins: bool,
 }
 
 /// What became of the connection.
@@ -62,8 +64,8 @@ pub enum Outcome {
 }
 
 /// Connects to a container that runs, until it ends or the user leaves it.
-pub async fn attend(context: &Context, engine: &Arc<Engine>, attachment: Attachment<'_>) -> Result<Outcome, Error> {
-    let Attachment { id, name, tty, stdin, proxy, keys, auto_remove } = attachment;
+pub async fn attend(engine: &Arc<Engine>, attachment: Attachment<'_>) -> Result<Outcome, Error> {
+    let Attachment { id, name, tty, stdin, proxy, keys, auto_remove, joins } = attachment;
     let (sender, mut signals) = mpsc::channel(16);
     if proxy {
         forward_signals(&sender)?;
@@ -78,8 +80,14 @@ pub async fn attend(context: &Context, engine: &Arc<Engine>, attachment: Attachm
     let mut terminations = 0;
     let exit = 'connected: loop {
         let Some((session, master)) = connect(engine, id, stdin, &keys).await? else { break None };
+        if joins {
+            engine.report(id, EventKind::Attach, []).await;
+        }
         if let Some(master) = &master {
-            terminal::resize(master);
+            // A program draws its terminal when that has another size than before.
+            for more in [1, 0].into_iter().skip(usize::from(!joins)) {
+                resize(engine, id, master, more, joins).await;
+            }
         }
         let mut left = on_a_thread(session);
         loop {
@@ -87,7 +95,6 @@ pub async fn attend(context: &Context, engine: &Arc<Engine>, attachment: Attachm
                 left = &mut left => match left.map_err(|_| Error::new("the streams were given up"))?? {
                     Left::Detached => {
                         drop(raw);
-                        context.ui.say("read escape sequence");
                         return Ok(Outcome::Detached);
                     }
                     Left::Ended(Some(exit)) => break 'connected Some(exit),
@@ -95,7 +102,7 @@ pub async fn attend(context: &Context, engine: &Arc<Engine>, attachment: Attachm
                     Left::Ended(None) => break,
                 },
                 _ = resized.recv() => if let Some(master) = &master {
-                    terminal::resize(master);
+                    resize(engine, id, master, 0, joins).await;
                 },
                 Some((number, word)) = signals.recv() => {
                     if number == SignalKind::interrupt() || number == SignalKind::terminate() {
@@ -171,6 +178,16 @@ async fn connect(
             }
             result => return Ok(Some(result?)),
         }
+    }
+}
+
+/// Gives the container's terminal the size of ours, and this many rows and columns more.
+async fn resize(engine: &Arc<Engine>, id: &Id, master: &File, more: u16, report: bool) {
+    if let Some((rows, columns)) = terminal::resize(master, more)
+        && report
+    {
+        let size = [("height", rows.to_string()), ("width", columns.to_string())];
+        engine.report(id, EventKind::Resize, size).await;
     }
 }
 

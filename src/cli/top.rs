@@ -8,6 +8,7 @@ use jiff::tz::TimeZone;
 use rcompose_engine::container::processes::{self, Process};
 use rcompose_engine::container::stats;
 use rcompose_engine::container::store::Container;
+use rcompose_engine::protocol::EventKind;
 use rcompose_engine::shim;
 
 use super::context::Context;
@@ -37,6 +38,7 @@ pub fn run(context: &Context, args: &TopArgs) -> Result<(), Error> {
         let Ok(config) = shim::read_config(&engine.root.container(&container.config.id)) else { continue };
         let processes = stats::pids(&config.cgroup).into_iter().filter_map(processes::read);
         rows.extend(processes.map(|process| row(container, &process, &users, &now)));
+        context.report(&engine, &container.config.id, EventKind::Top)?;
     }
     if rows.is_empty() {
         return Ok(());

@@ -23,6 +23,7 @@ use crate::project::engine::Engine;
 use crate::project::images::Images;
 use crate::project::labels::Labelled as _;
 use crate::project::models;
+use crate::project::network;
 use crate::project::plan::Plan;
 use crate::project::plan::up::{self, Options, Recreate, Wanted};
 use crate::project::provider;
@@ -147,10 +148,10 @@ pub fn run(context: &Context, args: &UpArgs) -> Result<(), Error> {
     can_build(&project, args.build)?;
     let engine = Arc::new(context.engine(&project.name)?);
     context.refuse_elsewhere(&project, &engine.containers()?)?;
-    for service in project.services.values() {
-        for sentence in unhonoured(&project, service) {
-            context.ui.warn(&sentence);
-        }
+    let of_services = project.services.values().flat_map(|service| unhonoured(&project, service));
+    let of_networks = project.networks.values().filter(|network| !network.external).flat_map(network::unhonoured);
+    for sentence in of_services.chain(of_networks) {
+        context.ui.warn(&sentence);
     }
     let limit = args.wait_timeout.map(Duration::from_secs);
     let recorder = Recorder::default();

@@ -1,28 +1,40 @@
 //! `volumes`: the volumes of the project.
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use rcompose_engine::container::config::MountSource;
+use serde_json::{Map, Value};
 
 use super::context::Context;
 use super::error::Error;
-use crate::ui::{lines, table};
+use crate::project::engine::Engine;
+use crate::project::observe::Volume;
+use crate::ui::format::{Column, Listing};
+use crate::ui::lines;
 
 #[derive(Debug, Args)]
 pub struct VolumesArgs {
-    /// Format the output
-    #[arg(long, value_enum, default_value_t = Format::Table)]
-    format: Format,
+    /// Format the output: `table`, `table TEMPLATE`, `json` or a Go template
+    #[arg(long, value_name = "FORMAT", default_value = "table")]
+    format: String,
     /// Only display volume names
     #[arg(short, long)]
     quiet: bool,
     services: Vec<String>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Format {
-    Table,
-    Json,
-}
+/// The fields of Docker's listing; nothing is known of those of clusters.
+const COLUMNS: [Column; 10] = [
+    ("Availability", "AVAILABILITY"),
+    ("Driver", "DRIVER"),
+    ("Group", "GROUP"),
+    ("Labels", "LABELS"),
+    ("Links", "LINKS"),
+    ("Mountpoint", "MOUNTPOINT"),
+    ("Name", "VOLUME NAME"),
+    ("Scope", "SCOPE"),
+    ("Size", "SIZE"),
+    ("Status", "STATUS"),
+];
 
 pub fn run(context: &Context, args: &VolumesArgs) -> Result<(), Error> {
     let scope = context.scope()?;
@@ -37,13 +49,26 @@ pub fn run(context: &Context, args: &VolumesArgs) -> Result<(), Error> {
     };
     let mut names = engine.own_volumes()?;
     names.retain(|name| args.services.is_empty() || mounts(name));
-    let text = match (args.quiet, args.format) {
-        (true, _) => lines(names),
-        (false, Format::Json) => lines(names.iter().map(|name| serde_json::json!({ "Driver": "local", "Name": name }))),
-        (false, Format::Table) => {
-            let rows = names.iter().map(|name| vec!["local".to_owned(), name.clone()]).collect::<Vec<_>>();
-            table::render(table::DOCKER, &["DRIVER", "VOLUME NAME"], &rows)
-        }
-    };
-    Ok(context.ui.out(&text)?)
+    if args.quiet {
+        return Ok(context.ui.out(&lines(names))?);
+    }
+    let known = engine.volumes()?;
+    let rows = names.iter().filter_map(|name| Some(row(&engine, name, known.get(name)?))).collect::<Vec<_>>();
+    let listing = Listing { columns: &COLUMNS, default: &["Driver", "Name"], rows: &rows };
+    Ok(context.ui.out(&listing.render(&args.format)?)?)
+}
+
+fn row(engine: &Engine, name: &str, volume: &Volume) -> Value {
+    let labels = volume.labels.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>();
+    let mut row: Map<String, Value> = COLUMNS.iter().map(|(field, _)| ((*field).to_owned(), "N/A".into())).collect();
+    for (field, value) in [
+        ("Driver", "local".to_owned()),
+        ("Labels", labels.join(",")),
+        ("Mountpoint", engine.root.volume(name).join("_data").display().to_string()),
+        ("Name", name.to_owned()),
+        ("Scope", "local".to_owned()),
+    ] {
+        row.insert(field.to_owned(), value.into());
+    }
+    row.into()
 }

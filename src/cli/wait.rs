@@ -33,12 +33,12 @@ pub fn run(context: &Context, args: &WaitArgs) -> Result<(), Error> {
             let (engine, config) = (std::sync::Arc::clone(&engine), container.config.clone());
             waits.spawn(async move {
                 let state = engine.wait(&config.id, Condition::NotRunning).await?;
-                Ok::<_, Error>((config.name, state.exit_code))
+                Ok::<_, Error>((config.id, state.exit_code))
             });
         }
         let Some(first) = waits.join_next().await else { return Ok(()) };
-        let (name, code) = first.map_err(|error| Error::new(format!("cannot wait: {error}")))??;
-        context.ui.out(&format!("container \"{name}\" exited with status code {code}\n"))?;
+        let (id, code) = first.map_err(|error| Error::new(format!("cannot wait: {error}")))??;
+        context.ui.out(&format!("container \"{id}\" exited with status code {code}\n"))?;
         // Nobody else is waited for.
         waits.shutdown().await;
         if args.down_project {

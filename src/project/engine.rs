@@ -1,20 +1,17 @@
 //! The engine as one project sees it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
-use std::io;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use rcompose_engine::container::state::ContainerState;
 use rcompose_engine::container::store::{self, Container};
 use rcompose_engine::id::Id;
+use rcompose_engine::network;
 use rcompose_engine::network::config::NetworkConfig;
-use rcompose_engine::protocol::{Condition, FailureKind};
+use rcompose_engine::protocol::{Condition, EventKind, FailureKind};
 use rcompose_engine::root::Root;
 use rcompose_engine::supervisor::client::{Client, ClientError};
 use rcompose_engine::volume::{self, VolumeError};
-use serde::Deserialize;
 use tokio::sync::Mutex;
 
 use super::labels;
@@ -38,18 +35,8 @@ pub enum ObserveError {
     Containers(#[from] store::StoreError),
     #[error(transparent)]
     Volumes(#[from] VolumeError),
-    #[error("cannot read {}", path.display())]
-    Networks {
-        path: PathBuf,
-        #[source]
-        source: io::Error,
-    },
-}
-
-/// As much of `networks/<id>.json` as is looked at here.
-#[derive(Deserialize)]
-struct Network {
-    config: NetworkConfig,
+    #[error(transparent)]
+    Networks(#[from] network::StoreError),
 }
 
 impl Engine {
@@ -73,6 +60,20 @@ impl Engine {
         let mut client = self.client.lock().await;
         if client.as_ref().is_some_and(|client| Arc::ptr_eq(client, ended)) {
             *client = None;
+        }
+    }
+
+    /// Lets those who listen to events know what this command does to a container without the supervisor. Without a
+    /// supervisor nobody listens.
+    pub async fn report<'a>(&self, id: &Id, kind: EventKind, attributes: impl IntoIterator<Item = (&'a str, String)>) {
+        let attributes = attributes.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        let client = match self.client.lock().await.as_ref() {
+            Some(client) => Some(Arc::clone(client)),
+            None => Client::connect(&self.root, &self.project).await.ok().flatten().map(Arc::new),
+        };
+        if let Some(client) = client {
+            // What is done does not depend on who hears of it.
+            let _ = client.report(id, kind, attributes).await;
         }
     }
 
@@ -132,23 +133,8 @@ impl Engine {
 
     /// Returns the networks of the host, by name.
     pub fn networks(&self) -> Result<BTreeMap<String, NetworkConfig>, ObserveError> {
-        let directory = self.root.networks();
-        let failed = |source| ObserveError::Networks { path: directory.clone(), source };
-        let entries = match fs::read_dir(&directory) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
-            Err(error) => return Err(failed(error)),
-        };
-        let mut networks = BTreeMap::new();
-        for entry in entries {
-            let path = entry.map_err(failed)?.path();
-            if path.extension().is_some_and(|extension| extension == "json")
-                && let Some(Network { config }) = store::read(&path)?
-            {
-                networks.insert(config.name.clone(), config);
-            }
-        }
-        Ok(networks)
+        let networks = network::list(&self.root)?.into_iter().map(|network| network.config);
+        Ok(networks.map(|config| (config.name.clone(), config)).collect())
     }
 
     /// Returns the names of the networks that the project made.

@@ -380,8 +380,13 @@ fn network_settings(config: &ContainerConfig, state: &ContainerState) -> Value {
     })
 }
 
+/// Returns a hardware address as people write it.
+pub fn mac_address(bytes: [u8; 6]) -> String {
+    bytes.map(|byte| format!("{byte:02x}")).join(":")
+}
+
 fn network(there: Option<&EndpointState>, aliases: &[String], priority: i32, config: &ContainerConfig) -> Value {
-    let mac = there.map(|there| there.mac_address.map(|byte| format!("{byte:02x}")).join(":"));
+    let mac = there.map(|there| mac_address(there.mac_address));
     let address = |address: Option<String>| address.unwrap_or_default();
     let ipv4 = there.and_then(|there| there.ipv4);
     let ipv6 = there.and_then(|there| there.ipv6);

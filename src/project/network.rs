@@ -17,8 +17,8 @@ pub struct InvalidNetwork {
     pub reason: String,
 }
 
-/// Returns what the engine is asked for.
-pub fn config(project: &str, network: &Network, labels: Labels) -> Result<NetworkConfig, InvalidNetwork> {
+/// Returns what the engine is asked for; without a project, for a network made by hand.
+pub fn config(project: Option<&str>, network: &Network, labels: Labels) -> Result<NetworkConfig, InvalidNetwork> {
     let invalid = |attribute, reason| InvalidNetwork { name: network.name.clone(), attribute, reason };
     let driver = match network.driver.as_deref().unwrap_or_default() {
         "" | "default" | "bridge" => Driver::Bridge,
@@ -29,7 +29,7 @@ pub fn config(project: &str, network: &Network, labels: Labels) -> Result<Networ
     let subnets = network.ipam.config.iter().filter_map(|pool| subnet(pool).transpose());
     Ok(NetworkConfig {
         name: network.name.clone(),
-        project: Some(project.to_owned()),
+        project: project.map(str::to_owned),
         driver,
         internal: network.internal,
         attachable: network.attachable,
@@ -39,6 +39,18 @@ pub fn config(project: &str, network: &Network, labels: Labels) -> Result<Networ
         driver_opts: network.driver_opts.clone(),
         labels,
     })
+}
+
+/// Returns a sentence for each option of a network that has no effect.
+pub fn unhonoured(network: &Network) -> Vec<String> {
+    // One that cannot be made says so itself.
+    let options = config(None, network, Labels::new()).map(|config| {
+        config.unhonoured().into_iter().map(|option| format!("driver_opts.{option}")).collect::<Vec<_>>()
+    });
+    let mut attributes = options.unwrap_or_default();
+    let driver = network.ipam.driver.as_deref().filter(|driver| !matches!(*driver, "" | "default"));
+    attributes.extend(driver.map(|driver| format!("ipam.driver ({driver})")));
+    attributes.into_iter().map(|what| format!("network \"{}\": {what} has no effect", network.name)).collect()
 }
 
 /// Returns the pool's address range, or none where the engine chooses it.
@@ -64,7 +76,7 @@ fn subnet(pool: &IpamPool) -> Result<Option<Subnet>, String> {
 }
 
 /// Reads an address range such as `172.28.0.0/16`.
-fn range(text: &str) -> Result<(IpAddr, u8), String> {
+pub fn range(text: &str) -> Result<(IpAddr, u8), String> {
     let parse = || {
         let (address, length) = text.split_once('/')?;
         let (address, length) = (address.parse::<IpAddr>().ok()?, length.parse::<u8>().ok()?);
@@ -84,7 +96,7 @@ mod tests {
             ipam: Ipam { config: vec![pool], ..Ipam::default() },
             ..Network::default()
         };
-        config("p", &network, Labels::new())
+        config(Some("p"), &network, Labels::new())
     }
 
     #[test]
@@ -108,6 +120,6 @@ mod tests {
             assert!(error.starts_with("network p_back: ipam.config: `") && error.contains(text), "{error}");
         }
         let network = Network { driver: Some("overlay".into()), ..Network::default() };
-        assert!(config("p", &network, Labels::new()).is_err());
+        assert!(config(Some("p"), &network, Labels::new()).is_err());
     }
 }

@@ -55,6 +55,23 @@ impl Listing<'_> {
     }
 }
 
+/// Returns documents as Docker's `inspect` shows them: each through a template, all in one line as JSON, or laid out.
+pub fn documents(documents: &[Value], template: Option<&Template>, compact: bool) -> Result<String, TemplateError> {
+    match template {
+        Some(template) => {
+            documents.iter().try_fold(String::new(), |text, document| Ok(text + &template.execute(document)? + "\n"))
+        }
+        None if compact => Ok(format!("{}\n", Value::from(documents))),
+        None => {
+            let mut text = Vec::new();
+            let formatter = serde_json::ser::PrettyFormatter::with_indent(b"    ");
+            let mut serializer = serde_json::Serializer::with_formatter(&mut text, formatter);
+            serde::Serialize::serialize(documents, &mut serializer).expect("JSON can be written to memory");
+            Ok(format!("{}\n", String::from_utf8_lossy(&text)))
+        }
+    }
+}
+
 fn text(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }

@@ -132,7 +132,7 @@ impl Session {
     fn signal(&self, master: &File) -> io::Result<Option<i32>> {
         while let Some(signal) = self.signals.read_signal()? {
             match i32::try_from(signal.ssi_signo).map(Signal::try_from) {
-                Ok(Ok(Signal::SIGWINCH)) => resize(master),
+                Ok(Ok(Signal::SIGWINCH)) => drop(resize(master, 0)),
                 Ok(Ok(signal)) => return Ok(Some(signal as i32)),
                 _ => {}
             }
@@ -176,12 +176,12 @@ fn copy(mut master: &File, buffer: &mut [u8]) -> io::Result<bool> {
     Ok(true)
 }
 
-/// Gives a container's terminal the size of ours.
-pub fn resize(master: &File) {
-    // A terminal without a size, or one that is gone, is none that the process could be told of.
-    if let Ok(size) = window_size(io::stdin()) {
-        let _ = set_window_size(master, size);
-    }
+/// Gives a container's terminal the size of ours, and this many rows and columns more. Returns the rows and columns that
+/// it has now; a terminal without a size, or one that is gone, is none that the process could be told of.
+pub fn resize(master: &File, more: u16) -> Option<(u16, u16)> {
+    let size = window_size(io::stdin()).ok()?.grown(more);
+    set_window_size(master, size).ok()?;
+    Some(size.rows_and_columns()).filter(|(rows, columns)| *rows > 0 && *columns > 0)
 }
 
 /// Makes these signals readable instead of deadly.

@@ -258,7 +258,10 @@ impl Tracer {
         }
         // What never waits is never interrupted: files, and sockets that do not block.
         let waits = !about.starts_with('/') && !about.starts_with("socket:");
-        let errors = call.errors.iter().copied().filter(|error| waits || *error != Errno::EINTR).collect();
+        // What goes through a pipe goes to no device.
+        let fails = !about.starts_with("pipe:");
+        let possible = |error: &Errno| if *error == Errno::EINTR { waits } else { fails };
+        let errors = call.errors.iter().copied().filter(possible).collect();
         let seen = Seen { place, about, errors };
         self.seen.push(seen.clone());
         if let Some(fault) = fault.filter(|fault| fault.place == place) {

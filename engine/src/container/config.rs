@@ -309,6 +309,9 @@ pub struct Endpoint {
     pub network: String,
     /// Names besides the container's own that resolve to it on this network.
     pub aliases: Vec<String>,
+    /// Names that this container alone has for others of the network: what each stands for.
+    #[serde(default)]
+    pub links: BTreeMap<String, Vec<String>>,
     pub ipv4_address: Option<Ipv4Addr>,
     pub ipv6_address: Option<Ipv6Addr>,
     pub link_local_ips: Vec<IpAddr>,

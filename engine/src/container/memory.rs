@@ -4,9 +4,9 @@
 //! directory is on a disk, a tmpfs of the container's own is mounted there: a secret never gets on a disk. What a command
 //! provided stays there from one run of the container to the next, until the container is removed or the host restarts.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use nix::mount::{MntFlags, MsFlags};
@@ -15,7 +15,7 @@ use nix::sys::statfs::{FsType, TMPFS_MAGIC};
 use super::config::{ContainerConfig, FileContent, MountSource};
 use crate::id::Id;
 use crate::image::Hasher;
-use crate::root::Root;
+use crate::root::{Root, make_directory};
 use crate::sys::mount::is_filesystem;
 
 /// The most that one of these files may have in it, in bytes.
@@ -155,7 +155,7 @@ fn write(
 
 /// Makes a directory in memory.
 fn memory(directory: &Path) -> Result<(), MemoryError> {
-    DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed("make", directory))?;
+    make_directory(directory).map_err(failed("make", directory))?;
     let opened = File::open(directory).map_err(failed("open", directory))?;
     let is = |magic| is_filesystem(&opened, magic).map_err(|error| failed("look at", directory)(error.into()));
     if is(TMPFS_MAGIC)? || is(RAMFS_MAGIC)? {

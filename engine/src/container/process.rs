@@ -113,7 +113,12 @@ impl Program {
 /// Changes to the working directory and makes sure that it is inside the root (CVE-2024-21626).
 fn change_directory(cwd: &Path) -> Step<()> {
     let describe = || format!("change to directory {}", cwd.display());
-    nix::unistd::chdir(cwd).step(describe)?;
+    // Docker's codes for it are those of a program.
+    nix::unistd::chdir(cwd).map_err(|errno| Failure {
+        step: describe(),
+        errno: errno as i32,
+        code: if errno == Errno::ENOENT { 127 } else { 126 },
+    })?;
     let actual = nix::unistd::getcwd().step(describe)?;
     if actual.as_os_str().as_bytes().starts_with(b"/") {
         Ok(())

@@ -1,5 +1,6 @@
 //! What became of a container: `state.json` in its bundle, written by the supervisor alone.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use serde::{Deserialize, Serialize};
@@ -154,6 +155,9 @@ pub struct EndpointState {
     pub ipv6_gateway: Option<Ipv6Addr>,
     /// Every name that resolves to it on this network.
     pub names: Vec<String>,
+    /// Names that it alone has for others of this network: what each stands for.
+    #[serde(default)]
+    pub links: BTreeMap<String, Vec<String>>,
     /// Whether the container's way to the world, and the world's to its published ports, is through this network.
     #[serde(default)]
     pub default_route: bool,

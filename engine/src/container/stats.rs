@@ -29,7 +29,7 @@ impl Sample {
     /// Takes a sample of a container that runs; `None` where it does not any more. `pid` is its first process, which is
     /// in its network; `network` is whether that is one of its own.
     pub fn take(plan: &Plan, pid: i32, network: bool) -> Option<Self> {
-        ProcessStart::of(pid)?;
+        ProcessStart::of(pid).ok()??;
         let group = |controller: &str| plan.directory(controller);
         let number = |controller: &str, file: &str| {
             fs::read_to_string(group(controller)?.join(file)).ok()?.trim().parse::<u64>().ok()

@@ -13,14 +13,13 @@ use std::fs;
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
 
 use super::config::ContainerConfig;
 use super::state::{ContainerState, ProcessStart, Status};
 use crate::host;
 use crate::id::Id;
 use crate::image::Digest;
-use crate::root::Root;
+use crate::root::{Root, make_directory, make_directory_of_many};
 use crate::shim;
 use crate::shim::config::ShimConfig;
 
@@ -202,7 +201,10 @@ pub fn find(root: &Root, name: &str) -> Result<Option<Container>, StoreError> {
 /// have written the truth was not there.
 pub(crate) fn seen(root: &Root, id: &Id, mut state: ContainerState) -> Result<ContainerState, StoreError> {
     let lives = match (state.pid, &state.pid_started) {
-        (Some(pid), Some(started)) => ProcessStart::of(pid).as_ref() == Some(started),
+        (Some(pid), Some(started)) => {
+            let now = ProcessStart::of(pid).map_err(failed("read", Path::new(&format!("/proc/{pid}/stat"))))?;
+            now.as_ref() == Some(started)
+        }
         _ => false,
     };
     if state.status.is_running() && !lives {
@@ -220,16 +222,21 @@ pub(crate) fn seen(root: &Root, id: &Id, mut state: ContainerState) -> Result<Co
 
 impl ProcessStart {
     /// Returns when a process was started; `None` if there is none.
-    pub fn of(pid: i32) -> Option<Self> {
-        static BOOT: OnceLock<Option<String>> = OnceLock::new();
-        let boot = BOOT.get_or_init(|| host::boot_id().ok());
-        Some(Self { boot: boot.clone()?, ticks: ticks(pid)? })
+    pub fn of(pid: i32) -> io::Result<Option<Self>> {
+        let stat = match fs::read_to_string(format!("/proc/{pid}/stat")) {
+            Ok(stat) => stat,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            // It ended between open and read.
+            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let Some(ticks) = ticks(&stat) else { return Ok(None) };
+        Ok(Some(Self { boot: host::boot_id()?, ticks }))
     }
 }
 
 /// Returns when a process was started, in clock ticks since boot (field 22 of `proc_pid_stat(5)`).
-fn ticks(pid: i32) -> Option<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+fn ticks(stat: &str) -> Option<u64> {
     // The command's name is in parentheses and may have blanks and parentheses itself.
     let rest = &stat[stat.rfind(')')? + 1..];
     let mut fields = rest.split_ascii_whitespace();
@@ -264,14 +271,14 @@ fn make_bundle(
     files: &[(&str, Vec<u8>)],
 ) -> Result<(), StoreError> {
     let containers = root.containers();
-    make_directory(&containers)?;
+    make_directory_of_many(&containers).map_err(failed("make", &containers))?;
     let aside = containers.join(format!(".{}", config.id));
     let links = root.project(&config.project).join("containers");
     let link = links.join(config.id.as_str());
     let made = (|| {
         // Before anything else, so that what a crash leaves is found.
         loop {
-            make_directory(&links)?;
+            make_directory(&links).map_err(failed("make", &links))?;
             match std::os::unix::fs::symlink(&config.name, &link) {
                 // The project's last container went at this moment, and the directory with it.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -339,9 +346,14 @@ fn take_away(root: &Root, project: &str, id: &Id, name: &str) -> Result<(), Stor
 pub fn rename(root: &Root, config: &ContainerConfig, name: &str) -> Result<ContainerConfig, StoreError> {
     take_name(root, name, &config.id)?;
     let renamed = ContainerConfig { name: name.to_owned(), ..config.clone() };
-    let written = write(&root.container(&config.id).join("container.json"), &encode(&renamed));
+    let written = configure(root, &renamed);
     release_name(root, if written.is_ok() { &config.name } else { name })?;
     written.map(|()| renamed)
+}
+
+/// Writes what a container that exists is to be from now on.
+pub fn configure(root: &Root, config: &ContainerConfig) -> Result<(), StoreError> {
+    write(&root.container(&config.id).join("container.json"), &encode(config))
 }
 
 /// Writes a container's state.
@@ -380,7 +392,7 @@ fn take_name(root: &Root, name: &str, id: &Id) -> Result<(), StoreError> {
         return Err(StoreError::InvalidName(name.to_owned()));
     }
     let directory = names(root);
-    make_directory(&directory)?;
+    make_directory(&directory).map_err(failed("make", &directory))?;
     let link = directory.join(name);
     loop {
         match std::os::unix::fs::symlink(id.as_str(), &link) {
@@ -403,10 +415,6 @@ fn take_name(root: &Root, name: &str, id: &Id) -> Result<(), StoreError> {
 fn release_name(root: &Root, name: &str) -> Result<(), StoreError> {
     let link = names(root).join(name);
     absent(fs::remove_file(&link), &link)
-}
-
-fn make_directory(path: &Path) -> Result<(), StoreError> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed("make", path))
 }
 
 fn encode<T: serde::Serialize>(value: &T) -> Vec<u8> {
@@ -527,8 +535,11 @@ mod tests {
         let root = Root::below(directory.path());
         let one = config("one", "shop");
         let me = i32::try_from(std::process::id()).unwrap();
-        let running =
-            ContainerState { pid: Some(me), pid_started: ProcessStart::of(me), ..ContainerState::new(Status::Running) };
+        let running = ContainerState {
+            pid: Some(me),
+            pid_started: ProcessStart::of(me).unwrap(),
+            ..ContainerState::new(Status::Running)
+        };
         create(&root, &one, &running, &[]).unwrap();
         assert_eq!(load(&root, &one.id).unwrap().unwrap().state.status, Status::Running);
         let began = running.pid_started.clone().unwrap();

@@ -18,10 +18,10 @@
 //! container of an image holds the lock `use` shared besides; whoever removes an image holds it exclusively.
 
 use std::collections::{BTreeSet, HashSet};
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::fd::AsFd;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -34,6 +34,7 @@ use super::manifest::{Descriptor, Document, Index, MAX_CONFIG, MAX_MANIFEST, Man
 use super::reference::Reference;
 use super::unpack::{UnpackError, Unpacked};
 use crate::host;
+use crate::root::{make_directory, make_directory_of_many};
 
 /// Annotation with an entry's name, as the image layout specification has it.
 pub(crate) const REF_NAME: &str = "org.opencontainers.image.ref.name";
@@ -223,25 +224,22 @@ impl Store {
         // The last directory that is made.
         let ready = store.layers.join(".unsynced");
         if !ready.is_dir() {
-            let directories = [
-                store.images.join("blobs/sha256"),
-                store.temporary(),
-                store.locks(),
-                store.layers.join(".tmp"),
-                store.layers.join(".meta"),
-            ];
+            let directories =
+                [store.images.join("blobs/sha256"), store.temporary(), store.locks(), store.layers.join(".meta")];
             // Layers have setuid programs and readable secrets of other people's images in them: root's eyes only.
             for path in [root, &store.images, &store.layers].into_iter().chain(directories.iter().map(PathBuf::as_path))
             {
-                DirBuilder::new().mode(0o700).recursive(true).create(path).map_err(io_error("create", path))?;
+                make_directory(path).map_err(io_error("create", path))?;
             }
+            let unpacking = store.layers.join(".tmp");
+            make_directory_of_many(&unpacking).map_err(io_error("create", &unpacking))?;
             let layout = store.images.join("oci-layout");
             if !layout.exists() {
                 write_file(&store.temporary(), &layout, br#"{"imageLayoutVersion":"1.0.0"}"#)
                     .map_err(io_error("write", &layout))?;
             }
             store.update_index(|_| ())?;
-            DirBuilder::new().mode(0o700).recursive(true).create(&ready).map_err(io_error("create", &ready))?;
+            make_directory(&ready).map_err(io_error("create", &ready))?;
         }
         Ok(store)
     }
@@ -257,7 +255,7 @@ impl Store {
 
     /// Returns the image of a name even if layers of it are not unpacked. An entry whose manifest or configuration is
     /// missing is none.
-    pub(crate) fn load_by_name(&self, reference: &Reference) -> Result<Option<Image>, StoreError> {
+    pub fn load_by_name(&self, reference: &Reference) -> Result<Option<Image>, StoreError> {
         let index = self.index()?;
         let Some(entry) = find_entry(&index, reference) else {
             return Ok(None);

@@ -39,6 +39,17 @@ pub enum Driver {
     Ipvlan,
 }
 
+impl Driver {
+    /// Returns the name that Docker has for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Bridge => "bridge",
+            Self::Macvlan => "macvlan",
+            Self::Ipvlan => "ipvlan",
+        }
+    }
+}
+
 /// One address range of a network (Compose Specification, `ipam.config`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Subnet {
@@ -70,16 +81,5 @@ impl Network {
     /// Returns the first subnet of a family.
     pub fn subnet(&self, ipv4: bool) -> Option<&Subnet> {
         self.subnets.iter().find(|subnet| subnet.subnet.0.is_ipv4() == ipv4)
-    }
-
-    /// Returns the maximum transmission unit that was asked for.
-    pub fn mtu(&self) -> Option<u32> {
-        self.config.driver_opts.get("com.docker.network.driver.mtu").and_then(|mtu| mtu.parse().ok())
-    }
-
-    /// Returns whether containers speak to the world with the host's address.
-    pub fn masquerade(&self) -> bool {
-        let option = self.config.driver_opts.get("com.docker.network.bridge.enable_ip_masquerade");
-        !self.config.internal && option.is_none_or(|value| value != "false")
     }
 }

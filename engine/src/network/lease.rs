@@ -183,7 +183,7 @@ pub fn mac_for(ipv4: Option<Ipv4Addr>, ipv6: Option<Ipv6Addr>) -> [u8; 6] {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
     fn subnet(text: &str, gateway: &str, range: Option<(&str, u8)>) -> Subnet {
@@ -196,11 +196,12 @@ mod tests {
         }
     }
 
-    fn lease(name: &str, ipv4: &str, active: bool) -> Lease {
+    /// Returns the place of a container that has no other names but these besides its own.
+    pub(in crate::network) fn called(name: &str, aliases: &[&str], ipv4: &str, active: bool) -> Lease {
         Lease {
             name: name.into(),
             project: "shop".into(),
-            names: vec![name.into()],
+            names: std::iter::once(&name).chain(aliases).map(|name| (*name).to_owned()).collect(),
             ipv4: Some(ipv4.parse().unwrap()),
             ipv6: None,
             mac_address: [0; 6],
@@ -212,7 +213,11 @@ mod tests {
         }
     }
 
-    fn id(digit: char) -> Id {
+    fn lease(name: &str, ipv4: &str, active: bool) -> Lease {
+        called(name, &[], ipv4, active)
+    }
+
+    pub(in crate::network) fn id(digit: char) -> Id {
         digit.to_string().repeat(64).parse().unwrap()
     }
 

@@ -8,12 +8,12 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
 
 use futures_util::{Stream, TryStreamExt};
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope};
 use netlink_packet_route::link::{
-    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoIpVlan, InfoKind, InfoMacVlan, InfoVeth, IpVlanMode,
-    LinkAttribute, LinkFlags, LinkInfo, LinkMessage, MacVlanMode,
+    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoBridgePort, InfoData, InfoIpVlan, InfoKind, InfoMacVlan,
+    InfoPortData, InfoPortKind, InfoVeth, IpVlanMode, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, MacVlanMode,
 };
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
@@ -79,6 +79,8 @@ pub enum LinkError {
         #[source]
         source: Refusal,
     },
+    #[error("link {0} exists already")]
+    NameTaken(String),
     #[error("there is no link {0} on this host")]
     NoLink(String),
 }
@@ -123,6 +125,8 @@ pub(crate) enum Parent {
         bridge: u32,
         name: String,
         host_end: String,
+        /// Whether the port passes nothing on to other such ports.
+        isolated: bool,
     },
     Macvlan {
         parent: u32,
@@ -256,6 +260,35 @@ impl Links {
         Ok((link, new))
     }
 
+    /// Gives a link of the host a further name, unless it has it.
+    pub(crate) fn add_name(&self, link: &Link, name: &str) -> Result<(), LinkError> {
+        let names = [name];
+        let add = self.handle.link().property_add(link.index).alt_ifname(&names);
+        match self.run(add.execute()) {
+            Err(error) if error.errno == Errno::EEXIST => match self.find(name)? {
+                Some(other) if other.index != link.index => Err(LinkError::NameTaken(name.to_owned())),
+                _ => Ok(()),
+            },
+            other => other.map_err(|source| LinkError::Bridge { bridge: name.to_owned(), source }),
+        }
+    }
+
+    /// Has a port of a bridge pass on nothing to other such ports (`isolated` of `bridge(8)`).
+    pub(crate) fn isolate(&mut self, port: &str) -> Result<(), LinkError> {
+        let mut message = LinkMessage::default();
+        message.attributes.push(LinkAttribute::IfName(port.to_owned()));
+        message.attributes.push(LinkAttribute::LinkInfo(vec![
+            LinkInfo::PortKind(InfoPortKind::Bridge),
+            LinkInfo::PortData(InfoPortData::BridgePort(vec![InfoBridgePort::Isolated(true)])),
+        ]));
+        // `RTM_SETLINK` does not look at what the master's kind has to say of a port.
+        self.socket.execute(&[request(16, 0, &message)]).map_err(|source| LinkError::Configure {
+            interface: port.to_owned(),
+            what: "keep it apart from other containers".into(),
+            source,
+        })
+    }
+
     /// Gives a link of the host an address, unless it has it.
     pub(crate) fn add_address(&self, link: &Link, address: IpAddr, prefix: u8) -> Result<(), LinkError> {
         let mut add = self.handle.address().add(link.index, address, prefix);
@@ -313,7 +346,10 @@ impl Links {
                 source,
             })
         });
-        if let (Ok(()), Parent::Bridge { host_end, .. }) = (&configured, parent) {
+        if let (Ok(()), Parent::Bridge { host_end, isolated, .. }) = (&configured, parent) {
+            if *isolated {
+                self.isolate(host_end)?;
+            }
             // The bridge lets frames through when the kernel's own worker gets to telling it that the far end is up. A
             // query of the link's state makes that happen now (since Linux 6.8); else the first packet of a container
             // in a hurry is lost, and TCP repeats it only after a second.
@@ -340,6 +376,18 @@ pub(crate) fn detach(sandbox: &Sandbox, interface: &str) -> Result<(), LinkError
             what: "delete it".into(),
             source,
         }),
+    })
+}
+
+/// Makes an interface of a sandbox the way to everywhere else, in the place of another.
+pub(crate) fn route(sandbox: &Sandbox, interface: &str, gateway: IpAddr) -> Result<(), LinkError> {
+    sandbox.configure(|socket| {
+        let index = index_of(socket, interface)?;
+        socket.execute(&[default_route(index, gateway, NLM_F_REPLACE)]).map_err(|source| LinkError::Configure {
+            interface: interface.to_owned(),
+            what: format!("lead the default route by {gateway}"),
+            source,
+        })
     })
 }
 
@@ -464,7 +512,7 @@ fn setup(index: u32, interface: &Interface) -> Vec<(Request, String)> {
     }
     let gateways = [interface.gateway4.map(IpAddr::V4), interface.gateway6.map(IpAddr::V6)];
     for gateway in gateways.into_iter().flatten() {
-        requests.push((default_route(index, gateway), format!("add a default route by {gateway}")));
+        requests.push((default_route(index, gateway, NLM_F_EXCL), format!("add a default route by {gateway}")));
     }
     requests
 }
@@ -494,7 +542,7 @@ fn new_address(index: u32, address: IpAddr, prefix: u8) -> Request {
     request(20, NLM_F_CREATE | NLM_F_EXCL, &message)
 }
 
-fn default_route(index: u32, gateway: IpAddr) -> Request {
+fn default_route(index: u32, gateway: IpAddr, flags: u16) -> Request {
     let mut message = RouteMessage::default();
     message.header = RouteHeader {
         address_family: if gateway.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 },
@@ -510,7 +558,7 @@ fn default_route(index: u32, gateway: IpAddr) -> Request {
     };
     message.attributes.push(RouteAttribute::Gateway(address));
     message.attributes.push(RouteAttribute::Oif(index));
-    request(24, NLM_F_CREATE, &message)
+    request(24, NLM_F_CREATE | flags, &message)
 }
 
 /// Writes a setting below `/proc/sys/net`, unless it has the value already: the file may be read-only then.

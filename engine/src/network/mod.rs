@@ -1,6 +1,7 @@
 //! Networks: addresses, bridges, packet filter, published ports, names.
 //!
-//! [`Networks`] is the whole of it: a handle, cheap to clone, of which each supervisor has one. What changes the host
+//! [`Networks`] is the whole of it: a handle, cheap to clone, of which each supervisor has one, and each command
+//! that makes or removes networks. What changes the host
 //! is done by one thread (`worker`), what enters network namespaces by two others (`sandbox`), name queries and IPv6
 //! relays by tasks of the runtime. State on disk is the record of each network; everything else (who has which
 //! address, who is called what) is in the run-time directory, shared with supervisors of other projects.
@@ -10,16 +11,20 @@
 //! leaves the host's namespace.
 
 pub mod config;
+mod connect;
 mod dns;
+mod error;
 pub mod files;
 pub mod lease;
 mod link;
 mod netlink;
 mod nft;
+pub mod options;
 pub mod pool;
 mod port;
 mod relay;
 pub mod sandbox;
+mod settings;
 mod store;
 mod watch;
 mod worker;
@@ -35,19 +40,22 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use self::config::Network;
+pub use self::error::NetworkError;
 pub use self::lease::LeaseError;
 pub use self::link::LinkError;
 pub use self::netlink::Refusal;
 pub use self::nft::FilterError;
 pub use self::port::PortError;
 pub use self::sandbox::{Sandbox, SandboxError};
+pub use self::settings::SettingsError;
 pub use self::store::StoreError;
+pub use self::worker::{endpoints, list};
 
 use self::config::NetworkConfig;
 use self::dns::table::{Tables, View};
 use self::dns::{Forwarder, Resolver, Upstream};
 use self::nft::Mapping;
-use self::pool::{Cidr, DEFAULT_POOLS, Pool};
+use self::pool::Pool;
 use self::port::Reservation;
 use self::sandbox::Sandboxes;
 use self::worker::publish_target;
@@ -56,82 +64,18 @@ use crate::container::state::{BoundPort, EndpointState};
 use crate::id::Id;
 use crate::root::Root;
 
-/// Why something about networks failed.
-#[derive(Debug, thiserror::Error)]
-pub enum NetworkError {
-    #[error("there is no network {0}")]
-    Unknown(String),
-    #[error("network {network} is in use by {}", holders.join(", "))]
-    InUse { network: String, holders: Vec<String> },
-    #[error("the container is not connected to network {network}")]
-    NotConnected { network: String },
-    #[error("subnet {}/{} of network {network} overlaps with {with}", subnet.0, subnet.1)]
-    SubnetTaken { network: String, subnet: Cidr, with: String },
-    #[error("`{}/{}` of network {network} is not the address of a subnet", subnet.0, subnet.1)]
-    InvalidSubnet { network: String, subnet: Cidr },
-    #[error("no subnet of the address pools is free for network {network} ({taken} ranges are in use)")]
-    PoolExhausted { network: String, taken: usize },
-    #[error("network {0} needs the option `parent`: the host's link that it is to share")]
-    NoParent(String),
-    #[error("`{mode}` is no mode of the driver of network {network}")]
-    UnknownMode { network: String, mode: String },
-    #[error("cannot connect container {container} to network {network}")]
-    Attach {
-        container: String,
-        network: String,
-        #[source]
-        source: Box<LinkError>,
-    },
-    #[error("cannot start the thread for networks")]
-    Thread(#[source] io::Error),
-    /// Its thread panicked.
-    #[error("the thread for networks has ended")]
-    Gone,
-    #[error("cannot start the resolver of container {container}")]
-    Resolver {
-        container: String,
-        #[source]
-        source: io::Error,
-    },
-    #[error("cannot relay port {port} of container {container}")]
-    Relay {
-        container: String,
-        port: SocketAddr,
-        #[source]
-        source: io::Error,
-    },
-    #[error("cannot watch for changes of {what}")]
-    Watch {
-        what: &'static str,
-        #[source]
-        source: io::Error,
-    },
-    #[error(transparent)]
-    Lease(#[from] LeaseError),
-    #[error(transparent)]
-    Link(#[from] LinkError),
-    #[error(transparent)]
-    Filter(#[from] FilterError),
-    #[error(transparent)]
-    Port(#[from] PortError),
-    #[error(transparent)]
-    Sandbox(#[from] SandboxError),
-    #[error(transparent)]
-    Store(#[from] StoreError),
-}
-
 /// What [`Networks::open`] may be told.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Where subnets come from that nobody chose.
-    pub pools: Vec<Pool>,
+    /// Where subnets come from that nobody chose, in place of what the settings of this host say.
+    pub pools: Option<Vec<Pool>>,
     /// The file that names the host's resolvers.
     pub resolv_conf: PathBuf,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { pools: DEFAULT_POOLS.to_vec(), resolv_conf: files::host_path().to_owned() }
+        Self { pools: None, resolv_conf: files::host_path().to_owned() }
     }
 }
 
@@ -194,7 +138,7 @@ impl Removal {
 struct Running {
     sandbox: Sandbox,
     resolver: Resolver,
-    networks: Vec<Id>,
+    endpoints: Vec<EndpointState>,
     /// Keeps the ports taken.
     reservations: Vec<Reservation>,
     /// Ends the relays.
@@ -204,6 +148,11 @@ struct Running {
 }
 
 impl Running {
+    /// The ports that are bound for it.
+    fn ports(&self) -> Vec<BoundPort> {
+        self.reservations.iter().map(|reservation| reservation.port.clone()).collect()
+    }
+
     /// Ends everything, and returns when nothing of ours holds a socket of the container any more.
     async fn end(self) {
         self.stop.cancel();
@@ -242,7 +191,7 @@ impl Networks {
         let worker = worker::start(root, options.pools, Arc::clone(&tables))?;
         let stop = CancellationToken::new();
         let tasks = TaskTracker::new();
-        let registries = root.run().join("networks");
+        let registries = root.networks_run();
         watch::start(&worker, &registries, &tasks, &stop)?;
         let shared = Shared {
             worker,
@@ -328,6 +277,12 @@ impl Networks {
         Ok(self.0.sandboxes.create().await?)
     }
 
+    /// Makes a sandbox of a namespace that a container had in an earlier run, and that others share with it: what is left
+    /// of that run in it is removed.
+    pub async fn reuse(&self, netns: OwnedFd) -> Result<Sandbox, NetworkError> {
+        Ok(self.0.sandboxes.reuse(netns).await?)
+    }
+
     /// Connects a container to its networks, starts its resolver and publishes its ports. If something fails, nothing
     /// of it is left but the sandbox.
     ///
@@ -342,9 +297,13 @@ impl Networks {
     ) -> Result<Joined, NetworkError> {
         let states = {
             let (sandbox, member, endpoints) = (sandbox.clone(), member.clone(), endpoints.to_vec());
-            self.0.worker.run(move |worker| worker.join(&sandbox, &member, &endpoints, 0, true)).await?
+            self.0.worker.run(move |worker| worker.join(&sandbox, &member, &endpoints, &[])).await?
         };
-        match self.serve(sandbox, member, &states, ports, dns).await {
+        let served = match self.configure(sandbox, endpoints, &states).await {
+            Ok(()) => self.serve(sandbox, member, &states, ports, dns).await,
+            Err(error) => Err(error),
+        };
+        match served {
             Ok((bound, keep)) => Ok(Joined { endpoints: states, ports: bound, keep }),
             Err(error) => {
                 // The first error is the one to tell.
@@ -352,6 +311,22 @@ impl Networks {
                 Err(error)
             }
         }
+    }
+
+    /// Applies the settings that endpoints ask for.
+    async fn configure(
+        &self,
+        sandbox: &Sandbox,
+        endpoints: &[Endpoint],
+        states: &[EndpointState],
+    ) -> Result<(), NetworkError> {
+        let mut settings = Vec::new();
+        for (endpoint, state) in endpoints.iter().zip(states) {
+            let asked = options::sysctls(endpoint, &state.interface);
+            let network = || endpoint.network.clone();
+            settings.extend(asked.map_err(|setting| NetworkError::InvalidSetting { network: network(), setting })?);
+        }
+        if settings.is_empty() { Ok(()) } else { Ok(self.0.sandboxes.set(sandbox.clone(), settings).await?) }
     }
 
     async fn disconnect_all(
@@ -378,7 +353,7 @@ impl Networks {
     ) -> Result<(Vec<BoundPort>, Vec<(String, OwnedFd)>), NetworkError> {
         let reservations = match publish_target(states) {
             _ if ports.is_empty() => Vec::new(),
-            Some(_) => self.reserve(ports).await?,
+            Some(_) => self.reserve(states, ports).await?,
             None => {
                 tracing::warn!(container = member.name, "ports are not published on internal networks");
                 Vec::new()
@@ -405,11 +380,22 @@ impl Networks {
     }
 
     /// Binds every published port; on the first conflict none is left bound.
-    async fn reserve(&self, ports: &[PublishedPort]) -> Result<Vec<Reservation>, NetworkError> {
-        let ports = ports.to_vec();
+    async fn reserve(
+        &self,
+        states: &[EndpointState],
+        ports: &[PublishedPort],
+    ) -> Result<Vec<Reservation>, NetworkError> {
+        let mut ports = ports.to_vec();
+        let network = publish_target(states).map(|(network, ..)| network.clone());
         self.0
             .worker
             .run(move |worker| {
+                // Where a port that names no address is bound may be a matter of the network.
+                if let Some(address) = network.and_then(|network| worker.host_binding(&network)) {
+                    for port in &mut ports {
+                        port.host_ip = port.host_ip.or(Some(address));
+                    }
+                }
                 let worker = std::cell::RefCell::new(worker);
                 let ours = |port: &BoundPort| match worker.borrow_mut().port_holder(port) {
                     Ok(holder) => holder,
@@ -437,10 +423,9 @@ impl Networks {
         reservations: Vec<Reservation>,
     ) -> Result<(), NetworkError> {
         let container = || member.name.clone();
-        let networks: Vec<Id> = states.iter().map(|state| state.network_id.clone()).collect();
         let failed = |source| NetworkError::Resolver { container: container(), source };
         let sockets = sandbox.resolver().map_err(failed)?;
-        let view = Arc::new(View::new(Arc::clone(&self.0.tables), &networks));
+        let view = Arc::new(View::new(Arc::clone(&self.0.tables), states));
         let patience = files::ResolvConf::default().timeout();
         let upstream = (!dns.is_empty()).then(|| Upstream::new(dns, patience));
         let resolver = Resolver::start(sockets, view, Arc::clone(&self.0.forwarder), upstream).map_err(failed)?;
@@ -449,7 +434,7 @@ impl Networks {
         let running = Running {
             sandbox: sandbox.clone(),
             resolver,
-            networks,
+            endpoints: states.to_vec(),
             reservations,
             stop: stop.clone(),
             relays: relays.clone(),
@@ -459,10 +444,26 @@ impl Networks {
         if let Some(old) = old {
             old.stop.cancel();
         }
+        self.relay(member, states, &relays, &stop)
+    }
+
+    /// Starts the relays of a container, until `stop`.
+    fn relay(
+        &self,
+        member: &Member,
+        states: &[EndpointState],
+        tasks: &TaskTracker,
+        stop: &CancellationToken,
+    ) -> Result<(), NetworkError> {
+        let container = || member.name.clone();
+        let failed = |source| NetworkError::Resolver { container: container(), source };
         for (port, target, socket) in self.relays(&member.id, states).map_err(failed)? {
             let address = SocketAddr::new(port.host_ip, port.host_port);
-            relay::start(socket, port.protocol, target, &relays, stop.clone())
-                .map_err(|source| NetworkError::Relay { container: container(), port: address, source })?;
+            relay::start(socket, port.protocol, target, tasks, stop.clone()).map_err(|source| NetworkError::Relay {
+                container: container(),
+                port: address,
+                source,
+            })?;
         }
         Ok(())
     }
@@ -521,37 +522,6 @@ impl Networks {
         self.0.worker.run(move |worker| worker.adopt(&who, &what, mappings)).await?;
         self.run(&sandbox, member, states, dns, reservations)?;
         Ok(sandbox)
-    }
-
-    /// Connects a running container to one more network.
-    pub async fn connect(&self, member: &Member, endpoint: &Endpoint) -> Result<EndpointState, NetworkError> {
-        let Some((sandbox, count)) = self.running().get(&member.id).map(|r| (r.sandbox.clone(), r.networks.len()))
-        else {
-            return Err(NetworkError::NotConnected { network: endpoint.network.clone() });
-        };
-        let (who, what) = (member.clone(), vec![endpoint.clone()]);
-        // A container that had no way to the world gets one; else its default route stays what it is.
-        let states = self.0.worker.run(move |worker| worker.join(&sandbox, &who, &what, count, count == 0)).await?;
-        let state = states.into_iter().next().ok_or(NetworkError::Gone)?;
-        if let Some(running) = self.running().get_mut(&member.id) {
-            running.networks.push(state.network_id.clone());
-            running.resolver.view().set(&running.networks);
-        }
-        Ok(state)
-    }
-
-    /// Disconnects a running container from a network.
-    pub async fn disconnect(&self, container: &Id, network: &str) -> Result<(), NetworkError> {
-        let unknown = || NetworkError::NotConnected { network: network.to_owned() };
-        let sandbox = self.running().get(container).map(|r| r.sandbox.clone()).ok_or_else(unknown)?;
-        let id = self.get(network).await?.map(|network| network.id);
-        let (who, name) = (container.clone(), network.to_owned());
-        self.0.worker.run(move |worker| worker.detach(&sandbox, &who, &name)).await?;
-        if let Some(running) = self.running().get_mut(container) {
-            running.networks.retain(|known| Some(known) != id.as_ref());
-            running.resolver.view().set(&running.networks);
-        }
-        Ok(())
     }
 
     /// Says that a container has ended: its names, ports and resolver go. Its addresses are kept for it.

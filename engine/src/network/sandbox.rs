@@ -17,7 +17,7 @@ use netlink_packet_route::link::{LinkFlags, LinkMessage};
 use nix::sched::{CloneFlags, setns, unshare};
 use tokio::sync::oneshot;
 
-use super::netlink::{Refusal, Request, Socket};
+use super::netlink::{Refusal, Request, Socket, attributes};
 use super::nft;
 
 /// Where a container's resolver is.
@@ -40,10 +40,12 @@ pub enum SandboxError {
     Resolver(#[source] io::Error),
     #[error("cannot set {path} in a network namespace")]
     Sysctl {
-        path: &'static str,
+        path: String,
         #[source]
         source: io::Error,
     },
+    #[error("cannot remove the interfaces of the last run from a network namespace")]
+    Empty(#[source] Refusal),
     #[error("the thread for network namespaces has ended")]
     Gone,
 }
@@ -90,7 +92,22 @@ type Pending = oneshot::Receiver<Result<Sandbox, SandboxError>>;
 #[derive(Debug)]
 enum Job {
     Create(Reply),
-    Adopt { netns: OwnedFd, udp: Option<OwnedFd>, tcp: Option<OwnedFd>, reply: Reply },
+    Adopt {
+        netns: OwnedFd,
+        udp: Option<OwnedFd>,
+        tcp: Option<OwnedFd>,
+        reply: Reply,
+    },
+    /// Empties a namespace that others than its owner are in, for the owner's next run.
+    Reuse {
+        netns: OwnedFd,
+        reply: Reply,
+    },
+    Set {
+        sandbox: Sandbox,
+        settings: Vec<(String, String)>,
+        reply: Reply,
+    },
 }
 
 /// The threads that enter network namespaces, so that no other thread of the process ever does.
@@ -119,6 +136,8 @@ impl Sandboxes {
                     let (result, reply) = match job {
                         Job::Create(reply) => (create(), reply),
                         Job::Adopt { netns, udp, tcp, reply } => (adopt(netns, udp, tcp), reply),
+                        Job::Reuse { netns, reply } => (reuse(netns), reply),
+                        Job::Set { sandbox, settings, reply } => (set(sandbox, &settings), reply),
                     };
                     // A thread that stays inside keeps the namespace alive, until it has done its next job.
                     let back = || setns(&home, CloneFlags::CLONE_NEWNET);
@@ -163,14 +182,10 @@ impl Sandboxes {
             // The oldest is the likeliest to be ready.
             if ready.is_empty() { None } else { Some(ready.remove(0)) }
         };
-        let result = if let Some(result) = ready {
-            result
-        } else {
-            let (reply, result) = oneshot::channel();
-            self.jobs.send(Job::Create(reply)).map_err(|_| SandboxError::Gone)?;
-            result
-        };
-        result.await.map_err(|_| SandboxError::Gone)?
+        match ready {
+            Some(result) => result.await.map_err(|_| SandboxError::Gone)?,
+            None => self.ask(Job::Create).await,
+        }
     }
 
     pub(crate) async fn adopt(
@@ -179,8 +194,22 @@ impl Sandboxes {
         udp: Option<OwnedFd>,
         tcp: Option<OwnedFd>,
     ) -> Result<Sandbox, SandboxError> {
+        self.ask(|reply| Job::Adopt { netns, udp, tcp, reply }).await
+    }
+
+    /// Makes a sandbox of a namespace that a container had in an earlier run, and that others share.
+    pub(crate) async fn reuse(&self, netns: OwnedFd) -> Result<Sandbox, SandboxError> {
+        self.ask(|reply| Job::Reuse { netns, reply }).await
+    }
+
+    /// Writes settings inside a sandbox: paths below `/proc/sys` and values.
+    pub(crate) async fn set(&self, sandbox: Sandbox, settings: Vec<(String, String)>) -> Result<(), SandboxError> {
+        self.ask(|reply| Job::Set { sandbox, settings, reply }).await.map(|_| ())
+    }
+
+    async fn ask(&self, job: impl FnOnce(Reply) -> Job) -> Result<Sandbox, SandboxError> {
         let (reply, result) = oneshot::channel();
-        self.jobs.send(Job::Adopt { netns, udp, tcp, reply }).map_err(|_| SandboxError::Gone)?;
+        self.jobs.send(job(reply)).map_err(|_| SandboxError::Gone)?;
         result.await.map_err(|_| SandboxError::Gone)?
     }
 }
@@ -202,7 +231,7 @@ fn create() -> Result<Sandbox, SandboxError> {
         match std::fs::write(path, value) {
             // A user namespace with few group ids cannot have the range; then ping needs its capability as before.
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
-            other => other.map_err(|source| SandboxError::Sysctl { path, source })?,
+            other => other.map_err(|source| SandboxError::Sysctl { path: path.to_owned(), source })?,
         }
     }
     let resolver = bind_resolver().map_err(SandboxError::Resolver)?;
@@ -248,4 +277,44 @@ fn adopt(netns: OwnedFd, udp: Option<OwnedFd>, tcp: Option<OwnedFd>) -> Result<S
         _ => bind_resolver().map_err(SandboxError::Resolver)?,
     };
     Ok(Sandbox(Arc::new(Inner { netns, resolver, route: Mutex::new(route) })))
+}
+
+fn reuse(netns: OwnedFd) -> Result<Sandbox, SandboxError> {
+    let sandbox = adopt(netns, None, None)?;
+    sandbox
+        .configure(|socket| {
+            let mut all = LinkMessage::default();
+            all.header.interface_family = netlink_packet_route::AddressFamily::Unspec;
+            for reply in socket.dump(&request(18, 0, &all))? {
+                let Some((index, attributes_of)) = reply.payload.split_at_checked(16) else { continue };
+                let index = u32::from_ne_bytes([index[4], index[5], index[6], index[7]]);
+                if is_of_containers(attributes_of) {
+                    let mut gone = LinkMessage::default();
+                    gone.header.index = index;
+                    // `RTM_DELLINK`
+                    socket.execute(&[request(17, 0, &gone)])?;
+                }
+            }
+            Ok(())
+        })
+        .map_err(SandboxError::Empty)?;
+    Ok(sandbox)
+}
+
+/// Returns whether a link, by its attributes, is of a kind that containers get, and no fixture of the namespace.
+fn is_of_containers(link: &[u8]) -> bool {
+    const INFO: u16 = 18;
+    const KIND: u16 = 1;
+    attributes(link).filter(|(kind, _)| *kind == INFO).flat_map(|(_, info)| attributes(info)).any(|(kind, name)| {
+        kind == KIND && matches!(name.strip_suffix(b"\0").unwrap_or(name), b"veth" | b"macvlan" | b"ipvlan")
+    })
+}
+
+fn set(sandbox: Sandbox, settings: &[(String, String)]) -> Result<Sandbox, SandboxError> {
+    setns(sandbox.netns(), CloneFlags::CLONE_NEWNET).map_err(|errno| SandboxError::Enter(errno.into()))?;
+    for (path, value) in settings {
+        let path = format!("/proc/sys/{path}");
+        std::fs::write(&path, value).map_err(|source| SandboxError::Sysctl { path, source })?;
+    }
+    Ok(sandbox)
 }

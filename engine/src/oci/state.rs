@@ -29,6 +29,7 @@ use serde::{Deserialize, Serialize};
 use super::OciError;
 use crate::container::cgroup::Plan;
 use crate::container::hooks::Subject;
+use crate::root::make_directory;
 use crate::shim::config::{Namespaces, Network, Seccomp};
 use crate::sys::pidfd;
 
@@ -143,7 +144,7 @@ impl Runtime {
         check_id(id)?;
         let directory = self.root.join(id);
         let failed = |source| OciError::Write { path: directory.clone(), source };
-        DirBuilder::new().mode(0o700).recursive(true).create(&self.root).map_err(failed)?;
+        make_directory(&self.root).map_err(failed)?;
         match DirBuilder::new().mode(0o700).create(&directory) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 return Err(OciError::Exists(id.to_owned()));

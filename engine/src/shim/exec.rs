@@ -17,13 +17,14 @@ use oci_spec::runtime::{Process as OciProcess, UserBuilder};
 use super::channel::{self, Message};
 use super::config::{Namespaces, Network, Seccomp, ShimConfig, Time};
 use super::init::{PROGRAM, console_size, filter, read_spec, set_oom_score};
-use super::protocol::{Exec, Failure};
+use super::protocol::{Exec, Failure, FromShim};
 use super::running::open_path;
 use super::{Shim, died};
 use crate::container::cgroup::{Plan, Version};
 use crate::container::mounts::device::{self, Terminal};
 use crate::container::step::{Context, ENGINE, Step, fault};
 use crate::container::{beneath, capabilities, process as program, user};
+use crate::id::Id;
 use crate::sys::clone::{self, Cloned};
 use crate::sys::{mount, pidfd, process, socket};
 
@@ -80,6 +81,10 @@ pub(crate) struct Process {
     pub(super) connection: u64,
     /// The number that the asker gave it.
     pub(super) exec: u32,
+    /// Its arguments, until the supervisor was told of it.
+    args: Vec<String>,
+    /// What events call it.
+    id: Option<Id>,
     /// Until it has executed its program.
     channel: Option<OwnedFd>,
     helper: Option<OwnedFd>,
@@ -101,9 +106,16 @@ impl Process {
         if !wanted.terminal() && stdio.len() != 3 {
             return Err(fault(format!("exec: {} standard streams were sent instead of 3", stdio.len())));
         }
-        let group = target.cgroup.open()?;
         let (ours, theirs) = socket::pair().step(|| "make a socket pair for the process".into())?;
-        match clone::clone3(0, group.as_ref().map(AsFd::as_fd)).step(|| "clone the exec helper".into())? {
+        let clone = |group: Option<OwnedFd>| clone::clone3(0, group.as_ref().map(AsFd::as_fd));
+        let cloned = match clone(target.cgroup.open()?) {
+            Err(Errno::EBUSY) => {
+                let init = pidfd::pid(target.init).ok_or(Errno::ESRCH).step(|| "find the container's PID 1".into())?;
+                clone(target.cgroup.open_group_of(init)?)
+            }
+            cloned => cloned,
+        };
+        match cloned.step(|| "clone the exec helper".into())? {
             Cloned::Child => {
                 nix::unistd::close(ours.as_raw_fd()).ok();
                 let Err(failure) = enter(target, wanted, &theirs, stdio);
@@ -113,6 +125,11 @@ impl Process {
             Cloned::Parent { pidfd, .. } => Ok(Self {
                 connection,
                 exec,
+                args: match wanted {
+                    Wanted::Like(request) => request.args.clone(),
+                    Wanted::Exactly(..) => Vec::new(),
+                },
+                id: None,
                 channel: Some(ours),
                 helper: Some(pidfd),
                 child: None,
@@ -131,6 +148,17 @@ impl Process {
 
     pub(crate) fn pidfd(&self) -> Option<BorrowedFd<'_>> {
         self.child.as_ref().map(|(_, pidfd)| pidfd.as_fd())
+    }
+
+    /// Returns what the supervisor is to know of it: once, when it was started or its program could not be executed.
+    pub(super) fn began(&mut self) -> FromShim {
+        let id = self.id.insert(Id::random()).clone();
+        FromShim::ExecBegan { id, args: std::mem::take(&mut self.args) }
+    }
+
+    /// Returns what the supervisor is to know of its end.
+    pub(super) fn ended(&self, code: i32) -> Option<FromShim> {
+        self.id.clone().map(|id| FromShim::ExecEnded { id, code })
     }
 
     pub(crate) fn take_terminal(&mut self) -> Option<OwnedFd> {
@@ -304,11 +332,13 @@ fn adjust(wanted: &mut OciProcess, request: &Exec) -> Step<()> {
     Ok(())
 }
 
-/// Sets `NAME=value` in an environment.
+/// Sets `NAME=value` in an environment, or takes `NAME` out of it.
 fn set_variable(env: &mut Vec<String>, variable: &str) {
-    let name = variable.split_once('=').map_or(variable, |(name, _)| name);
+    let (name, value) = variable.split_once('=').map_or((variable, None), |(name, value)| (name, Some(value)));
     env.retain(|known| known.split_once('=').is_none_or(|(known, _)| known != name));
-    env.push(variable.to_owned());
+    if value.is_some() {
+        env.push(variable.to_owned());
+    }
 }
 
 /// Allocates a terminal in the container's own `devpts` and sends its master to the shim.

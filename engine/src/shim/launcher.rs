@@ -77,9 +77,6 @@ fn launch(socket: &OwnedFd) -> ! {
         nix::unistd::setsid()?;
         Ok(())
     });
-    if ready.is_err() {
-        clone::exit(1);
-    }
     process::keep_heap_small();
     process::ignore_signal(nix::sys::signal::Signal::SIGPIPE);
     process::ignore_signal(nix::sys::signal::Signal::SIGHUP);
@@ -91,7 +88,11 @@ fn launch(socket: &OwnedFd) -> ! {
             Ok(Some(_)) | Err(Errno::EMSGSIZE) => continue,
             Ok(None) | Err(_) => clone::exit(0),
         };
-        match clone::clone3(clone::PARENT, None) {
+        let cloned = match ready {
+            Ok(()) => clone::clone3(clone::PARENT, None).map_err(|errno| ("clone the shim", errno)),
+            Err(errno) => Err(("prepare the launcher", errno)),
+        };
+        match cloned {
             Ok(Cloned::Child) => {
                 let supervisor = fds.remove(0);
                 let Ok(spawn) = serde_json::from_slice::<Spawn>(&buffer[..length]) else { clone::exit(1) };
@@ -99,8 +100,8 @@ fn launch(socket: &OwnedFd) -> ! {
                 super::run(&spawn, supervisor, fds);
             }
             Ok(Cloned::Parent { .. }) => {}
-            Err(errno) => {
-                let failure = Failure { step: "clone the shim".into(), errno: errno as i32, code: ENGINE };
+            Err((step, errno)) => {
+                let failure = Failure { step: step.into(), errno: errno as i32, code: ENGINE };
                 // A supervisor that is gone has no use for the answer.
                 send(&fds[0], &FromShim::Failed(failure), &[]).ok();
             }

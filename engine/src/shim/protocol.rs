@@ -21,6 +21,12 @@ pub fn send<T: Serialize>(socket: impl AsFd, message: &T, fds: &[BorrowedFd<'_>]
     crate::sys::socket::send(socket, &data, fds)
 }
 
+/// Likewise, but loses the message where the other side has not read enough of those before it, instead of waiting.
+pub fn send_at_once<T: Serialize>(socket: impl AsFd, message: &T) -> nix::Result<()> {
+    let data = serde_json::to_vec(message).map_err(|_| Errno::EINVAL)?;
+    crate::sys::socket::send_at_once(socket, &data)
+}
+
 /// Receives one message, or `None` where the other side is gone. Fails with `EBADMSG` where it is none of ours.
 pub fn receive<T: serde::de::DeserializeOwned>(socket: impl AsFd) -> nix::Result<Option<(T, Vec<OwnedFd>)>> {
     let mut buffer = vec![0; crate::sys::socket::PACKET];
@@ -87,7 +93,7 @@ pub struct Exec {
     /// Chosen by the sender, to tell its processes apart on one connection.
     pub exec: u32,
     pub args: Vec<String>,
-    /// `NAME=value`; added to the container's own environment.
+    /// `NAME=value`; added to the container's own environment. A `NAME` alone is taken out of it.
     pub env: Vec<String>,
     /// `None`: as PID 1 was started.
     pub user: Option<String>,
@@ -136,6 +142,17 @@ pub enum FromShim {
     AttachFailed(Failure),
     ExecExited {
         exec: u32,
+        code: i32,
+    },
+    /// To the supervisor: somebody has started a further process, or tried to with a program that cannot be executed.
+    ExecBegan {
+        id: Id,
+        /// Its arguments.
+        args: Vec<String>,
+    },
+    /// To the supervisor, before whoever started it knows.
+    ExecEnded {
+        id: Id,
         code: i32,
     },
 }

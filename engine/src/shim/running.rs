@@ -19,7 +19,7 @@ use super::{Shim, config::Namespace};
 use crate::container::hooks;
 use crate::container::log::Stream;
 use crate::container::log::writer::{Pumped, Writer};
-use crate::container::step::{Context, Step, fault};
+use crate::container::step::{Context, ENGINE, Step, fault};
 use crate::sys::{clone, pidfd, process, socket};
 
 /// The most connections at a time, besides the supervisor's.
@@ -366,6 +366,14 @@ impl Running {
         }
     }
 
+    /// Mentions to the supervisor what only its listeners care for: nobody waits for them.
+    fn mention(&self, message: &FromShim) {
+        if let Some(connection) = self.connections.iter().find(|connection| connection.supervisor) {
+            // A supervisor that is gone, or has much to read, does not hear it.
+            protocol::send_at_once(&connection.socket, message).ok();
+        }
+    }
+
     /// Hears what a connection has to say.
     fn hear(&mut self, number: u64) {
         let Some(index) = self.connections.iter().position(|connection| connection.number == number) else { return };
@@ -473,9 +481,15 @@ impl Running {
                 let master = self.processes[index].take_terminal();
                 let fds: Vec<BorrowedFd<'_>> = master.iter().map(AsFd::as_fd).collect();
                 self.tell(connection, &FromShim::ExecStarted { exec, pid }, &fds);
+                let began = self.processes[index].began();
+                self.mention(&began);
             }
             Some(Err(failure)) => {
-                self.processes.swap_remove(index);
+                let mut process = self.processes.swap_remove(index);
+                // Who asked for what cannot be made at all has not begun anything.
+                if failure.code != ENGINE {
+                    self.mention(&process.began());
+                }
                 self.tell(connection, &FromShim::ExecFailed { exec, failure }, &[]);
             }
         }
@@ -485,6 +499,9 @@ impl Running {
         let Some(index) = self.process(connection, exec) else { return };
         let process = self.processes.swap_remove(index);
         let code = process.pidfd().and_then(pidfd::exit_code).unwrap_or(255);
+        if let Some(ended) = process.ended(code) {
+            self.mention(&ended);
+        }
         self.tell(connection, &FromShim::ExecExited { exec, code }, &[]);
     }
 

@@ -2,17 +2,18 @@
 
 use std::fmt::Write as _;
 use std::fs;
+use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use super::project::{Project, caused, other};
-use crate::container::config::{ContainerConfig, NetworkMode};
+use crate::container::config::{ContainerConfig, Endpoint, NetworkMode};
 use crate::container::state::{BoundPort, ContainerState, EndpointState};
 use crate::container::store;
 use crate::error::chain;
 use crate::id::Id;
-use crate::network::{Member, NetworkError, PortError, files};
+use crate::network::{Joined, Member, NetworkError, PortError, Sandbox, files};
 use crate::protocol::{EventKind, Failure, FailureKind};
 
 /// The network of a running container.
@@ -41,6 +42,38 @@ impl Attached {
     pub(super) fn kept(&self) -> (Vec<String>, Vec<BorrowedFd<'_>>) {
         self.keep.iter().map(|(name, fd)| (name.clone(), fd.as_fd())).unzip()
     }
+
+    /// Connects a running container to one network more than `connected`.
+    pub(super) async fn connect(
+        &mut self,
+        project: &Project,
+        config: &ContainerConfig,
+        connected: &[Endpoint],
+        endpoint: &Endpoint,
+    ) -> Result<(), Failure> {
+        let joined = project.networks.connect(&member(project, config), connected, endpoint, &config.ports).await;
+        self.take(project, config, joined.map_err(|error| failure("connect", config, &error))?).await
+    }
+
+    /// Disconnects a running container from a network; `left` are the others.
+    pub(super) async fn disconnect(
+        &mut self,
+        project: &Project,
+        config: &ContainerConfig,
+        left: &[Endpoint],
+        name: &str,
+    ) -> Result<(), Failure> {
+        let joined = project.networks.disconnect(&member(project, config), left, name, &config.ports).await;
+        self.take(project, config, joined.map_err(|error| failure("disconnect", config, &error))?).await
+    }
+
+    /// Notes what a running container has now, and tells it its own addresses.
+    async fn take(&mut self, project: &Project, config: &ContainerConfig, joined: Joined) -> Result<(), Failure> {
+        self.endpoints = joined.endpoints;
+        self.ports = joined.ports;
+        self.keep.extend(joined.keep);
+        write_hosts(project, config, &self.endpoints).await
+    }
 }
 
 fn member(project: &Project, config: &ContainerConfig) -> Member {
@@ -53,7 +86,7 @@ pub(super) async fn attach(project: &Project, config: &ContainerConfig) -> Resul
         NetworkMode::Host => None,
         NetworkMode::Container(id) => Some(share(project, config, id)?),
         NetworkMode::None => {
-            let sandbox = project.networks.sandbox().await.map_err(caused)?;
+            let sandbox = sandbox(project, config).await?;
             let keep = owned(sandbox.descriptors().map_err(caused)?);
             Some(Attached {
                 netns: sandbox.netns().try_clone().map_err(caused)?,
@@ -64,11 +97,11 @@ pub(super) async fn attach(project: &Project, config: &ContainerConfig) -> Resul
             })
         }
         NetworkMode::Networks(endpoints) => {
-            let sandbox = project.networks.sandbox().await.map_err(caused)?;
+            let sandbox = sandbox(project, config).await?;
             let netns = sandbox.netns().try_clone().map_err(caused)?;
             let member = member(project, config);
             let joined = project.networks.join(&sandbox, &member, endpoints, &config.ports, &config.dns).await;
-            let joined = joined.map_err(|error| failure(config, &error))?;
+            let joined = joined.map_err(|error| failure("start", config, &error))?;
             for endpoint in &joined.endpoints {
                 let network = (&endpoint.network_id, endpoint.network.as_str());
                 project.events.network(network.0, network.1, EventKind::NetworkConnect, Some(&config.id));
@@ -111,7 +144,7 @@ pub(super) async fn adopt(
         }
         let member = member(project, config);
         let adopted = project.networks.adopt(&member, &state.endpoints, &state.ports, &config.dns, kept).await;
-        adopted.map_err(|error| failure(config, &error))?;
+        adopted.map_err(|error| failure("take over", config, &error))?;
     }
     Ok(Some(Attached { netns, own, endpoints: state.endpoints.clone(), ports: state.ports.clone(), keep }))
 }
@@ -137,6 +170,36 @@ pub(super) async fn leave(project: &Project, config: &ContainerConfig, endpoints
     }
 }
 
+/// Makes the namespace of a container, or takes up that of its last run if another container shares it still.
+async fn sandbox(project: &Project, config: &ContainerConfig) -> Result<Sandbox, Failure> {
+    match shared(project, config)? {
+        Some(netns) => project.networks.reuse(netns).await.map_err(caused),
+        None => project.networks.sandbox().await.map_err(caused),
+    }
+}
+
+/// Returns the namespace of a container that others which run are in.
+fn shared(project: &Project, config: &ContainerConfig) -> Result<Option<OwnedFd>, Failure> {
+    let sharers = project.root.container_sharers(&config.id);
+    let entries = match fs::read_dir(&sharers) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(other(format!("cannot read {}: {error}", sharers.display()))),
+    };
+    let mut found = None;
+    for entry in entries {
+        let entry = entry.map_err(caused)?;
+        let id = entry.file_name().to_str().and_then(|name| name.parse::<Id>().ok());
+        let sharer = id.map(|id| store::load(&project.root, &id)).transpose()?.flatten();
+        let running = sharer.filter(|sharer| sharer.state.status.is_running());
+        match running.and_then(|sharer| sharer.state.pid) {
+            Some(pid) => found = Some(fs::File::open(format!("/proc/{pid}/ns/net")).map_err(caused)?.into()),
+            None => fs::remove_file(entry.path()).map_err(caused)?,
+        }
+    }
+    Ok(found)
+}
+
 /// Joins the namespace of another container, which must run.
 fn share(project: &Project, config: &ContainerConfig, id: &Id) -> Result<Attached, Failure> {
     let unusable = |why: &str| Failure {
@@ -149,6 +212,10 @@ fn share(project: &Project, config: &ContainerConfig, id: &Id) -> Result<Attache
         return Err(unusable("it is not running"));
     };
     let netns = fs::File::open(format!("/proc/{pid}/ns/net")).map_err(|error| unusable(&error.to_string()))?;
+    // Its next run finds us by this, and takes up the namespace that we are in.
+    let sharers = project.root.container_sharers(id);
+    let noted = fs::create_dir_all(&sharers).and_then(|()| fs::write(sharers.join(config.id.as_str()), ""));
+    noted.map_err(|error| other(format!("cannot write {}: {error}", sharers.display())))?;
     Ok(Attached { netns: netns.into(), own: false, endpoints: Vec::new(), ports: Vec::new(), keep: Vec::new() })
 }
 
@@ -175,17 +242,20 @@ async fn write_files(project: &Project, config: &ContainerConfig, attached: Opti
         NetworkMode::Networks(_) => files::resolv_conf(&host, search, options),
         _ => files::resolv_conf_of_host(&host, &config.dns, search, options),
     };
-    let hostname = hostname(config);
+    write(&bundle.join("hostname"), format!("{}\n", hostname(config)).as_bytes())?;
+    write_hosts(project, config, endpoints).await?;
+    write(&bundle.join("resolv.conf"), resolv.as_bytes())
+}
+
+async fn write_hosts(project: &Project, config: &ContainerConfig, endpoints: &[EndpointState]) -> Result<(), Failure> {
     let gateway: Option<IpAddr> = project.networks.host_gateway(endpoints).await.map_err(caused)?;
     let hosts = if config.network == NetworkMode::Host {
         host_hosts(&config.extra_hosts)?
     } else {
-        files::hosts(&hostname, config.domainname.as_deref(), endpoints, &config.extra_hosts, gateway)
-            .map_err(caused)?
+        let (hostname, domainname) = (hostname(config), config.domainname.as_deref());
+        files::hosts(&hostname, domainname, endpoints, &config.extra_hosts, gateway).map_err(caused)?
     };
-    write(&bundle.join("hostname"), format!("{hostname}\n").as_bytes())?;
-    write(&bundle.join("hosts"), hosts.as_bytes())?;
-    write(&bundle.join("resolv.conf"), resolv.as_bytes())
+    write(&project.root.container(&config.id).join("hosts"), hosts.as_bytes())
 }
 
 /// Returns what a container calls itself.
@@ -221,11 +291,11 @@ fn write(path: &Path, content: &[u8]) -> Result<(), Failure> {
 }
 
 /// Says what is wrong with a container's network, and what to do about it.
-fn failure(config: &ContainerConfig, error: &NetworkError) -> Failure {
+fn failure(verb: &str, config: &ContainerConfig, error: &NetworkError) -> Failure {
     let kind = match error {
         NetworkError::Port(PortError::InUse { .. } | PortError::RangeInUse { .. }) => FailureKind::PortInUse,
         _ => FailureKind::Other,
     };
-    let message = format!("cannot start container {}: {}", config.name, chain(error));
+    let message = format!("cannot {verb} container {}: {}", config.name, chain(error));
     Failure { kind, message, hint: None }
 }

@@ -1,9 +1,8 @@
 //! A command's connection to a project's supervisor.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::io;
-use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
@@ -15,14 +14,14 @@ use tokio::sync::{broadcast, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::wire;
-use crate::container::config::ContainerConfig;
+use crate::container::config::{ContainerConfig, Endpoint};
 use crate::container::state::ContainerState;
 use crate::id::Id;
 use crate::network::config::NetworkConfig;
 use crate::protocol::{
-    Call, Condition, Event, Failure, FailureKind, Message, ProvidedFile, Reply, Request, Stopped, VERSION,
+    Call, Condition, Event, EventKind, Failure, FailureKind, Message, ProvidedFile, Reply, Request, Stopped, VERSION,
 };
-use crate::root::Root;
+use crate::root::{Root, make_directory};
 
 /// Events that a slow reader may be behind before it loses the oldest.
 const EVENTS: usize = 4096;
@@ -204,6 +203,26 @@ impl Client {
         self.done(Request::Rename { id: id.clone(), name: name.to_owned() }).await
     }
 
+    /// Says what this process does to a container without the supervisor, in the words of an event.
+    pub async fn report(
+        &self,
+        id: &Id,
+        kind: EventKind,
+        attributes: BTreeMap<String, String>,
+    ) -> Result<(), ClientError> {
+        self.done(Request::Report { id: id.clone(), kind, attributes }).await
+    }
+
+    /// Connects a container to a network.
+    pub async fn connect_network(&self, id: &Id, endpoint: Endpoint) -> Result<(), ClientError> {
+        self.done(Request::Connect { id: id.clone(), endpoint: Box::new(endpoint) }).await
+    }
+
+    /// Disconnects a container from a network.
+    pub async fn disconnect_network(&self, id: &Id, network: &str) -> Result<(), ClientError> {
+        self.done(Request::Disconnect { id: id.clone(), network: network.to_owned() }).await
+    }
+
     /// Waits until the condition holds or can no longer come to hold, and returns the state then.
     pub async fn wait(&self, id: &Id, condition: Condition) -> Result<ContainerState, ClientError> {
         match self.ask(Request::Wait { id: id.clone(), condition }).await? {
@@ -307,11 +326,7 @@ impl Link {
             if let Some(link) = Self::connect(root, project, events).await? {
                 return Ok(link);
             }
-            fs::DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(&directory)
-                .map_err(|source| ClientError::Directory { path: directory.clone(), source })?;
+            make_directory(&directory).map_err(|source| ClientError::Directory { path: directory.clone(), source })?;
             super::spawn::start(root, project)
                 .await
                 .map_err(|reason| ClientError::Start { project: project.to_owned(), reason })?;

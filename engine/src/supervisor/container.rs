@@ -3,6 +3,9 @@
 //! The actor never waits for a container while it could hear a command: what takes long (a stop, a restart's pause, a
 //! health check) is a state of the actor, not a place in its code.
 
+mod connect;
+
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,12 +16,13 @@ use tokio::time::Instant;
 use super::health::{Monitor, Plan};
 use super::project::{Project, caused, memory_failure, other};
 use super::restart::{self, Backoff};
-use super::run::{self, Audience, Run};
-use crate::container::config::ContainerConfig;
+use super::run::{self, Audience, News, Run};
+use crate::container::config::{ContainerConfig, Endpoint};
 use crate::container::signal;
-use crate::container::state::{ContainerState, Health, HealthStatus, ProcessStart, Status};
+use crate::container::state::{ContainerState, Health, HealthStatus, Status};
 use crate::container::{memory, store};
 use crate::error::chain;
+use crate::id::Id;
 use crate::protocol::{Condition, EventKind, Failure, FailureKind, Stopped};
 use crate::shim::protocol::Exit;
 use crate::volume;
@@ -40,6 +44,9 @@ enum Command {
     Kill(String, Answer<()>),
     Remove { force: bool, volumes: bool, answer: Answer<()> },
     Rename(String, Answer<()>),
+    Report(EventKind, BTreeMap<String, String>, Answer<()>),
+    Connect(Box<Endpoint>, Answer<()>),
+    Disconnect(String, Answer<()>),
     Wait(Condition, Answer<Box<ContainerState>>),
     Inspect(Answer<Box<ContainerState>>),
 }
@@ -126,6 +133,18 @@ impl Container {
         self.ask(|answer| Command::Rename(name, answer)).await
     }
 
+    pub(super) async fn report(&self, kind: EventKind, attributes: BTreeMap<String, String>) -> Result<(), Failure> {
+        self.ask(|answer| Command::Report(kind, attributes, answer)).await
+    }
+
+    pub(super) async fn connect(&self, endpoint: Box<Endpoint>) -> Result<(), Failure> {
+        self.ask(|answer| Command::Connect(endpoint, answer)).await
+    }
+
+    pub(super) async fn disconnect(&self, network: String) -> Result<(), Failure> {
+        self.ask(|answer| Command::Disconnect(network, answer)).await
+    }
+
     pub(super) async fn wait(&self, condition: Condition) -> Result<Box<ContainerState>, Failure> {
         self.ask(|answer| Command::Wait(condition, answer)).await
     }
@@ -172,7 +191,7 @@ struct Actor {
 /// What an actor wakes up for.
 enum Wake {
     Command(Option<Command>),
-    Ended(Exit),
+    News(News),
     Deadline,
     Restart,
     Health(HealthStatus),
@@ -211,8 +230,10 @@ impl Actor {
             }
             let deadline = self.stopping.as_ref().and_then(|stopping| stopping.deadline);
             let wake = tokio::select! {
+                // What a shim tells comes before what follows from it: the end of a check's process before its result.
+                biased;
+                news = news(&mut self.run) => Wake::News(news),
                 command = commands.recv() => Wake::Command(command),
-                exit = ended(&mut self.run) => Wake::Ended(exit),
                 () = at(deadline) => Wake::Deadline,
                 () = at(self.restart_at) => Wake::Restart,
                 before = checked(&mut self.health) => Wake::Health(before),
@@ -220,7 +241,15 @@ impl Actor {
             match wake {
                 Wake::Command(Some(command)) => self.obey(command).await,
                 Wake::Command(None) => return,
-                Wake::Ended(exit) => self.ended(exit).await,
+                Wake::News(News::Ended(exit)) => self.ended(exit).await,
+                Wake::News(News::ExecBegan { id, args }) => {
+                    self.exec_began(&id, &args);
+                    continue;
+                }
+                Wake::News(News::ExecEnded { id, code }) => {
+                    self.event(EventKind::ExecDie, [("execID", id.to_string()), ("exitCode", code.to_string())]);
+                    continue;
+                }
                 Wake::Deadline => self.stop_by_force(),
                 Wake::Restart => self.restart_by_policy().await,
                 Wake::Health(before) => self.health_changed(before),
@@ -276,9 +305,21 @@ impl Actor {
             Command::Rename(name, answer) => {
                 let renamed = store::rename(&self.project.root, &self.config, &name);
                 let result = renamed.map_err(name_failure).map(|config| {
-                    self.config = config;
-                    self.event(EventKind::Rename, []);
+                    let before = std::mem::replace(&mut self.config, config).name;
+                    self.event(EventKind::Rename, [("oldName", format!("/{before}"))]);
                 });
+                reply(answer, result);
+            }
+            Command::Report(kind, attributes, answer) => {
+                self.event(kind, attributes.iter().map(|(name, value)| (name.as_str(), value.clone())));
+                reply(answer, Ok(()));
+            }
+            Command::Connect(endpoint, answer) => {
+                let result = self.connect(*endpoint).await;
+                reply(answer, result);
+            }
+            Command::Disconnect(network, answer) => {
+                let result = self.disconnect(&network).await;
                 reply(answer, result);
             }
             Command::Wait(condition, answer) => match &self.unremoved {
@@ -350,7 +391,7 @@ impl Actor {
             self.state.status = Status::Running;
         }
         self.state.pid = Some(run.pid);
-        self.state.pid_started = ProcessStart::of(run.pid);
+        self.state.pid_started.clone_from(&run.process);
         self.state.exit_code = 0;
         self.state.oom_killed = false;
         self.state.finished_at = None;
@@ -441,12 +482,12 @@ impl Actor {
             (Stopped::Unreachable { signal: signal::name(signal) }, now)
         };
         self.stopping = Some(Stopping { deadline: Some(deadline), how, answers: vec![answer] });
-        if reachable && !grace.is_zero() {
-            self.signal(signal);
-            self.thaw_for_signal();
-        }
+        // Also where there is no time for it, or the kernel drops it: listeners know a stop by it.
+        self.signal(signal);
         if grace.is_zero() || !reachable {
             self.stop_by_force();
+        } else {
+            self.thaw_for_signal();
         }
     }
 
@@ -513,6 +554,16 @@ impl Actor {
         }
     }
 
+    /// A further process was started.
+    fn exec_began(&self, id: &Id, args: &[String]) {
+        // Docker has the program, a space, and the arguments, even where there are none.
+        let (program, arguments) = args.split_first().map_or(("", &[][..]), |(first, rest)| (first.as_str(), rest));
+        let command = format!("{program} {}", arguments.join(" "));
+        for kind in [EventKind::ExecCreate(command.clone()), EventKind::ExecStart(command)] {
+            self.event(kind, [("execID", id.to_string())]);
+        }
+    }
+
     /// PID 1 has ended.
     async fn ended(&mut self, exit: Exit) {
         let Some(run) = self.run.take() else { return };
@@ -544,7 +595,9 @@ impl Actor {
         if stopping.is_some() {
             self.event(EventKind::Stop, []);
         }
-        self.event(EventKind::Die, [("exitCode", exit.code.to_string())]);
+        let seconds = self.state.started_at.map_or(0, |began| exit.finished_at.duration_since(began).as_secs());
+        let code = exit.code.to_string();
+        self.event(EventKind::Die, [("exitCode", code), ("execDuration", seconds.to_string())]);
         if let Some(stopping) = stopping {
             for answer in stopping.answers {
                 reply(answer, Ok(stopping.how.clone()));
@@ -633,7 +686,7 @@ impl Actor {
         }
     }
 
-    fn event<const N: usize>(&self, kind: EventKind, more: [(&str, String); N]) {
+    fn event<'a>(&self, kind: EventKind, more: impl IntoIterator<Item = (&'a str, String)>) {
         self.project.events.container(&self.config, kind, more);
     }
 
@@ -647,9 +700,9 @@ impl Actor {
     }
 }
 
-async fn ended(run: &mut Option<Run>) -> Exit {
+async fn news(run: &mut Option<Run>) -> News {
     match run {
-        Some(run) => run.ended().await,
+        Some(run) => run.news().await,
         None => std::future::pending().await,
     }
 }

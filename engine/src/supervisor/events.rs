@@ -39,16 +39,16 @@ impl Events {
     }
 
     /// Says that something happened to a container; `more` is what this kind of event adds to the labels.
-    pub(super) fn container<const N: usize>(
+    pub(super) fn container<'a>(
         &self,
         config: &ContainerConfig,
         kind: EventKind,
-        more: [(&str, String); N],
+        more: impl IntoIterator<Item = (&'a str, String)>,
     ) {
         let mut attributes = config.labels.clone();
         attributes.insert("image".to_owned(), config.image.clone());
         attributes.insert("name".to_owned(), config.name.clone());
-        attributes.extend(more.map(|(name, value)| (name.to_owned(), value)));
+        attributes.extend(more.into_iter().map(|(name, value)| (name.to_owned(), value)));
         self.send(kind, config.id.clone(), config.name.clone(), attributes);
     }
 

@@ -24,9 +24,9 @@ pub mod wire;
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write as _};
 use std::os::fd::{AsFd as _, AsRawFd as _};
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -36,7 +36,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::host::Host;
 use crate::image::Store;
 use crate::network::{Networks, Options};
-use crate::root::Root;
+use crate::root::{Root, make_directory};
 use crate::shim::launcher::Launcher;
 use crate::shim::sealed;
 use crate::sys::process;
@@ -62,29 +62,56 @@ pub fn run(arguments: &[String]) -> i32 {
         return refuse(&format!("cannot execute a sealed copy of this program: {}", sealed::exec_sealed(&sealed)));
     }
     let root = Root::new(PathBuf::from(data), PathBuf::from(run));
-    let mut waiting = match take_stdout() {
-        Ok(waiting) => Some(waiting),
+    let waiting = match Waiting::take_stdout() {
+        Ok(waiting) => waiting,
         Err(error) => return refuse(&format!("cannot replace standard output: {error}")),
     };
-    match supervise(&root, project, &mut waiting) {
+    waiting.hear_of_panics();
+    match supervise(&root, project, &waiting) {
         Ok(()) => 0,
         Err(error) => {
-            if let Some(mut waiting) = waiting {
-                // Nobody may be waiting any more.
-                let _ = writeln!(waiting, "{error}");
-            }
+            waiting.tell(&format!("{error}\n"));
             let _ = writeln!(io::stderr(), "{error}");
             1
         }
     }
 }
 
-/// Takes standard output, where the command that waits for this supervisor listens, away from what this process starts.
-fn take_stdout() -> io::Result<File> {
-    let waiting = io::stdout().as_fd().try_clone_to_owned()?;
-    let null = File::options().read(true).write(true).open("/dev/null")?;
-    nix::unistd::dup2_stdout(null)?;
-    Ok(waiting.into())
+/// The command that waits for this supervisor, if one still does.
+#[derive(Clone)]
+struct Waiting(Arc<Mutex<Option<File>>>);
+
+impl Waiting {
+    /// Takes standard output, where the command listens, away from what this process starts.
+    fn take_stdout() -> io::Result<Self> {
+        let waiting = io::stdout().as_fd().try_clone_to_owned()?;
+        let null = File::options().read(true).write(true).open("/dev/null")?;
+        nix::unistd::dup2_stdout(null)?;
+        Ok(Self(Arc::new(Mutex::new(Some(waiting.into())))))
+    }
+
+    /// Says what became of this supervisor, if that was not said yet; returns whether it was said now.
+    fn tell(&self, text: &str) -> bool {
+        let waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        // Nobody may be there: a shim that starts a supervisor does not wait, and a command may have been killed.
+        waiting.is_some_and(|mut waiting| waiting.write_all(text.as_bytes()).is_ok())
+    }
+
+    /// Ends the process when a thread of it cannot go on, in every build, with the reason where somebody reads it.
+    ///
+    /// Libraries panic where the kernel gives them no thread. The shims start another supervisor.
+    fn hear_of_panics(&self) {
+        let waiting = self.clone();
+        std::panic::set_hook(Box::new(move |panic| {
+            let reason = panic.payload_as_str().unwrap_or("for a reason unknown");
+            if waiting.tell(&format!("it stopped: {reason}\n")) {
+                let _ = writeln!(io::stderr(), "stopped: {reason}");
+            } else {
+                let _ = writeln!(io::stderr(), "{panic}");
+            }
+            std::process::abort();
+        }));
+    }
 }
 
 /// Says why there is no supervisor: to the command that waits for it, and to the log.
@@ -95,7 +122,7 @@ fn refuse(reason: &str) -> i32 {
     1
 }
 
-fn supervise(root: &Root, project: &str, waiting: &mut Option<File>) -> Result<(), String> {
+fn supervise(root: &Root, project: &str, waiting: &Waiting) -> Result<(), String> {
     // Not in the terminal's session: its Ctrl-C and hang-up are not for the supervisor. It fails only for the leader
     // of a session, which is as good.
     let _ = nix::unistd::setsid();
@@ -106,7 +133,7 @@ fn supervise(root: &Root, project: &str, waiting: &mut Option<File>) -> Result<(
     let directory = root.project_run(project);
     let Some(lock) = lock(&directory)? else {
         // Another supervisor has the project; whoever wanted one has one.
-        ready(waiting);
+        waiting.tell(spawn::READY);
         return Ok(());
     };
     let launcher = Launcher::start().map_err(|error| format!("cannot start the launcher: {}", chain(&error)))?;
@@ -136,11 +163,7 @@ fn supervise(root: &Root, project: &str, waiting: &mut Option<File>) -> Result<(
 fn lock(directory: &Path) -> Result<Option<File>, String> {
     let path = directory.join("lock");
     loop {
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(directory)
-            .map_err(|error| format!("cannot make {}: {error}", directory.display()))?;
+        make_directory(directory).map_err(|error| format!("cannot make {}: {error}", directory.display()))?;
         let file = match File::options().create(true).truncate(false).write(true).open(&path) {
             Ok(file) => file,
             // The supervisor before us has just removed the directory.
@@ -175,14 +198,6 @@ fn leave(directory: &Path) {
     }
 }
 
-/// Tells the command that waits for this supervisor that it may connect.
-fn ready(waiting: &mut Option<File>) {
-    if let Some(mut waiting) = waiting.take() {
-        // Nobody may be waiting: a shim that starts a supervisor does not.
-        let _ = waiting.write_all(spawn::READY.as_bytes());
-    }
-}
-
 fn tracing_to_stderr() {
     use tracing_subscriber::{EnvFilter, fmt};
     let filter =
@@ -195,7 +210,7 @@ async fn serve(
     name: String,
     directory: &Path,
     launcher: Launcher,
-    waiting: &mut Option<File>,
+    waiting: &Waiting,
 ) -> Result<(), String> {
     // Before anything that takes time: commands that come meanwhile wait in the queue, and need not start a supervisor.
     let listener = listen(directory).map_err(|error| format!("cannot listen in {}: {error}", directory.display()))?;
@@ -214,7 +229,7 @@ async fn serve(
     // Children end while containers are being adopted already.
     let mut children = signal(SignalKind::child()).map_err(|error| format!("cannot hear of children: {error}"))?;
     project.adopt_all().await.map_err(|failure| failure.to_string())?;
-    ready(waiting);
+    waiting.tell(spawn::READY);
     // Whoever started this process is about to connect, if it was not killed.
     let mut patience = Box::pin(tokio::time::sleep(PATIENCE));
     let mut patient = true;

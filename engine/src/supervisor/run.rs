@@ -2,7 +2,6 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
 
 use tokio::io::unix::AsyncFd;
 use tokio::time::Instant;
@@ -12,12 +11,14 @@ use super::create::{self, start_failure};
 use super::project::{Project, caused, memory_failure, other};
 use super::shims::Connection;
 use crate::container::cgroup;
-use crate::container::config::{ContainerConfig, NetworkMode};
+use crate::container::config::{ContainerConfig, Endpoint, NetworkMode};
 use crate::container::signal;
 use crate::container::state::{BoundPort, ContainerState, EndpointState, ProcessStart};
 use crate::container::{memory, store};
 use crate::error::chain;
+use crate::id::Id;
 use crate::protocol::Failure;
+use crate::root::{make_directory, make_directory_of_many};
 use crate::shim;
 use crate::shim::protocol::{Exit, FromShim, Spawn, Task, ToShim};
 use crate::sys::{pidfd, readiness};
@@ -30,6 +31,8 @@ const UNKNOWN: i32 = 137;
 #[derive(Debug)]
 pub(super) struct Run {
     pub(super) pid: i32,
+    /// `None` if it has ended already.
+    pub(super) process: Option<ProcessStart>,
     /// When this run began, as far as this supervisor knows.
     pub(super) started: Instant,
     pub(super) stop_signal: i32,
@@ -44,6 +47,20 @@ pub(super) struct Run {
     network: Option<Attached>,
     /// Whether PID 1 is no child of a shim any more, so that its status comes to this process.
     orphaned: bool,
+}
+
+/// What a shim tells of a container that runs.
+pub(super) enum News {
+    Ended(Exit),
+    /// A further process was started, with these arguments.
+    ExecBegan {
+        id: Id,
+        args: Vec<String>,
+    },
+    ExecEnded {
+        id: Id,
+        code: i32,
+    },
 }
 
 /// Who is there when a container starts.
@@ -65,6 +82,7 @@ struct Started {
 /// A PID 1 whose end will be noticed.
 struct Watched {
     pid: i32,
+    process: Option<ProcessStart>,
     pidfd: AsyncFd<OwnedFd>,
     handed: Vec<OwnedFd>,
 }
@@ -80,7 +98,8 @@ impl Run {
         let run = project.root.container_run(&config.id);
         memory::prepare(&project.root, config).map_err(|error| memory_failure(config, &error))?;
         attach_volumes(project, config).await?;
-        make_run_directory(&run).map_err(|error| other(format!("cannot make {}: {error}", run.display())))?;
+        let made = make_directory_of_many(&project.root.containers_run()).and_then(|()| make_directory(&run));
+        made.map_err(|error| other(format!("cannot make {}: {error}", run.display())))?;
         // What the run before this one left: its end must not be taken for the end of this one.
         match std::fs::remove_file(bundle.join("exit.json")) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -151,7 +170,7 @@ impl Run {
             // The shim is gone as well. A process that lives is found by its number and start time.
             let (Some(pid), Some(since)) = (state.pid, &state.pid_started) else { return Ok(None) };
             let Ok(process) = pidfd::open(nix::unistd::Pid::from_raw(pid)) else { return Ok(None) };
-            if ProcessStart::of(pid).as_ref() != Some(since) {
+            if process_start(pid)?.as_ref() != Some(since) {
                 return Ok(None);
             }
             let netns = std::fs::File::open(format!("/proc/{pid}/ns/net"))
@@ -177,7 +196,7 @@ impl Run {
         config: &ContainerConfig,
         spawn: Spawn,
         shim: Connection,
-        Watched { pid, pidfd, handed }: Watched,
+        Watched { pid, process, pidfd, handed }: Watched,
         network: Option<Attached>,
     ) -> Self {
         // It was looked at when the container was made.
@@ -185,6 +204,7 @@ impl Run {
         let (endpoints, ports) = network.as_ref().map(Attached::state).unwrap_or_default();
         Self {
             pid,
+            process,
             started: Instant::now(),
             stop_signal: stop_signal.unwrap_or(nix::sys::signal::Signal::SIGTERM as i32),
             endpoints,
@@ -199,13 +219,44 @@ impl Run {
         }
     }
 
+    /// Connects the container to one network more than `connected`.
+    pub(super) async fn connect(
+        &mut self,
+        config: &ContainerConfig,
+        connected: &[Endpoint],
+        endpoint: &Endpoint,
+    ) -> Result<(), Failure> {
+        if let Some(network) = &mut self.network {
+            network.connect(&self.project, config, connected, endpoint).await?;
+        }
+        self.moved().await
+    }
+
+    /// Disconnects the container from a network; `left` are the others.
+    pub(super) async fn disconnect(
+        &mut self,
+        config: &ContainerConfig,
+        left: &[Endpoint],
+        name: &str,
+    ) -> Result<(), Failure> {
+        if let Some(network) = &mut self.network {
+            network.disconnect(&self.project, config, left, name).await?;
+        }
+        self.moved().await
+    }
+
+    async fn moved(&mut self) -> Result<(), Failure> {
+        (self.endpoints, self.ports) = self.network.as_ref().map(Attached::state).unwrap_or_default();
+        self.keep().await
+    }
+
     /// Sends PID 1 a signal.
     pub(super) fn signal(&self, signal: i32) -> nix::Result<()> {
         pidfd::send_signal(self.pidfd.get_ref().as_fd(), signal)
     }
 
-    /// Waits for the end of PID 1. Cancel-safe.
-    pub(super) async fn ended(&mut self) -> Exit {
+    /// Waits for the next that there is to tell, the last of which is the end of PID 1. Cancel-safe.
+    pub(super) async fn news(&mut self) -> News {
         loop {
             let message = if self.orphaned {
                 tokio::select! {
@@ -226,12 +277,14 @@ impl Run {
                 Ok(Some((FromShim::Exited(exit), _))) => {
                     // A shim that is gone by now needs no leave to go.
                     let _ = self.shim.send(&ToShim::Release, &[]).await;
-                    return self.known(exit);
+                    return News::Ended(self.known(exit));
                 }
+                Ok(Some((FromShim::ExecBegan { id, args }, _))) => return News::ExecBegan { id, args },
+                Ok(Some((FromShim::ExecEnded { id, code }, _))) => return News::ExecEnded { id, code },
                 Ok(Some(_)) => {}
                 Ok(None) | Err(_) => {
                     if let Some(exit) = self.shim_died().await {
-                        return exit;
+                        return News::Ended(exit);
                     }
                 }
             }
@@ -336,8 +389,14 @@ fn watch(config: &ContainerConfig, Started { pid, mut fds }: Started) -> Result<
     if fds.is_empty() {
         return Err((pid, other(format!("the shim of {} did not hand over its descriptors", config.name))));
     }
+    let process = process_start(pid).map_err(|failure| (pid, failure))?;
     let pidfd = readiness::watch_reading(fds.remove(0)).map_err(|error| (pid, caused(error)))?;
-    Ok(Watched { pid, pidfd, handed: fds })
+    Ok(Watched { pid, process, pidfd, handed: fds })
+}
+
+/// Without it nobody could tell later that the container runs.
+fn process_start(pid: i32) -> Result<Option<ProcessStart>, Failure> {
+    ProcessStart::of(pid).map_err(|error| other(format!("cannot tell when process {pid} was started: {error}")))
 }
 
 /// Ends a container that was started and cannot be kept.
@@ -453,9 +512,4 @@ async fn remove_cgroups(project: &Project, config: &ContainerConfig) {
     if let Err(error) = removed.await.map_err(caused).flatten() {
         tracing::warn!(container = %config.name, %error, "cannot remove its cgroups");
     }
-}
-
-fn make_run_directory(path: &Path) -> io::Result<()> {
-    use std::os::unix::fs::DirBuilderExt as _;
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::UnixStream;
 use tokio::net::unix::OwnedWriteHalf;
 use tokio::sync::{broadcast, mpsc};
@@ -87,7 +88,12 @@ async fn answer(project: &Arc<Project>, request: Request) -> Result<Reply, Failu
         Request::Remove { id, force, volumes } => {
             project.container(&id)?.remove(force, volumes).await.map(|()| Reply::Done)
         }
+        Request::Report { id, kind, attributes } => {
+            project.container(&id)?.report(kind, attributes).await.map(|()| Reply::Done)
+        }
         Request::Rename { id, name } => project.container(&id)?.rename(name).await.map(|()| Reply::Done),
+        Request::Connect { id, endpoint } => project.container(&id)?.connect(endpoint).await.map(|()| Reply::Done),
+        Request::Disconnect { id, network } => project.container(&id)?.disconnect(network).await.map(|()| Reply::Done),
         Request::Wait { id, condition } => project.container(&id)?.wait(condition).await.map(Reply::State),
         Request::Inspect { id } => project.container(&id)?.inspect().await.map(Reply::State),
         Request::Hello { .. } | Request::Subscribe | Request::SubscribeSince { .. } | Request::Shutdown => {
@@ -123,6 +129,8 @@ async fn forward(mut events: broadcast::Receiver<Event>, sender: mpsc::Sender<Me
 async fn write(mut writer: OwnedWriteHalf, mut messages: mpsc::Receiver<Message>) -> OwnedWriteHalf {
     while let Some(message) = messages.recv().await {
         if wire::write(&mut writer, &message).await.is_err() {
+            // Whoever still waits for an answer hears that none comes.
+            let _ = writer.shutdown().await;
             break;
         }
     }

@@ -1,5 +1,6 @@
 //! The supervisor's connection to a shim.
 
+use std::cell::RefCell;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
@@ -11,18 +12,22 @@ use tokio::io::unix::AsyncFd;
 use crate::shim::protocol::{FromShim, ToShim};
 use crate::sys::{readiness, socket};
 
+thread_local! {
+    /// Where packets are received: as long as the longest, and one for all containers.
+    static BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; socket::PACKET]);
+}
+
 /// A packet socket whose other end is a shim.
 #[derive(Debug)]
 pub(super) struct Connection {
     socket: AsyncFd<OwnedFd>,
-    buffer: Vec<u8>,
 }
 
 impl Connection {
     /// Takes over the supervisor's end of a shim's socketpair.
     pub(super) fn new(socket: OwnedFd) -> io::Result<Self> {
         nix::fcntl::fcntl(&socket, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK))?;
-        Ok(Self { socket: readiness::watch(socket)?, buffer: vec![0; 8 << 10] })
+        Ok(Self { socket: readiness::watch(socket)? })
     }
 
     /// Connects to the shim that listens in a container's run directory.
@@ -38,9 +43,12 @@ impl Connection {
 
     /// Receives the next message; `None` when the shim is gone. Cancel-safe.
     pub(super) async fn receive(&mut self) -> io::Result<Option<(FromShim, Vec<OwnedFd>)>> {
-        let Self { socket, buffer } = self;
-        let packet = socket.async_io(Interest::READABLE, |socket| Ok(socket::receive(socket.as_fd(), buffer)?)).await?;
-        let Some((length, fds)) = packet else { return Ok(None) };
-        Ok(Some((serde_json::from_slice(&buffer[..length])?, fds)))
+        let receive = |socket: &OwnedFd| {
+            BUFFER.with_borrow_mut(|buffer| {
+                let Some((length, fds)) = socket::receive(socket.as_fd(), buffer)? else { return Ok(None) };
+                Ok(Some((serde_json::from_slice(&buffer[..length])?, fds)))
+            })
+        };
+        self.socket.async_io(Interest::READABLE, receive).await
     }
 }

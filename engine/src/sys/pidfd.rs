@@ -80,6 +80,14 @@ fn exit_info(pidfd: BorrowedFd<'_>) -> Option<i32> {
     Some(status_code(info.exit_code))
 }
 
+/// Returns the number of the process of a pidfd, while it is not reaped (`pidfd_open(2)`, `/proc/self/fdinfo`).
+pub fn pid(pidfd: BorrowedFd<'_>) -> Option<Pid> {
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd())).ok()?;
+    let number = info.lines().find_map(|line| line.strip_prefix("Pid:"))?.trim().parse().ok()?;
+    // 0 is a process of a namespace that is not seen from here, -1 one that is gone.
+    (number > 0).then(|| Pid::from_raw(number))
+}
+
 /// Returns the exit code within a wait status (`wait(2)`), as a shell says it.
 pub fn status_code(status: i32) -> i32 {
     if libc::WIFSIGNALED(status) { 128 + libc::WTERMSIG(status) } else { libc::WEXITSTATUS(status) }

@@ -35,13 +35,22 @@ pub fn pair() -> Result<(OwnedFd, OwnedFd)> {
 /// Sends one packet. Fails with `EAGAIN` instead of waiting where the receiver's queue is full and the socket does not
 /// block.
 pub fn send(socket: impl AsFd, data: &[u8], fds: &[BorrowedFd<'_>]) -> Result<()> {
+    send_with(socket, data, fds, MsgFlags::empty())
+}
+
+/// Sends one packet, or fails with `EAGAIN` where the receiver's queue is full, whether or not the socket blocks.
+pub fn send_at_once(socket: impl AsFd, data: &[u8]) -> Result<()> {
+    send_with(socket, data, &[], MsgFlags::MSG_DONTWAIT)
+}
+
+fn send_with(socket: impl AsFd, data: &[u8], fds: &[BorrowedFd<'_>], flags: MsgFlags) -> Result<()> {
     let fds: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
     let rights = [ControlMessage::ScmRights(&fds)];
     let control = if fds.is_empty() { &[][..] } else { &rights[..] };
     let mut patience = PATIENCE;
     loop {
-        let sent =
-            sendmsg::<()>(socket.as_fd().as_raw_fd(), &[IoSlice::new(data)], control, MsgFlags::MSG_NOSIGNAL, None);
+        let flags = flags | MsgFlags::MSG_NOSIGNAL;
+        let sent = sendmsg::<()>(socket.as_fd().as_raw_fd(), &[IoSlice::new(data)], control, flags, None);
         match sent {
             Err(Errno::EINTR) => {}
             Err(Errno::ENOMEM | Errno::ENOBUFS) if patience > 0 => pause(&mut patience),

@@ -14,6 +14,14 @@ impl Size {
     pub fn rows_and_columns(self) -> (u16, u16) {
         (self.0.ws_row, self.0.ws_col)
     }
+
+    /// Returns a size of this many rows and columns more.
+    #[must_use]
+    pub fn grown(mut self, more: u16) -> Self {
+        self.0.ws_row = self.0.ws_row.saturating_add(more);
+        self.0.ws_col = self.0.ws_col.saturating_add(more);
+        self
+    }
 }
 
 /// Returns the size of a terminal.

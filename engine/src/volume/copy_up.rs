@@ -9,12 +9,13 @@
 
 use std::collections::HashMap;
 use std::ffi::{CStr, CString};
+use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use nix::dir::{Dir, Type};
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, Flock, FlockArg, OFlag, openat};
+use nix::fcntl::{AtFlags, OFlag, openat};
 use nix::sys::stat::{FileStat, Mode, SFlag, UtimensatFlags, fchmod, fstat, fstatat, mkdirat, mknodat, utimensat};
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, LinkatFlags, Uid, fchownat, linkat, symlinkat, syncfs};
@@ -42,7 +43,8 @@ pub fn copy_up(root: BorrowedFd<'_>, path: &Path, volume: BorrowedFd<'_>) -> Ste
     };
     let target = beneath::open(volume, "/", OFlag::O_RDONLY | OFlag::O_DIRECTORY).step(describe)?;
     // Two containers that get the same new volume: one copies, the other waits and then finds it filled.
-    let lock = Flock::lock(target, FlockArg::LockExclusive).map_err(|(_, errno)| errno).step(describe)?;
+    let lock = File::from(target);
+    lock.lock().step(describe)?;
     if is_filling(lock.as_fd()).step(describe)? {
         // From a crash in the middle of it; no container has had it since.
         clear(lock.as_fd()).step(describe)?;
@@ -62,8 +64,8 @@ pub fn copy_up(root: BorrowedFd<'_>, path: &Path, volume: BorrowedFd<'_>) -> Ste
     copy_attributes(source.as_fd(), lock.as_fd(), &status).step(describe)?;
     if marked {
         // One by one would be a wait for the journal each, and an image may have thousands of files here.
-        syncfs(&*lock).step(describe)?;
-        xattr::fremovexattr(&*lock, FILLING).step(describe)?;
+        syncfs(&lock).step(describe)?;
+        xattr::fremovexattr(&lock, FILLING).step(describe)?;
     }
     Ok(())
 }

@@ -50,7 +50,10 @@ fn read(bytes: &[u8]) -> Answers {
 
 /// Asks by UDP inside a namespace.
 pub(crate) async fn query(netns: impl AsFd, name: &str, kind: RecordType) -> Answers {
-    let question = question(name, kind);
+    read(&ask(netns, question(name, kind)).await)
+}
+
+async fn ask(netns: impl AsFd, question: Vec<u8>) -> Vec<u8> {
     let netns = netns.as_fd().try_clone_to_owned().unwrap();
     let ask = move || {
         within(netns, move || {
@@ -63,7 +66,7 @@ pub(crate) async fn query(netns: impl AsFd, name: &str, kind: RecordType) -> Ans
             buffer[..length].to_vec()
         })
     };
-    read(&tokio::task::spawn_blocking(ask).await.unwrap())
+    tokio::task::spawn_blocking(ask).await.unwrap()
 }
 
 async fn query_tcp(netns: impl AsFd, name: &str, kind: RecordType) -> Answers {
@@ -110,6 +113,13 @@ fn names_of_containers() {
         let o = web2.ip().octets();
         let reverse = format!("{}.{}.{}.{}.in-addr.arpa.", o[3], o[2], o[1], o[0]);
         assert_eq!(query(netns, &reverse, RecordType::PTR).await.names, ["shop-web-2.shop_default."]);
+        // A name with a port says where all of them are, each by its own name.
+        let located = query(netns, "_8080._tcp.web", RecordType::SRV).await;
+        let mut targets = located.names.clone();
+        targets.sort();
+        assert_eq!(targets, ["0 0 8080 shop-web-1.shop_default.", "0 0 8080 shop-web-2.shop_default."]);
+        assert_eq!(query(netns, "_http._tcp.web", RecordType::SRV).await.code, ResponseCode::NXDomain);
+        assert_eq!(query(netns, "_8080._tcp.web", A).await.code, ResponseCode::NoError);
         // One that is out of service, and one that has ended.
         host.networks.set_visible(&web2.member.id, false).await.unwrap();
         assert_eq!(query(netns, "web", A).await.addresses, [one.as_str()]);
@@ -182,7 +192,16 @@ async fn upstream() -> IpAddr {
         if name.starts_with("large.") && !tcp {
             message.metadata.truncation = true;
         } else if asked.query_type() == A {
-            let last = if tcp { 10 } else { 9 };
+            // What the client says of itself arrives as it was said, and so does what is said to it.
+            let edns = query.edns.filter(|edns| edns.max_payload() == 1232 && edns.flags().dnssec_ok);
+            let last = if edns.is_some() {
+                11
+            } else if tcp {
+                10
+            } else {
+                9
+            };
+            message.edns = edns;
             let data = RData::A(std::net::Ipv4Addr::new(203, 0, 113, last).into());
             message.add_answer(hickory_proto::rr::Record::from_rdata(asked.name().clone(), 60, data));
         }
@@ -224,6 +243,13 @@ fn the_rest_of_the_world() {
         // The first resolver is down.
         assert_eq!(query(netns, "example.org", A).await.addresses, ["203.0.113.9"]);
         assert_eq!(query(netns, "intranet", A).await.addresses, ["203.0.113.9"]);
+        let mut extended = Message::from_vec(&question("edns.example.org", A)).unwrap();
+        let mut edns = hickory_proto::op::Edns::new();
+        edns.set_max_payload(1232).set_dnssec_ok(true);
+        extended.edns = Some(edns);
+        let bytes = ask(netns, extended.to_vec().unwrap()).await;
+        assert_eq!(read(&bytes).addresses, ["203.0.113.11"]);
+        assert!(Message::from_vec(&bytes).unwrap().edns.is_some_and(|edns| edns.flags().dnssec_ok));
         assert_eq!(query(netns, "example.org", RecordType::MX).await.code, ResponseCode::NoError);
         assert_eq!(query(netns, "db", A).await.code, ResponseCode::NXDomain);
         assert!(query(netns, "large.example.org", A).await.truncated);

@@ -9,8 +9,10 @@
 )]
 
 mod addresses;
+mod connect;
 mod dns;
 mod host;
 mod isolation;
 mod lifecycle;
+mod options;
 mod ports;

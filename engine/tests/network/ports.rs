@@ -1,7 +1,9 @@
 //! Published ports.
 
 use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd};
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rcompose_engine::container::config::{Protocol, PublishedPort};
 use rcompose_engine::network::config::NetworkConfig;
 
@@ -71,6 +73,53 @@ fn udp_ports_and_one_address() {
         assert!(from_lan("192.0.2.1:5301").is_ok());
         assert_eq!(lan.ask("192.0.2.1:8080", SOON).unwrap(), "a 192.0.2.2");
         assert!(ask("127.0.0.1:8080".parse().unwrap(), NEVER).is_err());
+    });
+}
+
+/// Waits for one of these events.
+fn ready(fd: &impl AsFd, events: PollFlags) -> i32 {
+    let mut fds = [PollFd::new(fd.as_fd(), events)];
+    poll(&mut fds, PollTimeout::try_from(SOON).unwrap()).unwrap()
+}
+
+#[test]
+fn sctp_ports() {
+    use nix::sys::socket::{Backlog, SockaddrIn, accept, bind, connect, getpeername, listen, recv, send};
+
+    on_host(async |host| {
+        host.networks.ensure(&network("n")).await.unwrap();
+        let lan = host.lan().await;
+        let port = PublishedPort { protocol: Protocol::Sctp, ..publish(Some("192.0.2.1"), Some(9999), 80) };
+        let a = host.container("a", &[on("n", &[])], std::slice::from_ref(&port)).await.unwrap();
+        assert_eq!((a.joined.ports[0].protocol, a.joined.ports[0].host_port), (Protocol::Sctp, 9999));
+        assert_eq!(host.networks.census().await.unwrap().ports, 1);
+        if rcompose_engine::sys::net::sctp_socket(false).is_err() {
+            println!("skipped: this kernel has no SCTP");
+            return;
+        }
+        let at = |address: &str| SockaddrIn::from(address.parse::<std::net::SocketAddrV4>().unwrap());
+        let open = || rcompose_engine::sys::net::sctp_socket(false).unwrap();
+        let listening = within(a.sandbox.netns(), move || {
+            let socket = open();
+            bind(socket.as_raw_fd(), &at("0.0.0.0:80")).unwrap();
+            listen(&socket, Backlog::new(1).unwrap()).unwrap();
+            socket
+        });
+        let client = lan.run(move || {
+            let socket = open();
+            // The sockets of the engine do not wait.
+            let connected = connect(socket.as_raw_fd(), &at("192.0.2.1:9999"));
+            assert!(matches!(connected, Ok(()) | Err(nix::errno::Errno::EINPROGRESS)), "{connected:?}");
+            assert_eq!(ready(&socket, PollFlags::POLLOUT), 1);
+            send(socket.as_raw_fd(), b"x", nix::sys::socket::MsgFlags::empty()).unwrap();
+            socket
+        });
+        assert_eq!(ready(&listening, PollFlags::POLLIN), 1);
+        let accepted = accept(listening.as_raw_fd()).unwrap();
+        assert_eq!(getpeername::<SockaddrIn>(accepted).unwrap().ip().to_string(), "192.0.2.2");
+        let mut byte = [0];
+        assert_eq!(recv(accepted, &mut byte, nix::sys::socket::MsgFlags::empty()).unwrap(), 1);
+        drop(client);
     });
 }
 

@@ -8,6 +8,7 @@ use super::local::Local;
 use crate::cli::context::Context;
 use crate::cli::error::Error;
 use crate::template::Template;
+use crate::ui::format;
 
 #[derive(Debug, Args)]
 #[command(after_help = "Example: rcompose image inspect --format '{{index .RepoDigests 0}}' redis:7")]
@@ -37,26 +38,8 @@ pub fn run(context: &Context, args: &InspectArgs) -> Result<(), Error> {
             Err(error) => return Err(error),
         }
     }
-    let text = match (&template, args.format.as_deref()) {
-        (Some(template), _) => {
-            let mut text = String::new();
-            for document in &documents {
-                text.push_str(&template.execute(document)?);
-                text.push('\n');
-            }
-            text
-        }
-        (None, Some(_)) => format!("{}\n", Value::Array(documents)),
-        (None, None) => {
-            let mut text = Vec::new();
-            let formatter = serde_json::ser::PrettyFormatter::with_indent(b"    ");
-            let mut serializer = serde_json::Serializer::with_formatter(&mut text, formatter);
-            serde::Serialize::serialize(&documents, &mut serializer)?;
-            format!("{}\n", String::from_utf8_lossy(&text))
-        }
-    };
     // What was found is shown even where something else was not.
-    context.ui.out(&text)?;
+    context.ui.out(&format::documents(&documents, template.as_ref(), args.format.is_some())?)?;
     if failures.is_empty() { Ok(()) } else { Err(Error::Failed(failures)) }
 }
 

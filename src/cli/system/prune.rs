@@ -1,12 +1,12 @@
 //! `system prune`: what nothing needs goes, over all projects.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use clap::Args;
-use rcompose_engine::container::config::{MountSource, NetworkMode};
+use rcompose_engine::container::config::MountSource;
 use rcompose_engine::container::store::{self, Container};
+use rcompose_engine::network;
 use rcompose_engine::network::config::Network;
 use rcompose_engine::root::Root;
 use rcompose_engine::volume;
@@ -16,6 +16,7 @@ use crate::cli::error::Error;
 use crate::cli::filter::Filters;
 use crate::cli::image::local::Local;
 use crate::cli::image::prune as images;
+use crate::cli::network::local::networks_of;
 use crate::project::disk;
 use crate::project::engine::Engine;
 use crate::project::labels::ANONYMOUS;
@@ -139,33 +140,18 @@ fn chosen(
     until: Option<jiff::Timestamp>,
 ) -> Result<(Vec<Container>, Vec<Network>), Error> {
     let old = |created: jiff::Timestamp| until.is_none_or(|until| created < until);
-    let (stopped, mut others): (Vec<_>, Vec<_>) = store::list(root, None)?.into_iter().partition(|container| {
+    let (stopped, others): (Vec<_>, Vec<_>) = store::list(root, None)?.into_iter().partition(|container| {
         !lifecycle::is_active(container) && old(container.config.created) && filters.labels(&container.config.labels)
     });
-    let used = others.drain(..).flat_map(|container| match container.config.network {
-        NetworkMode::Networks(endpoints) => endpoints.into_iter().map(|endpoint| endpoint.network).collect(),
-        NetworkMode::None | NetworkMode::Host | NetworkMode::Container(_) => Vec::new(),
-    });
-    let used = used.collect::<BTreeSet<_>>();
-    let mut networks = Vec::new();
-    let entries = match fs::read_dir(root.networks()) {
-        Ok(entries) => entries.collect::<Result<Vec<_>, _>>()?,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
-        Err(error) => return Err(error.into()),
-    };
-    for entry in entries {
-        let path = entry.path();
-        if path.extension().is_some_and(|extension| extension == "json")
-            && let Some(network) = store::read::<Network>(&path)?
-            // One that no project made belongs to somebody who will want it again.
-            && network.config.project.is_some()
+    let used = networks_of(others);
+    let mut networks = network::list(root)?;
+    networks.retain(|network| {
+        // One that no project made belongs to somebody who will want it again.
+        network.config.project.is_some()
             && !used.contains(&network.config.name)
             && old(network.created)
             && filters.labels(&network.config.labels)
-        {
-            networks.push(network);
-        }
-    }
+    });
     networks.sort_by(|a, b| a.config.name.cmp(&b.config.name));
     Ok((stopped, networks))
 }

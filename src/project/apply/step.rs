@@ -104,8 +104,8 @@ const REMOVED: [&str; 2] = ["Removing", "Removed"];
 const NOTHING: &str = "No resource found to remove";
 const IN_USE: &str = "Resource is still in use";
 
-/// Returns what an action is about, and what is said of that while it is under way and once it is done. Nothing is said of
-/// some.
+/// Returns what an action is about, and what is said of that while it is under way and once it is done, as far as Docker
+/// Compose says something.
 fn words(action: &Action) -> Option<(String, [&'static str; 2])> {
     Some(match action {
         Action::CreateNetwork(config) => (format!("Network {}", config.name), ["Creating", "Created"]),
@@ -121,8 +121,8 @@ fn words(action: &Action) -> Option<(String, [&'static str; 2])> {
         Action::Stop { container, .. } => (title(container), ["Stopping", "Stopped"]),
         Action::Restart { container, .. } => (title(container), ["Restarting", "Started"]),
         Action::Kill { container, .. } => (title(container), ["Killing", "Killed"]),
-        Action::Pause(container) => (title(container), ["Pausing", "Paused"]),
-        Action::Unpause(container) => (title(container), ["Unpausing", "Unpaused"]),
+        Action::Pause(container) => (title(container), ["", "Paused"]),
+        Action::Unpause(container) => (title(container), ["", "Unpaused"]),
         Action::Remove { container, .. } => (title(container), REMOVED),
         Action::RemoveVolume { anonymous: true, .. }
         | Action::Rename { .. }
@@ -132,6 +132,12 @@ fn words(action: &Action) -> Option<(String, [&'static str; 2])> {
     })
 }
 
+fn begin(progress: &Progress, id: &str, working: &'static str) {
+    if !working.is_empty() {
+        progress.working(id, working);
+    }
+}
+
 /// Says what would be said of a step, and does nothing.
 pub(super) fn pretend(progress: &Progress, action: &Action) {
     match action {
@@ -139,7 +145,7 @@ pub(super) fn pretend(progress: &Progress, action: &Action) {
         Action::Wait(wanted) => wait::pretend(progress, wanted),
         action => {
             if let Some((id, [working, done])) = words(action) {
-                progress.working(&id, working);
+                begin(progress, &id, working);
                 progress.done(&id, done);
             }
         }
@@ -164,7 +170,7 @@ pub(super) async fn run(
 ) -> Result<(), StepError> {
     let words = words(&action);
     if let Some((id, [working, _])) = &words {
-        progress.working(id, working);
+        begin(progress, id, working);
     }
     let result = work(engine, progress, action, audience).await;
     if let Some((id, [_, done])) = &words {

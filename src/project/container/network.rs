@@ -1,5 +1,6 @@
 //! `networks`, `network_mode`, `ports`, `expose`, `extra_hosts` → the container's network.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::str::FromStr;
 
@@ -7,6 +8,7 @@ use rcompose_engine::container::config::{Endpoint, NetworkMode, Protocol, Publis
 
 use super::{Blueprint, InvalidAttribute, References};
 use crate::compose::model::{self, HostPorts, ServiceNetwork};
+use crate::project::names;
 
 impl Blueprint<'_> {
     pub(super) fn network(&self, references: &dyn References) -> Result<NetworkMode, InvalidAttribute> {
@@ -51,32 +53,19 @@ impl Blueprint<'_> {
     }
 
     fn endpoint(&self, network: String, joined: &ServiceNetwork) -> Result<Endpoint, InvalidAttribute> {
-        if self.one_off.is_some_and(|one_off| !one_off.use_aliases) {
-            // It is not to be taken for a container of the service.
-            return self.endpoint_with(network, joined, Vec::new());
-        }
-        let mut aliases = vec![self.service.name.clone()];
-        let linked = self.project.services.values().flat_map(|other| &other.links).filter_map(|link| {
-            let (service, alias) = link.split_once(':')?;
-            (service == self.service.name).then_some(alias)
-        });
-        for alias in joined.aliases.iter().map(String::as_str).chain(linked) {
-            if !aliases.iter().any(|known| known == alias) {
-                aliases.push(alias.to_owned());
+        let mut aliases = Vec::new();
+        // One that is not to be taken for a container of the service has none.
+        if self.one_off.is_none_or(|one_off| one_off.use_aliases) {
+            for alias in std::iter::once(&self.service.name).chain(&joined.aliases) {
+                if !aliases.contains(alias) {
+                    aliases.push(alias.clone());
+                }
             }
         }
-        self.endpoint_with(network, joined, aliases)
-    }
-
-    fn endpoint_with(
-        &self,
-        network: String,
-        joined: &ServiceNetwork,
-        aliases: Vec<String>,
-    ) -> Result<Endpoint, InvalidAttribute> {
         Ok(Endpoint {
             network,
             aliases,
+            links: self.links(),
             ipv4_address: self.parsed("ipv4_address", joined.ipv4_address.as_deref())?,
             ipv6_address: self.parsed("ipv6_address", joined.ipv6_address.as_deref())?,
             link_local_ips: self.addresses("link_local_ips", &joined.link_local_ips)?,
@@ -88,6 +77,32 @@ impl Blueprint<'_> {
             gw_priority: self.fits("gw_priority", joined.gw_priority)?,
             driver_opts: joined.driver_opts.clone(),
         })
+    }
+
+    /// Returns the names that the service's containers alone have for others, and what each stands for: `links` for the
+    /// containers of a service, all or one of them, `external_links` for a container of any project.
+    fn links(&self) -> BTreeMap<String, Vec<String>> {
+        let mut links = BTreeMap::<String, Vec<String>>::new();
+        let mut add = |alias: String, name: String| {
+            let names = links.entry(alias).or_default();
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        };
+        for link in &self.service.links {
+            let (service, alias) = link.split_once(':').unwrap_or((link, link));
+            add(alias.to_owned(), service.to_owned());
+            if let Some(linked) = self.project.services.get(service) {
+                for number in 1..=linked.replicas() {
+                    add(format!("{service}-{number}"), names::container(&self.project.name, linked, number));
+                }
+            }
+        }
+        for link in &self.service.external_links {
+            let (container, alias) = link.split_once(':').unwrap_or((link, link));
+            add(alias.to_owned(), container.to_owned());
+        }
+        links
     }
 
     pub(super) fn ports(&self) -> Result<Vec<PublishedPort>, InvalidAttribute> {
@@ -171,7 +186,7 @@ fn mac_address(text: &str) -> Option<[u8; 6]> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::made;
+    use super::super::tests::{made, made_in};
     use super::*;
     use crate::compose::Service;
 
@@ -204,6 +219,24 @@ mod tests {
         let NetworkMode::Networks(endpoints) = made.config.network else { panic!("it has a network") };
         assert_eq!(endpoints[0].network, "back");
         assert_eq!(endpoints[0].aliases, ["db", "database"]);
+    }
+
+    #[test]
+    fn a_link_is_a_name_that_only_the_service_has() {
+        let service = Service {
+            networks: [("back".to_owned(), None)].into(),
+            links: vec!["cache:memory".into(), "db".into()],
+            external_links: vec!["other-db-1:legacy".into(), "plain".into()],
+            ..Service::default()
+        };
+        let cache = Service { name: "cache".into(), ..Service::default() };
+        let project = model::Project { services: [("cache".to_owned(), cache)].into(), ..model::Project::default() };
+        let NetworkMode::Networks(endpoints) = made_in(project, service).unwrap().config.network else {
+            panic!("it has a network")
+        };
+        let links = endpoints[0].links.iter().map(|(alias, names)| format!("{alias}={}", names.join("+")));
+        let expected = ["cache-1=shop-cache-1", "db=db", "legacy=other-db-1", "memory=cache", "plain=plain"];
+        assert_eq!(links.collect::<Vec<_>>(), expected);
     }
 
     #[test]

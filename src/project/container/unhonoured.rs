@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use rcompose_engine::network::options;
+
 use super::files;
 use crate::compose::model::{Placement, Project, Service};
 
@@ -15,7 +17,6 @@ pub fn unhonoured(project: &Project, service: &Service) -> Vec<String> {
         ("isolation", of_windows),
     ];
     let linux = [
-        ("external_links", !service.external_links.is_empty()),
         ("use_api_socket", service.use_api_socket),
         ("gpus: options", service.gpus.iter().any(|request| !request.options.is_empty())),
     ];
@@ -33,6 +34,11 @@ pub fn unhonoured(project: &Project, service: &Service) -> Vec<String> {
         let directories = owned.filter(|mount| host(&mount.source).is_some_and(|path| Path::new(path).is_dir()));
         attributes
             .extend(directories.map(|mount| format!("{kind} ({}): uid, gid and mode of a directory", mount.source)));
+    }
+    for (network, joined) in &service.networks {
+        let given = joined.iter().flat_map(|joined| joined.driver_opts.keys());
+        let options = options::unhonoured(given).into_iter();
+        attributes.extend(options.map(|option| format!("networks.{network}.driver_opts.{option}")));
     }
     if let Some(logging) = &service.logging {
         if let Some(driver) = logging.driver.as_deref().filter(|d| !matches!(*d, "" | "json-file" | "local" | "none")) {
@@ -91,14 +97,14 @@ mod tests {
     fn each_attribute_is_named() {
         let service = Service {
             name: "web".into(),
-            external_links: vec!["x".into()],
+            use_api_socket: true,
             logging: Some(Logging { driver: Some("syslog".into()), options: [("tag".into(), "x".into())].into() }),
             ..Service::default()
         };
         let said = unhonoured(&Project::default(), &service).join("\n");
         assert_eq!(
             said,
-            "service \"web\": external_links has no effect yet\n\
+            "service \"web\": use_api_socket has no effect yet\n\
              service \"web\": logging.driver (syslog; the log is kept as by json-file) has no effect yet\n\
              service \"web\": logging.options.tag has no effect yet"
         );

@@ -285,13 +285,7 @@ mod testing {
         let endpoint = rcompose_engine::container::config::Endpoint {
             network: "shop_default".into(),
             aliases: vec![service.into()],
-            ipv4_address: None,
-            ipv6_address: None,
-            link_local_ips: Vec::new(),
-            mac_address: None,
-            interface_name: None,
-            gw_priority: 0,
-            driver_opts: BTreeMap::new(),
+            ..rcompose_engine::container::config::Endpoint::default()
         };
         let config = ContainerConfig {
             created: jiff::Timestamp::UNIX_EPOCH,

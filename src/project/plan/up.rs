@@ -380,7 +380,7 @@ mod tests {
         let image = Image { reference: "busybox".into(), id: "sha256:1".into(), ..Image::default() };
         let images = project.services.keys().map(|name| (name.clone(), image.clone())).collect();
         let network = network::config(
-            "shop",
+            Some("shop"),
             &project.networks["default"],
             labels.network("default", &project.networks["default"]),
         );

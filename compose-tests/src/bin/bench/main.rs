@@ -2,6 +2,7 @@
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line program")]
 
+mod network;
 mod pull;
 
 use std::{
@@ -23,6 +24,9 @@ const USAGE: &str = "usage: bench [--only TEXT] [--iterations N] [--docker COMMA
 
 /// What is measured of pulls.
 const PULL: &str = "pull, 200 MB in 5 layers";
+
+/// How the names of all rows about networks begin.
+const NETWORK: &str = "network: ";
 
 /// What the command line asked for.
 struct Options {
@@ -275,6 +279,9 @@ fn run(options: &Options) -> anyhow::Result<()> {
     if wanted(PULL) {
         pulls(&sides, options.iterations)?;
     }
+    if wanted(NETWORK) {
+        networks(&sides, options.iterations)?;
+    }
     if wanted("memory") {
         memory(&sides)?;
     }
@@ -319,6 +326,72 @@ fn pulls(sides: &[Side<'_>], iterations: usize) -> anyhow::Result<()> {
     let pulled = pull::measure(stack, "large.yaml", store.path())?;
     println!("| memory at most, pull, 1000 MB in one layer | {} KiB |", pulled.memory);
     Ok(())
+}
+
+/// One of the figures of a measurement.
+type Part = fn(&network::Speed) -> f64;
+
+/// Measures what networks carry, and what they cost when containers start and go.
+fn networks(sides: &[Side<'_>], iterations: usize) -> anyhow::Result<()> {
+    const CONTAINERS: u32 = 50;
+    const NETWORKS: u32 = 500;
+    let stack = sides[0].stack;
+    stack.write("network.yaml", &network::project());
+    stack.write("n50.yaml", &network::without_network(CONTAINERS as usize));
+    let mut speeds = vec![Vec::new(); sides.len()];
+    let mut costs = vec![(Vec::new(), Vec::new()); sides.len()];
+    for _ in 0..iterations.div_ceil(2) {
+        for (index, side) in sides.iter().enumerate() {
+            side.time(&["-f", "network.yaml", "up", "-d"])?;
+            speeds[index].push(network::measure().with_context(|| side.name)?);
+            side.time(&["-f", "network.yaml", "down", "-t", "0"])?;
+            let mut times = [Duration::ZERO; 4];
+            for (file, times) in ["s50.yaml", "n50.yaml"].iter().zip(times.chunks_mut(2)) {
+                times[0] = side.time(&["-f", file, "up", "-d"])?;
+                times[1] = side.time(&["-f", file, "down", "-t", "0"])?;
+            }
+            costs[index].0.push(times[0].saturating_sub(times[2]) / CONTAINERS);
+            costs[index].1.push(times[1].saturating_sub(times[3]) / CONTAINERS);
+        }
+    }
+    let rates: [(&str, &str, Part); 4] = [
+        ("names asked for at 127.0.0.11, 20 at once", "a second", |speed| speed.names),
+        ("the slowest hundredth of them took", "ms", |speed| speed.slow_name),
+        ("HTTP requests by a port published at 127.0.0.1, 20 at once", "a second", |speed| speed.requests),
+        ("bytes from container to container", "Gbit/s", |speed| speed.bytes),
+    ];
+    for (name, unit, part) in rates {
+        let values = speeds.iter().map(|speeds| speeds.iter().map(part).collect()).collect::<Vec<_>>();
+        rate(&format!("{NETWORK}{name}"), unit, values);
+    }
+    // Docker's own pools are used up by 31.
+    let ours = &sides[0];
+    let mut times = [vec![Duration::ZERO], vec![Duration::ZERO]];
+    for (words, times) in [["network", "create"], ["network", "rm"]].iter().zip(&mut times) {
+        for number in 0..NETWORKS {
+            times[0] += ours.time(&[words[0], words[1], &format!("bench{number}")])?;
+        }
+    }
+    row(&format!("{NETWORK}{NETWORKS} of them made, a command each"), &mut times[..1]);
+    row(&format!("{NETWORK}{NETWORKS} of them removed, a command each"), &mut times[1..]);
+    let (mut starts, mut ends): (Vec<_>, Vec<_>) = costs.into_iter().unzip();
+    row(&format!("{NETWORK}its part of up -d, each of {CONTAINERS} services"), &mut starts);
+    row(&format!("{NETWORK}its part of down -t 0, each of {CONTAINERS} services"), &mut ends);
+    Ok(())
+}
+
+/// Prints a line of what is no time to wait: each side's median, and how ours compares.
+fn rate(name: &str, unit: &str, mut sides: Vec<Vec<f64>>) {
+    let mut medians = Vec::new();
+    for values in &mut sides {
+        values.sort_by(f64::total_cmp);
+        medians.push(values[(values.len() - 1) / 2]);
+    }
+    let mut cells: Vec<String> = medians.iter().map(|median| format!("{} {unit}", short(*median))).collect();
+    if let [ours, theirs] = medians[..] {
+        cells.push(format!("{} times", short(ours / theirs)));
+    }
+    println!("| {name} | {} |", cells.join(" | "));
 }
 
 fn heading(sides: &[Side<'_>]) -> String {

@@ -203,6 +203,22 @@ impl Plan {
         }
     }
 
+    /// Opens the group of version 2 that the container's PID 1 has moved to, below its own.
+    ///
+    /// A group that hands its controllers on has no processes itself (`cgroups(7)`, "no internal processes"): an init that
+    /// manages groups, such as systemd, moves to one below, and so must every further process.
+    pub fn open_group_of(&self, init: Pid) -> Step<Option<OwnedFd>> {
+        let [hierarchy] = &self.hierarchies[..] else { return Ok(None) };
+        let file = format!("/proc/{init}/cgroup");
+        let groups = std::fs::read_to_string(&file).step(|| format!("read {file}"))?;
+        let group = groups.lines().find_map(|line| line.strip_prefix("0::/")).map(Path::new);
+        let Some(group) = group.filter(|group| group.starts_with(&self.path)) else {
+            return Err(fault("the container's PID 1 has left its cgroup, which takes no more processes".into()));
+        };
+        let path = hierarchy.mount.join(group);
+        open_directory(&path).map(Some).step(|| format!("open cgroup {}", path.display()))
+    }
+
     /// Moves this process, which has one thread, into the groups of version 1.
     ///
     /// A thread that moves itself (`0` to `tasks`) is spared the lock that every other move takes (Linux 5.4, 9a3284fad42f),

@@ -56,7 +56,8 @@ fn open(root: &Root, container: &Container, view: View) -> Step<OwnedFd> {
                 View::Layers => own_files(pid)?,
             };
             // The number may have been given to another process meanwhile.
-            if ProcessStart::of(pid) != container.state.pid_started {
+            let started = ProcessStart::of(pid).step(|| format!("read /proc/{pid}/stat"))?;
+            if started != container.state.pid_started {
                 return Err(fault("it has just ended".into()));
             }
             Ok(opened)

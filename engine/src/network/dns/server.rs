@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hickory_proto::op::{Edns, Message, Metadata, OpCode, ResponseCode};
-use hickory_proto::rr::rdata::PTR;
+use hickory_proto::rr::rdata::{PTR, SRV};
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
 use hickory_server::Server;
 use hickory_server::net::runtime::Time;
@@ -143,7 +143,19 @@ impl Handler {
         // With the letters as they were asked: some clients check.
         let asked: &Name = info.query.original().name();
         let record = |data| Record::from_rdata(asked.clone(), TTL, data);
-        match self.view.answer(&key(asked), kind) {
+        let key = key(asked);
+        if let Some((port, name)) = service(&key)
+            && let answer @ (Answer::Nothing | Answer::Unknown) = self.view.answer(name, Kind::Other)
+        {
+            return match port {
+                Some(port) if answer == Answer::Nothing && info.query.query_type() == RecordType::SRV => {
+                    self.locate(asked, port, name)
+                }
+                Some(_) if answer == Answer::Nothing => Reply::code(ResponseCode::NoError),
+                _ => Reply::code(ResponseCode::NXDomain),
+            };
+        }
+        match self.view.answer(&key, kind) {
             Answer::Addresses(addresses) => Reply::records(
                 addresses
                     .into_iter()
@@ -164,6 +176,25 @@ impl Handler {
         }
     }
 
+    /// Says where a service is: at this port of every container of the name (RFC 2782).
+    fn locate(&self, asked: &Name, port: u16, name: &str) -> Reply {
+        let mut reply = Reply::records(Vec::new());
+        for (container, address) in self.view.members(name) {
+            let Ok(target) = Name::from_ascii(format!("{container}.")) else { continue };
+            let found = RData::SRV(SRV::new(0, 0, port, target.clone()));
+            // One with addresses of both families is one container.
+            if reply.answers.iter().all(|known| known.data != found) {
+                reply.answers.push(Record::from_rdata(asked.clone(), TTL, found));
+            }
+            let data = match address {
+                IpAddr::V4(v4) => RData::A(v4.into()),
+                IpAddr::V6(v6) => RData::AAAA(v6.into()),
+            };
+            reply.additionals.push(Record::from_rdata(target, TTL, data));
+        }
+        reply
+    }
+
     async fn forward(&self, request: &Request) -> Reply {
         let tcp = request.protocol() == Protocol::Tcp;
         let answer = self.forwarder.ask(request.as_slice(), self.upstream.as_ref(), tcp).await;
@@ -178,6 +209,13 @@ impl Handler {
             additionals: message.additionals,
         }
     }
+}
+
+/// Reads `_port._protocol.name`: the port, if it is a number, and the name.
+fn service(key: &str) -> Option<(Option<u16>, &str)> {
+    let (port, rest) = key.strip_prefix('_')?.split_once('.')?;
+    let (protocol, name) = rest.strip_prefix('_')?.split_once('.')?;
+    matches!(protocol, "tcp" | "udp" | "sctp").then(|| (port.parse().ok(), name))
 }
 
 /// Returns the name in lower case without its final dot.

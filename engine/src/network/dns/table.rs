@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
+use crate::container::state::EndpointState;
 use crate::id::Id;
 use crate::network::config::Network;
 use crate::network::lease::Leases;
@@ -16,6 +17,18 @@ struct Addresses {
     ipv4: Vec<Ipv4Addr>,
     ipv6: Vec<Ipv6Addr>,
     turn: AtomicUsize,
+}
+
+impl Addresses {
+    /// Returns those of one kind, beginning with another one each time.
+    fn of(&self, kind: Kind) -> Vec<IpAddr> {
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        match kind {
+            Kind::V4 => rotated(&self.ipv4, turn).map(IpAddr::V4).collect(),
+            Kind::V6 => rotated(&self.ipv6, turn).map(IpAddr::V6).collect(),
+            _ => Vec::new(),
+        }
+    }
 }
 
 /// The names of one network at one moment. It never changes: a new one takes its place.
@@ -107,7 +120,27 @@ impl Tables {
 #[derive(Debug)]
 pub(crate) struct View {
     tables: Arc<Tables>,
-    networks: RwLock<Arc<Vec<Arc<Cell>>>>,
+    networks: RwLock<Arc<Vec<Seen>>>,
+}
+
+/// A network that a container is on.
+#[derive(Debug)]
+struct Seen {
+    cell: Arc<Cell>,
+    /// Names that only this container has for others, in lower case.
+    links: HashMap<String, Vec<String>>,
+}
+
+impl Seen {
+    /// Returns who is called `name` here; `None` if nobody ever was.
+    fn find<'a>(&self, network: &'a NetworkNames, name: &str) -> Option<Vec<&'a Addresses>> {
+        let found: Vec<&Addresses> = match self.links.get(name) {
+            Some(names) => names.iter().filter_map(|name| network.names.get(name)).collect(),
+            None => network.names.get(name).into_iter().collect(),
+        };
+        let known = !found.is_empty() || self.links.contains_key(name) || network.absent.contains(name);
+        known.then_some(found)
+    }
 }
 
 /// What the tables say to a question.
@@ -133,21 +166,29 @@ pub(crate) enum Kind {
 }
 
 impl View {
-    pub(crate) fn new(tables: Arc<Tables>, networks: &[Id]) -> Self {
+    pub(crate) fn new(tables: Arc<Tables>, endpoints: &[EndpointState]) -> Self {
         let view = Self { tables, networks: RwLock::default() };
-        view.set(networks);
+        view.set(endpoints);
         view
     }
 
     /// Replaces the networks that the container is on.
-    pub(crate) fn set(&self, networks: &[Id]) {
-        let cells = networks.iter().map(|id| self.tables.cell(id)).collect();
-        *self.networks.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(cells);
+    pub(crate) fn set(&self, endpoints: &[EndpointState]) {
+        let lower = |names: &Vec<String>| names.iter().map(|name| name.to_ascii_lowercase()).collect();
+        let seen = endpoints.iter().map(|endpoint| Seen {
+            cell: self.tables.cell(&endpoint.network_id),
+            links: endpoint.links.iter().map(|(alias, names)| (alias.to_ascii_lowercase(), lower(names))).collect(),
+        });
+        *self.networks.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(seen.collect());
+    }
+
+    fn seen(&self) -> Arc<Vec<Seen>> {
+        Arc::clone(&self.networks.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn networks(&self) -> impl Iterator<Item = Arc<NetworkNames>> {
-        let cells = Arc::clone(&self.networks.read().unwrap_or_else(PoisonError::into_inner));
-        (0..cells.len()).map(move |n| cells[n].get())
+        let seen = self.seen();
+        (0..seen.len()).map(move |n| seen[n].cell.get())
     }
 
     /// Returns whether nothing outside may be asked (CVE-2024-29018): every network is internal.
@@ -162,23 +203,14 @@ impl View {
         }
         let mut known = false;
         let mut gone = false;
-        for network in self.networks() {
-            let found = network.names.get(name).or_else(|| {
-                let short = name.strip_suffix(network.network.as_str())?.strip_suffix('.')?;
-                network.names.get(short)
-            });
-            let Some(addresses) = found else {
-                let short = name.strip_suffix(network.network.as_str()).and_then(|n| n.strip_suffix('.'));
-                gone |= network.absent.contains(name) || short.is_some_and(|n| network.absent.contains(n));
-                continue;
-            };
-            known = true;
-            let turn = addresses.turn.fetch_add(1, Ordering::Relaxed);
-            let list: Vec<IpAddr> = match kind {
-                Kind::V4 => rotated(&addresses.ipv4, turn).map(IpAddr::V4).collect(),
-                Kind::V6 => rotated(&addresses.ipv6, turn).map(IpAddr::V6).collect(),
-                _ => Vec::new(),
-            };
+        for seen in self.seen().iter() {
+            let network = seen.cell.get();
+            let short = name.strip_suffix(network.network.as_str()).and_then(|name| name.strip_suffix('.'));
+            let found = seen.find(&network, name).or_else(|| seen.find(&network, short?));
+            let Some(found) = found else { continue };
+            gone |= found.is_empty();
+            known |= !found.is_empty();
+            let list: Vec<IpAddr> = found.iter().flat_map(|addresses| addresses.of(kind)).collect();
             if !list.is_empty() {
                 return Answer::Addresses(list);
             }
@@ -201,6 +233,19 @@ impl View {
             return Answer::Unknown;
         }
         Answer::Foreign
+    }
+
+    /// Returns the containers that answer to a name, each by a name of its own, with their addresses.
+    pub(crate) fn members(&self, name: &str) -> Vec<(String, IpAddr)> {
+        let addresses = [Kind::V4, Kind::V6].into_iter().flat_map(|kind| match self.answer(name, kind) {
+            Answer::Addresses(addresses) => addresses,
+            _ => Vec::new(),
+        });
+        let named = addresses.filter_map(|address| match self.pointer(address, Kind::Pointer) {
+            Answer::Name(name) => Some((name, address)),
+            _ => None,
+        });
+        named.collect()
     }
 
     fn pointer(&self, address: IpAddr, kind: Kind) -> Answer {
@@ -250,11 +295,7 @@ fn pointed_at(name: &str) -> Option<IpAddr> {
 mod tests {
     use super::*;
     use crate::network::config::{NetworkConfig, Subnet};
-    use crate::network::lease::Lease;
-
-    fn id(digit: char) -> Id {
-        digit.to_string().repeat(64).parse().unwrap()
-    }
+    use crate::network::lease::tests::{called as lease, id};
 
     fn network(digit: char, name: &str, internal: bool) -> Network {
         let subnet = Subnet {
@@ -271,20 +312,20 @@ mod tests {
         }
     }
 
-    fn lease(name: &str, aliases: &[&str], ipv4: &str, active: bool) -> Lease {
-        let names = std::iter::once(&name).chain(aliases).map(|n| (*n).to_owned()).collect();
-        Lease {
-            name: name.into(),
-            project: "shop".into(),
-            names,
-            ipv4: Some(ipv4.parse().unwrap()),
-            ipv6: None,
-            mac_address: [0; 6],
+    /// The place of a container on this network.
+    fn on(digit: char) -> EndpointState {
+        EndpointState {
+            network: String::new(),
+            network_id: id(digit),
             interface: "eth0".into(),
-            host_end: None,
-            active,
-            visible: true,
-            ports: Vec::new(),
+            mac_address: [0; 6],
+            ipv4: None,
+            ipv4_gateway: None,
+            ipv6: None,
+            ipv6_gateway: None,
+            names: Vec::new(),
+            links: BTreeMap::new(),
+            default_route: false,
         }
     }
 
@@ -305,7 +346,7 @@ mod tests {
         ]));
         tables.set(&id('a'), NetworkNames::new(&network('a', "shop_default", false), &leases));
         tables.reserve(["Cache".to_owned()]);
-        let view = View::new(Arc::clone(&tables), &[id('a')]);
+        let view = View::new(Arc::clone(&tables), &[on('a')]);
         assert_eq!(v4(&view.answer("web", Kind::V4)), ["10.1.0.2", "10.1.0.3"]);
         assert_eq!(v4(&view.answer("web", Kind::V4)), ["10.1.0.3", "10.1.0.2"]);
         assert_eq!(v4(&view.answer("shop-web-2.shop_default", Kind::V4)), ["10.1.0.3"]);
@@ -327,14 +368,35 @@ mod tests {
         let leases = Leases(BTreeMap::from([(id('1'), lease("db", &[], "10.1.0.2", true))]));
         tables.set(&id('a'), NetworkNames::new(&network('a', "back", true), &leases));
         tables.set(&id('b'), NetworkNames::new(&network('b', "front", false), &Leases::default()));
-        let front = View::new(Arc::clone(&tables), &[id('b')]);
+        let front = View::new(Arc::clone(&tables), &[on('b')]);
         assert_eq!(front.answer("db", Kind::V4), Answer::Foreign);
         assert!(!front.confined());
-        front.set(&[id('b'), id('a')]);
+        front.set(&[on('b'), on('a')]);
         assert_eq!(v4(&front.answer("db", Kind::V4)), ["10.1.0.2"]);
-        let back = View::new(tables, &[id('a')]);
+        let back = View::new(tables, &[on('a')]);
         assert!(back.confined());
         assert_eq!(back.answer("host.docker.internal", Kind::V4), Answer::Foreign);
+    }
+
+    #[test]
+    fn a_link_is_a_name_for_one_container_only() {
+        let tables = Arc::new(Tables::default());
+        let leases = Leases(BTreeMap::from([
+            (id('1'), lease("shop-db-1", &["db"], "10.1.0.2", true)),
+            (id('2'), lease("shop-db-2", &["db"], "10.1.0.3", true)),
+            (id('3'), lease("cache", &[], "10.1.0.4", false)),
+        ]));
+        tables.set(&id('a'), NetworkNames::new(&network('a', "net", false), &leases));
+        let links = [("Database", vec!["DB"]), ("first", vec!["shop-db-1"]), ("memory", vec!["cache"])];
+        let links = links.map(|(alias, names)| (alias.to_owned(), names.into_iter().map(str::to_owned).collect()));
+        let linking = View::new(Arc::clone(&tables), &[EndpointState { links: links.into(), ..on('a') }]);
+        assert_eq!(v4(&linking.answer("database", Kind::V4)).len(), 2);
+        assert_eq!(v4(&linking.answer("first.net", Kind::V4)), ["10.1.0.2"]);
+        assert_eq!(linking.answer("database", Kind::V6), Answer::Nothing);
+        // What it stands for does not run, and is nobody else's business.
+        assert_eq!(linking.answer("memory", Kind::V4), Answer::Unknown);
+        let other = View::new(tables, &[on('a')]);
+        assert_eq!(other.answer("database", Kind::V4), Answer::Foreign);
     }
 
     #[test]

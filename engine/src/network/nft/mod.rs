@@ -16,7 +16,9 @@ use nix::errno::Errno;
 
 use self::batch::{Batch, DELETE_TABLE, Element, Family, GET_ELEMENT, GET_GENERATION, Hook, INET, IPV4, OUTPUT};
 use self::expression::{Attributes, Base, R0, equal, immediate, interface, meta, payload, rewrite};
-use self::ruleset::{ANY4, ANY6, AT4, AT6, BRIDGES, INTERNAL, MASQUERADED, PAIRS, PORT_SETS, SELF4, SELF6, TABLE};
+use self::ruleset::{
+    ANY4, ANY6, APART, AT4, AT6, BRIDGES, INTERNAL, MASQUERADED, PAIRS, PORT_SETS, SELF4, SELF6, TABLE,
+};
 use super::config::BRIDGE_PREFIX;
 use super::netlink::{Refusal, Socket, attributes};
 use crate::container::config::Protocol;
@@ -52,6 +54,8 @@ pub(crate) struct Bridge {
     pub(crate) name: String,
     pub(crate) internal: bool,
     pub(crate) masquerade: bool,
+    /// Whether containers of it may not speak to each other.
+    pub(crate) apart: bool,
 }
 
 /// One published port, as the packet filter sees it.
@@ -138,6 +142,7 @@ impl Filter {
             for (set, wanted) in [
                 (INTERNAL.name, (|b: &Bridge| b.internal) as fn(&Bridge) -> bool),
                 (MASQUERADED.name, |b: &Bridge| b.masquerade),
+                (APART.name, |b: &Bridge| b.apart),
             ] {
                 let there: BTreeSet<Vec<u8>> = filter.keys(set)?.into_iter().collect();
                 let stale: Vec<Element> = bridges
@@ -156,6 +161,8 @@ impl Filter {
             batch.add(INET, TABLE, PAIRS.name, &pairs);
             batch.add(INET, TABLE, INTERNAL.name, &internal);
             batch.add(INET, TABLE, MASQUERADED.name, &masqueraded);
+            let apart: Vec<Element> = bridges.iter().filter(|b| b.apart).map(|b| element(&b.name)).collect();
+            batch.add(INET, TABLE, APART.name, &apart);
             filter.replace(batch, mappings)?;
             if !bridges.is_empty() {
                 foreign::insert(&mut filter.socket, batch)?;
@@ -255,7 +262,7 @@ impl Filter {
                 }
                 return foreign::withdraw(&mut filter.socket, batch);
             }
-            for set in [BRIDGES.name, INTERNAL.name, MASQUERADED.name] {
+            for set in [BRIDGES.name, INTERNAL.name, MASQUERADED.name, APART.name] {
                 let there: BTreeSet<Vec<u8>> = filter.keys(set)?.into_iter().collect();
                 let stale: Vec<Element> =
                     gone.iter().map(|name| element(name)).filter(|e| there.contains(&e.key)).collect();

@@ -26,6 +26,8 @@ pub(super) const INTERFACE: u32 = 41;
 pub(super) const BRIDGES: SetKind = SetKind { name: "bridges", key: (INTERFACE, 16), data: None };
 /// Every bridge with itself: what is routed back to where it came from.
 pub(super) const PAIRS: SetKind = SetKind { name: "pairs", key: (INTERFACE << 6 | INTERFACE, 32), data: None };
+/// Bridges of networks whose containers may not speak to each other.
+pub(super) const APART: SetKind = SetKind { name: "apart", key: (INTERFACE, 16), data: None };
 /// Bridges of internal networks.
 pub(super) const INTERNAL: SetKind = SetKind { name: "internal", key: (INTERFACE, 16), data: None };
 /// Bridges whose containers speak to the world with the host's address.
@@ -111,7 +113,7 @@ fn to_host() -> [Expression; 2] {
 /// Writes the table, its sets, maps and chains, and every rule anew.
 pub(super) fn write(batch: &mut Batch) {
     batch.table(INET, TABLE);
-    for set in [BRIDGES, PAIRS, INTERNAL, MASQUERADED].into_iter().chain(PORT_SETS) {
+    for set in [BRIDGES, PAIRS, APART, INTERNAL, MASQUERADED].into_iter().chain(PORT_SETS) {
         batch.set(INET, TABLE, set);
     }
     for (chain, hook) in CHAINS {
@@ -125,6 +127,8 @@ pub(super) fn write(batch: &mut Batch) {
     rule("loopback", &[&iif_in(BRIDGES), &loopback(16), &[verdict(DROP)]]);
     rule("loopback", &[&iif_in(BRIDGES), &loopback(12), &[verdict(DROP)]]);
 
+    // The ports of the bridge keep frames apart; this is for packets that a container asks us to carry.
+    rule("forward", &[&iif_in(APART), &same_bridge(), &[verdict(DROP)]]);
     rule("forward", &[&same_bridge(), &[verdict(ACCEPT)]]);
     rule("forward", &[&iif_in(INTERNAL), &[verdict(DROP)]]);
     rule("forward", &[&oif_in(INTERNAL), &[verdict(DROP)]]);
@@ -146,6 +150,8 @@ pub(super) fn write(batch: &mut Batch) {
     let itself = |set: SetKind| [contained(set.name, R0), verdict(ACCEPT)];
     rule("prerouting", &[&protocol(V4), &service4, &itself(SELF4)]);
     rule("prerouting", &[&protocol(V6), &service6, &itself(SELF6)]);
+    // For the same reason the relay serves those who may only meet at a published port.
+    rule("prerouting", &[&iif_in(APART), &[verdict(ACCEPT)]]);
     rule("prerouting", &[&to_host(), &[jump(DNAT)]]);
     rule("output", &[&to_host(), &[jump(DNAT)]]);
 

@@ -28,7 +28,7 @@ impl Planner<'_> {
                 }
                 continue;
             }
-            let config = network::config(&project.name, network, self.wanted.labels.network(key, network))?;
+            let config = network::config(Some(&project.name), network, self.wanted.labels.network(key, network))?;
             let Some(there) = there else {
                 let step = self.plan.add(Action::CreateNetwork(Box::new(config)), Cause::Missing, &[]);
                 self.resources.push(step);
