@@ -491,7 +491,8 @@ fn says_what(stderr: &str, fault: Fault, failed: Option<&Seen>) -> Result<(), St
     // What the standard library says where it made a directory that it could not look at before.
     let exists = fault.place.call.contains("stat") && stderr.contains("File exists");
     // The C library has one error for all that may go wrong with a thread.
-    let thread = fault.place.call == "clone3" && stderr.contains(&std::io::Error::from(nix::errno::Errno::EAGAIN).to_string());
+    let thread =
+        fault.place.call == "clone3" && stderr.contains(&std::io::Error::from(nix::errno::Errno::EAGAIN).to_string());
     let lower = stderr.to_lowercase();
     let caused = between
         || exists

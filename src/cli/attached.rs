@@ -16,13 +16,14 @@ use super::context::{Context, timeout};
 use super::error::{Error, INTERRUPTED};
 use super::follow::Feeds;
 use super::signals::Interrupts;
-use super::up::UpArgs;
+use super::up::{self, UpArgs};
 use crate::compose::Project;
 use crate::project::apply::{self, ApplyError, Options, Said};
 use crate::project::engine::Engine;
 use crate::project::labels::Labelled as _;
 use crate::project::names;
 use crate::project::plan::{Plan, lifecycle};
+use crate::project::timeline::Recorder;
 use crate::ui::logs::{Printer, Style};
 use crate::ui::progress::{Form, Progress};
 
@@ -63,6 +64,7 @@ pub async fn run(
     project: &Project,
     attached: &BTreeSet<String>,
     plan: Plan,
+    recorder: &Recorder,
 ) -> Result<(), Error> {
     let mut interrupts = Interrupts::new()?;
     let mut client = engine.client().await?;
@@ -70,8 +72,13 @@ pub async fn run(
     let mut events = client.subscribe().await?;
     let interrupt = CancellationToken::new();
     let audience = Some(session.audience.clone());
-    let options =
-        Options { parallel: context.parallel(), interrupt: interrupt.clone(), audience, ..Options::default() };
+    let options = Options {
+        parallel: context.parallel(),
+        interrupt: interrupt.clone(),
+        audience,
+        recorder: Some(recorder.clone()),
+        ..Options::default()
+    };
     let quiet = Progress::quiet();
     let mut starting = Box::pin(apply::apply(engine, plan, &quiet, options));
     let mut started = false;
@@ -83,6 +90,7 @@ pub async fn run(
         tokio::select! {
             result = &mut starting, if !started => {
                 started = true;
+                up::remember(args, engine, recorder)?;
                 match result {
                     Ok(()) | Err(ApplyError::Interrupted) => session.watch_started()?,
                     Err(error) => {

@@ -14,11 +14,13 @@ use rcompose_engine::root::Root;
 use super::error::Error;
 use super::{GlobalArgs, signals};
 use crate::compose::{self, LoadOptions, Loaded, Project};
+use crate::project::apart::{self, Ports};
 use crate::project::apply::{self, Options};
 use crate::project::engine::Engine;
 use crate::project::labels::{Labelled as _, ProjectLabels};
 use crate::project::place::elsewhere;
 use crate::project::plan::Plan;
+use crate::project::timeline::Recorder;
 use crate::remote::{self, Reader};
 use crate::ui::Ui;
 use crate::ui::progress::Progress;
@@ -30,6 +32,23 @@ pub struct Context {
     pub ui: Ui,
     /// Whether we answer in Docker Compose's name.
     pub compatible: bool,
+    /// `None`: the command is about the project itself.
+    pub copy: Option<Copy>,
+}
+
+/// A copy of a project beside it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Copy {
+    /// What its name has behind that of the project.
+    pub suffix: String,
+    /// `None`: the ports that the files name, on an address of the copy's own.
+    pub ports: Option<Ports>,
+}
+
+impl Copy {
+    fn name(&self, project: &str) -> String {
+        format!("{project}-{}", self.suffix)
+    }
 }
 
 /// The project that a command is about: its files where they are read, and else its name only.
@@ -41,7 +60,8 @@ pub struct Scope {
 
 impl Context {
     pub fn new(global: GlobalArgs, ui: Ui, compatible: bool) -> Self {
-        Self { global, ui, compatible }
+        let copy = global.instance.clone().map(|suffix| Copy { suffix, ports: None });
+        Self { global, ui, compatible, copy }
     }
 
     /// Loads the project with these services and what they depend on; no services: all.
@@ -51,8 +71,17 @@ impl Context {
 
     /// Likewise, with what it was made of.
     pub fn load(&self, services: &[String]) -> Result<Loaded, Error> {
-        let options = LoadOptions { services: services.to_vec(), ..self.global.load_options() };
-        let loaded = compose::load(&options, &Reader::of_host()).map_err(Error::Faults)?;
+        let mut options = LoadOptions { services: services.to_vec(), ..self.global.load_options() };
+        let reader = Reader::of_host();
+        let mut loaded = compose::load(&options, &reader).map_err(Error::Faults)?;
+        if let Some(copy) = &self.copy {
+            // Names of what it has follow from its own.
+            options.project_name = Some(copy.name(&loaded.project.name));
+            loaded = compose::load(&options, &reader).map_err(Error::Faults)?;
+            let address = || Ports::At(apart::address(&loaded.project.name));
+            let ports = copy.ports.unwrap_or_else(address);
+            apart::set_apart(&mut loaded.project, ports);
+        }
         self.ui.diagnostics(&loaded.warnings);
         tracing::debug!(name = loaded.project.name, services = loaded.project.services.len(), "loaded the project");
         Ok(loaded)
@@ -61,15 +90,20 @@ impl Context {
     /// Returns the project that a command on what is there is about. Its files are not looked for where its name is given.
     pub fn scope(&self) -> Result<Scope, Error> {
         if let (Some(name), true) = (&self.global.project_name, self.global.file.is_empty()) {
-            return Ok(Scope { name: name.clone(), project: None });
+            return Ok(Scope { name: self.named(name), project: None });
         }
         match self.project(&[]) {
             Ok(project) => Ok(Scope { name: project.name.clone(), project: Some(project) }),
             Err(error) => match std::env::var("COMPOSE_PROJECT_NAME") {
-                Ok(name) if !name.is_empty() => Ok(Scope { name, project: None }),
+                Ok(name) if !name.is_empty() => Ok(Scope { name: self.named(&name), project: None }),
                 _ => Err(error),
             },
         }
+    }
+
+    /// Returns what the project with this name, or the copy of it that is meant, is called.
+    fn named(&self, project: &str) -> String {
+        self.copy.as_ref().map_or_else(|| project.to_owned(), |copy| copy.name(project))
     }
 
     /// Returns the directories that everything is kept in.
@@ -144,15 +178,16 @@ impl Context {
         self.carry_out(engine, plan, progress, Options { keep_going, ..Options::default() }).await
     }
 
-    /// Carries out a plan that makes containers of images that are kept until then.
+    /// Carries out a plan that makes containers of images that are kept until then, and notes its steps.
     pub async fn apply_with(
         &self,
         engine: &Arc<Engine>,
         plan: Plan,
         title: &'static str,
         hold: Option<Hold>,
+        recorder: Option<Recorder>,
     ) -> Result<(), Error> {
-        self.carry_out(engine, plan, &self.ui.progress(title), Options { hold, ..Options::default() }).await
+        self.carry_out(engine, plan, &self.ui.progress(title), Options { recorder, hold, ..Options::default() }).await
     }
 
     async fn carry_out(

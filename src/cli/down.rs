@@ -38,6 +38,13 @@ enum Images {
     All,
 }
 
+impl DownArgs {
+    /// Returns what leaves nothing at all.
+    pub fn everything(timeout: Option<i64>) -> Self {
+        Self { remove_orphans: true, rmi: None, timeout, volumes: true, services: Vec::new() }
+    }
+}
+
 pub fn run(context: &Context, args: &DownArgs) -> Result<(), Error> {
     let scope = context.scope()?;
     let engine = Arc::new(context.engine(&scope.name)?);

@@ -97,6 +97,11 @@ async fn at(until: Option<jiff::Timestamp>) {
     }
 }
 
+/// Returns an event as `--json` prints it, with its line end; other events than those of containers have no form.
+pub fn as_json(event: &Event) -> Option<String> {
+    line(event, &EventsArgs { json: true, since: None, until: None, services: Vec::new() })
+}
+
 /// Returns the line for an event of one of the services; other events have none.
 fn line(event: &Event, args: &EventsArgs) -> Option<String> {
     let service = event.attributes.get(SERVICE)?;

@@ -3,6 +3,7 @@
 pub mod attach;
 pub mod attached;
 pub mod autostart;
+pub mod blame;
 pub mod commit;
 pub mod completion;
 pub mod config;
@@ -47,6 +48,7 @@ pub mod up;
 pub mod version;
 pub mod volumes;
 pub mod wait;
+pub mod with;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -100,6 +102,9 @@ pub struct GlobalArgs {
     /// Control when to print ANSI control characters
     #[arg(long, value_enum, env = "COMPOSE_ANSI", default_value_t)]
     pub ansi: Ansi,
+    /// Run a second copy of the project beside the first, with its ports on an address 127.x.y.z of its own
+    #[arg(long, value_name = "NAME", global = true)]
+    pub instance: Option<String>,
     /// Say what would be done, and do nothing
     #[arg(long, global = true)]
     pub dry_run: bool,
@@ -170,6 +175,8 @@ enum Command {
     Autostart(autostart::AutostartArgs),
     /// Attach local standard input, output, and error streams to a service's running container
     Attach(attach::AttachArgs),
+    /// Show what the last `up` took its time for
+    Blame(blame::BlameArgs),
     /// Parse, resolve and render compose file in canonical format
     #[command(visible_alias = "convert")]
     Config(config::ConfigArgs),
@@ -253,6 +260,11 @@ enum Command {
     Volumes(volumes::VolumesArgs),
     /// Block until containers of all (or specified) services stop
     Wait(wait::WaitArgs),
+    /// Run a command beside a stack of its own, which is there before it and gone after it
+    With(with::WithArgs),
+    /// Take away what `with` leaves when it is killed
+    #[command(name = with::guard::COMMAND, hide = true)]
+    WithGuard(with::guard::GuardArgs),
 }
 
 impl Command {
@@ -274,6 +286,7 @@ impl Command {
                 | Self::Push(_)
                 | Self::Run(_)
                 | Self::System(_)
+                | Self::With(_)
         )
     }
 }
@@ -307,6 +320,7 @@ pub fn main() -> ExitCode {
         Command::Config(args) => return config::run(&context.global, &args),
         Command::Autostart(args) => autostart::run(&context, &args),
         Command::Attach(args) => attach::run(&context, &args),
+        Command::Blame(args) => blame::run(&context, &args),
         Command::Commit(args) => commit::run(&context, &args),
         Command::Completion(args) => completion::run(&context, Cli::command(), &args),
         Command::Cp(args) => cp::run(&context, &args),
@@ -345,6 +359,8 @@ pub fn main() -> ExitCode {
         Command::Version(args) => version::run(&context, &args),
         Command::Volumes(args) => volumes::run(&context, &args),
         Command::Wait(args) => wait::run(&context, &args),
+        Command::With(args) => with::run(&context, &args),
+        Command::WithGuard(args) => with::guard::run(&context, &args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

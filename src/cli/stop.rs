@@ -12,8 +12,8 @@ use crate::project::plan::lifecycle;
 pub struct StopArgs {
     /// Specify a shutdown timeout in seconds
     #[arg(short, long, value_name = "SECONDS", allow_negative_numbers = true)]
-    timeout: Option<i64>,
-    services: Vec<String>,
+    pub timeout: Option<i64>,
+    pub services: Vec<String>,
 }
 
 pub fn run(context: &Context, args: &StopArgs) -> Result<(), Error> {

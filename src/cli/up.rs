@@ -27,6 +27,7 @@ use crate::project::network;
 use crate::project::plan::Plan;
 use crate::project::plan::up::{self, Options, Recreate, Wanted};
 use crate::project::provider;
+use crate::project::timeline::Recorder;
 
 #[derive(Debug, Clone, Default, Args)]
 pub struct UpArgs {
@@ -74,6 +75,9 @@ pub struct UpArgs {
     /// Keep going with the images that are there
     #[arg(long, hide = true)]
     pub no_build: bool,
+    /// Write what was done when, and why, to this file, for Perfetto or chrome://tracing
+    #[arg(long, value_name = "FILE")]
+    pub trace: Option<PathBuf>,
     /// Carry out the plan that `rcompose plan --out` wrote to this file, if it is still the one (-: standard input)
     #[arg(long, value_name = "FILE", conflicts_with_all = ["always_recreate_deps", "force_recreate", "no_deps", "no_recreate", "no_start", "pull", "renew_anon_volumes", "scale", "services", "wait"])]
     pub plan: Option<PathBuf>,
@@ -150,13 +154,17 @@ pub fn run(context: &Context, args: &UpArgs) -> Result<(), Error> {
         context.ui.warn(&sentence);
     }
     let limit = args.wait_timeout.map(Duration::from_secs);
+    let recorder = Recorder::default();
     context.block_on(async {
         provide(context, &mut project, &engine, context.global.dry_run).await?;
         let project = project;
         let mut images = if context.global.dry_run {
             pull::pretend(context, &engine, &project, asked.pull)?
         } else {
-            pull::ensure(context, &engine, &project, asked.pull, args.quiet_pull).await?
+            let begun = jiff::Timestamp::now();
+            let images = pull::ensure(context, &engine, &project, asked.pull, args.quiet_pull).await?;
+            recorder.fetched(begun);
+            images
         };
         let hold = images.hold.take();
         let mut options = options(context, asked);
@@ -174,14 +182,19 @@ pub fn run(context: &Context, args: &UpArgs) -> Result<(), Error> {
                 plan::compare(kept, &plan::describe(&project, &engine, &whole, &[], &|_| None)?)?;
             }
             if detached {
-                let applied = context.apply_with(&engine, whole, "Running", hold);
+                let changes = !context.global.dry_run && !whole.is_empty();
+                let applied = context.apply_with(&engine, whole, "Running", hold, Some(recorder.clone()));
                 let takes_part = |container: &Container| project.services.contains_key(container.service());
-                return within(limit, &engine, takes_part, applied).await;
+                let done = within(limit, &engine, takes_part, applied).await;
+                if changes || args.trace.is_some() {
+                    remember(args, &engine, &recorder)?;
+                }
+                return done;
             }
         }
         let attached = attached::services(args, &project)?;
         let made = plan(context, &engine, &project, &images, &Options { no_start: true, ..options.clone() })?;
-        context.apply_with(&engine, made, "Running", hold).await?;
+        context.apply_with(&engine, made, "Running", hold, Some(recorder.clone())).await?;
         // Everything is as it should be now, and what is left to do is to start it.
         let rest = Options {
             recreate: Recreate::Never,
@@ -191,8 +204,22 @@ pub fn run(context: &Context, args: &UpArgs) -> Result<(), Error> {
         };
         let mut rest = plan(context, &engine, &project, &images, &rest)?;
         rest.warnings.clear();
-        attached::run(context, args, &engine, &project, &attached, rest).await
+        attached::run(context, args, &engine, &project, &attached, rest, &recorder).await
     })
+}
+
+/// Keeps what was done when for `blame`, and writes it where it was asked for.
+pub fn remember(args: &UpArgs, engine: &Engine, recorder: &Recorder) -> Result<(), Error> {
+    let timeline = recorder.timeline(&engine.containers()?);
+    // It is for whoever wonders, and nobody has asked yet.
+    if let Err(error) = timeline.keep(&engine.root) {
+        tracing::warn!(%error, "cannot keep the timeline");
+    }
+    match &args.trace {
+        None => Ok(()),
+        Some(path) => std::fs::write(path, timeline.chrome().to_string())
+            .map_err(|error| Error::new(format!("cannot write {}: {error}", path.display()))),
+    }
 }
 
 /// Gives services the variables of what is outside of the files. With `foreseen`, no provider is asked, and what it set before

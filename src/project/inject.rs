@@ -39,7 +39,7 @@ mod tests {
         };
         let service = with("a");
         assert_eq!(service.environment["DB_URL"].as_deref(), Some("a"));
-        assert_eq!(service.definition, r#"{"environment":{"DB_URL":"a"},"image":"x"}"#);
+        assert_eq!(service.definition, r#"{"image":"x","environment":{"DB_URL":"a"}}"#);
         assert_ne!(service.config_hash, with("b").config_hash);
         assert_eq!(service.config_hash, with("a").config_hash);
     }

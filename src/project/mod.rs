@@ -1,5 +1,6 @@
 //! From a project as it is written to one that runs: observe → plan → apply.
 
+pub mod apart;
 pub mod apply;
 pub mod container;
 pub mod copy;
@@ -20,8 +21,9 @@ pub mod observe;
 pub mod oneoff;
 pub mod pin;
 pub mod place;
-pub mod platform;
 pub mod plan;
+pub mod platform;
 pub mod provider;
 pub mod pull;
 pub mod push;
+pub mod timeline;

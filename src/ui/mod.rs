@@ -12,6 +12,7 @@ pub mod ports;
 pub mod progress;
 pub mod table;
 pub mod terminal;
+pub mod timeline;
 mod tty;
 
 use std::io::{self, Write as _};

@@ -256,6 +256,11 @@ impl Client {
         Ok(receiver)
     }
 
+    /// Waits until the supervisor that this is connected to has ended. All its events have come by then. Cancel-safe.
+    pub async fn ended(&self) {
+        self.link().closed.cancelled().await;
+    }
+
     /// Asks the supervisor to end, and waits until everything of it is gone. Refused where a container has a process.
     pub async fn shutdown(self) -> Result<(), ClientError> {
         let link = self.link();

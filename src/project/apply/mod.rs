@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::engine::Engine;
 use super::plan::{Action, Plan};
+use super::timeline::{Recorder, Recording};
 use crate::ui::progress::Progress;
 
 pub use hook::{Audience, HookError, Said};
@@ -33,6 +34,8 @@ pub struct Options {
     pub interrupt: CancellationToken,
     /// Only say what would be done.
     pub pretend: bool,
+    /// Notes when which step was done.
+    pub recorder: Option<Recorder>,
     /// Hears what hooks write.
     pub audience: Audience,
     /// Keeps the images that containers are made of; it ends with the last step that makes one.
@@ -59,7 +62,9 @@ pub async fn apply(engine: &Arc<Engine>, plan: Plan, progress: &Progress, option
         return Ok(());
     }
     let permits = Arc::new(Semaphore::new(options.parallel.unwrap_or(Semaphore::MAX_PERMITS)));
+    let recorder = options.recorder.filter(|_| !plan.is_empty());
     let mut run = Run {
+        recording: recorder.map(|recorder| recorder.record(&plan, &engine.project)).unwrap_or_default(),
         missing: plan
             .steps
             .node_indices()
@@ -121,6 +126,7 @@ struct Run {
     creating: HashSet<NodeIndex>,
     hold: Option<Hold>,
     audience: Audience,
+    recording: Recording,
 }
 
 /// Tells whether a step makes a container of an image.
@@ -131,8 +137,12 @@ fn creates(action: &Action) -> bool {
 impl Run {
     fn begin(&mut self, step: NodeIndex, engine: &Arc<Engine>, progress: &Progress, permits: &Arc<Semaphore>) {
         let action = std::mem::replace(&mut self.plan.steps[step].action, Action::Barrier);
+        self.recording.begin(step);
         match action {
-            Action::Barrier => self.followers(step),
+            Action::Barrier => {
+                self.recording.end(step);
+                self.followers(step);
+            }
             action => {
                 let (engine, progress, permits) = (Arc::clone(engine), progress.clone(), Arc::clone(permits));
                 let (waits, audience) = (matches!(action, Action::Wait(_)), self.audience.clone());
@@ -152,6 +162,7 @@ impl Run {
 
     fn end(&mut self, step: NodeIndex, result: Result<(), StepError>, keep_going: bool) {
         let failed = result.is_err();
+        self.recording.end(step);
         // A container that was not to be stopped yet is not to be removed either.
         let keep_going = keep_going && !matches!(result, Err(StepError::Hook(_)));
         self.creating.remove(&step);

@@ -230,7 +230,11 @@ const TABLE: &[(&str, Fate, &str)] = &[
     ("oom_score_adj", Container, "oom_score_adj: 7"),
     ("pid", Container, "pid: host"),
     ("pids_limit", Container, "pids_limit: 7"),
-    ("platform", Elsewhere("which image is pulled, and whether it runs here; case pull-policies"), "platform: linux/arm64"),
+    (
+        "platform",
+        Elsewhere("which image is pulled, and whether it runs here; case pull-policies"),
+        "platform: linux/arm64",
+    ),
     ("ports", Container, "ports: ['80:80']"),
     ("ports.app_protocol", Elsewhere("said for readers of the file only"), "ports: [{target: 80, app_protocol: http}]"),
     ("ports.host_ip", Container, "ports: [{target: 80, host_ip: 127.0.0.1}]"),

@@ -103,7 +103,6 @@ mod tests {
     fn each_attribute_is_named() {
         let service = Service {
             name: "web".into(),
-            external_links: vec!["x".into()],
             logging: Some(Logging { driver: Some("gelf".into()), options: [("tag".into(), "x".into())].into() }),
             ..Service::default()
         };
