@@ -230,3 +230,25 @@ fn starts_and_stops_do_not_add_up() {
     assert_eq!(stack.supervisor().pid, supervisor, "it is the same supervisor that was looked at");
     stack.finish();
 }
+
+#[test]
+fn events_go_on_after_the_supervisor_is_killed() {
+    let stack = Stack::new("events");
+    stack.write("compose.yaml", "services:\n  a: {image: busybox, command: sleep 1000}\n");
+    stack.run(&["up", "-d"]).ok();
+    let events = stack.spawn(&["events"]);
+    let hears_of = |word: &str| {
+        // It may not listen yet, or again.
+        wait::until(wait::PATIENCE, "an event", || {
+            stack.run(&["exec", "-T", "a", "true", word]).ok();
+            let output = events.so_far();
+            if output.stdout.contains(&format!("exec_create: true {word}")) { Ok(()) } else { Err(output) }
+        });
+    };
+    hears_of("before");
+    stack.supervisor().signal(Signal::SIGKILL);
+    hears_of("after");
+    events.signal(Signal::SIGINT);
+    events.wait();
+    stack.finish();
+}

@@ -7,7 +7,6 @@ use rcompose_engine::container::log;
 use rcompose_engine::container::store::{self, Container};
 use rcompose_engine::id::Id;
 use rcompose_engine::protocol::{Condition, Event, EventKind};
-use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -67,7 +66,7 @@ pub async fn run(
     recorder: &Recorder,
 ) -> Result<(), Error> {
     let mut interrupts = Interrupts::new()?;
-    let mut client = engine.client().await?;
+    let client = engine.client().await?;
     let mut session = Session::begin(context, args, engine, project, attached).await?;
     let mut events = client.subscribe().await?;
     let interrupt = CancellationToken::new();
@@ -99,15 +98,9 @@ pub async fn run(
                     }
                 }
             }
-            event = events.recv() => match event {
-                Ok(event) => session.event(&event).await?,
-                Err(RecvError::Lagged(_)) => {}
-                Err(RecvError::Closed) => {
-                    // The supervisor has died, and another one takes over.
-                    engine.give_up(&client).await;
-                    client = engine.client().await?;
-                    events = client.subscribe().await?;
-                }
+            // Some may be missed. The client connects to the next supervisor for those who wait for containers.
+            event = events.recv() => if let Ok(event) = event {
+                session.event(&event).await?;
             },
             Some(said) = session.hooks.recv() => session.feeds.status(&said.container, &format!("-> {}", said.line)).await,
             Some(ended) = session.ends.join_next() => session.ended(ended).await?,

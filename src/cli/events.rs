@@ -7,7 +7,6 @@ use clap::Args;
 use rcompose_engine::container::store;
 use rcompose_engine::protocol::{Event, EventKind};
 use serde::Serialize;
-use tokio::sync::broadcast::error::RecvError;
 
 use super::context::Context;
 use super::error::Error;
@@ -63,8 +62,6 @@ pub fn run(context: &Context, args: &EventsArgs) -> Result<(), Error> {
                 }
                 None => client.subscribe().await?,
             };
-            // What follows a supervisor's death is new; what was before it has been seen.
-            since = None;
             let mut over = Box::pin(at(until));
             loop {
                 let event = tokio::select! {
@@ -72,15 +69,17 @@ pub fn run(context: &Context, args: &EventsArgs) -> Result<(), Error> {
                     biased;
                     event = events.recv() => event,
                     () = &mut over => return Ok(()),
+                    () = client.ended() => break,
                 };
                 match event {
                     Ok(event) if until.is_some_and(|until| event.time > until) => return Ok(()),
                     Ok(event) => context.ui.out(&line(&event, args).unwrap_or_default())?,
-                    Err(RecvError::Lagged(_)) => {}
-                    // The supervisor has died, and another one takes over.
-                    Err(RecvError::Closed) => break,
+                    // Some were missed: the channel itself lasts as long as the client.
+                    Err(_) => {}
                 }
             }
+            // The supervisor has died, and another one takes over, which remembers what it sees from its beginning.
+            since = Some(jiff::Timestamp::now());
             engine.give_up(&client).await;
         }
     })

@@ -11,7 +11,6 @@ use rcompose_engine::container::log::{self, Options};
 use rcompose_engine::container::store::{self, Container};
 use rcompose_engine::protocol::{Condition, EventKind};
 use rcompose_engine::root::Root;
-use tokio::sync::broadcast::error::RecvError;
 use tokio::task::JoinSet;
 
 use super::context::Context;
@@ -160,7 +159,7 @@ async fn follow(
     if running.is_empty() {
         return feeds.finish().await;
     }
-    let mut client = engine.client().await?;
+    let client = engine.client().await?;
     let mut events = client.subscribe().await?;
     for container in running {
         ends.spawn(end(Arc::clone(engine), container.config.id.clone()));
@@ -178,24 +177,17 @@ async fn follow(
                 Some(Ok(result)) => { feeds.end(&result?).await; }
                 Some(Err(error)) => std::panic::resume_unwind(error.into_panic()),
             },
-            event = events.recv() => match event {
-                Ok(event) if event.kind == EventKind::Start => {
-                    let Some(started) = store::load(&engine.root, &event.id)?.filter(&wanted) else { continue };
-                    if !feeds.has(&event.id) {
-                        let name = names::short(&engine.project, &started.config.name);
-                        let since = Options { since: started.state.started_at.or(later.since), ..later.clone() };
-                        feeds.add(&event.id, name, &since)?;
-                        ends.spawn(end(Arc::clone(engine), event.id));
-                    }
+            // Some may be missed. The client connects to the next supervisor for those who wait for containers.
+            event = events.recv() => {
+                let Some(event) = event.ok().filter(|event| event.kind == EventKind::Start) else { continue };
+                let Some(started) = store::load(&engine.root, &event.id)?.filter(&wanted) else { continue };
+                if !feeds.has(&event.id) {
+                    let name = names::short(&engine.project, &started.config.name);
+                    let since = Options { since: started.state.started_at.or(later.since), ..later.clone() };
+                    feeds.add(&event.id, name, &since)?;
+                    ends.spawn(end(Arc::clone(engine), event.id));
                 }
-                Ok(_) | Err(RecvError::Lagged(_)) => {}
-                Err(RecvError::Closed) => {
-                    // The supervisor has died, and another one takes over.
-                    engine.give_up(&client).await;
-                    client = engine.client().await?;
-                    events = client.subscribe().await?;
-                }
-            },
+            }
             error = feeds.failure() => return Err(error),
         }
     }

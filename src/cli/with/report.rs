@@ -14,7 +14,7 @@ use rcompose_engine::container::log;
 use rcompose_engine::protocol::Event;
 use rcompose_engine::root::Root;
 use rcompose_engine::supervisor::client::Client;
-use tokio::sync::broadcast::{self, error::RecvError};
+use tokio::sync::broadcast;
 
 use super::super::error::{Error, Message};
 use super::super::events;
@@ -67,8 +67,8 @@ async fn write(
             biased;
             event = stream.recv() => match event {
                 Ok(event) => note(&event)?,
-                Err(RecvError::Lagged(_)) => {}
-                Err(RecvError::Closed) => return Ok(()),
+                // Some were missed: the channel itself lasts as long as the client.
+                Err(_) => {}
             },
             () = client.ended() => match Client::connect(&root, &project).await? {
                 // It was killed, and this is the next one.
