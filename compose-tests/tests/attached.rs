@@ -229,7 +229,7 @@ fn attach_writes_to_standard_input() {
     let output = stack.run(&["attach", "terminal"]);
     assert!(output.code != 0 && output.stderr.contains("the input device is not a TTY"), "{output:?}");
     let shown = typing_in_terminal(&stack, "rcompose attach --detach-keys x,y terminal; echo left-$?", "hello\nxy");
-    for part in ["hello", "read escape sequence", "left-0"] {
+    for part in ["hello", "read escape sequence", "left-1"] {
         assert!(shown.contains(part), "{part}: {shown}");
     }
     stack.wait_for("terminal", &json!({"State": "running"}));

@@ -68,9 +68,10 @@ fn differences(scenario: &str) -> Vec<Difference> {
     entries.filter(|(of, _)| of == scenario).map(|(_, difference)| difference).collect()
 }
 
-/// Brings a line to what two runs can have in common: no ids, one project, one way to warn, and blanks count as one.
+/// Brings a line to what two runs can have in common: no ids, one project, one way to warn, no reasons that only we give, and
+/// blanks count as one.
 fn comparable(line: &str, project: &str) -> String {
-    let line = line.replace(project, RECORDED);
+    let line = line.split_once(" (killed at once: ").map_or(line, |(said, _)| said).replace(project, RECORDED);
     let line = match line.split_once(" level=warning msg=\"") {
         Some((time, message)) if time.starts_with("time=") => {
             format!("warning: {}", message.trim_end_matches('"').replace("\\\"", "\""))
