@@ -225,7 +225,8 @@ fn starts_and_stops_do_not_add_up() {
         // The allocator's and the kernel's bookkeeping goes up and down by some hundred KiB.
         let memory = before.memory + 2048 + 2 * starts;
         let is_bounded = now.descriptors <= before.descriptors && now.threads <= 32 && now.memory <= memory;
-        if is_bounded && now.items == before.items { Ok(()) } else { Err((now, &before)) }
+        // Something was still on its way out when it was looked at before.
+        if is_bounded && now.items <= before.items { Ok(()) } else { Err((now, &before)) }
     });
     assert_eq!(stack.supervisor().pid, supervisor, "it is the same supervisor that was looked at");
     stack.finish();

@@ -21,7 +21,7 @@ use crate::network::config::NetworkConfig;
 use crate::protocol::{
     Call, Condition, Event, EventKind, Failure, FailureKind, Message, ProvidedFile, Reply, Request, Stopped, VERSION,
 };
-use crate::root::{Root, make_directory};
+use crate::root::Root;
 
 /// Events that a slow reader may be behind before it loses the oldest.
 const EVENTS: usize = 4096;
@@ -46,12 +46,6 @@ pub struct Client {
 /// Why a request was not answered as it should be.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    #[error("cannot make {}", path.display())]
-    Directory {
-        path: PathBuf,
-        #[source]
-        source: io::Error,
-    },
     #[error("cannot connect to the supervisor at {}", path.display())]
     Connect {
         path: PathBuf,
@@ -320,13 +314,11 @@ impl Link {
         project: &str,
         events: &broadcast::Sender<Event>,
     ) -> Result<Self, ClientError> {
-        let directory = root.project_run(project);
         // One that is just ending, or that lost the race for the lock, is simply followed by the next.
         for _ in 0..ATTEMPTS {
             if let Some(link) = Self::connect(root, project, events).await? {
                 return Ok(link);
             }
-            make_directory(&directory).map_err(|source| ClientError::Directory { path: directory.clone(), source })?;
             super::spawn::start(root, project)
                 .await
                 .map_err(|reason| ClientError::Start { project: project.to_owned(), reason })?;

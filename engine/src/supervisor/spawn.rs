@@ -3,12 +3,13 @@
 use std::fs::File;
 use std::io::{self, PipeReader, PipeWriter};
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use tokio::io::AsyncReadExt as _;
 use tokio::net::unix::pipe;
 
-use crate::root::Root;
+use crate::root::{Root, make_directory};
 
 /// The first argument that makes this program a supervisor; see [`arguments`].
 pub const FRONT_DOOR: &str = "__supervisor";
@@ -27,18 +28,26 @@ pub fn arguments(root: &Root, project: &str) -> Vec<String> {
 /// The error is what it said of its failure.
 pub async fn start(root: &Root, project: &str) -> Result<(), String> {
     let (reader, writer) = io::pipe().map_err(|error| format!("cannot make a pipe: {error}"))?;
-    let log = root.project_run(project).join("supervisor.log");
-    let log = File::options()
-        .create(true)
-        .append(true)
-        .open(&log)
-        .map_err(|error| format!("cannot open {}: {error}", log.display()))?;
+    let log = open_log(&root.project_run(project))?;
     spawn(root, project, writer, log).map_err(|error| format!("cannot execute it: {error}"))?;
     let said = read(reader).await.map_err(|error| format!("cannot hear from it: {error}"))?;
     match said.as_str() {
         READY => Ok(()),
         "" => Err("it ended without a word".to_owned()),
         reason => Err(reason.trim_end().to_owned()),
+    }
+}
+
+fn open_log(directory: &Path) -> Result<File, String> {
+    let path = directory.join("supervisor.log");
+    loop {
+        make_directory(directory).map_err(|error| format!("cannot make {}: {error}", directory.display()))?;
+        match File::options().create(true).append(true).open(&path) {
+            Ok(log) => return Ok(log),
+            // The supervisor before it has just removed the directory.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(format!("cannot open {}: {error}", path.display())),
+        }
     }
 }
 
