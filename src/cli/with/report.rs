@@ -65,10 +65,9 @@ async fn write(
     loop {
         tokio::select! {
             biased;
-            event = stream.recv() => match event {
-                Ok(event) => note(&event)?,
-                // Some were missed: the channel itself lasts as long as the client.
-                Err(_) => {}
+            // Some may be missed; the channel itself lasts as long as the client.
+            event = stream.recv() => if let Ok(event) = event {
+                note(&event)?;
             },
             () = client.ended() => match Client::connect(&root, &project).await? {
                 // It was killed, and this is the next one.
