@@ -260,7 +260,8 @@ impl Worker {
     /// Says in its record that a network goes, and takes it out of the packet filter. The caller holds the lock.
     fn retire(&mut self, network: &Network) -> Result<Removed, NetworkError> {
         self.write_record(network, true)?;
-        let removed = self.removed(network.clone())?.ok_or_else(|| NetworkError::Unknown(network.config.name.clone()))?;
+        let removed =
+            self.removed(network.clone())?.ok_or_else(|| NetworkError::Unknown(network.config.name.clone()))?;
         // Nobody else can have it: claims are made under the lock that the caller holds.
         removed.claim.lock().map_err(|source| self.cannot_claim(network, source))?;
         self.unfilter(network)?;
