@@ -146,6 +146,8 @@ fn supervise(root: &Root, project: &str, waiting: &Waiting) -> Result<(), String
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(THREADS)
         .max_blocking_threads(16)
+        // Each keeps 60 KiB of stack.
+        .thread_keep_alive(Duration::from_secs(1))
         .enable_all()
         .build()
         .map_err(|error| format!("cannot start the runtime: {error}"))?;
