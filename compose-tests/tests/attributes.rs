@@ -128,6 +128,57 @@ fn a_limit_is_kept_or_named() {
     stack.finish();
 }
 
+#[test]
+fn a_device_is_used_as_far_as_its_permissions_go() {
+    let stack = Stack::new("devices");
+    let node = stack.project_folder().join("node");
+    // Whether there is a driver does not matter: who may not use a device hears of that first.
+    mknod(&node, SFlag::S_IFCHR, Mode::S_IRUSR | Mode::S_IWUSR, makedev(10, 229)).expect("root makes device nodes");
+    let service = |name: &str, permissions: &str| {
+        let device = format!("{{source: {}, target: /dev/own, permissions: {permissions}}}", node.display());
+        format!("  {name}: {{image: busybox, command: sleep 1000, devices: [{device}]}}\n")
+    };
+    stack.write("compose.yaml", &format!("services:\n{}{}", service("reads", "r"), service("writes", "w")));
+    stack.run(&["up", "-d"]).ok();
+    for (service, direction, is_refused) in
+        [("reads", "<", false), ("reads", ">", true), ("writes", "<", true), ("writes", ">", false)]
+    {
+        let script = format!("true {direction}/dev/own");
+        let output = stack.run(&["exec", "-T", service, "sh", "-c", &script]);
+        assert_eq!(output.stderr.contains("not permitted"), is_refused, "{service} {direction}: {output:?}");
+    }
+    stack.finish();
+}
+
+#[test]
+fn every_attribute_has_a_test_that_speaks_of_it() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let read = |path: &Path| fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let mut silent = Vec::new();
+    for line in read(&folder.join("attributes")).lines().filter(|line| !line.starts_with('#')) {
+        let mut words = line.split(' ');
+        let mut next = || words.next().unwrap_or_else(|| panic!("incomplete: {line}"));
+        let attribute = next();
+        let text = match next() {
+            "case" => {
+                let files = fs::read_dir(folder.join("cases").join(next())).expect("there is such a case").flatten();
+                files.filter(|file| file.path().is_file()).map(|file| read(&file.path())).collect()
+            }
+            test => {
+                let (file, function) = test.split_once("::").unwrap_or_else(|| panic!("not a test: {line}"));
+                let text = read(&folder.join("tests").join(file).with_extension("rs"));
+                assert!(text.contains(&format!("fn {function}()")), "there is no such test: {line}");
+                text
+            }
+        };
+        let key = attribute.trim_end_matches(".*").rsplit('.').next().unwrap_or(attribute);
+        if !text.contains(key) {
+            silent.push(line.to_owned());
+        }
+    }
+    assert!(silent.is_empty(), "{silent:#?}");
+}
+
 /// Where the kernel lists handlers for programs of other machines (kernel documentation, `admin-guide/binfmt-misc`).
 const HANDLERS: &str = "/proc/sys/fs/binfmt_misc";
 
@@ -140,7 +191,7 @@ struct Handler(String);
 impl Handler {
     /// The interpreter is opened now (`F`), so that it need not be in the container.
     fn register(name: &str, interpreter: &Path) -> Handler {
-        let bytes: String = FOREIGN.iter().map(|byte| format!("\\x{byte:02x}")).collect();
+        let bytes = FOREIGN.map(|byte| format!("\\x{byte:02x}")).concat();
         let line = format!(":{name}:M::{bytes}::{}:F", interpreter.display());
         fs::write(format!("{HANDLERS}/register"), line).expect("the kernel takes a handler");
         Handler(format!("{HANDLERS}/{name}"))

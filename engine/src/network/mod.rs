@@ -561,7 +561,7 @@ impl Networks {
     /// Returns what `host-gateway` stands for in a container with these endpoints.
     pub async fn host_gateway(&self, states: &[EndpointState]) -> Result<Option<IpAddr>, NetworkError> {
         let states = states.to_vec();
-        self.0.worker.run(move |worker| Ok(worker.host_gateway(&states))).await
+        self.0.worker.run(move |worker| worker.host_gateway(&states)).await
     }
 
     /// Lists what of ours, of every root, is in the kernel.

@@ -85,7 +85,7 @@ mod tests {
         (limit(), limit(), prop::option::of(1_i64..9_999), prop::option::of(10_u16..1000), limit(), limit()).prop_map(
             |(memory, memory_reservation, pids, weight, cpu_shares, nano_cpus)| {
                 let mut resources =
-                    Resources { memory, memory_reservation, pids, cpu_shares, nano_cpus, ..Resources::default() };
+                    Resources { memory, memory_reservation, nano_cpus, cpu_shares, pids, ..Resources::default() };
                 resources.blkio.weight = weight;
                 resources
             },
@@ -149,7 +149,7 @@ mod tests {
                 let place =
                     |(name, mount): (String, Mount)| Mount { target: format!("{}/{name}", mount.target), ..mount };
                 let mounts = mounts.into_iter().map(place).collect();
-                ContainerConfig { resources, mounts, pid, ipc, annotations, ..config }
+                ContainerConfig { annotations, pid, ipc, resources, mounts, ..config }
             },
         )
     }
