@@ -201,7 +201,7 @@ impl Networks {
             running: Mutex::default(),
             stop,
         };
-        shared.worker.run(worker::Worker::load).await?;
+        shared.worker.run(worker::Worker::recover).await?;
         if nft::legacy_filter() {
             tracing::warn!(
                 "this host filters with iptables-legacy too: if its FORWARD policy is DROP, containers need \
@@ -209,6 +209,11 @@ impl Networks {
             );
         }
         Ok(Self(Arc::new(shared)))
+    }
+
+    /// Finishes removals that were begun and that nobody is at any more.
+    pub async fn recover(&self) -> Result<(), NetworkError> {
+        self.0.worker.run(worker::Worker::recover).await
     }
 
     /// Lists every network.

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::container::{Container, name_failure};
@@ -48,8 +49,11 @@ pub(super) struct Project {
     pub(super) host: Host,
     pub(super) events: Events,
     pub(super) tasks: TaskTracker,
-    /// Removed networks of which the kernel still has something.
-    removals: TaskTracker,
+    /// What is still to be done before the process may end: removed networks of which the kernel still has something, and
+    /// whoever is to be told.
+    pub(super) ending: TaskTracker,
+    /// Cancelled when the project is free for another supervisor.
+    pub(super) left: CancellationToken,
     pub(super) launcher: Launcher,
     pub(super) networks: Networks,
     pub(super) images: Store,
@@ -112,7 +116,8 @@ impl Project {
             host,
             events: Events::new(),
             tasks: TaskTracker::new(),
-            removals: TaskTracker::new(),
+            ending: TaskTracker::new(),
+            left: CancellationToken::new(),
             untidy: AtomicBool::new(false),
             launcher,
             networks,
@@ -256,10 +261,13 @@ impl Project {
         let (project, name) = (Arc::clone(self), name.to_owned());
         self.events.network(&network.id, &name, EventKind::NetworkDestroy, None);
         // The kernel takes its time with a bridge, and nobody needs to wait but who wants to see nothing left.
-        self.removals.spawn(async move {
+        self.ending.spawn(async move {
             if let Err(error) = removal.finished().await {
                 tracing::warn!(network = %name, error = &error as &dyn std::error::Error, "cannot remove all of it");
-                project.untidy();
+                // Once more, since nobody may come back for it.
+                if let Err(error) = project.networks.recover().await {
+                    tracing::error!(network = %name, error = &error as &dyn std::error::Error, "it is left");
+                }
             }
         });
         Ok(())
@@ -270,11 +278,9 @@ impl Project {
         self.untidy.store(true, Ordering::Relaxed);
     }
 
-    /// Waits until nothing is left of what was removed. When this supervisor ends and no container runs: what could not be
-    /// removed is tried once more, since nobody comes back for it.
-    pub(super) async fn settled(&self) {
-        self.removals.close();
-        self.removals.wait().await;
+    /// Tries once more to remove what could not be removed, since nobody comes back for it. For the end, when no container
+    /// runs, while the project's lock is held.
+    pub(super) async fn tidy(&self) {
         let groups = cgroup::Plan::everywhere(cgroup::of_project(&self.name), &self.host.cgroups);
         // Whether a group still had members cannot be told from other reasons for which it stayed.
         if !self.untidy.swap(false, Ordering::Relaxed) && !groups.exist() {
@@ -286,12 +292,15 @@ impl Project {
             let links = store::sweep(&root, &name).map_err(caused);
             groups.and(links).and(volume::sweep(&root).map_err(caused))
         });
-        let swept = swept.await.map_err(caused).flatten();
-        // Looking at them finishes what was begun.
-        let networks = self.networks.list().await.map_err(caused);
-        if let Err(error) = swept.and(networks.map(drop)) {
+        if let Err(error) = swept.await.map_err(caused).flatten() {
             tracing::error!(%error, "something of the project is left");
         }
+    }
+
+    /// Waits until nothing of the networks is left that were removed, and everybody was told who waits for the end.
+    pub(super) async fn settled(&self) {
+        self.ending.close();
+        self.ending.wait().await;
     }
 
     /// Notes what a container is now.
@@ -350,8 +359,8 @@ impl Project {
         registry.retired
     }
 
-    /// Retires although somebody is connected; the main task is to be woken when they have been told.
-    pub(super) async fn retire(&self) -> Result<(), Failure> {
+    /// Retires although somebody is connected, and wakes the main task, which then leaves the project.
+    pub(super) fn retire(&self) -> Result<(), Failure> {
         {
             let mut registry = self.registry();
             if registry.busy() {
@@ -363,7 +372,7 @@ impl Project {
             }
             registry.retired = true;
         }
-        self.settled().await;
+        self.idle.notify_one();
         Ok(())
     }
 

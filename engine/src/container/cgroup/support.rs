@@ -2,7 +2,7 @@
 //! Docker's engine (moby, `daemon/daemon_unix.go`).
 
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::super::config::Resources;
 use crate::host::Cgroups;
@@ -158,19 +158,30 @@ pub(super) fn weight_file(host: &Cgroups) -> Option<&'static str> {
     }
 }
 
-/// Returns whether these devices can be given weights of their own: BFQ only knows those that it schedules.
+/// Returns whether these devices can be given weights of their own: by BFQ those that it schedules, by the cost model those
+/// that it is switched on for.
 fn weighs_devices<'a>(host: &Cgroups, mut devices: impl Iterator<Item = &'a Path>) -> bool {
-    match weight_file(host) {
-        None => false,
-        Some("io.weight" | "blkio.weight") => true,
-        Some(_) => devices.all(|device| scheduler(device).is_some_and(|schedulers| schedulers.contains("[bfq]"))),
+    match (weight_file(host), host) {
+        (None, _) => false,
+        (Some("blkio.weight"), _) => true,
+        (Some("io.weight"), Cgroups::V2(mount)) => {
+            let costs = std::fs::read_to_string(mount.join("io.cost.qos")).unwrap_or_default();
+            let switched_on = |number: &str| costs.lines().any(|line| line.starts_with(&format!("{number} enable=1")));
+            devices.all(|device| number(device).is_some_and(|number| switched_on(&number)))
+        }
+        (Some(_), _) => devices.all(|device| scheduler(device).is_some_and(|schedulers| schedulers.contains("[bfq]"))),
     }
+}
+
+/// Returns the number of a device.
+fn number(device: &Path) -> Option<String> {
+    let number = std::fs::metadata(device).ok()?.rdev();
+    Some(format!("{}:{}", libc::major(number), libc::minor(number)))
 }
 
 /// Returns the schedulers of a block device, the one in use in brackets.
 fn scheduler(device: &Path) -> Option<String> {
-    let number = std::fs::metadata(device).ok()?.rdev();
-    let folder = PathBuf::from(format!("/sys/dev/block/{}:{}", libc::major(number), libc::minor(number)));
+    let folder = Path::new("/sys/dev/block").join(number(device)?);
     // A partition has the queue of its disk.
     let mut files = ["queue/scheduler", "../queue/scheduler"].into_iter().map(|file| folder.join(file));
     files.find_map(|file| std::fs::read_to_string(file).ok())
@@ -210,6 +221,8 @@ fn counts_swap(host: &Cgroups) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use super::super::super::config::Blkio;
     use super::*;
 
