@@ -19,7 +19,7 @@ use super::streams::{self, Attachment};
 use super::up;
 use crate::compose::model::Project;
 use crate::compose::{dotenv, shell};
-use crate::project::container::unhonoured;
+use crate::project::container::{discarded, unhonoured};
 use crate::project::labels::Labels;
 use crate::project::oneoff::{OneOff, Overrides};
 use crate::project::plan::Named;
@@ -139,7 +139,8 @@ fn begin(context: &Context, args: &RunArgs) -> Result<(), Error> {
     up::can_build(&project, args.build)?;
     let engine = Arc::new(context.engine(&project.name)?);
     context.refuse_elsewhere(&project, &engine.containers()?)?;
-    for sentence in unhonoured(&project, &project.services[&args.service]) {
+    let service = &project.services[&args.service];
+    for sentence in unhonoured(&project, service).into_iter().chain(discarded(service)) {
         context.ui.warn(&sentence);
     }
     let options = Options {

@@ -18,7 +18,7 @@ use super::signals;
 use crate::compose::Project;
 use crate::compose::model::{Condition, NetworkMode};
 use crate::project::apply::Unready;
-use crate::project::container::unhonoured;
+use crate::project::container::{discarded, unhonoured};
 use crate::project::engine::Engine;
 use crate::project::images::Images;
 use crate::project::labels::Labelled as _;
@@ -148,7 +148,8 @@ pub fn run(context: &Context, args: &UpArgs) -> Result<(), Error> {
     can_build(&project, args.build)?;
     let engine = Arc::new(context.engine(&project.name)?);
     context.refuse_elsewhere(&project, &engine.containers()?)?;
-    let of_services = project.services.values().flat_map(|service| unhonoured(&project, service));
+    let of_services = project.services.values();
+    let of_services = of_services.flat_map(|service| [unhonoured(&project, service), discarded(service)].concat());
     let of_networks = project.networks.values().filter(|network| !network.external).flat_map(network::unhonoured);
     for sentence in of_services.chain(of_networks) {
         context.ui.warn(&sentence);

@@ -153,6 +153,7 @@ fn supervise(root: &Root, project: &str, waiting: &Waiting) -> Result<(), String
         .map_err(|error| format!("cannot start the runtime: {error}"))?;
     let outcome = runtime.block_on(async {
         let project = serve(root.clone(), project.to_owned(), &directory, launcher, waiting).await?;
+        project.tidy().await;
         // While the lock is held, so that no successor's files are taken for ours.
         leave(&directory);
         drop(lock);

@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::fmt::Display;
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use super::container::{Container, name_failure};
 use super::create;
 use super::events::Events;
 use super::run::Run;
+use crate::container::cgroup;
 use crate::container::config::{ContainerConfig, NetworkMode};
 use crate::container::memory::{self, MemoryError};
 use crate::container::state::Status;
@@ -55,6 +57,8 @@ pub(super) struct Project {
     pub(super) launcher: Launcher,
     pub(super) networks: Networks,
     pub(super) images: Store,
+    /// Whether something could not be removed, which is tried again at the end.
+    untidy: AtomicBool,
     /// Told when the supervisor may have nothing left to do.
     pub(super) idle: Notify,
     registry: Mutex<Registry>,
@@ -114,6 +118,7 @@ impl Project {
             tasks: TaskTracker::new(),
             ending: TaskTracker::new(),
             left: CancellationToken::new(),
+            untidy: AtomicBool::new(false),
             launcher,
             networks,
             images,
@@ -244,7 +249,7 @@ impl Project {
         Ok(Reply::Network { id: network.id, created })
     }
 
-    pub(super) async fn remove_network(&self, name: &str) -> Result<(), Failure> {
+    pub(super) async fn remove_network(self: &Arc<Self>, name: &str) -> Result<(), Failure> {
         let gone =
             || Failure { kind: FailureKind::NoSuchNetwork, message: format!("network {name} not found"), hint: None };
         let network = self.networks.get(name).await.map_err(caused)?.ok_or_else(gone)?;
@@ -253,15 +258,43 @@ impl Project {
             NetworkError::Unknown(_) => gone(),
             error => caused(error),
         })?;
-        let name = name.to_owned();
+        let (project, name) = (Arc::clone(self), name.to_owned());
         self.events.network(&network.id, &name, EventKind::NetworkDestroy, None);
         // The kernel takes its time with a bridge, and nobody needs to wait but who wants to see nothing left.
         self.ending.spawn(async move {
             if let Err(error) = removal.finished().await {
                 tracing::warn!(network = %name, error = &error as &dyn std::error::Error, "cannot remove all of it");
+                // Once more, since nobody may come back for it.
+                if let Err(error) = project.networks.recover().await {
+                    tracing::error!(network = %name, error = &error as &dyn std::error::Error, "it is left");
+                }
             }
         });
         Ok(())
+    }
+
+    /// Something of what was removed is left.
+    pub(super) fn untidy(&self) {
+        self.untidy.store(true, Ordering::Relaxed);
+    }
+
+    /// Tries once more to remove what could not be removed, since nobody comes back for it. For the end, when no container
+    /// runs, while the project's lock is held.
+    pub(super) async fn tidy(&self) {
+        let groups = cgroup::Plan::everywhere(cgroup::of_project(&self.name), &self.host.cgroups);
+        // Whether a group still had members cannot be told from other reasons for which it stayed.
+        if !self.untidy.swap(false, Ordering::Relaxed) && !groups.exist() {
+            return;
+        }
+        let (root, name) = (self.root.clone(), self.name.clone());
+        let swept = tokio::task::spawn_blocking(move || -> Result<(), Failure> {
+            let groups = groups.remove().map_err(caused);
+            let links = store::sweep(&root, &name).map_err(caused);
+            groups.and(links).and(volume::sweep(&root).map_err(caused))
+        });
+        if let Err(error) = swept.await.map_err(caused).flatten() {
+            tracing::error!(%error, "something of the project is left");
+        }
     }
 
     /// Waits until nothing of the networks is left that were removed, and everybody was told who waits for the end.
