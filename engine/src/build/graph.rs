@@ -142,6 +142,8 @@ pub struct Inline {
     pub name: String,
     /// What is in it.
     pub contents: Vec<u8>,
+    /// Its permissions.
+    pub mode: u32,
 }
 
 /// A command in a container.
@@ -356,9 +358,7 @@ impl Operation {
                 Vec::new()
             }
             Self::Run(run) => std::iter::once(run.on).chain(run.mounts.iter().filter_map(Mount::from)).collect(),
-            Self::Copy(copy) => {
-                std::iter::once(copy.on).chain(copy.sources.iter().map(|source| source.from)).collect()
-            }
+            Self::Copy(copy) => std::iter::once(copy.on).chain(copy.sources.iter().map(|source| source.from)).collect(),
             Self::MakeDirectory(make) => vec![make.on],
         }
     }
