@@ -341,11 +341,10 @@ impl Glob {
 
     /// Enters a state, and those that are reached from it without a character.
     fn reach(&self, states: &mut [bool], state: usize) {
-        for at in state..states.len() {
-            if states[at] {
+        for (at, is_reached) in states.iter_mut().enumerate().skip(state) {
+            if std::mem::replace(is_reached, true) {
                 return;
             }
-            states[at] = true;
             if !matches!(self.tokens.get(at), Some(Token::Star | Token::Directories | Token::Rest)) {
                 return;
             }

@@ -38,32 +38,31 @@ impl Builder<'_> {
             })?),
             None => None,
         };
-        let lexer = self.lexer;
-        let name = self.name(current, step, &lexer, &step.instruction.code);
+        let name = self.name(current, step, self.lexer, &step.instruction.code);
         let mut created_by = if is_add { "ADD" } else { "COPY" }.to_owned();
         if typed.parents {
             created_by.push_str(" --parents");
         }
         for (flag, value) in [("chown", &expanded.owner), ("chmod", &expanded.mode)] {
             if let Some(value) = value {
-                created_by.push_str(&format!(" --{flag}={value}"));
+                created_by.extend([" --", flag, "=", value]);
             }
         }
         let mut sources = Vec::new();
         for path in &expanded.paths {
-            created_by.push_str(&format!(" {}", path.text));
+            created_by.extend([" ", &path.text]);
             let source = self.source(path, from, step, typed, &expanded, is_add, &name);
             sources.push(source.map_err(|fault| fault.at(path.span))?);
         }
         for (file, contents) in expanded.inline {
-            created_by.push_str(&format!(" <<{file}"));
+            created_by.extend([" <<", &file]);
             self.spend(contents.len())?;
             let operation =
                 Operation::Inline(Inline { name: file.clone(), contents: contents.into_bytes(), mode: 0o644 });
             let from = self.share(operation, "[internal] preparing inline document".to_owned(), None);
             sources.push(CopySource { from, path: go::join_path("/", &file), literal: true, unpack: false });
         }
-        created_by.push_str(&format!(" {} # buildkit", expanded.destination));
+        created_by.extend([" ", &expanded.destination, " # buildkit"]);
         let operation = Operation::Copy(Copy {
             on: current.state.at,
             sources,
@@ -112,7 +111,7 @@ impl Builder<'_> {
                     if heredoc.expand {
                         let lexer = Lexer { ignore_quotes: true, ..Lexer::new('\\') };
                         let word = Word { text: contents, span: step.instruction.span };
-                        contents = self.expand_with(&lexer, state, step, &word)?.text;
+                        contents = self.expand_with(lexer, state, step, &word)?.text;
                     }
                     expanded.inline.push((heredoc.name.clone(), contents));
                 }
@@ -158,13 +157,10 @@ impl Builder<'_> {
             let unpack = typed.unpack.unwrap_or(false);
             return Ok(CopySource { from, path: go::join_path("/", &file), literal: true, unpack });
         }
-        let from = match from {
-            Some(from) => from,
-            None => {
-                self.check_ignored(path, step, is_add);
-                self.main_context()
-            }
-        };
+        let from = from.unwrap_or_else(|| {
+            self.check_ignored(path, step, is_add);
+            self.main_context()
+        });
         let path = match path.text.split_once("/./").filter(|_| typed.parents) {
             Some((parent, rest)) => {
                 let parent = go::join_path("/", parent);

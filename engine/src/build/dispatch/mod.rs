@@ -8,7 +8,9 @@
 mod copy;
 mod environment;
 mod expose;
+mod metadata;
 mod outline;
+mod prune;
 mod remote;
 mod run;
 mod stages;
@@ -156,9 +158,9 @@ fn build(
     let lexer = Lexer::new(dockerfile.escape);
     let stage = options.target.as_deref().or(dockerfile.stages.last().and_then(|stage| stage.name.as_deref()));
     let predefined = Environment::predefined(&options.build_platform, &options.platform, stage, &options.arguments);
-    stages::check_default_arguments(dockerfile, &lexer, &predefined, checker);
-    let (global, declared) = stages::global_arguments(dockerfile, &lexer, predefined, &options.arguments)?;
-    let mut stages = Stages::new(dockerfile, options, &lexer, &global, &declared, checker)?;
+    stages::check_default_arguments(dockerfile, lexer, &predefined, checker);
+    let (global, declared) = stages::global_arguments(dockerfile, lexer, predefined, &options.arguments)?;
+    let mut stages = Stages::new(dockerfile, options, lexer, &global, &declared, checker)?;
     let target = stages.target(options.target.as_deref())?;
     let needed = loop {
         stages.check_cycles()?;
@@ -169,7 +171,7 @@ fn build(
         if !missing.is_empty() {
             return Ok(Built::Needs(missing));
         }
-        if !stages.add_triggers(&needed, options, bases, &lexer)? {
+        if !stages.add_triggers(&needed, options, bases, lexer)? {
             break needed;
         }
     };

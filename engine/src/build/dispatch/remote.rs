@@ -17,7 +17,7 @@ pub(crate) fn git(url: &str) -> Option<Result<GitUrl, Fault>> {
     let (remote, query) = rest.split_once('?').unwrap_or((rest, ""));
     let is_web = remote.starts_with("http://") || remote.starts_with("https://");
     let is_git = ["git://", "ssh://"].iter().any(|scheme| remote.starts_with(scheme))
-        || (is_web && remote.ends_with(".git"))
+        || (is_web && remote.strip_suffix(".git").is_some())
         || is_scp_like(remote);
     is_git.then(|| read_git(remote, query, fragment))
 }
@@ -99,16 +99,9 @@ fn percent_decoded(text: &str) -> String {
     while let Some((first, tail)) = rest.split_first() {
         let code =
             (*first == b'%').then(|| tail.get(..2)).flatten().and_then(|digits| std::str::from_utf8(digits).ok());
-        match code.and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
-            Some(byte) => {
-                bytes.push(byte);
-                rest = &tail[2..];
-            }
-            None => {
-                bytes.push(*first);
-                rest = tail;
-            }
-        }
+        let byte = code.and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        bytes.push(byte.unwrap_or(*first));
+        rest = if byte.is_some() { &tail[2..] } else { tail };
     }
     String::from_utf8(bytes).unwrap_or_else(|_| text.to_owned())
 }

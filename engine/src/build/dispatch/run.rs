@@ -1,7 +1,8 @@
 //! `RUN`.
 
+use super::metadata::with_shell;
 use super::stages::Step;
-use super::state::{Builder, Current, State, with_shell};
+use super::state::{Builder, Current, State};
 use crate::build::dockerfile::heredoc::{self, Heredoc};
 use crate::build::dockerfile::instruction::{RunCommand, Word};
 use crate::build::dockerfile::mount::{self, TypedMount};
@@ -30,7 +31,7 @@ impl Builder<'_> {
             arguments = with_shell(&current.state, &arguments);
         }
         let lexer = Lexer { keep_quotes: true, keep_unset: true, ..self.lexer };
-        let name = self.name(current, step, &lexer, &code);
+        let name = self.name(current, step, lexer, &code);
         let created_by = format!("RUN {} # buildkit", with_arguments(&current.state, &arguments));
         let operation = Operation::Run(Run {
             on: current.state.at,

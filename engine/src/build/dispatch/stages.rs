@@ -21,7 +21,7 @@ pub(crate) struct Stages {
     pub(crate) nodes: Vec<Node>,
     by_name: BTreeMap<String, usize>,
     /// How many of the nodes are stages.
-    stages: usize,
+    count: usize,
 }
 
 /// A stage, or what is used like one.
@@ -66,7 +66,7 @@ pub(crate) struct Step {
 /// with all names that were declared.
 pub(crate) fn global_arguments(
     dockerfile: &Dockerfile,
-    lexer: &Lexer,
+    lexer: Lexer,
     mut environment: Environment,
     given: &BTreeMap<String, String>,
 ) -> Result<(Environment, BTreeSet<String>), Fault> {
@@ -85,14 +85,14 @@ pub(crate) fn global_arguments(
     Ok((environment, declared))
 }
 
-fn expand(lexer: &Lexer, word: &Word, variables: &dyn Variables) -> Result<Expanded, Fault> {
+fn expand(lexer: Lexer, word: &Word, variables: &dyn Variables) -> Result<Expanded, Fault> {
     lexer.expand(&word.text, variables).map_err(|message| Fault::new(message).at(word.span))
 }
 
 /// Remarks where a base is no image when no argument is given.
 pub(crate) fn check_default_arguments(
     dockerfile: &Dockerfile,
-    lexer: &Lexer,
+    lexer: Lexer,
     predefined: &Environment,
     checker: &mut Checker,
 ) {
@@ -114,7 +114,7 @@ impl Stages {
     pub(crate) fn new(
         dockerfile: &Dockerfile,
         options: &Options,
-        lexer: &Lexer,
+        lexer: Lexer,
         global: &Environment,
         declared: &BTreeSet<String>,
         checker: &mut Checker,
@@ -122,7 +122,7 @@ impl Stages {
         if dockerfile.stages.is_empty() {
             return Err(Fault::new("dockerfile contains no stages to build"));
         }
-        let mut stages = Self { nodes: Vec::new(), by_name: BTreeMap::new(), stages: dockerfile.stages.len() };
+        let mut stages = Self { nodes: Vec::new(), by_name: BTreeMap::new(), count: dockerfile.stages.len() };
         for stage in &dockerfile.stages {
             let mut from = FromExpander { stage, lexer, global, declared, checker };
             let base = from.base()?;
@@ -177,7 +177,7 @@ impl Stages {
         instruction: Instruction,
         command: Command,
         options: &Options,
-        lexer: &Lexer,
+        lexer: Lexer,
     ) -> Result<Step, Fault> {
         let mut from = Vec::new();
         match &command {
@@ -209,15 +209,15 @@ impl Stages {
     /// Returns the stage that is copied from, or what else has the name.
     fn source(&mut self, name: &str, by_number: bool, span: Span, options: &Options) -> Result<usize, Fault> {
         if let Some(number) = name.parse::<i64>().ok().filter(|_| by_number) {
-            let number = usize::try_from(number).ok().filter(|number| *number < self.stages);
+            let number = usize::try_from(number).ok().filter(|number| *number < self.count);
             return number.ok_or_else(|| Fault::new(format!("invalid stage index {name}")));
         }
         if let Some(stage) = self.by_name.get(&name.to_lowercase()) {
             return Ok(*stage);
         }
         let origin = self.origin(name, options);
-        if let Some(known) = self.nodes[self.stages..].iter().position(|node| node.origin == origin) {
-            return Ok(self.stages + known);
+        if let Some(known) = self.nodes[self.count..].iter().position(|node| node.origin == origin) {
+            return Ok(self.count + known);
         }
         self.nodes.push(Node { name: None, origin, platform: None, steps: Vec::new(), span, has_triggers: true });
         Ok(self.nodes.len() - 1)
@@ -225,8 +225,8 @@ impl Stages {
 
     /// Returns the stage that is wanted.
     pub(crate) fn target(&self, name: Option<&str>) -> Result<usize, Fault> {
-        let Some(name) = name else { return Ok(self.stages - 1) };
-        let by_number = || name.parse::<usize>().ok().filter(|number| *number < self.stages);
+        let Some(name) = name else { return Ok(self.count - 1) };
+        let by_number = || name.parse::<usize>().ok().filter(|number| *number < self.count);
         let stage = self.by_name.get(&name.to_lowercase()).copied().or_else(by_number);
         stage.ok_or_else(|| {
             let fault = Fault::new(format!("target stage {} could not be found", go::quote(name)));
@@ -236,7 +236,7 @@ impl Stages {
 
     /// Returns whether a node is a stage.
     pub(crate) fn is_stage(&self, at: usize) -> bool {
-        at < self.stages
+        at < self.count
     }
 
     /// Returns how many stages there are, and nodes that are used like one.
@@ -317,7 +317,7 @@ impl Stages {
         needed: &BTreeSet<usize>,
         options: &Options,
         bases: &BTreeMap<ImageRequest, Base>,
-        lexer: &Lexer,
+        lexer: Lexer,
     ) -> Result<bool, Fault> {
         let mut any = false;
         for at in needed.iter().copied() {
@@ -382,7 +382,7 @@ fn context_named<'o>(name: &str, options: &'o Options) -> Option<&'o str> {
 /// Expands the parts of a `FROM`.
 struct FromExpander<'a> {
     stage: &'a Stage,
-    lexer: &'a Lexer,
+    lexer: Lexer,
     global: &'a Environment,
     declared: &'a BTreeSet<String>,
     checker: &'a mut Checker,
@@ -423,10 +423,9 @@ impl FromExpander<'_> {
     fn check_declared(&mut self, expanded: &Expanded) {
         let known: BTreeSet<&str> = self.global.names().chain(self.declared.iter().map(String::as_str)).collect();
         for name in expanded.missing.iter().filter(|name| !known.contains(name.as_str())) {
-            let mut message = format!("FROM argument '{name}' is not declared");
-            if let Some(meant) = closest(name, known.iter().copied(), true) {
-                message.push_str(&format!(" (did you mean {meant}?)"));
-            }
+            let meant = closest(name, known.iter().copied(), true);
+            let meant = meant.map_or_else(String::new, |meant| format!(" (did you mean {meant}?)"));
+            let message = format!("FROM argument '{name}' is not declared{meant}");
             self.report(Rule::UndefinedArgInFrom, message);
         }
     }

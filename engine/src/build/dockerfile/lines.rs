@@ -217,7 +217,7 @@ impl Lines {
                 return Err(Fault::new("the instruction is too long").at(line.span));
             }
         }
-        self.read_heredocs(&mut line, physical)?;
+        read_heredocs(&mut line, physical)?;
         Ok(line)
     }
 
@@ -229,31 +229,31 @@ impl Lines {
             _ => (text, false),
         }
     }
+}
 
-    fn read_heredocs(&self, line: &mut Line, physical: &mut Physical<'_>) -> Result<(), Fault> {
-        if !line.text.contains("<<") || !heredoc::are_possible(&line.text) {
-            return Ok(());
-        }
-        for word in heredoc::words(&line.text) {
-            let Some(mut heredoc) = heredoc::parse(&word) else { continue };
-            if line.heredocs.len() == MAX_HEREDOCS {
-                return Err(Fault::new(format!("the instruction has more than {MAX_HEREDOCS} heredocs")).at(line.span));
-            }
-            loop {
-                let Some(raw) = physical.next() else { return Err(Fault::new("unterminated heredoc").at(line.span)) };
-                let text = std::str::from_utf8(raw.bytes).or_else(|_| raw.text())?;
-                let possible = text.trim_end_matches(['\r', '\n']);
-                let possible = if heredoc.strip_tabs { possible.trim_start_matches('\t') } else { possible };
-                if possible == heredoc.name {
-                    line.span.end = raw.point(text.trim_end().chars().count()).end;
-                    break;
-                }
-                heredoc.contents.push_str(text);
-            }
-            line.heredocs.push(heredoc);
-        }
-        Ok(())
+fn read_heredocs(line: &mut Line, physical: &mut Physical<'_>) -> Result<(), Fault> {
+    if !line.text.contains("<<") || !heredoc::are_possible(&line.text) {
+        return Ok(());
     }
+    for word in heredoc::words(&line.text) {
+        let Some(mut heredoc) = heredoc::parse(&word) else { continue };
+        if line.heredocs.len() == MAX_HEREDOCS {
+            return Err(Fault::new(format!("the instruction has more than {MAX_HEREDOCS} heredocs")).at(line.span));
+        }
+        loop {
+            let Some(raw) = physical.next() else { return Err(Fault::new("unterminated heredoc").at(line.span)) };
+            let text = std::str::from_utf8(raw.bytes).or_else(|_| raw.text())?;
+            let possible = text.trim_end_matches(['\r', '\n']);
+            let possible = if heredoc.strip_tabs { possible.trim_start_matches('\t') } else { possible };
+            if possible == heredoc.name {
+                line.span.end = raw.point(text.trim_end().chars().count()).end;
+                break;
+            }
+            heredoc.contents.push_str(text);
+        }
+        line.heredocs.push(heredoc);
+    }
+    Ok(())
 }
 
 impl Line {

@@ -68,9 +68,9 @@ impl Dockerfile {
         }
         match parse(line, self.escape)? {
             Parsed::Stage(stage) => self.stages.push(*stage),
-            Parsed::Command(instruction, command) => match (self.stages.last_mut(), command) {
-                (Some(stage), command) => stage.instructions.push((instruction, command)),
-                (None, Command::Arg(arguments)) => self.arguments.push((instruction, arguments)),
+            Parsed::Command(command) => match (self.stages.last_mut(), *command) {
+                (Some(stage), command) => stage.instructions.push(command),
+                (None, (instruction, Command::Arg(arguments))) => self.arguments.push((instruction, arguments)),
                 (None, _) => return Err(Fault::new("no build stage in current context").at(line.span)),
             },
         }
@@ -86,14 +86,14 @@ pub(crate) fn parse_trigger(text: &str, span: Span) -> Result<(Instruction, Comm
         _ => return Err(Fault::new("onbuild trigger should be a single expression").at(span)),
     };
     match parse(&line, '\\')? {
-        Parsed::Command(instruction, command) => Ok((instruction, command)),
+        Parsed::Command(command) => Ok(*command),
         Parsed::Stage(_) => Err(Fault::new("FROM isn't allowed as an ONBUILD trigger").at(span)),
     }
 }
 
 enum Parsed {
     Stage(Box<Stage>),
-    Command(Instruction, Command),
+    Command(Box<(Instruction, Command)>),
 }
 
 /// An instruction that is being read.
@@ -118,7 +118,7 @@ fn parse(line: &Line, escape: char) -> Result<Parsed, Fault> {
     let reader = Reader { line, escape, name, flags: parts.flags, arguments: parts.arguments };
     let read = match reader.name.as_str() {
         "FROM" => reader.from(instruction).map(|stage| Parsed::Stage(Box::new(stage))),
-        _ => reader.command(&parts.keyword).map(|command| Parsed::Command(instruction, command)),
+        _ => reader.command(&parts.keyword).map(|command| Parsed::Command(Box::new((instruction, command)))),
     };
     read.map_err(|fault| fault.at(line.span))
 }

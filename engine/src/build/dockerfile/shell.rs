@@ -66,7 +66,7 @@ impl Lexer {
     }
 
     /// Expands a text.
-    pub(crate) fn expand(&self, text: &str, variables: &dyn Variables) -> Result<Expanded, String> {
+    pub(crate) fn expand(self, text: &str, variables: &dyn Variables) -> Result<Expanded, String> {
         let mut reader = Reader {
             lexer: self,
             variables,
@@ -84,7 +84,7 @@ impl Lexer {
 }
 
 struct Reader<'t> {
-    lexer: &'t Lexer,
+    lexer: Lexer,
     variables: &'t dyn Variables,
     rest: Peekable<Chars<'t>>,
     keep_escapes: bool,
@@ -262,11 +262,9 @@ impl Reader<'_> {
         }
         let is_set = value.as_ref().is_some_and(|value| !(empty_is_unset && value.is_empty()));
         match operator {
-            '-' if is_set => Ok(value.unwrap_or_default()),
+            '-' | '?' if is_set => Ok(value.unwrap_or_default()),
             '-' => Ok(word),
-            '+' if is_set => Ok(word),
-            '+' => Ok(String::new()),
-            '?' if is_set => Ok(value.unwrap_or_default()),
+            '+' => Ok(if is_set { word } else { String::new() }),
             '?' => Err(match (word.is_empty(), value) {
                 (false, _) => format!("{name}: {word}"),
                 (true, None) => format!("{name}: is not allowed to be unset"),

@@ -157,12 +157,12 @@ pub(crate) fn json(line: &Line, range: Range<usize>) -> Result<Option<Vec<Word>>
     }
     let Ok(values) = serde_json::from_str::<Vec<serde_json::Value>>(text) else { return Ok(None) };
     let span = line.span_of(range);
-    let word = |value| match value {
-        serde_json::Value::String(text) => Ok(Word { text, span }),
-        _ => {
+    let word = |value| {
+        let serde_json::Value::String(text) = value else {
             let message = "when using JSON array syntax, arrays must be comprised of strings only";
-            Err(Fault::new(message).at(span))
-        }
+            return Err(Fault::new(message).at(span));
+        };
+        Ok(Word { text, span })
     };
     values.into_iter().map(word).collect::<Result<_, _>>().map(Some)
 }
@@ -194,17 +194,14 @@ pub(crate) fn pairs(line: &Line, range: Range<usize>, instruction: &str, escape:
         };
         return Ok(vec![pair]);
     }
-    let pair = |word: Word| match word.text.split_once('=') {
-        Some((name, value)) => Ok(Pair {
-            name: Word { text: name.to_owned(), span: word.span },
-            value: Word { text: value.to_owned(), span: word.span },
-            is_legacy: false,
-        }),
-        None => {
+    let pair = |word: Word| {
+        let Some((name, value)) = word.text.split_once('=') else {
             let quoted = go::quote(&word.text);
             let message = format!("Syntax error - can't find = in {quoted}. Must be of the form: name=value");
-            Err(Fault::new(message).at(word.span))
-        }
+            return Err(Fault::new(message).at(word.span));
+        };
+        let part = |text: &str| Word { text: text.to_owned(), span: word.span };
+        Ok(Pair { name: part(name), value: part(value), is_legacy: false })
     };
     words.into_iter().map(pair).collect()
 }
