@@ -196,8 +196,10 @@ async fn one(
                 let line = warning.span.start.line;
                 ui.warn(&format!("{} ({}:{line}): {}", warning.rule.name(), outcome.file.0, warning.message));
             }
-            for tag in recipe.tags.iter().take(1) {
-                progress.event(&Line { text: "Built", ..Line::new(&tag.familiar(), State::Done, "") });
+            if let Some(tag) = recipe.tags.first() {
+                let name = tag.familiar();
+                let name = name.strip_suffix(":latest").unwrap_or(&name);
+                progress.event(&Line { text: "Built", ..Line::new(name, State::Done, "") });
             }
             Ok(outcome)
         }
