@@ -78,8 +78,8 @@ pub enum Request {
     Subscribe,
     /// Likewise, after those that it remembers from this time on.
     SubscribeSince { since: jiff::Timestamp },
-    /// Asks the supervisor to end. Answered by [`Reply::Done`] before it closes the connection, when everything of it is
-    /// gone; a [`FailureKind::Conflict`] where a container has a process.
+    /// Asks the supervisor to end. Answered by [`Reply::Done`] when another may take the project; it closes the connection
+    /// when everything of it is gone. A [`FailureKind::Conflict`] where a container has a process.
     Shutdown,
 }
 

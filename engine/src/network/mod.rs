@@ -201,7 +201,7 @@ impl Networks {
             running: Mutex::default(),
             stop,
         };
-        shared.worker.run(worker::Worker::load).await?;
+        shared.worker.run(worker::Worker::recover).await?;
         if nft::legacy_filter() {
             tracing::warn!(
                 "this host filters with iptables-legacy too: if its FORWARD policy is DROP, containers need \

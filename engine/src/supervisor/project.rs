@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::container::{Container, name_failure};
@@ -46,8 +47,11 @@ pub(super) struct Project {
     pub(super) host: Host,
     pub(super) events: Events,
     pub(super) tasks: TaskTracker,
-    /// Removed networks of which the kernel still has something.
-    removals: TaskTracker,
+    /// What is still to be done before the process may end: removed networks of which the kernel still has something, and
+    /// whoever is to be told.
+    pub(super) ending: TaskTracker,
+    /// Cancelled when the project is free for another supervisor.
+    pub(super) left: CancellationToken,
     pub(super) launcher: Launcher,
     pub(super) networks: Networks,
     pub(super) images: Store,
@@ -108,7 +112,8 @@ impl Project {
             host,
             events: Events::new(),
             tasks: TaskTracker::new(),
-            removals: TaskTracker::new(),
+            ending: TaskTracker::new(),
+            left: CancellationToken::new(),
             launcher,
             networks,
             images,
@@ -251,7 +256,7 @@ impl Project {
         let name = name.to_owned();
         self.events.network(&network.id, &name, EventKind::NetworkDestroy, None);
         // The kernel takes its time with a bridge, and nobody needs to wait but who wants to see nothing left.
-        self.removals.spawn(async move {
+        self.ending.spawn(async move {
             if let Err(error) = removal.finished().await {
                 tracing::warn!(network = %name, error = &error as &dyn std::error::Error, "cannot remove all of it");
             }
@@ -259,10 +264,10 @@ impl Project {
         Ok(())
     }
 
-    /// Waits until nothing of the networks is left that were removed.
+    /// Waits until nothing of the networks is left that were removed, and everybody was told who waits for the end.
     pub(super) async fn settled(&self) {
-        self.removals.close();
-        self.removals.wait().await;
+        self.ending.close();
+        self.ending.wait().await;
     }
 
     /// Notes what a container is now.
@@ -321,8 +326,8 @@ impl Project {
         registry.retired
     }
 
-    /// Retires although somebody is connected; the main task is to be woken when they have been told.
-    pub(super) async fn retire(&self) -> Result<(), Failure> {
+    /// Retires although somebody is connected, and wakes the main task, which then leaves the project.
+    pub(super) fn retire(&self) -> Result<(), Failure> {
         {
             let mut registry = self.registry();
             if registry.busy() {
@@ -334,7 +339,7 @@ impl Project {
             }
             registry.retired = true;
         }
-        self.settled().await;
+        self.idle.notify_one();
         Ok(())
     }
 
