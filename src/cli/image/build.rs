@@ -36,7 +36,7 @@ pub struct BuildArgs {
     /// Set the parent cgroup for the "RUN" instructions during build
     #[arg(long)]
     cgroup_parent: Option<String>,
-    /// Name of the Dockerfile (default: "PATH/Dockerfile")
+    /// Name of the Dockerfile (default: "PATH/Dockerfile"; -: standard input)
     #[arg(short, long, value_name = "PATH")]
     file: Option<PathBuf>,
     /// Write the image ID to a file
@@ -135,7 +135,9 @@ fn recipe(args: &BuildArgs) -> Result<Recipe, Error> {
         )));
     }
     let mut recipe = Recipe::new("", std::path::absolute(&args.context)?);
-    if let Some(file) = &args.file {
+    if args.file.as_deref() == Some(Path::new("-")) {
+        recipe.dockerfile_text = Some(std::io::read_to_string(std::io::stdin())?);
+    } else if let Some(file) = &args.file {
         // Relative to where the command is run, and not to the context.
         recipe.dockerfile = std::path::absolute(file)?.display().to_string();
     }
