@@ -47,7 +47,7 @@ const EXECUTING: u8 = b'e';
 const PROCESS: u8 = b'p';
 const FAILED: u8 = b'f';
 
-pub(super) fn send_network(channel: impl AsFd, namespace: BorrowedFd<'_>) -> nix::Result<()> {
+pub(crate) fn send_network(channel: impl AsFd, namespace: BorrowedFd<'_>) -> nix::Result<()> {
     socket::send(channel, &[NETWORK], &[namespace])
 }
 
