@@ -89,11 +89,13 @@ impl CheckOptions {
 pub(crate) struct Checker {
     options: CheckOptions,
     warnings: BTreeSet<Warning>,
+    /// The rules that made them, in the order in which they did first.
+    rules: Vec<Rule>,
 }
 
 impl Checker {
     pub(crate) fn new(options: CheckOptions) -> Self {
-        Self { options, warnings: BTreeSet::new() }
+        Self { options, warnings: BTreeSet::new(), rules: Vec::new() }
     }
 
     /// Takes a remark down, unless it is not wanted or was made before. `comments` are those before the instruction, which may
@@ -105,12 +107,14 @@ impl Checker {
             return;
         }
         self.warnings.insert(Warning { span, rule, message });
+        if !self.rules.contains(&rule) {
+            self.rules.push(rule);
+        }
     }
 
     /// Returns the remarks by their places, or the fault that they are where they are to be errors.
     pub(crate) fn finish(self) -> (Vec<Warning>, Option<Fault>) {
-        let rules: BTreeSet<&str> = self.warnings.iter().map(|warning| warning.rule.name()).collect();
-        let rules: Vec<&str> = rules.into_iter().collect();
+        let rules: Vec<&str> = self.rules.iter().map(|rule| rule.name()).collect();
         let first = self.warnings.first().filter(|_| self.options.error);
         let fault = first
             .map(|first| Fault::new(format!("lint violation found for rules: {}", rules.join(", "))).at(first.span));

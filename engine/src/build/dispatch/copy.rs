@@ -149,8 +149,7 @@ impl Builder<'_> {
             if !is_add {
                 return Err(Fault::new("source can't be a URL for COPY"));
             }
-            let checksum = checksum.map(|checksum| checksum.parse::<Digest>());
-            let checksum = checksum.transpose().map_err(|error| Fault::new(error.to_string()))?;
+            let checksum = checksum.as_deref().map(read_digest).transpose().map_err(Fault::new)?;
             let file = remote::file_name(&path.text);
             let http = Http { url: path.text.clone(), checksum, name: file.clone() };
             let from = self.share(Operation::Http(http), name.to_owned(), None);
@@ -203,6 +202,13 @@ fn with_flags(url: GitUrl, keep_git_dir: Option<bool>, checksum: Option<String>)
     }
     git.checksum = git.checksum.or(checksum);
     Ok(git)
+}
+
+fn read_digest(text: &str) -> Result<Digest, &'static str> {
+    text.parse().map_err(|_| match text.split_once(':') {
+        Some((algorithm, _)) if algorithm != "sha256" => "unsupported digest algorithm",
+        _ => "invalid checksum digest format",
+    })
 }
 
 fn check_checksum(expanded: &Expanded) -> Result<(), &'static str> {

@@ -58,7 +58,7 @@ impl Builder<'_> {
             Command::Stopsignal(word) => {
                 let name = self.expand(state, step, word)?;
                 if signal::parse(&name).is_none() {
-                    return Err(Fault::new(format!("Invalid signal: {name}")).at(word.span));
+                    return Err(Fault::new(format!("invalid signal: {name}")).at(word.span));
                 }
                 let created_by = format!("STOPSIGNAL {name}");
                 state.config.stop_signal = name;
@@ -191,9 +191,7 @@ impl Builder<'_> {
             for typed in self.expand_with(self.lexer, state, step, word)?.words {
                 let port = expose::parse(&typed).map_err(|message| Fault::new(message).at(word.span))?;
                 if port.has_capitals {
-                    let lower = typed.to_lowercase();
-                    let message =
-                        format!("Defined protocol '{typed}' in EXPOSE instruction should be lowercase ('{lower}')");
+                    let message = format!("Defined protocol '{typed}' in EXPOSE instruction should be lowercase");
                     self.report(Rule::ExposeProtoCasing, &step.instruction, message);
                 }
                 if port.is_mapping {

@@ -36,7 +36,7 @@ pub use remote::NamedContext;
 /// What a build is told beside its Dockerfile.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// The stage that is wanted: its name or number. None: the last one.
+    /// The name of the stage that is wanted. None: the last one.
     pub target: Option<String>,
     /// `--build-arg`.
     pub arguments: BTreeMap<String, String>,

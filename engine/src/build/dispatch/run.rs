@@ -73,8 +73,8 @@ impl Builder<'_> {
             })?;
             let from = match from {
                 Some(stage) => Some(self.file_system(*stage).ok_or_else(|| {
-                    let (from, to) = (self.stages.label(*stage), self.stages.label(current.stage));
-                    let (from, to) = (go::quote(&from), go::quote(&to));
+                    let from = go::quote(&self.stages.label(*stage));
+                    let to = go::quote(typed.target.as_deref().unwrap_or_default());
                     let message = format!(
                         "cannot mount from stage {from} to {to}, stage needs to be defined before current command"
                     );

@@ -22,6 +22,8 @@ pub(crate) struct Stages {
     by_name: BTreeMap<String, usize>,
     /// How many of the nodes are stages.
     count: usize,
+    /// A mount has no `from`. To BuildKit its source is one more stage.
+    has_unnamed_source: bool,
 }
 
 /// A stage, or what is used like one.
@@ -122,14 +124,19 @@ impl Stages {
         if dockerfile.stages.is_empty() {
             return Err(Fault::new("dockerfile contains no stages to build"));
         }
-        let mut stages = Self { nodes: Vec::new(), by_name: BTreeMap::new(), count: dockerfile.stages.len() };
+        let mut stages = Self {
+            nodes: Vec::new(),
+            by_name: BTreeMap::new(),
+            count: dockerfile.stages.len(),
+            has_unnamed_source: false,
+        };
         for stage in &dockerfile.stages {
             let mut from = FromExpander { stage, lexer, global, declared, checker };
             let base = from.base()?;
             let platform = from.platform()?;
             let mut node = Node {
                 name: stage.name.clone(),
-                origin: stages.origin(&base, options),
+                origin: stages.origin(&base, options).map_err(|fault| fault.at(stage.base.span))?,
                 platform,
                 steps: Vec::new(),
                 span: stage.from.span,
@@ -159,16 +166,19 @@ impl Stages {
     }
 
     /// Returns what a base name means: a stage before this one, nothing, a context, or an image.
-    fn origin(&self, base: &str, options: &Options) -> Origin {
+    fn origin(&self, base: &str, options: &Options) -> Result<Origin, Fault> {
         if let Some(stage) = self.by_name.get(base) {
-            return Origin::Stage(*stage);
+            return Ok(Origin::Stage(*stage));
         }
         if base == SCRATCH {
-            return Origin::Scratch;
+            return Ok(Origin::Scratch);
         }
-        match context_named(base, options) {
-            Some(name) => Origin::Context(name.to_owned()),
-            None => Origin::Image(base.to_owned()),
+        if let Some(name) = context_named(base, options) {
+            return Ok(Origin::Context(name.to_owned()));
+        }
+        match base.parse::<Reference>() {
+            Ok(_) => Ok(Origin::Image(base.to_owned())),
+            Err(error) => Err(Fault::new(format!("failed to parse stage name {}: {error}", go::quote(base)))),
         }
     }
 
@@ -197,6 +207,7 @@ impl Stages {
             Command::Run(run) => {
                 for given in &run.mounts {
                     let name = mount::check(given)?;
+                    self.has_unnamed_source |= name.is_none();
                     let source = name.map(|name| self.source(&name, false, instruction.span, options));
                     from.push(source.transpose().map_err(|fault| fault.at(given.span))?);
                 }
@@ -215,7 +226,7 @@ impl Stages {
         if let Some(stage) = self.by_name.get(&name.to_lowercase()) {
             return Ok(*stage);
         }
-        let origin = self.origin(name, options);
+        let origin = self.origin(name, options)?;
         if let Some(known) = self.nodes[self.count..].iter().position(|node| node.origin == origin) {
             return Ok(self.count + known);
         }
@@ -226,9 +237,7 @@ impl Stages {
     /// Returns the stage that is wanted.
     pub(crate) fn target(&self, name: Option<&str>) -> Result<usize, Fault> {
         let Some(name) = name else { return Ok(self.count - 1) };
-        let by_number = || name.parse::<usize>().ok().filter(|number| *number < self.count);
-        let stage = self.by_name.get(&name.to_lowercase()).copied().or_else(by_number);
-        stage.ok_or_else(|| {
+        self.by_name.get(&name.to_lowercase()).copied().ok_or_else(|| {
             let fault = Fault::new(format!("target stage {} could not be found", go::quote(name)));
             fault.suggest(name, self.by_name.keys().map(String::as_str))
         })
@@ -239,9 +248,9 @@ impl Stages {
         at < self.count
     }
 
-    /// Returns how many stages there are, and nodes that are used like one.
+    /// Returns whether there is only one stage and nothing that is used like one, so that steps need not name it.
     pub(crate) fn is_only_one(&self) -> bool {
-        self.nodes.len() == 1
+        self.nodes.len() == 1 && !self.has_unnamed_source
     }
 
     /// Returns what a stage is called: its name, or its number.

@@ -160,17 +160,19 @@ impl<'a> Builder<'a> {
         let is_numbered = |step: &&Step| {
             matches!(step.command, Command::Add(_) | Command::Copy(_) | Command::Run(_) | Command::Workdir(_))
         };
-        let from_step = usize::from(matches!(node.origin, Origin::Image(_) | Origin::Context(_)));
+        let has_base = matches!(node.origin, Origin::Image(_) | Origin::Context(_));
+        let (triggers, own): (Vec<&Step>, Vec<&Step>) = node.steps.iter().partition(|step| step.is_trigger);
+        // What a base triggers is counted where it is done, whatever it is; the base itself does not know of it.
+        let own = usize::from(has_base) + own.into_iter().filter(is_numbered).count();
         let no_cache =
             self.options.no_cache || node.name.as_ref().is_some_and(|name| self.options.no_cache_filter.contains(name));
-        let total = from_step + node.steps.iter().filter(is_numbered).count();
         let mut current = Current {
             stage: at,
-            state: self.begin(at, node, &label, total)?,
+            state: self.begin(at, node, &label, own)?,
             label,
             no_cache,
-            total,
-            number: from_step,
+            total: own + triggers.len(),
+            number: usize::from(matches!(node.origin, Origin::Image(_))),
             cmd: None,
             entrypoint: None,
             healthcheck: None,
@@ -224,6 +226,9 @@ impl<'a> Builder<'a> {
                 state.at = self.share(Operation::Scratch, "[internal] scratch".to_owned(), None);
             }
         }
+        if state.base.is_none() {
+            "/".clone_into(&mut state.config.working_dir);
+        }
         // There is always a PATH, and the variables of the image come first.
         if !state.config.env.iter().any(|variable| variable.starts_with("PATH=")) {
             state.config.env.push(format!("PATH={DEFAULT_PATH}"));
@@ -247,9 +252,10 @@ impl<'a> Builder<'a> {
             Ok(reference) => reference.to_string(),
             Err(_) => request.reference.clone(),
         };
-        let shown = match stage {
-            Some(_) => format!("{}FROM {canonical}", numbered(self.options, &state.platform, label, 1, total)),
-            None => format!("FROM {canonical}"),
+        let shown = match (&node.origin, &stage) {
+            (Origin::Context(name), _) => format!("[context {name}] {}", request.reference),
+            (_, Some(_)) => format!("{}FROM {canonical}", numbered(self.options, &state.platform, label, 1, total)),
+            (_, None) => format!("FROM {canonical}"),
         };
         if base.source.platform.os != state.platform.os
             || base.source.platform.architecture != state.platform.architecture

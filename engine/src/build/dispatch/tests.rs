@@ -1,5 +1,7 @@
 //! Dockerfiles as steps, where BuildKit cannot be asked for what comes out.
 
+use proptest::prelude::*;
+
 use super::*;
 use crate::build::graph::{ImageSource, MountKind, Operation, Run, RunNetwork};
 use crate::image::{Digest, ImportedConfig};
@@ -194,4 +196,87 @@ fn no_cache_is_for_some_or_all() {
     assert_eq!(marked(Options { no_cache: true, ..Options::default() }).len(), 2);
     let filter = BTreeSet::from(["y".to_owned()]);
     assert_eq!(marked(Options { no_cache_filter: filter, ..Options::default() }), ["[y 1/1] RUN 2"]);
+}
+
+/// Parts that Dockerfiles are made of, and some that they are not.
+fn part() -> impl Strategy<Value = String> {
+    const WORDS: &[&str] = &[
+        "FROM a",
+        "FROM scratch AS s",
+        "RUN ",
+        "COPY ",
+        "ADD ",
+        "ENV ",
+        "ARG ",
+        "--from=s ",
+        "--mount=type=cache,target=/x ",
+        "--chown=$A ",
+        "ONBUILD ",
+        "HEALTHCHECK CMD ",
+        "EXPOSE ",
+        "VOLUME ",
+        "WORKDIR ",
+        "USER ",
+        "LABEL ",
+        "<<EOF",
+        "<<-'X' ",
+        "EOF\n",
+        "X\n",
+        "[\"a\", \"b\"]",
+        "a=b ",
+        "$A",
+        "${A:-",
+        "}",
+        "${A//",
+        "/",
+        "'",
+        "\"",
+        "\\\n",
+        "\n",
+        "\n",
+        "\n",
+        " ",
+        "#",
+        "# escape=`\n",
+        "`",
+        "a",
+        "80-90/udp",
+        "é",
+        "*",
+        ":",
+        "@",
+        "https://host.test/x ",
+        "git@host.test:x#y ",
+        "./",
+        "..",
+    ];
+    prop_oneof![8 => prop::sample::select(WORDS).prop_map(str::to_owned), 1 => "\\PC{0,3}"]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    #[test]
+    fn whatever_is_written_is_understood_or_refused(parts in prop::collection::vec(part(), 0..40)) {
+        let text = format!("FROM a\n{}", parts.concat());
+        let options = Options { all_stages: true, ..Options::default() };
+        match plan_with(&text, &options) {
+            Ok(plan) => {
+                for (at, vertex) in plan.graph.vertices.iter().enumerate() {
+                    prop_assert!(vertex.operation.inputs().iter().all(|input| input.0 < at));
+                }
+                prop_assert!(plan.graph.target.0 < plan.graph.vertices.len());
+            }
+            Err(message) => prop_assert!(!message.is_empty()),
+        }
+    }
+
+    #[test]
+    fn faults_are_within_the_file(parts in prop::collection::vec(part(), 0..20)) {
+        let text = parts.concat();
+        if let Err(fault) = Dockerfile::parse(text.as_bytes()) && let Some(span) = fault.span {
+            let lines = u32::try_from(text.split('\n').count()).unwrap();
+            prop_assert!(span.start.line >= 1 && span.start <= span.end && span.end.line <= lines, "{span:?} {text:?}");
+        }
+    }
 }

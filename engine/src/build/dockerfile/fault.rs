@@ -52,8 +52,8 @@ const TOO_FAR: usize = 3;
 /// Longer words are not compared: the effort grows with the square.
 const LONGEST: usize = 128;
 
-/// Returns the candidate that is most like a word, by BuildKit's measure: fewer than three edits. None where the word is one
-/// of the candidates, because then it is not what is wrong.
+/// Returns the candidate that is most like a word: by fewer than three edits, as BuildKit has it, but with two letters that
+/// changed places as one edit. None where the word is one of the candidates, because then it is not what is wrong.
 pub(crate) fn closest<'c>(
     word: &str,
     candidates: impl IntoIterator<Item = &'c str>,
@@ -71,7 +71,7 @@ pub(crate) fn closest<'c>(
         if other == word {
             return None;
         }
-        let edits = strsim::levenshtein(&word, &other);
+        let edits = strsim::damerau_levenshtein(&word, &other);
         if edits < distance {
             (best, distance) = (Some(candidate), edits);
         }
@@ -86,6 +86,7 @@ mod tests {
     #[test]
     fn what_was_meant_is_found() {
         assert_eq!(closest("FORM", ["FROM", "RUN"], true), Some("FROM"));
+        assert_eq!(closest("RNU", ["ENV", "RUN"], true), Some("RUN"));
         assert_eq!(closest("run", ["FROM", "RUN"], false), None);
         assert_eq!(closest("INSTALL", ["FROM", "RUN"], true), None);
         let fault = Fault::new("unknown instruction: FORM").suggest("FORM", ["FROM", "RUN"]);

@@ -31,18 +31,18 @@ impl Flags {
             };
             let Some((name, takes)) = known.iter().copied().find(|(known, _)| *known == name) else {
                 let names = known.iter().map(|(name, _)| *name);
-                return Err(fault(format!("unknown flag: {name}")).suggest(name, names));
+                return Err(fault(format!("unknown flag: --{name}")).suggest(name, names));
             };
             if takes != Takes::Values && flags.get(name).is_some() {
-                return Err(fault(format!("duplicate flag specified: {name}")));
+                return Err(fault(format!("duplicate flag specified: --{name}")));
             }
-            let missing = || fault(format!("missing a value on flag: {name}"));
+            let missing = || fault(format!("missing a value on flag: --{name}"));
             let value = match (takes, value) {
                 (Takes::Bool, None) => "true".to_owned(),
                 (Takes::Bool, Some("")) | (_, None) => return Err(missing()),
                 (Takes::Bool, Some(value)) => match value.to_lowercase() {
                     lower if lower == "true" || lower == "false" => lower,
-                    _ => return Err(fault(format!("expecting boolean value for flag {name}, not: {value}"))),
+                    _ => return Err(fault(format!("expecting boolean value for flag --{name}, not: {value}"))),
                 },
                 (_, Some(value)) => value.to_owned(),
             };

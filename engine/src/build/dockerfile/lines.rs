@@ -159,12 +159,15 @@ impl Lines {
         while let Some(raw) = physical.next() {
             if raw.is_comment() {
                 let text = String::from_utf8_lossy(raw.bytes);
-                comments.push(text.trim_start().trim_start_matches('#').trim().to_owned());
+                match text.trim_start().trim_start_matches('#').trim() {
+                    // What stands before an empty comment is about something else.
+                    "" => comments.clear(),
+                    comment => comments.push(comment.to_owned()),
+                }
                 continue;
             }
             let text = raw.text()?;
             if text.trim().is_empty() {
-                comments.clear();
                 continue;
             }
             if lines.instructions.len() == MAX_INSTRUCTIONS {
@@ -175,8 +178,11 @@ impl Lines {
             lines.instructions.push(line);
         }
         if lines.instructions.is_empty() {
-            let nothing = if file.is_empty() { "the Dockerfile cannot be empty" } else { "file with no instructions" };
-            return Err(Fault::new(nothing));
+            if file.is_empty() {
+                return Err(Fault::new("the Dockerfile cannot be empty"));
+            }
+            let last = Position { line: physical.number, column: 1 };
+            return Err(Fault::new("file with no instructions").at(Span { start: last, end: last }));
         }
         Ok(lines)
     }
@@ -351,9 +357,10 @@ mod tests {
 
     #[test]
     fn comments_stay_with_their_instruction() {
-        let lines = read("# one\n# two\nFROM a\n# three\n\nRUN b");
+        let lines = read("# one\n# two\nFROM a\n# three\n\nRUN b\n# four\n#\nRUN c");
         assert_eq!(lines.instructions[0].comments, ["one", "two"]);
-        assert!(lines.instructions[1].comments.is_empty());
+        assert_eq!(lines.instructions[1].comments, ["three"]);
+        assert!(lines.instructions[2].comments.is_empty());
     }
 
     #[test]

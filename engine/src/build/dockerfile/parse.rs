@@ -12,7 +12,7 @@ use super::instruction::{
 use super::lines::{Line, Lines};
 use super::mount;
 use super::words::{self, Parts};
-use crate::build::graph::{RunNetwork, Span};
+use crate::build::graph::{Position, RunNetwork, Span};
 use crate::image::Healthcheck;
 
 /// The instructions, in capitals.
@@ -64,7 +64,9 @@ impl Dockerfile {
 
     fn add(&mut self, line: &Line) -> Result<(), Fault> {
         if line.has_empty_continuation {
-            self.empty_continuations.push(line.span);
+            // BuildKit names the line in which the instruction ends.
+            let start = Position { line: line.span.end.line, column: 1 };
+            self.empty_continuations.push(Span { start, ..line.span });
         }
         match parse(line, self.escape)? {
             Parsed::Stage(stage) => self.stages.push(*stage),
@@ -389,13 +391,7 @@ impl Reader<'_> {
         match json {
             Some(words) if !words.is_empty() => Ok(words.into_iter().map(|word| word.text).collect()),
             None if !self.arguments.is_empty() => {
-                let (name, code) = (&self.name, self.line.text.trim());
-                let message = format!("{name} requires the arguments to be in JSON form");
-                let mut fault = Fault::new(message);
-                if code.contains('\'') {
-                    fault.message.push_str(". Strings must be enclosed in double quotes");
-                }
-                Err(fault)
+                Err(Fault::new(format!("{} requires the arguments to be in JSON form", self.name)))
             }
             _ => Err(self.one_wanted()),
         }
@@ -421,12 +417,23 @@ impl Reader<'_> {
         }
         let reader =
             Reader { line: self.line, escape: self.escape, name, flags: trigger.flags, arguments: trigger.arguments };
-        reader.command(&trigger.keyword)?;
+        reader.check_form()?;
         let mut expression = self.text().to_owned();
         for heredoc in &self.line.heredocs {
             expression.extend(["\n", &heredoc.contents, &heredoc.name]);
         }
         Ok(expression)
+    }
+
+    /// Refuses a trigger whose words are not of its form. What is wrong with their meaning shows where it is triggered.
+    fn check_form(&self) -> Result<(), Fault> {
+        match self.name.as_str() {
+            "ENV" | "LABEL" => words::pairs(self.line, self.arguments.clone(), &self.name, self.escape).map(drop),
+            "ADD" | "CMD" | "COPY" | "ENTRYPOINT" | "RUN" | "SHELL" | "VOLUME" => {
+                words::json(self.line, self.arguments.clone()).map(drop)
+            }
+            _ => Ok(()),
+        }
     }
 
     fn healthcheck(&self) -> Result<Healthcheck, Fault> {
