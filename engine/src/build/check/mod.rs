@@ -84,6 +84,9 @@ impl CheckOptions {
     }
 }
 
+/// More remarks help nobody.
+const MAX_WARNINGS: usize = 1_000;
+
 /// Takes remarks down.
 #[derive(Debug)]
 pub(crate) struct Checker {
@@ -98,12 +101,17 @@ impl Checker {
         Self { options, warnings: BTreeSet::new(), rules: Vec::new() }
     }
 
+    /// Returns whether no more remarks are taken down, so that nobody need think of any.
+    pub(crate) fn is_full(&self) -> bool {
+        self.warnings.len() >= MAX_WARNINGS
+    }
+
     /// Takes a remark down, unless it is not wanted or was made before. `comments` are those before the instruction, which may
     /// have a `check=` of their own.
     pub(crate) fn report(&mut self, rule: Rule, span: Span, comments: &[String], message: String) {
         let own = comments.iter().filter_map(|comment| comment.strip_prefix("check="));
         let mut own = own.filter_map(|options| CheckOptions::parse(options).ok());
-        if !self.options.wants(rule) || own.any(|options| options.skip.has(rule)) {
+        if self.is_full() || !self.options.wants(rule) || own.any(|options| options.skip.has(rule)) {
             return;
         }
         self.warnings.insert(Warning { span, rule, message });

@@ -20,6 +20,9 @@ const DEFAULT_SHELL: [&str; 2] = ["/bin/sh", "-c"];
 /// No program can be given a longer variable (`MAX_ARG_STRLEN` of the kernel).
 const MAX_VARIABLE: usize = 131_072;
 
+/// Bytes that a port takes in a list.
+const PORT_SIZE: usize = 64;
+
 impl Builder<'_> {
     /// Does what an instruction says.
     pub(crate) fn step(&mut self, current: &mut Current, step: &Step) -> Result<(), Fault> {
@@ -200,6 +203,8 @@ impl Builder<'_> {
                     );
                     self.report(Rule::ExposeInvalidFormat, &step.instruction, message);
                 }
+                // A few characters can name all ports there are.
+                self.spend(port.ports.len() * PORT_SIZE)?;
                 exposed.extend(port.ports);
             }
         }

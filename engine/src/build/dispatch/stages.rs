@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::Options;
 use super::environment::Environment;
 use super::remote::NamedContext;
+use super::state::{MAX_TEXT, too_much_text};
 use crate::build::check::{Checker, Rule};
 use crate::build::dockerfile::instruction::{Command, Instruction};
 use crate::build::dockerfile::shell::{Expanded, Lexer, NoVariables, Variables};
@@ -73,6 +74,7 @@ pub(crate) fn global_arguments(
     given: &BTreeMap<String, String>,
 ) -> Result<(Environment, BTreeSet<String>), Fault> {
     let mut declared = BTreeSet::new();
+    let mut text = 0;
     for argument in dockerfile.arguments.iter().flat_map(|(_, arguments)| arguments) {
         let value = match (given.get(&argument.name), &argument.default) {
             (Some(value), _) => Some(value.clone()),
@@ -80,6 +82,10 @@ pub(crate) fn global_arguments(
             (None, None) => None,
         };
         if let Some(value) = value {
+            text += value.len();
+            if text > MAX_TEXT {
+                return Err(too_much_text().at(argument.span));
+            }
             environment.set(&argument.name, &value);
         }
         declared.insert(argument.name.clone());
@@ -102,8 +108,13 @@ pub(crate) fn check_default_arguments(
     let Ok((environment, _)) = global_arguments(dockerfile, lexer, predefined.clone(), &BTreeMap::new()) else {
         return;
     };
+    let mut text = 0;
     for stage in &dockerfile.stages {
         let Ok(base) = expand(lexer, &stage.base, &environment) else { return };
+        text += base.text.len();
+        if text > MAX_TEXT {
+            return;
+        }
         if base.text.parse::<Reference>().is_err() {
             let typed = &stage.base.text;
             let message = format!("Default value for ARG {typed} results in empty or invalid base image name");
@@ -430,9 +441,13 @@ impl FromExpander<'_> {
     }
 
     fn check_declared(&mut self, expanded: &Expanded) {
-        let known: BTreeSet<&str> = self.global.names().chain(self.declared.iter().map(String::as_str)).collect();
-        for name in expanded.missing.iter().filter(|name| !known.contains(name.as_str())) {
-            let meant = closest(name, known.iter().copied(), true);
+        let is_known = |name: &String| self.global.get(name).is_some() || self.declared.contains(name);
+        for name in expanded.missing.iter().filter(|name| !is_known(name)) {
+            if self.checker.is_full() {
+                return;
+            }
+            let known = self.global.names().chain(self.declared.iter().map(String::as_str));
+            let meant = closest(name, known, true);
             let meant = meant.map_or_else(String::new, |meant| format!(" (did you mean {meant}?)"));
             let message = format!("FROM argument '{name}' is not declared{meant}");
             self.report(Rule::UndefinedArgInFrom, message);

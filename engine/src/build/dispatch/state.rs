@@ -24,7 +24,7 @@ use crate::image::{ImportedConfig, Platform, Reference};
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// Bytes that all steps, histories and copies of environments of one Dockerfile have together. A few lines could make more
 /// than any memory holds.
-const MAX_TEXT: usize = 256 << 20;
+pub(crate) const MAX_TEXT: usize = 64 << 20;
 
 /// Makes the steps of the stages.
 pub(crate) struct Builder<'a> {
@@ -323,10 +323,7 @@ impl<'a> Builder<'a> {
     /// Counts text that is kept.
     pub(crate) fn spend(&mut self, bytes: usize) -> Result<(), Fault> {
         self.text += bytes;
-        if self.text > MAX_TEXT {
-            return Err(Fault::new(format!("the Dockerfile expands to more than {MAX_TEXT} bytes of text")));
-        }
-        Ok(())
+        if self.text > MAX_TEXT { Err(too_much_text()) } else { Ok(()) }
     }
 
     /// Returns what a step is called: its stage and number, and the instruction as people read it.
@@ -355,8 +352,9 @@ impl<'a> Builder<'a> {
     ) -> Result<Expanded, Fault> {
         let expanded =
             lexer.expand(&word.text, &state.environment).map_err(|message| Fault::new(message).at(word.span))?;
+        self.spend(expanded.text.len())?;
         for name in &expanded.missing {
-            if state.arguments.known.contains(name) {
+            if state.arguments.known.contains(name) || self.checker.is_full() {
                 continue;
             }
             let meant = closest(name, state.environment.names(), true);
@@ -403,4 +401,8 @@ fn numbered(options: &Options, platform: &Platform, label: &str, number: usize, 
     let label = if label.is_empty() { String::new() } else { format!("{label} ") };
     let width = total.to_string().len();
     format!("[{platform}{label}{number:>width$}/{total}] ")
+}
+
+pub(crate) fn too_much_text() -> Fault {
+    Fault::new(format!("the Dockerfile expands to more than {MAX_TEXT} bytes of text"))
 }

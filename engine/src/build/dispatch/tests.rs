@@ -182,6 +182,18 @@ fn what_grows_without_end_is_refused() {
 }
 
 #[test]
+fn few_lines_cannot_make_much() {
+    let text = format!("FROM a\nEXPOSE {}\n", "1-65535 ".repeat(8_000));
+    assert!(plan_with(&text, &Options::default()).unwrap_err().contains("expands to more than"));
+    // Many words of one line, each with its place, and many variables that are not there.
+    let text = format!("FROM a\nLABEL {}\n", "a=$b ".repeat(13_000));
+    assert!(!plan(&text).warnings.is_empty());
+    let missing: Vec<String> = (0..9_000).map(|number| format!("$a{number}")).collect();
+    let text = format!("FROM a\nUSER {}\n", missing.concat());
+    assert_eq!(plan(&text).warnings.len(), 1_000);
+}
+
+#[test]
 fn no_cache_is_for_some_or_all() {
     let text = "FROM a AS x\nRUN 1\nFROM x AS y\nRUN 2\n";
     let marked = |options: Options| {

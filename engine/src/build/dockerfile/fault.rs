@@ -50,7 +50,9 @@ fn did_you_mean(suggestion: Option<&str>) -> String {
 /// Edits from which on two words are not alike any more.
 const TOO_FAR: usize = 3;
 /// Longer words are not compared: the effort grows with the square.
-const LONGEST: usize = 128;
+const LONGEST: usize = 64;
+/// No more candidates are compared.
+const MOST: usize = 2_000;
 
 /// Returns the candidate that is most like a word: by fewer than three edits, as BuildKit has it, but with two letters that
 /// changed places as one edit. None where the word is one of the candidates, because then it is not what is wrong.
@@ -66,7 +68,7 @@ pub(crate) fn closest<'c>(
     let word = folded(word);
     let mut best = None;
     let mut distance = TOO_FAR;
-    for candidate in candidates.into_iter().filter(|candidate| candidate.len() <= LONGEST) {
+    for candidate in candidates.into_iter().take(MOST).filter(|candidate| candidate.len() <= LONGEST) {
         let other = folded(candidate);
         if other == word {
             return None;

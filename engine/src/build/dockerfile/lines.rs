@@ -1,6 +1,7 @@
 //! The lines of a Dockerfile: directives, comments, continuations and heredocs; what is left are instructions, one
 //! logical line each, that know where each of their characters stands.
 
+use std::collections::VecDeque;
 use std::ops::Range;
 
 use super::fault::Fault;
@@ -15,6 +16,10 @@ const MAX_LINE: usize = 65_535;
 const MAX_INSTRUCTIONS: usize = 10_000;
 /// Heredocs of one instruction.
 const MAX_HEREDOCS: usize = 1_000;
+/// Comment lines that are kept for the instruction after them: the last ones.
+const MAX_COMMENTS: usize = 256;
+/// Characters between two places of a line that are written down.
+const PIECE: usize = 64;
 
 /// A Dockerfile in lines.
 #[derive(Debug)]
@@ -155,14 +160,17 @@ impl Lines {
                 }
             };
         }
-        let mut comments: Vec<String> = Vec::new();
+        let mut comments: VecDeque<String> = VecDeque::new();
         while let Some(raw) = physical.next() {
             if raw.is_comment() {
                 let text = String::from_utf8_lossy(raw.bytes);
                 match text.trim_start().trim_start_matches('#').trim() {
                     // What stands before an empty comment is about something else.
                     "" => comments.clear(),
-                    comment => comments.push(comment.to_owned()),
+                    comment => comments.push_back(comment.to_owned()),
+                }
+                if comments.len() > MAX_COMMENTS {
+                    comments.pop_front();
                 }
                 continue;
             }
@@ -174,7 +182,7 @@ impl Lines {
                 let message = format!("the Dockerfile has more than {MAX_INSTRUCTIONS} instructions");
                 return Err(Fault::new(message).at(raw.point(1)));
             }
-            let line = lines.read_instruction(raw, text, &mut physical, std::mem::take(&mut comments))?;
+            let line = lines.read_instruction(raw, text, &mut physical, std::mem::take(&mut comments).into())?;
             lines.instructions.push(line);
         }
         if lines.instructions.is_empty() {
@@ -265,8 +273,13 @@ fn read_heredocs(line: &mut Line, physical: &mut Physical<'_>) -> Result<(), Fau
 impl Line {
     /// Adds a physical line; returns whether there is more to come.
     fn add(&mut self, (text, goes_on): (&str, bool), position: Position) -> bool {
-        if !text.is_empty() || self.pieces.is_empty() {
-            self.pieces.push((self.text.len(), position));
+        if self.pieces.is_empty() {
+            self.pieces.push((0, position));
+        }
+        // So that to find a place never takes longer than to read a few characters.
+        for (count, (at, _)) in text.char_indices().enumerate().step_by(PIECE) {
+            let column = position.column + u32::try_from(count).unwrap_or(u32::MAX);
+            self.pieces.push((self.text.len() + at, Position { column, ..position }));
         }
         self.text.push_str(text);
         goes_on
@@ -329,6 +342,9 @@ mod tests {
         assert_eq!(run.span_of(at..at + 4), span(3, 4, 3, 7));
         let at = run.text.find('é').unwrap();
         assert_eq!(run.span_of(at..at + 2), span(2, 7, 2, 7));
+        let lines = read(&format!("RUN {} x", "é".repeat(1_000)));
+        let run = &lines.instructions[0];
+        assert_eq!(run.span_of(run.text.len() - 1..run.text.len()), span(1, 1_006, 1, 1_006));
     }
 
     #[test]
