@@ -1,6 +1,7 @@
 //! Builds that end early, and what builds leave on the disk.
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use compose_tests::{process, stack::Stack, wait};
@@ -44,7 +45,8 @@ fn interrupted_by(name: &str, signal: Signal) -> Stack {
     let stack = Stack::new(name);
     stack.write("compose.yaml", SLOW);
     let build = stack.spawn(&["--progress", "plain", "build"]);
-    build.wait_output("the command", |output| output.stderr.contains(" begun"));
+    // The line itself, and not the name of the step.
+    build.wait_output("the command", |output| output.stderr.contains(" begun\n"));
     build.signal(signal);
     build.wait();
     stack
@@ -67,6 +69,53 @@ fn what_a_killed_build_leaves_is_removed_by_the_next() {
         let found = at_work(&stack);
         if found.is_empty() { Ok(()) } else { Err(found) }
     });
+    stack.finish();
+}
+
+#[test]
+fn neither_a_context_nor_an_image_leads_out() {
+    let stack = Stack::new("build-hostile");
+    let folder = stack.project_folder();
+    stack.write("a", "a");
+    stack.write("fifos/a", "a");
+    stack.write("links/a", "a");
+    symlink("/etc/passwd", folder.join("absolute")).unwrap();
+    symlink("../../../../../../../../etc", folder.join("up")).unwrap();
+    symlink("/etc/passwd", folder.join("links/kept")).unwrap();
+    nix::unistd::mkfifo(&folder.join("fifos/fifo"), nix::sys::stat::Mode::S_IRUSR).unwrap();
+    // One instruction each; what is in the image afterwards says a last one.
+    for (instructions, said) in [
+        ("COPY absolute /", "/absolute\": not found"),
+        ("COPY up/passwd /", "/up/passwd\": not found"),
+        ("COPY fifos /", "fifos/fifo is a FIFO, which a build context cannot have"),
+    ] {
+        let file = format!(
+            "services:\n  s:\n    build:\n      dockerfile_inline: |\n        FROM busybox:musl\n        {instructions}\n"
+        );
+        stack.write("compose.yaml", &file);
+        let output = stack.run(&["build"]);
+        assert!(output.code == 1 && output.stderr.contains(said), "{output:?}");
+        assert!(!output.stderr.contains("root:"), "{output:?}");
+    }
+    let marker = format!("rcompose-{}", std::process::id());
+    let file = format!(
+        "services:
+  s:
+    build:
+      dockerfile_inline: |
+        FROM busybox:musl
+        RUN ln -s / /root-of-the-image; ln -s ../../../../../.. /up
+        COPY a /root-of-the-image/{marker}-1
+        COPY a /up/{marker}-2
+        COPY links /copied/
+        RUN test -f /{marker}-1 && test -f /{marker}-2 && test \"$$(readlink /copied/kept)\" = /etc/passwd
+"
+    );
+    stack.write("compose.yaml", &file);
+    stack.run(&["build"]).ok();
+    for number in 1..3 {
+        assert!(!Path::new(&format!("/{marker}-{number}")).exists());
+    }
     stack.finish();
 }
 
@@ -99,7 +148,7 @@ secrets:
                 rest.push(path);
             } else if metadata.is_file() {
                 let bytes = fs::read(&path).expect("a file of the store can be read");
-                let found = bytes.windows(secret.len()).any(|window| window == secret.as_bytes());
+                let found = String::from_utf8_lossy(&bytes).contains(secret);
                 assert!(!found, "{} has the secret", path.display());
             }
         }

@@ -73,7 +73,9 @@ pub fn run(context: &Context, args: &PruneArgs) -> Result<(), Error> {
     let gone = containers.filter(|container| left.iter().all(|other| other.config.id != container.config.id));
     list(&mut text, "Containers", gone.map(|container| container.config.id.to_string()));
     let networks = projects.values().flat_map(|(_, networks)| networks);
-    let gone = networks.filter(|network| !root.networks().join(format!("{}.json", network.id)).exists());
+    // One whose bridge the kernel still deletes is not among them any more.
+    let there = network::list(&root)?;
+    let gone = networks.filter(|network| there.iter().all(|other| other.id != network.id));
     list(&mut text, "Networks", gone.map(|network| network.config.name.clone()));
 
     if args.volumes {
