@@ -3,6 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
+use nix::errno::Errno;
+use nix::sys::inotify::{InitFlags, Inotify};
+
 /// Which cgroup hierarchies a host has.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Cgroups {
@@ -44,6 +47,36 @@ pub fn boot_id() -> std::io::Result<String> {
     }
     let read = std::fs::read_to_string(BOOT_ID)?.trim().to_owned();
     Ok(KNOWN.get_or_init(|| read).clone())
+}
+
+/// How many instances of inotify a user may have (`inotify(7)`): 128 where nobody set it, and each supervisor has one.
+const INSTANCES: &str = "/proc/sys/fs/inotify/max_user_instances";
+
+/// How far that is raised.
+const MOST_INSTANCES: u32 = 4096;
+
+/// Returns an instance of inotify that does not wait. Where the user has too many, the limit is raised.
+pub fn inotify() -> std::io::Result<Inotify> {
+    let new = || Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK);
+    match new() {
+        Err(Errno::EMFILE) => {
+            // Where the limit cannot be raised, that it was reached is what there is to say.
+            raise_instances().ok();
+            Ok(new()?)
+        }
+        made => Ok(made?),
+    }
+}
+
+fn raise_instances() -> std::io::Result<()> {
+    let limit = std::fs::read_to_string(INSTANCES)?;
+    let limit = limit.trim().parse::<u32>().map_err(std::io::Error::other)?;
+    if limit >= MOST_INSTANCES {
+        return Ok(());
+    }
+    let more = limit.saturating_mul(2).min(MOST_INSTANCES);
+    tracing::warn!(limit, more, "this host has reached fs.inotify.max_user_instances, which is raised");
+    std::fs::write(INSTANCES, more.to_string())
 }
 
 impl Host {

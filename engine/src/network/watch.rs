@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
 
-use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use nix::sys::inotify::{AddWatchFlags, Inotify};
 use nix::sys::socket::{AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, socket};
 use tokio::io::unix::AsyncFd;
 use tokio::time::timeout;
@@ -15,6 +15,7 @@ use tokio_util::task::TaskTracker;
 use super::config::BRIDGE_PREFIX;
 use super::netlink::{attributes, messages};
 use super::{NetworkError, nft, worker};
+use crate::host;
 use crate::id::Id;
 use crate::sys::net::netlink_subscribe;
 use crate::sys::readiness;
@@ -44,7 +45,7 @@ pub(super) fn start(
 
 fn inotify(directory: &Path) -> io::Result<(Inotify, AsyncFd<OwnedFd>)> {
     std::fs::create_dir_all(directory)?;
-    let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
+    let inotify = host::inotify()?;
     inotify.add_watch(directory, AddWatchFlags::IN_MOVED_TO)?;
     let readable = readiness::watch(inotify.as_fd().try_clone_to_owned()?)?;
     Ok((inotify, readable))

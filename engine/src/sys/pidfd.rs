@@ -42,6 +42,7 @@ pub fn has_ended(pidfd: BorrowedFd<'_>) -> Result<bool> {
 /// has reaped it (`PIDFD_GET_INFO` with `PIDFD_INFO_EXIT`).
 pub fn exit_code(pidfd: BorrowedFd<'_>) -> Option<i32> {
     match waitid(Id::PIDFd(pidfd), WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::__WALL) {
+        Err(Errno::EINTR) => exit_code(pidfd),
         Ok(WaitStatus::Exited(_, code)) => Some(code),
         Ok(WaitStatus::Signaled(_, signal, _)) => Some(128 + signal as i32),
         Ok(_) => None,

@@ -7,7 +7,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use nix::sys::inotify::{AddWatchFlags, Inotify};
 
 use super::{Stream, rotated};
 
@@ -89,7 +89,7 @@ impl Follow {
     pub fn new(path: &Path, options: &Options, watch: bool) -> io::Result<Self> {
         // Watch first, so that nothing is written between the reading and the watching.
         let inotify = if watch {
-            let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
+            let inotify = crate::host::inotify()?;
             let flags = AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO;
             inotify.add_watch(path.parent().unwrap_or(Path::new("/")), flags)?;
             Some(inotify)
