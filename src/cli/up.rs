@@ -182,6 +182,7 @@ pub fn run(context: &Context, args: &UpArgs) -> Result<(), Error> {
                 plan::compare(kept, &plan::describe(&project, &engine, &whole, &[], &|_| None)?)?;
             }
             if detached {
+                claim(context, &project, &engine, &whole).await?;
                 let changes = !context.global.dry_run && !whole.is_empty();
                 let applied = context.apply_with(&engine, whole, "Running", hold, Some(recorder.clone()));
                 let takes_part = |container: &Container| project.services.contains_key(container.service());
@@ -193,7 +194,14 @@ pub fn run(context: &Context, args: &UpArgs) -> Result<(), Error> {
             }
         }
         let attached = attached::services(args, &project)?;
-        let made = plan(context, &engine, &project, &images, &Options { no_start: true, ..options.clone() })?;
+        let whole = plan(context, &engine, &project, &images, &options)?;
+        let made = if whole.updates() {
+            // What is replaced while its service goes on starts where that is done.
+            whole
+        } else {
+            plan(context, &engine, &project, &images, &Options { no_start: true, ..options.clone() })?
+        };
+        claim(context, &project, &engine, &made).await?;
         context.apply_with(&engine, made, "Running", hold, Some(recorder.clone())).await?;
         // Everything is as it should be now, and what is left to do is to start it.
         let rest = Options {
@@ -206,6 +214,11 @@ pub fn run(context: &Context, args: &UpArgs) -> Result<(), Error> {
         rest.warnings.clear();
         attached::run(context, args, &engine, &project, &attached, rest, &recorder).await
     })
+}
+
+/// Makes sure, where a plan makes containers, that nobody else does so under the project's name from another place.
+pub async fn claim(context: &Context, project: &Project, engine: &Engine, plan: &Plan) -> Result<(), Error> {
+    if plan.makes_containers() && !context.global.dry_run { context.claim(project, engine).await } else { Ok(()) }
 }
 
 /// Keeps what was done when for `blame`, and writes it where it was asked for.

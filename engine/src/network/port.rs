@@ -19,6 +19,7 @@ use nix::sys::socket::{
     sockopt,
 };
 
+use super::instance;
 use crate::container::config::{Protocol, PublishedPort};
 use crate::container::state::BoundPort;
 
@@ -62,6 +63,11 @@ impl Reservation {
     pub(crate) fn name(&self) -> String {
         name(&self.port)
     }
+}
+
+/// Returns whether what is kept under a name is the socket of a published port.
+pub(crate) fn is_port(name: &str) -> bool {
+    name.starts_with("port ")
 }
 
 /// Returns the name under which a published port's socket is kept.
@@ -198,6 +204,15 @@ fn attempt(wanted: &PublishedPort, addresses: &[IpAddr], port: u16, optional_v6:
 
 /// Binds a socket; returns it and its port.
 fn bind_one(address: SocketAddr, protocol: Protocol) -> Result<(OwnedFd, u16), Errno> {
+    if !instance::is_of_instance(address.ip()) {
+        return bind_socket(address, protocol);
+    }
+    // The kernel's choice is one that nobody listens at.
+    let port = if address.port() == 0 { bind_socket(address, protocol)?.1 } else { address.port() };
+    Ok((instance::take(SocketAddr::new(address.ip(), port), protocol)?, port))
+}
+
+fn bind_socket(address: SocketAddr, protocol: Protocol) -> Result<(OwnedFd, u16), Errno> {
     let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let fd = match protocol {
@@ -279,8 +294,13 @@ fn conflicts(address: SocketAddr, protocol: Protocol) -> Vec<Entry> {
 
 /// Returns pid and command line of the process that keeps a port from being bound.
 fn process_holding(address: SocketAddr, protocol: Protocol) -> Option<(u32, String)> {
+    let inodes: Vec<u64> = if instance::is_of_instance(address.ip()) {
+        instance::holder(address, protocol).into_iter().collect()
+    } else {
+        conflicts(address, protocol).iter().map(|entry| entry.inode).collect()
+    };
     let sockets: Vec<String> =
-        conflicts(address, protocol).iter().filter(|e| e.inode != 0).map(|e| format!("socket:[{}]", e.inode)).collect();
+        inodes.iter().filter(|inode| **inode != 0).map(|inode| format!("socket:[{inode}]")).collect();
     // A socket that is bound and does not listen is in no table; it may still be found by nobody.
     if sockets.is_empty() {
         return None;

@@ -90,10 +90,11 @@ struct Watched {
 }
 
 impl Run {
-    /// Starts a container that has been created.
+    /// Starts a container that has been created; with `beside`, without what is to lead to it ([`Self::take_over`]).
     pub(super) async fn start(
         project: &std::sync::Arc<Project>,
         config: &ContainerConfig,
+        beside: bool,
         audience: Audience,
     ) -> Result<Self, Failure> {
         let bundle = project.root.container(&config.id);
@@ -118,7 +119,7 @@ impl Run {
         let spawn = Spawn { id: config.id.clone(), bundle, run, task };
         // The shim makes namespaces and mounts while the network is made.
         let mut shim = spawn_shim(project, &spawn, &[])?;
-        let network = match attach::attach(project, config).await {
+        let network = match attach::attach(project, config, beside).await {
             Ok(network) => network,
             Err(failure) => {
                 // Its end of the socket closes, at which it takes everything back.
@@ -246,6 +247,22 @@ impl Run {
             network.disconnect(&self.project, config, left, name).await?;
         }
         self.moved().await
+    }
+
+    /// Leads to the container what leads to `from`, which runs as well.
+    pub(super) async fn take_over(&mut self, config: &ContainerConfig, from: &ContainerConfig) -> Result<(), Failure> {
+        if let Some(network) = &mut self.network {
+            network.take_over(&self.project, config, from).await?;
+        }
+        self.moved().await
+    }
+
+    /// Notes what is left to the container after another has taken over from it.
+    pub(super) fn give_way(&mut self, config: &ContainerConfig) {
+        if let Some(network) = &mut self.network {
+            network.give_way(&self.project, config);
+            (self.endpoints, self.ports) = network.state();
+        }
     }
 
     async fn moved(&mut self) -> Result<(), Failure> {

@@ -22,6 +22,7 @@ pub(super) async fn serve(project: Arc<Project>, stream: UnixStream) {
     let (sender, receiver) = mpsc::channel(REPLIES);
     let writing = tokio::spawn(write(writer, receiver));
     let mut forwarding = JoinSet::new();
+    let mut claims = 0;
     // A peer that breaks the protocol or disappears has ended its connection; what it asked for goes on.
     while let Ok(Some(Call { number, request })) = wire::read::<Call>(&mut reader).await {
         match request {
@@ -42,6 +43,11 @@ pub(super) async fn serve(project: Arc<Project>, stream: UnixStream) {
                     let _ = sender.send(Message::Event(event)).await;
                 }
                 forwarding.spawn(forward(events, sender.clone()));
+            }
+            Request::Claim { place } => {
+                let standing = project.claim(&place);
+                claims += usize::from(standing == place);
+                send(&sender, number, Reply::Claimed { place: standing }).await;
             }
             Request::Shutdown => match project.retire().await {
                 Ok(()) => {
@@ -65,6 +71,7 @@ pub(super) async fn serve(project: Arc<Project>, stream: UnixStream) {
             }
         }
     }
+    project.disclaim(claims);
     drop((forwarding, sender));
     // The writer ends when the last request under way has been answered, or at the first write that fails.
     let _ = writing.await;
@@ -80,6 +87,9 @@ async fn answer(project: &Arc<Project>, request: Request) -> Result<Reply, Failu
         Request::StartAttended { id, size } => {
             project.container(&id)?.start(Audience::Attends { size }).await.map(|()| Reply::Done)
         }
+        Request::StartBeside { id, other } => project.container(&id)?.start_beside(other).await.map(|()| Reply::Done),
+        Request::TakeOver { id, from } => project.take_over(&id, &from).await.map(|()| Reply::Done),
+        Request::Drain { id, limit } => project.drain(&id, limit).await.map(|()| Reply::Done),
         Request::Pause { id } => project.container(&id)?.pause().await.map(|()| Reply::Done),
         Request::Unpause { id } => project.container(&id)?.unpause().await.map(|()| Reply::Done),
         Request::Stop { id, timeout } => project.container(&id)?.stop(timeout).await.map(|how| Reply::Stopped { how }),
@@ -96,7 +106,11 @@ async fn answer(project: &Arc<Project>, request: Request) -> Result<Reply, Failu
         Request::Disconnect { id, network } => project.container(&id)?.disconnect(network).await.map(|()| Reply::Done),
         Request::Wait { id, condition } => project.container(&id)?.wait(condition).await.map(Reply::State),
         Request::Inspect { id } => project.container(&id)?.inspect().await.map(Reply::State),
-        Request::Hello { .. } | Request::Subscribe | Request::SubscribeSince { .. } | Request::Shutdown => {
+        Request::Hello { .. }
+        | Request::Subscribe
+        | Request::SubscribeSince { .. }
+        | Request::Claim { .. }
+        | Request::Shutdown => {
             Err(Failure {
                 kind: FailureKind::Other,
                 message: "this request belongs to the connection itself".to_owned(),

@@ -4,6 +4,7 @@ mod divergence;
 mod members;
 mod pre_start;
 mod resources;
+mod rolling;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -14,6 +15,7 @@ use rcompose_engine::container::store::Container;
 use rcompose_engine::id::Id;
 use rcompose_engine::protocol::ProvidedFile;
 
+use super::update::Replacement;
 use super::{Action, Cause, Named, New, Plan, Until, Volume, Wait, lifecycle};
 use crate::compose::model::{Condition, MountKind, Project, Service};
 use crate::project::container::{Blueprint, InvalidAttribute, References, Referred};
@@ -133,6 +135,8 @@ struct Settled {
     /// The steps that stop containers which are replaced.
     replacing: Vec<NodeIndex>,
     starts: Vec<NodeIndex>,
+    /// The steps that remove what replacements that were cut short have left.
+    superseded: Vec<NodeIndex>,
     /// The configs and secrets that its containers do not find on the host.
     files: Vec<ProvidedFile>,
 }
@@ -150,6 +154,8 @@ struct Member {
     hooks: Hooks,
     /// When it was made; `None`: by this plan.
     since: Option<jiff::Timestamp>,
+    /// The container whose place it takes while its service goes on, and why.
+    replaces: Option<(Cause, Replacement)>,
 }
 
 impl Planner<'_> {
@@ -206,7 +212,12 @@ impl Planner<'_> {
         let blueprint = Blueprint { one_off: Some(one_off), ..self.blueprint(service) };
         let wanted = blueprint.container(0, &*self, &BTreeMap::new())?;
         let new = New { config: wanted.config, volumes: wanted.volumes, files: blueprint.provided()? };
-        self.plan.add(Action::Create(Box::new(new)), Cause::Asked, &after);
+        // What made the service's own containers ready has made this one ready too.
+        let since = self.observed.of_service(&service.name).map(|own| own.config.created).min();
+        let member = Member { since, ..Member::of(0, &new) };
+        let made = self.plan.add(Action::Create(Box::new(new)), Cause::Asked, &after);
+        self.services.insert(service.name.clone(), Settled { members: vec![member], ..Settled::default() });
+        self.pre_start(service, &[0], &[made])?;
         Ok(())
     }
 
@@ -256,14 +267,19 @@ impl Planner<'_> {
     fn start(&mut self, service: &Service, made: NodeIndex) -> Result<(), UpError> {
         let mut after = vec![made];
         after.extend(self.dependencies(service));
-        let settled = &self.services[&service.name];
-        let files = settled.files.clone();
         let again = self.options.again.contains(&service.name);
-        let idle = settled.members.iter().filter(|member| !member.running && (again || !member.finished));
+        let Some(settled) = self.services.get_mut(&service.name) else { return Ok(()) };
+        let (files, superseded) = (settled.files.clone(), settled.superseded.clone());
+        let replacements = settled.members.iter_mut().filter_map(|member| member.replaces.take()).collect::<Vec<_>>();
+        let replaced = replacements.iter().map(|(_, replacement)| replacement.number).collect::<Vec<_>>();
+        let idle = settled.members.iter().filter(|member| {
+            !member.running && (again || !member.finished) && !replaced.contains(&member.number)
+        });
         let idle =
             idle.map(|member| (member.number, member.named.clone(), member.made, member.hooks.post_start.clone()));
         let idle = idle.collect::<Vec<_>>();
-        let numbers = idle.iter().map(|(number, ..)| *number).collect::<Vec<_>>();
+        let mut numbers = idle.iter().map(|(number, ..)| *number).chain(replaced.iter().copied()).collect::<Vec<_>>();
+        numbers.sort_unstable();
         let ready = self.pre_start(service, &numbers, &after)?;
         let mut starts = Vec::new();
         for (number, container, made, post_start) in idle {
@@ -274,6 +290,11 @@ impl Planner<'_> {
                 self.plan.steps.update_edge(made, step, ());
             }
             starts.push(step);
+        }
+        if !replacements.is_empty() {
+            let ready = replaced.iter().flat_map(|number| ready[number].iter().copied());
+            let after = ready.chain(superseded).collect::<Vec<_>>();
+            starts.push(self.update(service, replacements, &after)?);
         }
         if starts.is_empty() {
             // Who depends on it also depends on what it waits for.
@@ -462,7 +483,9 @@ mod tests {
         old.config.labels.insert(labels::CONFIG_HASH.to_owned(), "old".to_owned());
         meanwhile.state.status = Status::Created;
         let plan = planned(vec![service("db", &[])], vec![meanwhile, old], &Options::default()).unwrap();
-        assert!(steps(&plan).contains(&"remove shop-db-1 (ScaledDown)".to_owned()), "{:?}", steps(&plan));
+        let steps = steps(&plan);
+        assert!(steps.contains(&"remove 0123456789ab_shop-db-1 (Superseded)".to_owned()), "{steps:?}");
+        assert!(steps.iter().any(|step| step.starts_with("recreate shop-db-1")), "the old one has the place: {steps:?}");
     }
 
     #[test]
