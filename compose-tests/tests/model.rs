@@ -4,8 +4,6 @@
 //! `RCOMPOSE_MODEL=SEED:COUNT` says which histories are run: those of COUNT seeds from SEED on. One that fails is made
 //! shorter as long as it fails, and shown with its seed: `RCOMPOSE_MODEL=SEED:1` runs it again.
 
-#![expect(clippy::print_stdout, reason = "says what was tried")]
-
 use std::{collections::BTreeSet, env, fmt, fs, path::PathBuf, thread, time::Duration};
 
 use compose_tests::{census, census::Census, output::Output, stack::Stack, wait};
@@ -21,10 +19,10 @@ use proptest::{
 use serde_json::Value;
 
 /// What every change runs.
-const SEED: u64 = 1;
-const COUNT: u64 = 15;
+const SEED: u64 = 9;
+const COUNT: u64 = 3;
 /// The longest history.
-const STEPS: usize = 10;
+const STEPS: usize = 12;
 /// How often a history that failed is tried to be shortened.
 const SHORTEN: u32 = 40;
 /// The disk that everything of the project is on.
@@ -126,7 +124,7 @@ fn history() -> impl Strategy<Value = Vec<Step>> {
         3 => victim.prop_map(Step::Kill),
         1 => command().prop_map(Step::Full),
     ];
-    proptest::collection::vec(step, 1..=STEPS)
+    proptest::collection::vec(step, 3..=STEPS)
 }
 
 /// What there should be of a service.
@@ -197,8 +195,9 @@ impl Bench {
     fn new() -> Self {
         let stack = Stack::new("model");
         stack.write("compose.yaml", PROJECT);
-        fs::create_dir_all(stack.root()).unwrap();
-        mount(Some("rcompose-model"), &stack.root(), Some("tmpfs"), MsFlags::empty(), Some(DISK)).unwrap();
+        fs::create_dir_all(stack.root()).expect("folders can be made");
+        mount(Some("rcompose-model"), &stack.root(), Some("tmpfs"), MsFlags::empty(), Some(DISK))
+            .expect("a tmpfs can be mounted");
         let disk = Disk(stack.root());
         stack.run(&["pull", "-q"]).ok();
         let before = stack.census();
@@ -213,13 +212,13 @@ impl Bench {
                 // Not always at the same point of its work.
                 thread::sleep(Duration::from_millis(pause));
                 running.signal(Signal::SIGKILL);
-                self.said(&running.wait());
+                Self::said(&running.wait());
                 self.model = self.model.disturbed(&[command]);
             }
             Step::Both(one, other) => {
                 let both = [one, other].map(|command| self.stack.spawn(&command.arguments()));
                 for running in both {
-                    self.said(&running.wait());
+                    Self::said(&running.wait());
                 }
                 self.model = self.model.disturbed(&[one, other]);
             }
@@ -227,11 +226,11 @@ impl Bench {
             Step::Full(command) => {
                 let filler = self.stack.root().join("filler");
                 // The end of it is the error that it is about.
-                let full = fs::write(&filler, vec![0; 64 << 20]).unwrap_err();
+                let full = fs::write(&filler, vec![0; 64 << 20]).expect_err("the disk is smaller");
                 assert_eq!(full.kind(), std::io::ErrorKind::StorageFull);
                 let output = self.stack.run(&command.arguments());
-                fs::remove_file(&filler).unwrap();
-                self.said(&output);
+                fs::remove_file(&filler).expect("what was written can be removed");
+                Self::said(&output);
                 self.model = self.model.disturbed(&[command]);
             }
         }
@@ -255,14 +254,14 @@ impl Bench {
             Command::RestartWeb if self.model.known.is_some_and(|(_, web)| web.count == 0) => run(),
             _ => run().ok(),
         };
-        self.said(&output);
+        Self::said(&output);
         self.model = self.model.after(command);
         if command == Command::Down {
             self.assert_nothing_left();
         }
     }
 
-    fn said(&self, output: &Output) {
+    fn said(output: &Output) {
         assert!(!output.stderr.contains("panicked"), "{output:?}");
     }
 
@@ -330,7 +329,9 @@ fn run(steps: &[Step]) -> Result<(), String> {
     // A thread of its own, since the stack puts its thread into another network namespace.
     let history = thread::spawn(move || {
         let mut bench = Bench::new();
-        steps.into_iter().for_each(|step| bench.step(step));
+        for step in steps {
+            bench.step(step);
+        }
         bench.finish();
     });
     history.join().map_err(|panic| match panic.downcast::<String>() {

@@ -169,7 +169,7 @@ fn an_instance_runs_beside_a_stack_that_publishes_at_every_address() {
     stack.write("compose.yaml", "services: {web: {image: rcompose.local/whoami, ports: ['8080:80']}}\n");
     let instance = |arguments: &[&str]| stack.run(&[&["--instance", "two"], arguments].concat()).ok();
     let host = |address: &str| {
-        let text = http::get(address.parse().unwrap(), "/").unwrap().text();
+        let text = wait::until(wait::PATIENCE, "an answer", || http::get(address.parse().unwrap(), "/")).text();
         text.lines().find_map(|line| line.strip_prefix("Hostname: ")).expect("it tells its name").to_owned()
     };
     // Whichever comes first.

@@ -365,6 +365,7 @@ pub fn options(context: &Context, args: &ConvergeArgs) -> Options {
         remove_orphans: args.remove_orphans,
         ignore_orphans: context.is_set("COMPOSE_IGNORE_ORPHANS"),
         no_start: args.no_start,
+        started: None,
         wait: args.wait,
         timeout: timeout(args.timeout),
         replaced_volumes: BTreeSet::new(),

@@ -57,8 +57,7 @@ fn another(own: &ProjectLabels, there: &str, files: &str, cache: Option<&Path>) 
     let same = is_same(there, &own.working_dir)
         || files.iter().any(|file| own.config_files.iter().any(|other| is_same(file, other)))
         || (cached(there) && cached(&own.working_dir));
-    let elsewhere =
-        || Elsewhere { name: own.name.clone(), here: own.working_dir.clone(), there: there.to_owned() };
+    let elsewhere = || Elsewhere { name: own.name.clone(), here: own.working_dir.clone(), there: there.to_owned() };
     (!same && is_there(there, &files)).then(elsewhere)
 }
 

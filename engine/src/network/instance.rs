@@ -67,6 +67,9 @@ mod tests {
     #[test]
     fn addresses_of_instances() {
         let is = |address: &str| is_of_instance(address.parse().unwrap());
-        assert_eq!(["127.128.0.1", "127.255.9.9", "127.0.0.1", "10.200.0.1", "::1"].map(is), [true, true, false, false, false]);
+        assert_eq!(
+            ["127.128.0.1", "127.255.9.9", "127.0.0.1", "10.200.0.1", "::1"].map(is),
+            [true, true, false, false, false]
+        );
     }
 }

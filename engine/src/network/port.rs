@@ -147,8 +147,8 @@ pub(crate) fn reserve(
     Err(PortError::InUse { address: busy, protocol: wanted.protocol, holder, next })
 }
 
-/// A container that is started again may find its port still open in the process that kept it for the last run, which
-/// is about to end. Tries again while the holder is a process of this very program.
+/// A container that is started again may find its port still open in the process that kept it for the last run, if that
+/// was killed and has not ended yet; the kernel does not tell when a port is free. Tries again while the holder is a process of this very program.
 fn after_a_shim_of_ours(
     wanted: &PublishedPort,
     addresses: &[IpAddr],
@@ -165,8 +165,10 @@ fn after_a_shim_of_ours(
             Ok(Attempt::Busy(_)) => {}
             Err(error) => return Some(Err(error)),
         }
-        let (pid, _) = process_holding(busy, wanted.protocol)?;
-        if pid == std::process::id() || program(&pid.to_string()) != program("self") {
+        // Of one that is ending nothing can be seen any more, a moment before the port is free.
+        if let Some((pid, _)) = process_holding(busy, wanted.protocol)
+            && (pid == std::process::id() || program(&pid.to_string()) != program("self"))
+        {
             return None;
         }
         std::thread::sleep(WAIT);

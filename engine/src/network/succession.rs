@@ -189,10 +189,7 @@ mod tests {
         let found = shared(&asked, &[], &theirs);
         assert_eq!(
             found.taken,
-            [
-                (bound("0.0.0.0", 8080, 80), bound("0.0.0.0", 8080, 81)),
-                (bound("::", 8080, 80), bound("::", 8080, 81)),
-            ]
+            [(bound("0.0.0.0", 8080, 80), bound("0.0.0.0", 8080, 81)), (bound("::", 8080, 80), bound("::", 8080, 81)),]
         );
         assert_eq!(found.new, [asked[1].clone()]);
     }

@@ -66,6 +66,8 @@ struct Registry {
     containers: HashMap<Id, Container>,
     statuses: HashMap<Id, Status>,
     connections: usize,
+    /// Requests under way that change something: whoever made them may be gone before they are carried out.
+    requests: usize,
     retired: bool,
     /// Whether containers were started for those who are connected.
     started: bool,
@@ -76,7 +78,18 @@ struct Registry {
 impl Registry {
     fn busy(&self) -> bool {
         let busy = |status: &Status| status.is_running() || matches!(status, Status::Restarting | Status::Removing);
-        self.statuses.values().any(busy)
+        self.requests > 0 || self.statuses.values().any(busy)
+    }
+}
+
+/// Something that is being done for somebody, who may be gone before it is over.
+#[derive(Debug)]
+pub(super) struct Work(Arc<Project>);
+
+impl Drop for Work {
+    fn drop(&mut self) {
+        self.0.registry().requests -= 1;
+        self.0.settle();
     }
 }
 
@@ -163,6 +176,8 @@ impl Project {
                 container.state = store::seen(&self.root, &container.config.id, container.state).map_err(caused)?;
                 store::save(&self.root, &container.config.id, &container.state).map_err(caused)?;
             }
+        } else {
+            Run::end_unnoted(self, &container.config, &container.state).await;
         }
         self.supervise(container, run);
         Ok(())
@@ -297,6 +312,12 @@ impl Project {
         let mut registry = self.registry();
         registry.containers.remove(id);
         registry.statuses.remove(id);
+    }
+
+    /// Keeps the supervisor until this is dropped: something is being done.
+    pub(super) fn work(self: &Arc<Self>) -> Work {
+        self.registry().requests += 1;
+        Work(Arc::clone(self))
     }
 
     /// Notes where a project is; returns the place that was noted first.

@@ -194,6 +194,18 @@ impl Run {
         Ok(Some(run))
     }
 
+    /// Ends what runs of a container that nobody noted as running: a supervisor was killed, or had nobody left to work for,
+    /// while it started the container.
+    pub(super) async fn end_unnoted(project: &Project, config: &ContainerConfig, state: &ContainerState) {
+        let Ok(mut shim) = Connection::connect(&project.root.container_run(&config.id)) else { return };
+        // One that ends meanwhile has nothing left to be taken back but what is taken back here.
+        if let Ok((started, _)) = adopt(&mut shim).await {
+            tracing::warn!(container = %config.name, "ended, since its start was never noted");
+            abandon(shim, started.pid).await;
+        }
+        forget(project, config, state).await;
+    }
+
     fn new(
         project: &std::sync::Arc<Project>,
         config: &ContainerConfig,

@@ -64,8 +64,12 @@ pub(super) async fn serve(project: Arc<Project>, stream: UnixStream) {
             },
             request => {
                 let (project, sender) = (Arc::clone(&project), sender.clone());
+                // What is only waited for is nobody's business when whoever waited is gone.
+                let waits = matches!(request, Request::Wait { .. } | Request::Drain { .. });
+                let work = (!waits).then(|| project.work());
                 tokio::spawn(async move {
                     let reply = answer(&project, request).await.unwrap_or_else(Reply::Failed);
+                    drop(work);
                     send(&sender, number, reply).await;
                 });
             }
@@ -110,13 +114,11 @@ async fn answer(project: &Arc<Project>, request: Request) -> Result<Reply, Failu
         | Request::Subscribe
         | Request::SubscribeSince { .. }
         | Request::Claim { .. }
-        | Request::Shutdown => {
-            Err(Failure {
-                kind: FailureKind::Other,
-                message: "this request belongs to the connection itself".to_owned(),
-                hint: None,
-            })
-        }
+        | Request::Shutdown => Err(Failure {
+            kind: FailureKind::Other,
+            message: "this request belongs to the connection itself".to_owned(),
+            hint: None,
+        }),
     }
 }
 

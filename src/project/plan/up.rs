@@ -52,7 +52,9 @@ pub struct Options {
     pub ignore_orphans: bool,
     /// Only make containers, start none.
     pub no_start: bool,
-    /// Wait until all run or are healthy.
+    /// The services whose containers are started; `None`: all.
+    pub started: Option<BTreeSet<String>>,
+    /// Wait until all that are started run or are healthy.
     pub wait: bool,
     /// How long a container that is replaced or removed has to stop.
     pub timeout: Option<Duration>,
@@ -181,7 +183,7 @@ impl Planner<'_> {
             }
             if self.options.wait {
                 for name in order.iter().copied() {
-                    if self.wanted.project.services[name].replicas() > 0 {
+                    if self.wanted.project.services[name].replicas() > 0 && self.is_started(name) {
                         self.wait(name, Until::RunningOrHealthy, true, Cause::Asked);
                     }
                 }
@@ -264,16 +266,21 @@ impl Planner<'_> {
         }
     }
 
+    /// Returns whether containers of a service are started where they do not run.
+    fn is_started(&self, service: &str) -> bool {
+        self.options.started.as_ref().is_none_or(|started| started.contains(service))
+    }
+
     fn start(&mut self, service: &Service, made: NodeIndex) -> Result<(), UpError> {
         let mut after = vec![made];
         after.extend(self.dependencies(service));
-        let again = self.options.again.contains(&service.name);
+        let (again, started) = (self.options.again.contains(&service.name), self.is_started(&service.name));
         let Some(settled) = self.services.get_mut(&service.name) else { return Ok(()) };
         let (files, superseded) = (settled.files.clone(), settled.superseded.clone());
         let replacements = settled.members.iter_mut().filter_map(|member| member.replaces.take()).collect::<Vec<_>>();
         let replaced = replacements.iter().map(|(_, replacement)| replacement.number).collect::<Vec<_>>();
         let idle = settled.members.iter().filter(|member| {
-            !member.running && (again || !member.finished) && !replaced.contains(&member.number)
+            started && !member.running && (again || !member.finished) && !replaced.contains(&member.number)
         });
         let idle =
             idle.map(|member| (member.number, member.named.clone(), member.made, member.hooks.post_start.clone()));
@@ -485,7 +492,34 @@ mod tests {
         let plan = planned(vec![service("db", &[])], vec![meanwhile, old], &Options::default()).unwrap();
         let steps = steps(&plan);
         assert!(steps.contains(&"remove 0123456789ab_shop-db-1 (Superseded)".to_owned()), "{steps:?}");
-        assert!(steps.iter().any(|step| step.starts_with("recreate shop-db-1")), "the old one has the place: {steps:?}");
+        assert!(
+            steps.iter().any(|step| step.starts_with("recreate shop-db-1")),
+            "the old one has the place: {steps:?}"
+        );
+    }
+
+    #[test]
+    fn an_update_is_one_step_that_comes_after_what_the_service_waits_for() {
+        let update_config = model::UpdateConfig { order: Some("start-first".into()), ..model::UpdateConfig::default() };
+        let deploy = model::Deploy { update_config: Some(update_config), ..model::Deploy::default() };
+        let web = Service {
+            config_hash: "another".into(),
+            scale: Some(2),
+            deploy: Some(deploy),
+            ..service("web", &[("db", Condition::Healthy, false)])
+        };
+        let containers =
+            || vec![there("shop-db-1", "db", 1), there("shop-web-1", "web", 1), there("shop-web-2", "web", 2)];
+        let plan = planned(vec![service("db", &[]), web.clone()], containers(), &Options::default()).unwrap();
+        assert!(edges(&plan).contains(&"wait for db → update 2 of web".to_owned()), "{:?}", edges(&plan));
+        assert!(plan.updates() && plan.warnings.is_empty());
+        let options = Options { no_start: true, ..Options::default() };
+        let plan = planned(vec![service("db", &[]), web.clone()], containers(), &options).unwrap();
+        assert!(!plan.updates(), "`create` starts nothing");
+        let fixed = ServiceNetwork { ipv4_address: Some("10.1.0.9".into()), ..ServiceNetwork::default() };
+        let web = Service { networks: [("default".to_owned(), Some(fixed))].into(), ..web };
+        let plan = planned(vec![service("db", &[]), web], containers(), &Options::default()).unwrap();
+        assert!(plan.warnings[0].contains("both would have the same address"), "{:?}", plan.warnings);
     }
 
     #[test]

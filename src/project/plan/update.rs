@@ -129,10 +129,7 @@ mod tests {
         assert_eq!((policy.order, policy.parallelism, policy.on_failure), (Order::StopFirst, 1, OnFailure::Pause));
         assert_eq!((policy.delay, policy.monitor), (Duration::ZERO, Duration::ZERO));
         let unknown = UpdateConfig { failure_action: Some("cry".into()), ..UpdateConfig::default() };
-        assert_eq!(
-            Policy::of(&unknown).unwrap_err(),
-            "failure_action: `cry` is not pause, continue or rollback"
-        );
+        assert_eq!(Policy::of(&unknown).unwrap_err(), "failure_action: `cry` is not pause, continue or rollback");
     }
 
     #[test]

@@ -415,7 +415,9 @@ impl Worker {
     /// then on.
     pub(crate) fn hand_over(&mut self, giver: &Handed, taker: &Handed) -> Result<(), NetworkError> {
         let before = self.published.get(&giver.container).cloned().unwrap_or_default();
-        let led = |mapping: &&Mapping| taker.mappings.iter().any(|to| (to.protocol, to.host) == (mapping.protocol, mapping.host));
+        let led = |mapping: &&Mapping| {
+            taker.mappings.iter().any(|to| (to.protocol, to.host) == (mapping.protocol, mapping.host))
+        };
         let moved: Vec<Mapping> = before.iter().filter(led).copied().collect();
         let outcome = self.filter.lead_over(&moved, &taker.mappings);
         for handed in [giver, taker] {

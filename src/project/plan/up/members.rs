@@ -74,7 +74,11 @@ impl Planner<'_> {
                 let (named, cause) = (Named::from(container), Cause::UpToDate);
                 let name = names::container(&self.wanted.project.name, service, container.number());
                 if container.config.name != name
-                    && self.observed.containers.iter().all(|other| other.config.name != name || freed.contains_key(&name))
+                    && self
+                        .observed
+                        .containers
+                        .iter()
+                        .all(|other| other.config.name != name || freed.contains_key(&name))
                 {
                     let removed = freed.get(&name).copied();
                     let rename = Action::Rename { container: named.clone(), name };

@@ -71,7 +71,8 @@ fn never_beside(service: &Service) -> Option<&'static str> {
         _ => {}
     }
     let mut networks = service.networks.values().flatten();
-    let fixed = networks
-        .any(|network| network.ipv4_address.is_some() || network.ipv6_address.is_some() || network.mac_address.is_some());
+    let fixed = networks.any(|network| {
+        network.ipv4_address.is_some() || network.ipv6_address.is_some() || network.mac_address.is_some()
+    });
     (fixed || service.mac_address.is_some()).then_some("both would have the same address")
 }
