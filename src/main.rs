@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use rcompose_engine::build::runner;
 use rcompose_engine::supervisor;
 
 /// What the built-in image calls this program, which it has as its own.
@@ -21,6 +22,9 @@ fn main() -> ExitCode {
     let first = arguments.next();
     if first.as_ref().is_some_and(|first| first == supervisor::spawn::FRONT_DOOR) {
         return code(supervisor::run(&rest()[1..]));
+    }
+    if first.as_ref().is_some_and(|first| first == runner::FRONT_DOOR) {
+        return code(runner::run());
     }
     if first.is_some_and(|first| first == rcompose::oci::COMMAND) {
         return rcompose::oci::main(arguments);

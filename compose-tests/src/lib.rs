@@ -12,6 +12,7 @@ pub mod http;
 pub mod output;
 pub mod process;
 pub mod stack;
+pub mod terminal;
 pub mod tokens;
 pub mod vm;
 pub mod wait;

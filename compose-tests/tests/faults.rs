@@ -5,6 +5,7 @@
 #![expect(clippy::print_stdout, reason = "says what was tried")]
 
 use std::{
+    cell::RefCell,
     collections::BTreeSet,
     env, fs,
     hash::{DefaultHasher, Hash, Hasher},
@@ -250,8 +251,8 @@ struct World<'a> {
     scenario: &'a Scenario,
     /// The victim's name.
     project: String,
-    /// What was there before the victim.
-    before: BTreeSet<String>,
+    /// What was there before the victim, and what is known to be left of it.
+    before: RefCell<BTreeSet<String>>,
     bystander: Process,
 }
 
@@ -277,7 +278,7 @@ impl World<'_> {
     /// What there is of the victim.
     fn seen(&self) -> BTreeSet<String> {
         let containers = census::container_ids(&self.stack.root());
-        self.stack.census_of(&containers).items.difference(&self.before).cloned().collect()
+        self.stack.census_of(&containers).items.difference(&self.before.borrow()).cloned().collect()
     }
 
     fn traced(&self, fault: Option<Fault>) -> Traced {
@@ -466,6 +467,8 @@ impl World<'_> {
                 let lost = lost.filter_map(|item| process::read(item.split(' ').nth(1)?.parse().ok()?));
                 lost.for_each(|process| process.signal(nix::sys::signal::Signal::SIGKILL));
                 self.run(&["down", "-v", "-t", "0", "--remove-orphans"]);
+                let left = self.seen();
+                self.before.borrow_mut().extend(left);
             }
         }
         println!(
@@ -536,7 +539,7 @@ fn scenario(name: &str) {
     let pid = stack.run(&["inspect", "--format", "{{.State.Pid}}", "other"]).ok();
     let bystander = process::read(pid.text().parse().expect("it is a number")).expect("it runs");
     let project = format!("{}v", stack.project);
-    let world = World { stack: &stack, scenario, project, before: BTreeSet::new(), bystander };
+    let world = World { stack: &stack, scenario, project, before: RefCell::default(), bystander };
     // What stays (images, the host's rules) is there from now on.
     world.prepare();
     world.run(scenario.command).ok();
@@ -548,7 +551,7 @@ fn scenario(name: &str) {
         if ends { Err(format!("{before:#?}")) } else { Ok(()) }
     })
     .expect("nothing is left");
-    let world = World { before, ..world };
+    let world = World { before: RefCell::new(before), ..world };
     let found = world.try_all(&Wanted::of_environment());
     assert!(found.is_empty(), "{} findings:\n{}", found.len(), found.join("\n\n"));
     stack.finish();

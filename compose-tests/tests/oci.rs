@@ -13,6 +13,7 @@ use std::{
 use compose_tests::{
     output::Output,
     stack::{self, Stack},
+    terminal::Terminal,
     wait,
 };
 use nix::sys::signal::Signal;
@@ -513,6 +514,20 @@ fn a_terminal_goes_to_the_console_socket() {
     nix::unistd::close(descriptor.unwrap()).unwrap();
     bundles.wait_for("one", "stopped");
     bundles.oci(&["delete", "one"]).ok();
+    bundles.finish();
+}
+
+#[test]
+fn a_container_in_the_foreground_has_the_callers_terminal() {
+    let bundles = Bundles::new("oci-foreground");
+    bundles.make("shell", "exec sh", |config| config["process"]["terminal"] = json!(true));
+    bundles.make("sleeper", "exec sleep 1000", |_| {});
+    let start = |args: &[&str]| Terminal::start(&bundles.stack.command(&[&["oci"], args].concat()), 33, 91);
+    start(&["run", "--bundle", "shell", "one"]).talk_to_shell();
+    assert_eq!(bundles.start(&["run", "--detach", "--bundle", "sleeper", "two"]), 0, "{}", bundles.said());
+    start(&["exec", "--tty", "two", "sh"]).talk_to_shell();
+    assert_eq!(bundles.state("two")["status"], "running");
+    bundles.oci(&["delete", "--force", "two"]).ok();
     bundles.finish();
 }
 

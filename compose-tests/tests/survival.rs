@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use compose_tests::{stack::Stack, wait};
+use compose_tests::{census, process, stack::Stack, wait};
 use nix::sys::signal::Signal;
 use serde_json::json;
 
@@ -114,7 +114,7 @@ fn the_supervisor_ends_with_its_project() {
     stack.write("compose.yaml", "services:\n  a: {image: busybox, command: sleep 1000}\n");
     stack.run(&["up", "-d"]).ok();
     let supervisor = stack.supervisor();
-    let containers = compose_tests::census::container_ids(&stack.root());
+    let containers = census::container_ids(&stack.root());
     stack.run(&["down", "-t", "0"]).ok();
     wait::until(
         wait::PATIENCE,
@@ -182,6 +182,38 @@ fn stopping_fifty_takes_no_longer_than_stopping_one() {
     stack.run(&["down"]).ok();
     // One grace period is ten seconds; a PID 1 that never sees the signal is not worth a single one.
     assert!(started.elapsed() < Duration::from_secs(8), "down took {:?}", started.elapsed());
+    stack.finish();
+}
+
+#[test]
+fn a_container_that_nobody_can_reach_any_more_is_ended() {
+    let stack = Stack::new("unattended");
+    stack.write(
+        "compose.yaml",
+        "services:\n  a: {image: busybox, command: sleep 1000}\n  b: {image: busybox, command: sleep 1000}\n",
+    );
+    stack.run(&["up", "-d"]).ok();
+    let pid = stack.run(&["inspect", "-f", "{{.State.Pid}}", "a"]).ok();
+    let process = process::read(pid.text().parse().expect("it is a number")).expect("it runs");
+    let (id, shim) = (stack.container("a")["ID"].clone(), stack.shim("a"));
+    let supervisor = stack.supervisor();
+    // Somebody removes by hand all that is known of it, and another shim cannot take it over without that.
+    let bundles = stack.root().join("lib/containers");
+    let known = census::container_ids(&stack.root());
+    let whole = known.iter().find(|whole| whole.starts_with(id.as_str().expect("it is a text"))).expect("it is there");
+    std::fs::remove_dir_all(bundles.join(whole)).expect("it can be removed");
+    shim.signal(Signal::SIGKILL);
+    wait::until(wait::PATIENCE, "its end", || if process.is_alive() { Err(&process) } else { Ok(()) });
+    // It was given up once, not again and again: what is left is the other one's.
+    wait::until(wait::PATIENCE, "only one shim", || {
+        let shims = stack.own_processes().into_iter().filter(|process| process.name == "rcompose-shim").count();
+        if shims == 1 { Ok(()) } else { Err(shims) }
+    });
+    assert_eq!(stack.supervisor().pid, supervisor.pid);
+    stack.run(&["exec", "-T", "b", "true"]).ok();
+    // The next command makes another one.
+    stack.run(&["up", "-d"]).ok();
+    assert_ne!(stack.container("a")["ID"], id);
     stack.finish();
 }
 

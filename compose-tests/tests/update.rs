@@ -48,7 +48,7 @@ impl Load {
                     let host = text.lines().find_map(|line| line.strip_prefix("Hostname: "));
                     host.map(str::to_owned).ok_or_else(|| anyhow::anyhow!("no host name in {text:?}"))
                 });
-                let mut seen = noted.lock().unwrap();
+                let mut seen = noted.lock().expect("no holder panics");
                 match answer {
                     Ok(host) => {
                         seen.answers += 1;
@@ -65,7 +65,7 @@ impl Load {
     /// Waits until this host answers.
     fn wait_for(&self, host: &str) {
         wait::until(wait::PATIENCE, &format!("an answer of {host} to {}", self.name), || {
-            let seen = self.seen.lock().unwrap();
+            let seen = self.seen.lock().expect("no holder panics");
             if seen.last == host { Ok(()) } else { Err(format!("{seen:?}")) }
         });
     }
@@ -73,8 +73,8 @@ impl Load {
     /// Ends it; nothing may have been lost.
     fn finish(self, hosts: &[&str]) {
         self.stop.store(true, Ordering::Relaxed);
-        self.thread.join().unwrap();
-        let seen = self.seen.lock().unwrap();
+        self.thread.join().expect("asking does not panic");
+        let seen = self.seen.lock().expect("no holder panics");
         assert!(
             seen.lost.is_empty(),
             "{} of {} requests {} were lost: {:#?}",
@@ -98,14 +98,13 @@ impl KeepAlive {
     const MOST: u32 = 25;
 
     fn ask(&mut self) -> anyhow::Result<String> {
-        let (mut reader, count) = match self.connection.take() {
-            Some(connection) => connection,
-            None => {
-                let stream = TcpStream::connect_timeout(&self.address, PATIENCE)?;
-                stream.set_read_timeout(Some(PATIENCE))?;
-                stream.set_nodelay(true)?;
-                (BufReader::new(stream), 0)
-            }
+        let (mut reader, count) = if let Some(connection) = self.connection.take() {
+            connection
+        } else {
+            let stream = TcpStream::connect_timeout(&self.address, PATIENCE)?;
+            stream.set_read_timeout(Some(PATIENCE))?;
+            stream.set_nodelay(true)?;
+            (BufReader::new(stream), 0)
         };
         reader.get_mut().write_all(b"GET / HTTP/1.1\r\nHost: web\r\n\r\n")?;
         let mut length = 0;
@@ -174,7 +173,9 @@ fn no_request_is_lost_while_a_container_is_replaced() {
         Load::start("by the service's name", ask(peer, "/peer/web".to_owned())),
         Load::start("by the container's name", ask(peer, by_name)),
     ];
-    loads.iter().for_each(|load| load.wait_for(first));
+    for load in &loads {
+        load.wait_for(first);
+    }
     stack.write("compose.yaml", &web(2));
     let plan = stack.run(&["plan"]).ok();
     assert!(plan.stdout.contains("~ update service web: its definition is another one"), "{plan:?}");
@@ -184,7 +185,9 @@ fn no_request_is_lost_while_a_container_is_replaced() {
     stack.run(&["up", "-d"]).ok();
     let [(now, second)] = &ids(&stack, "web")[..] else { panic!("one container") };
     assert_eq!((now, first == second), (name, false));
-    loads.iter().for_each(|load| load.wait_for(second));
+    for load in &loads {
+        load.wait_for(second);
+    }
     for load in loads {
         load.finish(&[first, second]);
     }

@@ -3,6 +3,7 @@
 //! It never heard of `compose.yaml`; what it knows is a *project*, a name that a set of containers, networks and
 //! volumes belong to, and that one supervisor process looks after (`docs/architecture.md`).
 
+pub mod build;
 pub mod container;
 pub mod error;
 pub mod host;

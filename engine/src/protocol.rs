@@ -89,8 +89,8 @@ pub enum Request {
     /// Says where the project is that containers are about to be made of, as long as the connection lasts. Answered by
     /// [`Reply::Claimed`] with the place that the first one said who is still connected, which may be another.
     Claim { place: String },
-    /// Asks the supervisor to end. Answered by [`Reply::Done`] before it closes the connection, when everything of it is
-    /// gone; a [`FailureKind::Conflict`] where a container has a process.
+    /// Asks the supervisor to end. Answered by [`Reply::Done`] when another may take the project; it closes the connection
+    /// when everything of it is gone. A [`FailureKind::Conflict`] where a container has a process.
     Shutdown,
 }
 

@@ -94,6 +94,8 @@ impl Context {
         }
         match self.project(&[]) {
             Ok(project) => Ok(Scope { name: project.name.clone(), project: Some(project) }),
+            // Whoever names both a project and its file does not mean another project.
+            Err(error) if self.global.project_name.is_some() => Err(error),
             Err(error) => match std::env::var("COMPOSE_PROJECT_NAME") {
                 Ok(name) if !name.is_empty() => Ok(Scope { name: self.named(&name), project: None }),
                 _ => Err(error),

@@ -9,9 +9,15 @@ use super::up::{self, ConvergeArgs, UpArgs};
 
 #[derive(Debug, Args)]
 pub struct CreateArgs {
+    /// Build images before starting containers
+    #[arg(long, conflicts_with = "no_build")]
+    build: bool,
     /// Recreate containers even if their configuration and image haven't changed
     #[arg(long, conflicts_with = "no_recreate")]
     force_recreate: bool,
+    /// Don't build an image, even if it's policy
+    #[arg(long)]
+    no_build: bool,
     /// If containers already exist, don't recreate them
     #[arg(long)]
     no_recreate: bool,
@@ -45,5 +51,12 @@ pub fn run(context: &Context, args: &CreateArgs) -> Result<(), Error> {
         services: args.services.clone(),
         ..ConvergeArgs::default()
     };
-    up::run(context, &UpArgs { converge, quiet_pull: args.quiet_pull, ..UpArgs::default() })
+    let args = UpArgs {
+        converge,
+        build: args.build,
+        no_build: args.no_build,
+        quiet_pull: args.quiet_pull,
+        ..UpArgs::default()
+    };
+    up::run(context, &args)
 }

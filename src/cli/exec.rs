@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use rcompose_engine::container::state::Status;
+use rcompose_engine::container::store::Container;
 use rcompose_engine::id::Id;
 use rcompose_engine::shim::client::{Client, ClientError};
 use rcompose_engine::shim::protocol::Exec;
@@ -20,6 +21,9 @@ use crate::ui::terminal::{Ended, Session};
 /// How long a container that runs may be without a shim, and how often it is looked for.
 const PATIENCE: Duration = Duration::from_secs(3);
 const PAUSE: Duration = Duration::from_millis(10);
+
+/// The exit code of what was killed.
+const KILLED: u8 = 137;
 
 #[derive(Debug, Args)]
 pub struct ExecArgs {
@@ -92,8 +96,16 @@ pub fn run(context: &Context, args: &ExecArgs) -> Result<(), Error> {
         Ended::With(0) => Ok(()),
         Ended::With(code) => Err(Error::Exit(u8::try_from(code).unwrap_or(1))),
         Ended::Interrupted(signal) => Err(Error::Exit(u8::try_from(128 + signal).unwrap_or(1))),
+        Ended::Untold if runs_on(&engine, container)? => Err(ClientError::Gone.into()),
+        Ended::Untold => Err(Error::Exit(KILLED)),
         Ended::NeverBegan(error) => Err(failed(context, error)),
     }
+}
+
+/// Returns whether a container still has the same first process.
+fn runs_on(engine: &Engine, before: &Container) -> Result<bool, Error> {
+    let now = engine.containers()?.into_iter().find(|container| container.config.id == before.config.id);
+    Ok(now.is_some_and(|now| now.state.status.is_running() && now.state.pid == before.state.pid))
 }
 
 fn with_terminal(client: &mut Client, request: Exec) -> Result<Ended, Error> {

@@ -4,6 +4,8 @@ pub mod attach;
 pub mod attached;
 pub mod autostart;
 pub mod blame;
+pub mod build;
+pub mod builder;
 pub mod commit;
 pub mod completion;
 pub mod config;
@@ -177,6 +179,10 @@ enum Command {
     Attach(attach::AttachArgs),
     /// Show what the last `up` took its time for
     Blame(blame::BlameArgs),
+    /// Build or rebuild services
+    Build(build::BuildArgs),
+    /// Manage builds
+    Builder(builder::BuilderArgs),
     /// Parse, resolve and render compose file in canonical format
     #[command(visible_alias = "convert")]
     Config(config::ConfigArgs),
@@ -274,6 +280,8 @@ impl Command {
             self,
             Self::Autostart(_)
                 | Self::Attach(_)
+                | Self::Build(_)
+                | Self::Builder(_)
                 | Self::Commit(_)
                 | Self::Cp(_)
                 | Self::Exec(_)
@@ -321,6 +329,8 @@ pub fn main() -> ExitCode {
         Command::Autostart(args) => autostart::run(&context, &args),
         Command::Attach(args) => attach::run(&context, &args),
         Command::Blame(args) => blame::run(&context, &args),
+        Command::Build(args) => build::run(&context, &args),
+        Command::Builder(args) => builder::run(&context, &args),
         Command::Commit(args) => commit::run(&context, &args),
         Command::Completion(args) => completion::run(&context, Cli::command(), &args),
         Command::Cp(args) => cp::run(&context, &args),

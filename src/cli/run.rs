@@ -12,6 +12,7 @@ use rcompose_engine::protocol::FailureKind;
 use rcompose_engine::supervisor::client::ClientError;
 use rcompose_engine::sys::terminal::{Size, window_size};
 
+use super::build;
 use super::context::Context;
 use super::error::Error;
 use super::pull::{self, Policy};
@@ -19,7 +20,7 @@ use super::streams::{self, Attachment};
 use super::up;
 use crate::compose::model::Project;
 use crate::compose::{dotenv, shell};
-use crate::project::container::unhonoured;
+use crate::project::container::{discarded, unhonoured};
 use crate::project::labels::Labels;
 use crate::project::oneoff::{OneOff, Overrides};
 use crate::project::plan::Named;
@@ -136,10 +137,10 @@ fn begin(context: &Context, args: &RunArgs) -> Result<(), Error> {
     }
     let tty = args.terminal()?;
     let mut project = project(context, args, tty)?;
-    up::can_build(&project, args.build)?;
     let engine = Arc::new(context.engine(&project.name)?);
     context.refuse_elsewhere(&project, &engine.containers()?)?;
-    for sentence in unhonoured(&project, &project.services[&args.service]) {
+    let service = &project.services[&args.service];
+    for sentence in unhonoured(&project, service).into_iter().chain(discarded(service)) {
         context.ui.warn(&sentence);
     }
     let options = Options {
@@ -158,6 +159,7 @@ fn begin(context: &Context, args: &RunArgs) -> Result<(), Error> {
     context.block_on(async {
         up::provide(context, &mut project, &engine, false).await?;
         let project = project;
+        build::provide(context, &engine, &project, args.build, args.quiet_build).await?;
         let mut images = pull::ensure(context, &engine, &project, args.pull, args.quiet_pull).await?;
         let plan = up::plan(context, &engine, &project, &images, &options)?;
         let Some(made) = plan.one_off() else { return Err(Error::new("there is no container to run")) };

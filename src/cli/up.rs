@@ -10,6 +10,7 @@ use rcompose_engine::container::store::Container;
 use serde::{Deserialize, Serialize};
 
 use super::attached::{self, OnExit};
+use super::build;
 use super::context::{Context, timeout};
 use super::error::Error;
 use super::plan;
@@ -18,7 +19,7 @@ use super::signals;
 use crate::compose::Project;
 use crate::compose::model::{Condition, NetworkMode};
 use crate::project::apply::Unready;
-use crate::project::container::unhonoured;
+use crate::project::container::{discarded, unhonoured};
 use crate::project::engine::Engine;
 use crate::project::images::Images;
 use crate::project::labels::Labelled as _;
@@ -72,9 +73,12 @@ pub struct UpArgs {
     /// Maximum duration in seconds to wait for the project to be running|healthy
     #[arg(long, value_name = "SECONDS")]
     pub wait_timeout: Option<u64>,
-    /// Keep going with the images that are there
-    #[arg(long, hide = true)]
+    /// Don't build an image, even if it's policy
+    #[arg(long)]
     pub no_build: bool,
+    /// Suppress the build output
+    #[arg(long)]
+    pub quiet_build: bool,
     /// Write what was done when, and why, to this file, for Perfetto or chrome://tracing
     #[arg(long, value_name = "FILE")]
     pub trace: Option<PathBuf>,
@@ -145,10 +149,10 @@ pub fn run(context: &Context, args: &UpArgs) -> Result<(), Error> {
     };
     let asked = &args.converge;
     let mut project = chosen(context.project(&asked.services)?, asked)?;
-    can_build(&project, args.build)?;
     let engine = Arc::new(context.engine(&project.name)?);
     context.refuse_elsewhere(&project, &engine.containers()?)?;
-    let of_services = project.services.values().flat_map(|service| unhonoured(&project, service));
+    let of_services = project.services.values();
+    let of_services = of_services.flat_map(|service| [unhonoured(&project, service), discarded(service)].concat());
     let of_networks = project.networks.values().filter(|network| !network.external).flat_map(network::unhonoured);
     for sentence in of_services.chain(of_networks) {
         context.ui.warn(&sentence);
@@ -162,6 +166,9 @@ pub fn run(context: &Context, args: &UpArgs) -> Result<(), Error> {
             pull::pretend(context, &engine, &project, asked.pull)?
         } else {
             let begun = jiff::Timestamp::now();
+            if !args.no_build {
+                build::provide(context, &engine, &project, args.build, args.quiet_build).await?;
+            }
             let images = pull::ensure(context, &engine, &project, asked.pull, args.quiet_pull).await?;
             recorder.fetched(begun);
             images
@@ -285,17 +292,6 @@ fn may_replace(context: &Context, volume: &str) -> bool {
     context.ui.confirm(&format!(
         "Volume {volume:?} exists but doesn't match configuration in compose file. Recreate (data will be lost)?"
     ))
-}
-
-/// Refuses to build, which is not possible yet.
-pub fn can_build(project: &Project, build: bool) -> Result<(), Error> {
-    match project.services.values().find(|service| build && service.build.is_some()) {
-        None => Ok(()),
-        Some(service) => Err(Error::with_hint(
-            format!("service \"{}\" would have to be built, which is not possible yet", service.name),
-            "build the image elsewhere, push it to a registry, and leave --build out",
-        )),
-    }
 }
 
 /// Gives up after this long, and then says what is not ready of the containers that take part.

@@ -15,6 +15,8 @@ pub struct Image {
     pub volumes: Vec<String>,
     /// Ports such as `80/tcp`.
     pub expose: Vec<String>,
+    /// Variables, `NAME=value`.
+    pub environment: Vec<String>,
     /// What its programs are made for, as far as that is known.
     pub platform: Option<Platform>,
 }

@@ -127,6 +127,7 @@ fn facts(reference: &str, stored: &Stored) -> Image {
         command: config.and_then(|config| config.cmd().clone()).unwrap_or_default(),
         volumes: config.and_then(|config| config.volumes().clone()).unwrap_or_default(),
         expose: config.and_then(|config| config.exposed_ports().clone()).unwrap_or_default(),
+        environment: config.and_then(|config| config.env().clone()).unwrap_or_default(),
         platform: Some(stored.platform.clone()),
     }
 }

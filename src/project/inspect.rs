@@ -213,6 +213,9 @@ fn host_config(config: &ContainerConfig) -> Value {
     });
     if let (Some(document), Value::Object(limits)) = (document.as_object_mut(), limits) {
         document.extend(limits);
+        if !config.annotations.is_empty() {
+            document.insert("Annotations".to_owned(), texts(&config.annotations));
+        }
     }
     document
 }

@@ -2,6 +2,7 @@
 
 pub mod apart;
 pub mod apply;
+pub mod build;
 pub mod container;
 pub mod copy;
 pub mod describe;

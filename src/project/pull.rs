@@ -50,7 +50,7 @@ pub enum FetchError {
     Foreign { service: String, reference: String, platform: String },
     #[error("service \"{service}\": image {reference} is not there, and it may not be pulled")]
     Never { service: String, reference: String },
-    #[error("service \"{service}\": image {reference} would have to be built, which is not possible yet")]
+    #[error("service \"{service}\": image {reference} is not there, and it may not be built")]
     Build { service: String, reference: String },
     #[error("service \"{service}\": image {reference} was removed meanwhile")]
     Gone { service: String, reference: String },
@@ -124,7 +124,7 @@ pub async fn ensure(
     // Before they are looked up, so that none goes in between.
     let mut held = hold(&store, options).await?;
     let mut found = images::look_up(&store, project, true)?;
-    let mut due = due(&store, project, &mut found, options.policy.as_ref())?;
+    let mut due = due(&store, project, &mut found, options.policy.as_ref(), true)?;
     if due.is_empty() {
         executable(&found)?;
         return Ok(Images { hold: Some(held), ..found });
@@ -164,7 +164,7 @@ pub fn foresee(
     let store = Store::open(engine.root.data())?;
     let mut found = images::look_up(&store, project, false)?;
     let missing = found.missing.clone();
-    let due = due(&store, project, &mut found, policy)?;
+    let due = due(&store, project, &mut found, policy, false)?;
     for Missing { service, reference, .. } in missing {
         let unknown = Image { reference: reference.clone(), ..Image::default() };
         if images::further(&project.services[&service]).contains(reference.as_str()) {
@@ -176,11 +176,13 @@ pub fn foresee(
 }
 
 /// Returns the images that have to be fetched: those that are missing, and those whose registry is to be asked again.
+/// One that would be built is an error where it should be there (`built`).
 fn due(
     store: &Store,
     project: &Project,
     found: &mut Images,
     policy: Option<&PullPolicy>,
+    built: bool,
 ) -> Result<Vec<Wanted>, FetchError> {
     let policy_of = |service: &Service| policy.or(service.pull_policy.as_ref()).cloned().unwrap_or_default();
     let mut due = Vec::new();
@@ -193,9 +195,11 @@ fn due(
             if policy == PullPolicy::Never {
                 return Err(FetchError::Never { service: name, reference });
             }
-            let built = service.build.is_some() && (service.image.is_none() || policy == PullPolicy::Build);
-            if built {
-                return Err(FetchError::Build { service: name, reference });
+            if service.build.is_some() && (service.image.is_none() || policy == PullPolicy::Build) {
+                if built {
+                    return Err(FetchError::Build { service: name, reference });
+                }
+                continue;
             }
         }
         due.push(Wanted { service: name, reference, force: other.is_some() });

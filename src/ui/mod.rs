@@ -1,6 +1,7 @@
 //! The only place that writes to the terminal.
 
 pub mod attach;
+pub mod build;
 pub mod colour;
 pub mod diagnostics;
 pub mod format;

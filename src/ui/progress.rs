@@ -97,6 +97,11 @@ impl Progress {
         Self { sink: Sink::Quiet, pretended: false }
     }
 
+    /// Returns whether events are lines for people, one below the other.
+    pub fn is_plain(&self) -> bool {
+        matches!(self.sink, Sink::Plain)
+    }
+
     pub fn event(&self, event: &Event<'_>) {
         if !self.pretended {
             self.show(event);

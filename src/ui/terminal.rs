@@ -21,6 +21,8 @@ pub enum Ended {
     With(i32),
     /// It was killed because this signal came.
     Interrupted(i32),
+    /// Nobody says it: the container has ended, and with it everything in it was killed, or else its shim is gone.
+    Untold,
     NeverBegan(ClientError),
 }
 
@@ -146,8 +148,7 @@ pub(super) fn ended(client: &Client, number: u32) -> io::Result<Option<Ended>> {
     Ok(match client.receive()? {
         Some((FromShim::ExecExited { exec, code }, _)) if exec == number => Some(Ended::With(code)),
         Some(_) => None,
-        // The container ended, and with it everything in it was killed.
-        None => Some(Ended::With(128 + Signal::SIGKILL as i32)),
+        None => Some(Ended::Untold),
     })
 }
 

@@ -33,6 +33,21 @@ pub fn open(root: impl AsFd, path: impl AsRef<Path>, flags: OFlag) -> Result<Own
     }
 }
 
+/// Opens a directory below another one for reading. No component of the path may be a link.
+pub fn open_directory(root: impl AsFd, path: impl AsRef<Path>) -> Result<OwnedFd> {
+    let how = OpenHow::new()
+        .flags(OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC)
+        .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS);
+    let path = path.as_ref();
+    let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+    loop {
+        match openat2(&root, path, how) {
+            Err(Errno::EAGAIN | Errno::EINTR) => {}
+            result => return result,
+        }
+    }
+}
+
 /// Opens a directory inside `root`, making what is missing of it with mode 0755.
 pub fn ensure_directory(root: impl AsFd, path: impl AsRef<Path>) -> Result<OwnedFd> {
     ensure_directory_mode(root.as_fd(), path.as_ref(), Mode::from_bits_truncate(0o755), &mut LINKS.clone())

@@ -114,7 +114,7 @@ fn wanted(config: &ContainerConfig) -> impl Iterator<Item = (&str, &FileContent,
 }
 
 /// Reads a file of the host. One that is no regular file could keep us waiting for ever.
-fn read(path: &Path) -> Result<Vec<u8>, MemoryError> {
+pub(crate) fn read(path: &Path) -> Result<Vec<u8>, MemoryError> {
     let open = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);
     let file = open.map_err(failed("open", path))?;
     let metadata = file.metadata().map_err(failed("look at", path))?;

@@ -97,6 +97,11 @@ pub fn image(layers: &[PathBuf]) -> Step<OwnedFd> {
     overlay(layers, None, mount::RDONLY)
 }
 
+/// Returns a detached overlay that can be written, and whose changes are in its upper directory.
+pub fn writable(rootfs: &Rootfs) -> Step<OwnedFd> {
+    overlay(&rootfs.layers, Some(rootfs), 0)
+}
+
 /// Returns a detached, read-only view of a container's root, as it is or was when it ran; with `places` something can be
 /// mounted on what every container has something mounted on. It changes nothing on disk.
 pub fn view(rootfs: &Rootfs, places: bool) -> Step<OwnedFd> {

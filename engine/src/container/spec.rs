@@ -18,7 +18,7 @@ use oci_spec::runtime::{
 use super::apparmor::AppArmorError;
 use super::cdi::{self, CdiError, Edits};
 use super::cgroup::devices::{self, Rule};
-use super::cgroup::limits;
+use super::cgroup::{self, limits};
 use super::config::{ContainerConfig, Device, Mount, MountSource, NamespaceMode, NetworkMode};
 use super::sysctl::SysctlError;
 use super::user::ResolvedUser;
@@ -127,11 +127,7 @@ pub fn generate(inputs: &Inputs<'_>) -> Result<(Spec, ShimConfig), SpecError> {
     let edits = cdi::resolve(&cdi::DIRECTORIES.map(Path::new), &config.cdi_devices)?;
     let mounts = mounts(inputs, &edits)?;
     let (oci_devices, rules) = devices(config, &edits)?;
-    let mut resources = super::resources::resources(config, &rules);
-    if let (crate::host::Cgroups::V2(_), Some(memory)) = (&inputs.host.cgroups, resources.memory_mut()) {
-        // There is no such thing in version 2; Docker discards it, too.
-        memory.set_disable_oom_killer(None);
-    }
+    let resources = super::resources::resources(config, &rules);
     let cgroup = limits::plan(cgroup_path(config), &resources, inputs.host)?;
     let namespaces = namespaces(inputs)?;
     for (name, value) in &config.sysctls {
@@ -220,7 +216,7 @@ pub fn generate(inputs: &Inputs<'_>) -> Result<(Spec, ShimConfig), SpecError> {
 fn cgroup_path(config: &ContainerConfig) -> PathBuf {
     match &config.cgroup_parent {
         Some(parent) => limits::beneath(Path::new(parent)).join(config.id.as_str()),
-        None => Path::new("rcompose").join(&config.project).join(config.id.as_str()),
+        None => cgroup::of_project(&config.project).join(config.id.as_str()),
     }
 }
 

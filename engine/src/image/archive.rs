@@ -478,7 +478,7 @@ fn normalise(name: &str, link: Option<&str>) -> String {
 }
 
 /// Returns the name that an image is to have.
-pub(super) fn named(name: Option<&str>, id: &Digest) -> Reference {
+pub(crate) fn named(name: Option<&str>, id: &Digest) -> Reference {
     name.and_then(|name| name.parse().ok())
         .unwrap_or_else(|| format!("localhost/loaded:{}", id.short()).parse().expect("made of a valid name and digits"))
 }

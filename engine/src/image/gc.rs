@@ -41,7 +41,7 @@ struct Reachable {
 }
 
 impl Store {
-    /// Removes every blob and layer that no image refers to, and what processes that died left behind.
+    /// Removes every blob and layer that no image and no step of a build refers to, and what processes that died left behind.
     ///
     /// `in_use` is asked for the diff ids of layers that are in use besides (by containers); if it cannot tell, nothing is
     /// removed. It is called when nobody can start to use a layer any more: whoever is about to must hold a
@@ -132,6 +132,10 @@ impl Store {
         let index = self.index()?;
         for entry in &index.manifests {
             self.reach(entry, &mut reachable, 0)?;
+        }
+        for (_, step) in self.steps()? {
+            reachable.blobs.insert(step.layer);
+            reachable.layers.insert(step.layer);
         }
         Ok(reachable)
     }

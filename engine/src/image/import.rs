@@ -7,7 +7,7 @@ use std::sync::Arc;
 use hyper::body::Bytes;
 use hyper::header::CONTENT_LENGTH;
 use hyper::{Method, StatusCode};
-use serde::Serialize;
+use serde::{Deserialize, Deserializer, Serialize};
 use tokio::sync::mpsc;
 
 use super::archive::Counted;
@@ -38,30 +38,35 @@ pub struct Import {
 }
 
 /// The `config` of an image configuration, as Docker writes it.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "PascalCase")]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
 #[expect(missing_docs, reason = "the names are those of the OCI image specification")]
 pub struct ImportedConfig {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cmd: Option<Vec<String>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub entrypoint: Option<Vec<String>>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "or_empty")]
     pub env: Vec<String>,
-    #[serde(skip_serializing_if = "serde_json::Map::is_empty")]
+    #[serde(skip_serializing_if = "serde_json::Map::is_empty", deserialize_with = "or_empty")]
     pub exposed_ports: serde_json::Map<String, serde_json::Value>,
-    #[serde(skip_serializing_if = "serde_json::Map::is_empty")]
+    #[serde(skip_serializing_if = "serde_json::Map::is_empty", deserialize_with = "or_empty")]
     pub volumes: serde_json::Map<String, serde_json::Value>,
-    #[serde(skip_serializing_if = "serde_json::Map::is_empty")]
+    #[serde(skip_serializing_if = "serde_json::Map::is_empty", deserialize_with = "or_empty")]
     pub labels: serde_json::Map<String, serde_json::Value>,
-    #[serde(skip_serializing_if = "String::is_empty")]
+    #[serde(skip_serializing_if = "String::is_empty", deserialize_with = "or_empty")]
     pub user: String,
-    #[serde(skip_serializing_if = "String::is_empty")]
+    #[serde(skip_serializing_if = "String::is_empty", deserialize_with = "or_empty")]
     pub working_dir: String,
-    #[serde(skip_serializing_if = "String::is_empty")]
+    #[serde(skip_serializing_if = "String::is_empty", deserialize_with = "or_empty")]
     pub stop_signal: String,
     #[serde(flatten)]
     pub docker: DockerConfig,
+}
+
+/// Docker writes `null` for what is empty.
+fn or_empty<'de, T: Default + Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<T, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
 /// Why an archive cannot become an image.

@@ -107,9 +107,22 @@ impl Store {
             self.publish_blob(file, &job.descriptor.digest)?;
         }
         match received.unpacked {
-            Some(aside) => self.publish_layer(&job.diff_id, aside),
+            Some(aside) => self.publish_layer(&job.diff_id, &aside.root(), aside.unpacked),
             None => Ok(()),
         }
+    }
+
+    /// Returns a directory of this name in which a layer can be made, on the file system that layers are on. Whoever makes
+    /// one holds a [`super::Lease`] meanwhile.
+    pub(crate) fn drafts(&self, name: &str) -> PathBuf {
+        self.layers().join(".tmp").join(name)
+    }
+
+    /// Makes a directory the unpacked layer of a blob that is in the store as it is: the blob's digest is the diff id.
+    pub(crate) fn adopt_layer(&self, id: &Digest, root: &Path, unpacked: Unpacked) -> Result<(), StoreError> {
+        let lock = self.locks().join(format!("layer-{}", id.hex()));
+        let _lock = Lock::exclusive(&lock, || ()).map_err(io_error("lock", &lock))?;
+        if self.has_layer(id) { Ok(()) } else { self.publish_layer(id, root, unpacked) }
     }
 
     /// Unpacks layers again that are not to be believed after a power cut, from the blobs of whatever image has them.
@@ -159,11 +172,10 @@ impl Store {
     }
 
     /// Makes an unpacked layer visible. It is complete, but durable only after [`Store::settle`].
-    #[expect(clippy::needless_pass_by_value, reason = "what is left of it is removed when it is committed")]
-    fn publish_layer(&self, id: &Digest, aside: Aside) -> Result<(), StoreError> {
+    fn publish_layer(&self, id: &Digest, root: &Path, unpacked: Unpacked) -> Result<(), StoreError> {
         let destination = self.layer_path(id);
         let meta = self.meta_path(id);
-        let size = format!("{} {}\n", aside.unpacked.bytes, aside.unpacked.entries);
+        let size = format!("{} {}\n", unpacked.bytes, unpacked.entries);
         // Only for listings: not worth waiting for a disk.
         write_volatile(&self.temporary(), &meta, size.as_bytes()).map_err(io_error("write", &meta))?;
         if destination.exists() {
@@ -183,8 +195,7 @@ impl Store {
             }
             result => result.map_err(io_error("create", &mark))?,
         }
-        let root = aside.root();
-        fs::rename(&root, &destination).map_err(io_error("rename", &root))
+        fs::rename(root, &destination).map_err(io_error("rename", root))
     }
 
     /// Makes all layers of this boot durable and takes their marks away.

@@ -5,6 +5,7 @@
 //! images/.rcompose/tmp, images/.rcompose/locks                        temporary files; locks between processes
 //! layers/<diff id>/                                                   one layer, unpacked for overlayfs
 //! layers/.tmp, layers/.meta/<diff id>, layers/.unsynced/<diff id>     being unpacked; size; not yet durable
+//! build/steps/<key>                                                   which layer a step of a build made
 //! ```
 //!
 //! Invariants, at every instant and after a power cut:
@@ -54,6 +55,7 @@ const MAX_INDEX: u64 = 64 * 1024 * 1024;
 pub struct Store {
     images: PathBuf,
     layers: PathBuf,
+    steps: PathBuf,
     boot: String,
     index: Mutex<Option<(Stamp, Arc<Index>)>>,
 }
@@ -218,6 +220,7 @@ impl Store {
         let store = Self {
             images: root.join("images"),
             layers: root.join("layers"),
+            steps: root.join("build/steps"),
             boot: boot_id()?,
             index: Mutex::new(None),
         };
@@ -312,9 +315,14 @@ impl Store {
     ///
     /// A layer that is opaque as a whole hides those below it, which overlayfs itself does not look at.
     pub fn layer_paths(&self, image: &Image) -> Vec<PathBuf> {
-        let mut paths = Vec::with_capacity(image.diff_ids.len());
+        self.stack(&image.diff_ids)
+    }
+
+    /// Likewise of layers that may belong to no image yet, bottom first.
+    pub(crate) fn stack(&self, diff_ids: &[Digest]) -> Vec<PathBuf> {
+        let mut paths = Vec::with_capacity(diff_ids.len());
         let mut seen = HashSet::new();
-        for id in image.diff_ids.iter().rev() {
+        for id in diff_ids.iter().rev() {
             // Overlayfs refuses a directory that is there twice, and the lower one could show nothing new.
             if !seen.insert(id) {
                 continue;
@@ -626,6 +634,10 @@ impl Store {
 
     pub(crate) fn images(&self) -> &Path {
         &self.images
+    }
+
+    pub(crate) fn steps_path(&self) -> &Path {
+        &self.steps
     }
 
     pub(crate) fn meta_path(&self, id: &Digest) -> PathBuf {

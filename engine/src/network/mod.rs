@@ -204,7 +204,7 @@ impl Networks {
             running: Mutex::default(),
             stop,
         };
-        shared.worker.run(worker::Worker::load).await?;
+        shared.worker.run(worker::Worker::recover).await?;
         if nft::legacy_filter() {
             tracing::warn!(
                 "this host filters with iptables-legacy too: if its FORWARD policy is DROP, containers need \
@@ -212,6 +212,11 @@ impl Networks {
             );
         }
         Ok(Self(Arc::new(shared)))
+    }
+
+    /// Finishes removals that were begun and that nobody is at any more.
+    pub async fn recover(&self) -> Result<(), NetworkError> {
+        self.0.worker.run(worker::Worker::recover).await
     }
 
     /// Lists every network.
@@ -562,7 +567,7 @@ impl Networks {
     /// Returns what `host-gateway` stands for in a container with these endpoints.
     pub async fn host_gateway(&self, states: &[EndpointState]) -> Result<Option<IpAddr>, NetworkError> {
         let states = states.to_vec();
-        self.0.worker.run(move |worker| Ok(worker.host_gateway(&states))).await
+        self.0.worker.run(move |worker| worker.host_gateway(&states)).await
     }
 
     /// Lists what of ours, of every root, is in the kernel.

@@ -3,6 +3,7 @@
 //! The kernel does the work of a request inside `sendmsg(2)`, so there is nothing to wait for that an asynchronous
 //! socket could overlap; what takes time is the kernel's own lock, which is why this is never used on a runtime thread.
 
+use std::cell::RefCell;
 use std::io;
 use std::io::IoSlice;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -74,7 +75,11 @@ pub(crate) struct Reply {
 pub(crate) struct Socket {
     fd: OwnedFd,
     sequence: u32,
-    buffer: Vec<u8>,
+}
+
+thread_local! {
+    /// Where answers are received. One for all sockets of a thread: each container has a socket.
+    static BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; 64 << 10]);
 }
 
 impl Socket {
@@ -102,7 +107,7 @@ impl Socket {
         let _too_old_or_unprivileged = setsockopt(&fd, sockopt::SndBufForce, &(4 << 20));
         let _too_old_or_unprivileged = setsockopt(&fd, sockopt::RcvBufForce, &(4 << 20));
         crate::sys::net::extended_ack(&fd)?;
-        Ok(Self { fd, sequence: 1, buffer: vec![0; 64 << 10] })
+        Ok(Self { fd, sequence: 1 })
     }
 
     /// Sends the requests as one datagram and waits until the kernel has answered each. The first refusal counts.
@@ -218,13 +223,14 @@ impl Socket {
     }
 
     fn answers(&mut self) -> Result<Vec<(u32, Answer)>, Refusal> {
-        let length = loop {
-            match recv(self.fd.as_raw_fd(), &mut self.buffer, MsgFlags::empty()) {
-                Err(Errno::EINTR) => {}
-                other => break other?,
+        BUFFER.with_borrow_mut(|buffer| {
+            loop {
+                match recv(self.fd.as_raw_fd(), buffer, MsgFlags::empty()) {
+                    Err(Errno::EINTR) => {}
+                    length => return Ok(parse(&buffer[..length?])),
+                }
             }
-        };
-        Ok(parse(&self.buffer[..length]))
+        })
     }
 }
 

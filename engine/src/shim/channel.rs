@@ -47,7 +47,7 @@ const EXECUTING: u8 = b'e';
 const PROCESS: u8 = b'p';
 const FAILED: u8 = b'f';
 
-pub(super) fn send_network(channel: impl AsFd, namespace: BorrowedFd<'_>) -> nix::Result<()> {
+pub(crate) fn send_network(channel: impl AsFd, namespace: BorrowedFd<'_>) -> nix::Result<()> {
     socket::send(channel, &[NETWORK], &[namespace])
 }
 
@@ -103,9 +103,8 @@ pub(super) fn send_failure(channel: impl AsFd, failure: &Failure) {
 
 /// Receives one message; `None`: the other side is gone, or has executed its program.
 pub(crate) fn receive(channel: impl AsFd) -> nix::Result<Option<Message>> {
-    let mut buffer = vec![0; 64 << 10];
-    let Some((length, fds)) = socket::receive(channel, &mut buffer)? else { return Ok(None) };
-    let (kind, rest) = buffer[..length].split_first().ok_or(Errno::EBADMSG)?;
+    let Some((packet, fds)) = socket::receive(channel)? else { return Ok(None) };
+    let (kind, rest) = packet.split_first().ok_or(Errno::EBADMSG)?;
     let mut fds = fds.into_iter();
     let mut fd = || fds.next().ok_or(Errno::EBADMSG);
     Ok(Some(match *kind {

@@ -81,9 +81,8 @@ fn launch(socket: &OwnedFd) -> ! {
     process::ignore_signal(nix::sys::signal::Signal::SIGPIPE);
     process::ignore_signal(nix::sys::signal::Signal::SIGHUP);
     process::ignore_signal(nix::sys::signal::Signal::SIGINT);
-    let mut buffer = vec![0; socket::PACKET];
     loop {
-        let (length, mut fds) = match socket::receive(socket, &mut buffer) {
+        let (packet, mut fds) = match socket::receive(socket) {
             Ok(Some(packet)) if !packet.1.is_empty() => packet,
             Ok(Some(_)) | Err(Errno::EMSGSIZE) => continue,
             Ok(None) | Err(_) => clone::exit(0),
@@ -95,8 +94,8 @@ fn launch(socket: &OwnedFd) -> ! {
         match cloned {
             Ok(Cloned::Child) => {
                 let supervisor = fds.remove(0);
-                let Ok(spawn) = serde_json::from_slice::<Spawn>(&buffer[..length]) else { clone::exit(1) };
-                drop(std::mem::take(&mut buffer));
+                let Ok(spawn) = serde_json::from_slice::<Spawn>(&packet) else { clone::exit(1) };
+                drop(packet);
                 super::run(&spawn, supervisor, fds);
             }
             Ok(Cloned::Parent { .. }) => {}

@@ -29,9 +29,8 @@ pub fn send_at_once<T: Serialize>(socket: impl AsFd, message: &T) -> nix::Result
 
 /// Receives one message, or `None` where the other side is gone. Fails with `EBADMSG` where it is none of ours.
 pub fn receive<T: serde::de::DeserializeOwned>(socket: impl AsFd) -> nix::Result<Option<(T, Vec<OwnedFd>)>> {
-    let mut buffer = vec![0; crate::sys::socket::PACKET];
-    let Some((length, fds)) = crate::sys::socket::receive(socket, &mut buffer)? else { return Ok(None) };
-    let message = serde_json::from_slice(&buffer[..length]).map_err(|_| Errno::EBADMSG)?;
+    let Some((packet, fds)) = crate::sys::socket::receive(socket)? else { return Ok(None) };
+    let message = serde_json::from_slice(&packet).map_err(|_| Errno::EBADMSG)?;
     Ok(Some((message, fds)))
 }
 

@@ -279,17 +279,16 @@ impl Client {
         self.link().closed.cancelled().await;
     }
 
-    /// Asks the supervisor to end, and waits until everything of it is gone. Refused where a container has a process.
+    /// Asks the supervisor to end, and waits until the project is free for another one. Refused where a container has a process.
+    ///
+    /// The process itself ends when the kernel is through with the bridges of removed networks, some 50 ms later.
     pub async fn shutdown(self) -> Result<(), ClientError> {
-        let link = self.link();
-        match link.ask(Request::Shutdown).await {
+        match self.link().ask(Request::Shutdown).await {
             // It was killed: with nothing running nobody starts another.
-            Ok(Reply::Done) | Err(ClientError::Ended) => {}
-            Ok(_) => return Err(ClientError::Unexpected),
-            Err(error) => return Err(error),
+            Ok(Reply::Done) | Err(ClientError::Ended) => Ok(()),
+            Ok(_) => Err(ClientError::Unexpected),
+            Err(error) => Err(error),
         }
-        link.closed.cancelled().await;
-        Ok(())
     }
 }
 

@@ -692,8 +692,12 @@ impl Actor {
             }
             Ok(())
         });
-        removed.await.map_err(caused)??;
-        self.project.networks.forget(&self.config.id).await.map_err(caused)?;
+        let removed = removed.await.map_err(caused).flatten();
+        let forgotten = self.project.networks.forget(&self.config.id).await.map_err(caused);
+        if let Err(failure) = removed.and(forgotten) {
+            self.project.untidy();
+            return Err(failure);
+        }
         self.project.forget(&self.config.id);
         self.event(EventKind::Destroy, []);
         Ok(())

@@ -7,6 +7,7 @@ use oci_spec::runtime::Spec;
 
 use super::container::name_failure;
 use super::project::{caused, other};
+use crate::container::cgroup::support::Asked;
 use crate::container::config::{ContainerConfig, HealthTest, Healthcheck, NamespaceMode};
 use crate::container::state::{ContainerState, Health, HealthStatus, Status};
 use crate::container::{signal, spec, store, user};
@@ -47,6 +48,7 @@ pub(super) fn create(
             config.stop_signal = of_image.filter(|name| signal::parse(name).is_some());
         }
     }
+    discard_limits(&mut config, host);
     // Other containers' namespaces are looked up when it is started; now it is only checked that all else is right.
     let (spec, shim) = generate(root, host, images, &config, &image, &|_| Some(NOBODY))?;
     let checked = config.healthcheck.as_ref().and_then(super::health::Plan::new).is_some();
@@ -57,6 +59,13 @@ pub(super) fn create(
     let files = files.into_iter().chain(ETC.map(|name| (name, Vec::new()))).collect::<Vec<_>>();
     store::create(root, &config, &state, &files).map_err(name_failure)?;
     Ok(store::Container { config, state })
+}
+
+/// Takes away the limits that this kernel cannot keep, which the command has named.
+fn discard_limits(config: &mut ContainerConfig, host: &Host) {
+    let mut asked = Asked { resources: config.resources.clone(), oom_kill_disable: config.oom_kill_disable };
+    asked.discard(&host.cgroups);
+    (config.resources, config.oom_kill_disable) = (asked.resources, asked.oom_kill_disable);
 }
 
 /// Unpacks those layers of a container again that a power cut may have damaged.

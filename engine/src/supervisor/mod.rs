@@ -146,16 +146,22 @@ fn supervise(root: &Root, project: &str, waiting: &Waiting) -> Result<(), String
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(THREADS)
         .max_blocking_threads(16)
+        // Each keeps 60 KiB of stack.
+        .thread_keep_alive(Duration::from_secs(1))
         .enable_all()
         .build()
         .map_err(|error| format!("cannot start the runtime: {error}"))?;
-    let outcome = runtime.block_on(serve(root.clone(), project.to_owned(), &directory, launcher, waiting));
-    runtime.shutdown_background();
-    if outcome.is_ok() {
+    let outcome = runtime.block_on(async {
+        let project = serve(root.clone(), project.to_owned(), &directory, launcher, waiting).await?;
+        project.tidy().await;
         // While the lock is held, so that no successor's files are taken for ours.
         leave(&directory);
-    }
-    drop(lock);
+        drop(lock);
+        project.left.cancel();
+        project.settled().await;
+        Ok(())
+    });
+    runtime.shutdown_background();
     outcome
 }
 
@@ -205,13 +211,14 @@ fn tracing_to_stderr() {
     fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(false).init();
 }
 
+/// Serves the project until nothing is left to do for it. Connections that come later find nobody.
 async fn serve(
     root: Root,
     name: String,
     directory: &Path,
     launcher: Launcher,
     waiting: &Waiting,
-) -> Result<(), String> {
+) -> Result<Arc<Project>, String> {
     // Before anything that takes time: commands that come meanwhile wait in the queue, and need not start a supervisor.
     let listener = listen(directory).map_err(|error| format!("cannot listen in {}: {error}", directory.display()))?;
     let host = Host::detect().map_err(|error| chain(&error))?;
@@ -267,8 +274,7 @@ async fn serve(
             }
         }
     }
-    project.settled().await;
-    Ok(())
+    Ok(project)
 }
 
 /// Listens at `supervisor.sock`, which only the owner may connect to. The path may be longer than a socket's address.

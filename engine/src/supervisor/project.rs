@@ -3,16 +3,19 @@
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::fmt::Display;
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::container::{Container, name_failure};
 use super::create;
 use super::events::Events;
 use super::run::Run;
+use crate::container::cgroup;
 use crate::container::config::{ContainerConfig, NetworkMode};
 use crate::container::memory::{self, MemoryError};
 use crate::container::state::{BoundPort, Status};
@@ -46,11 +49,16 @@ pub(super) struct Project {
     pub(super) host: Host,
     pub(super) events: Events,
     pub(super) tasks: TaskTracker,
-    /// Removed networks of which the kernel still has something.
-    removals: TaskTracker,
+    /// What is still to be done before the process may end: removed networks of which the kernel still has something, and
+    /// whoever is to be told.
+    pub(super) ending: TaskTracker,
+    /// Cancelled when the project is free for another supervisor.
+    pub(super) left: CancellationToken,
     pub(super) launcher: Launcher,
     pub(super) networks: Networks,
     pub(super) images: Store,
+    /// Whether something could not be removed, which is tried again at the end.
+    untidy: AtomicBool,
     /// Told when the supervisor may have nothing left to do.
     pub(super) idle: Notify,
     registry: Mutex<Registry>,
@@ -123,7 +131,9 @@ impl Project {
             host,
             events: Events::new(),
             tasks: TaskTracker::new(),
-            removals: TaskTracker::new(),
+            ending: TaskTracker::new(),
+            left: CancellationToken::new(),
+            untidy: AtomicBool::new(false),
             launcher,
             networks,
             images,
@@ -273,7 +283,7 @@ impl Project {
         Ok(Reply::Network { id: network.id, created })
     }
 
-    pub(super) async fn remove_network(&self, name: &str) -> Result<(), Failure> {
+    pub(super) async fn remove_network(self: &Arc<Self>, name: &str) -> Result<(), Failure> {
         let gone =
             || Failure { kind: FailureKind::NoSuchNetwork, message: format!("network {name} not found"), hint: None };
         let network = self.networks.get(name).await.map_err(caused)?.ok_or_else(gone)?;
@@ -282,21 +292,49 @@ impl Project {
             NetworkError::Unknown(_) => gone(),
             error => caused(error),
         })?;
-        let name = name.to_owned();
+        let (project, name) = (Arc::clone(self), name.to_owned());
         self.events.network(&network.id, &name, EventKind::NetworkDestroy, None);
         // The kernel takes its time with a bridge, and nobody needs to wait but who wants to see nothing left.
-        self.removals.spawn(async move {
+        self.ending.spawn(async move {
             if let Err(error) = removal.finished().await {
                 tracing::warn!(network = %name, error = &error as &dyn std::error::Error, "cannot remove all of it");
+                // Once more, since nobody may come back for it.
+                if let Err(error) = project.networks.recover().await {
+                    tracing::error!(network = %name, error = &error as &dyn std::error::Error, "it is left");
+                }
             }
         });
         Ok(())
     }
 
-    /// Waits until nothing of the networks is left that were removed.
+    /// Something of what was removed is left.
+    pub(super) fn untidy(&self) {
+        self.untidy.store(true, Ordering::Relaxed);
+    }
+
+    /// Tries once more to remove what could not be removed, since nobody comes back for it. For the end, when no container
+    /// runs, while the project's lock is held.
+    pub(super) async fn tidy(&self) {
+        let groups = cgroup::Plan::everywhere(cgroup::of_project(&self.name), &self.host.cgroups);
+        // Whether a group still had members cannot be told from other reasons for which it stayed.
+        if !self.untidy.swap(false, Ordering::Relaxed) && !groups.exist() {
+            return;
+        }
+        let (root, name) = (self.root.clone(), self.name.clone());
+        let swept = tokio::task::spawn_blocking(move || -> Result<(), Failure> {
+            let groups = groups.remove().map_err(caused);
+            let links = store::sweep(&root, &name).map_err(caused);
+            groups.and(links).and(volume::sweep(&root).map_err(caused))
+        });
+        if let Err(error) = swept.await.map_err(caused).flatten() {
+            tracing::error!(%error, "something of the project is left");
+        }
+    }
+
+    /// Waits until nothing of the networks is left that were removed, and everybody was told who waits for the end.
     pub(super) async fn settled(&self) {
-        self.removals.close();
-        self.removals.wait().await;
+        self.ending.close();
+        self.ending.wait().await;
     }
 
     /// Notes what a container is now.
@@ -378,8 +416,8 @@ impl Project {
         registry.retired
     }
 
-    /// Retires although somebody is connected; the main task is to be woken when they have been told.
-    pub(super) async fn retire(&self) -> Result<(), Failure> {
+    /// Retires although somebody is connected, and wakes the main task, which then leaves the project.
+    pub(super) fn retire(&self) -> Result<(), Failure> {
         {
             let mut registry = self.registry();
             if registry.busy() {
@@ -391,7 +429,7 @@ impl Project {
             }
             registry.retired = true;
         }
-        self.settled().await;
+        self.idle.notify_one();
         Ok(())
     }
 

@@ -509,6 +509,7 @@ async fn release_volumes(project: &Project, config: &ContainerConfig) {
     let released = tokio::task::spawn_blocking(move || volume::mount::release(&root, &released));
     if let Err(error) = released.await.map_err(caused).and_then(|released| released.map_err(caused)) {
         tracing::warn!(container = %config.name, %error, "cannot unmount its volumes");
+        project.untidy();
     }
 }
 
@@ -526,6 +527,7 @@ fn remove_run_directory(project: &Project, config: &ContainerConfig) {
     match std::fs::remove_dir_all(&run) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             tracing::warn!(container = %config.name, %error, "cannot remove {}", run.display());
+            project.untidy();
         }
         _ => {}
     }
@@ -550,12 +552,11 @@ pub(super) fn cgroup(project: &Project, config: &ContainerConfig) -> Result<cgro
 async fn remove_cgroups(project: &Project, config: &ContainerConfig) {
     let path = project.root.container(&config.id).join(shim::config::FILE);
     let removed = tokio::task::spawn_blocking(move || -> Result<(), Failure> {
-        match store::read_if_written::<shim::config::ShimConfig>(&path)? {
-            Some(shim) => shim.cgroup.remove().map_err(caused),
-            None => Ok(()),
-        }
+        let shim = store::read_if_written::<shim::config::ShimConfig>(&path)?;
+        shim.ok_or_else(|| other(format!("{} is missing", path.display())))?.cgroup.remove().map_err(caused)
     });
     if let Err(error) = removed.await.map_err(caused).flatten() {
         tracing::warn!(container = %config.name, %error, "cannot remove its cgroups");
+        project.untidy();
     }
 }

@@ -49,12 +49,14 @@ pub(super) async fn serve(project: Arc<Project>, stream: UnixStream) {
                 claims += usize::from(standing == place);
                 send(&sender, number, Reply::Claimed { place: standing }).await;
             }
-            Request::Shutdown => match project.retire().await {
+            Request::Shutdown => match project.retire() {
                 Ok(()) => {
+                    let token = project.ending.token();
+                    project.left.cancelled().await;
                     send(&sender, number, Reply::Done).await;
                     drop((forwarding, sender));
                     let writer = writing.await;
-                    project.idle.notify_one();
+                    drop(token);
                     // The end of the process closes the connection: that everything is gone is what it tells.
                     std::future::pending::<()>().await;
                     drop((reader, writer));

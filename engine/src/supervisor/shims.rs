@@ -1,6 +1,5 @@
 //! The supervisor's connection to a shim.
 
-use std::cell::RefCell;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
@@ -11,11 +10,6 @@ use tokio::io::unix::AsyncFd;
 
 use crate::shim::protocol::{FromShim, ToShim};
 use crate::sys::{readiness, socket};
-
-thread_local! {
-    /// Where packets are received: as long as the longest, and one for all containers.
-    static BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; socket::PACKET]);
-}
 
 /// A packet socket whose other end is a shim.
 #[derive(Debug)]
@@ -44,10 +38,8 @@ impl Connection {
     /// Receives the next message; `None` when the shim is gone. Cancel-safe.
     pub(super) async fn receive(&mut self) -> io::Result<Option<(FromShim, Vec<OwnedFd>)>> {
         let receive = |socket: &OwnedFd| {
-            BUFFER.with_borrow_mut(|buffer| {
-                let Some((length, fds)) = socket::receive(socket.as_fd(), buffer)? else { return Ok(None) };
-                Ok(Some((serde_json::from_slice(&buffer[..length])?, fds)))
-            })
+            let Some((bytes, fds)) = socket::receive(socket.as_fd())? else { return Ok(None) };
+            Ok(Some((serde_json::from_slice(&bytes)?, fds)))
         };
         self.socket.async_io(Interest::READABLE, receive).await
     }

@@ -8,7 +8,7 @@ use nix::Result;
 use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, Backlog, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr, accept4, bind,
-    connect, listen, recvmsg, sendmsg, socket, socketpair,
+    connect, listen, recv, recvmsg, sendmsg, socket, socketpair,
 };
 
 /// The longest packet that is received. The kernel's default limit on sending (`net.core.wmem_default`) is below it.
@@ -60,22 +60,25 @@ fn send_with(socket: impl AsFd, data: &[u8], fds: &[BorrowedFd<'_>], flags: MsgF
     }
 }
 
-/// Receives one packet into `buffer`, or `None` where the other side is gone.
+/// Receives one packet, or `None` where the other side is gone.
 ///
-/// Fails with `EMSGSIZE` where the packet, or its descriptors, did not fit.
-pub fn receive(socket: impl AsFd, buffer: &mut [u8]) -> Result<Option<(usize, Vec<OwnedFd>)>> {
-    let mut space = nix::cmsg_space!([RawFd; 253]);
-    let mut slices = [IoSliceMut::new(buffer)];
+/// Fails with `EMSGSIZE` where the packet is longer than [`PACKET`], which is taken all the same.
+pub fn receive(socket: impl AsFd) -> Result<Option<(Vec<u8>, Vec<OwnedFd>)>> {
+    let socket = socket.as_fd().as_raw_fd();
     let mut patience = PATIENCE;
+    // Its length first: a buffer for the longest would be most of what a shim has on its heap.
+    let length = loop {
+        match recv(socket, &mut [], MsgFlags::MSG_PEEK | MsgFlags::MSG_TRUNC) {
+            Err(error) => bear(error, &mut patience)?,
+            Ok(length) => break length,
+        }
+    };
+    let mut bytes = vec![0; length.min(PACKET)];
+    let mut space = nix::cmsg_space!([RawFd; 253]);
+    let mut slices = [IoSliceMut::new(&mut bytes)];
     let message = loop {
-        let flags = MsgFlags::MSG_CMSG_CLOEXEC;
-        match recvmsg::<()>(socket.as_fd().as_raw_fd(), &mut slices, Some(&mut space), flags) {
-            // ECONNRESET: the peer is gone and had not read everything. It is told once, and before what the peer said
-            // last, which is still there to be read.
-            Err(Errno::EINTR | Errno::ECONNRESET) => {}
-            // The message is still there.
-            Err(Errno::ENOMEM | Errno::ENOBUFS) if patience > 0 => pause(&mut patience),
-            Err(error) => return Err(error),
+        match recvmsg::<()>(socket, &mut slices, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC) {
+            Err(error) => bear(error, &mut patience)?,
             Ok(message) => break message,
         }
     };
@@ -90,7 +93,22 @@ pub fn receive(socket: impl AsFd, buffer: &mut [u8]) -> Result<Option<(usize, Ve
         return Err(Errno::EMSGSIZE);
     }
     // No message of ours is empty, so nothing at all means the end.
-    if message.bytes == 0 && fds.is_empty() { Ok(None) } else { Ok(Some((message.bytes, fds))) }
+    if message.bytes == 0 && fds.is_empty() { Ok(None) } else { Ok(Some((bytes, fds))) }
+}
+
+/// Returns where receiving is to be tried again, with an error of which the connection is no worse.
+fn bear(error: Errno, patience: &mut u32) -> Result<()> {
+    match error {
+        // ECONNRESET: the peer is gone and had not read everything. It is told once, and before what the peer said
+        // last, which is still there to be read.
+        Errno::EINTR | Errno::ECONNRESET => Ok(()),
+        // The message is still there.
+        Errno::ENOMEM | Errno::ENOBUFS if *patience > 0 => {
+            pause(patience);
+            Ok(())
+        }
+        error => Err(error),
+    }
 }
 
 /// Listens at `name` in a directory, whose path may be longer than a socket's address allows (108 bytes).

@@ -1,5 +1,6 @@
 //! `image`: the images of this host, whatever project they are for.
 
+pub mod build;
 pub mod history;
 pub mod import;
 pub mod inspect;
@@ -28,6 +29,8 @@ pub struct ImageArgs {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Build an image from a Dockerfile
+    Build(Box<build::BuildArgs>),
     /// Show the history of an image
     History(history::HistoryArgs),
     /// Import the contents from a tarball to create a filesystem image
@@ -58,6 +61,7 @@ enum Command {
 
 pub fn run(context: &Context, args: &ImageArgs) -> Result<(), Error> {
     match &args.command {
+        Command::Build(args) => build::run(context, args),
         Command::History(args) => history::run(context, args),
         Command::Import(args) => import::run(context, args),
         Command::Inspect(args) => inspect::run(context, args),

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use clap::Args;
+use rcompose_engine::build::mounts;
 use rcompose_engine::container::config::MountSource;
 use rcompose_engine::container::store::Container;
 use rcompose_engine::image::{Digest, Image};
@@ -70,6 +71,7 @@ pub fn run(context: &Context, args: &DfArgs) -> Result<(), Error> {
                 bytes: volumes.iter().map(|(.., size)| size).sum(),
                 reclaimable: volumes.iter().filter(|(_, links, _)| *links == 0).map(|(.., size)| size).sum(),
             },
+            build_cache(&local)?,
         ];
         let rows = totals.iter().map(Total::row).collect::<Vec<_>>();
         let default = ["Type", "TotalCount", "Active", "Size", "Reclaimable"];
@@ -113,6 +115,16 @@ fn images(local: &Local, containers: &[Container]) -> Result<Total, Error> {
         bytes,
         reclaimable: bytes.saturating_sub(needed),
     })
+}
+
+/// Returns what builds keep for the next ones. Layers that images have, too, are counted with those.
+fn build_cache(local: &Local) -> Result<Total, Error> {
+    let steps = local.store.steps()?;
+    let kept = local.images.iter().flat_map(|image| &image.diff_ids).collect::<BTreeSet<_>>();
+    let own = steps.iter().map(|(_, step)| (step.layer, step.size)).filter(|(layer, _)| !kept.contains(layer));
+    let bytes = own.collect::<BTreeMap<_, _>>().values().sum::<u64>() + disk::used(&mounts(&local.root))?;
+    let active = steps.iter().filter(|(_, step)| kept.contains(&step.layer)).count();
+    Ok(Total { name: "Build Cache", count: steps.len(), active, bytes, reclaimable: bytes })
 }
 
 /// Returns volumes, by how many containers they are mounted, and what they take.

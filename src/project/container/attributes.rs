@@ -381,6 +381,14 @@ fn every_attribute_of_the_schema_is_in_the_table() {
 }
 
 #[test]
+fn every_attribute_has_a_black_box_test() {
+    let listed = include_str!("../../../compose-tests/attributes");
+    let listed = listed.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.split(' ').next());
+    let known: BTreeSet<&str> = TABLE.iter().map(|(path, _, _)| *path).collect();
+    assert_eq!(listed.collect::<BTreeSet<_>>(), known);
+}
+
+#[test]
 fn every_attribute_does_what_the_table_says() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("e.env"), "A='b'\n").unwrap();

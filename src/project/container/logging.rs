@@ -38,8 +38,13 @@ const FACILITIES: [&str; 24] = [
     "", "local0", "local1", "local2", "local3", "local4", "local5", "local6", "local7",
 ];
 
-/// Returns the log of a container that is made as `config` says; what is wrong is said in Docker's words.
-pub(super) fn log(logging: Option<&Logging>, config: &ContainerConfig) -> Result<LogConfig, String> {
+/// Returns the log of a container that is made as `config` says, of an image with these variables; what is wrong is said in
+/// Docker's words.
+pub(super) fn log(
+    logging: Option<&Logging>,
+    config: &ContainerConfig,
+    of_image: &[String],
+) -> Result<LogConfig, String> {
     let Some(logging) = logging else { return Ok(LogConfig::default()) };
     let driver = match logging.driver.as_deref().unwrap_or_default() {
         "" => "json-file",
@@ -65,7 +70,7 @@ pub(super) fn log(logging: Option<&Logging>, config: &ContainerConfig) -> Result
     }
     let mut file = asked(driver, logging);
     let buffer = options.buffer()?;
-    let extra = options.extra(config)?;
+    let extra = options.extra(config, of_image)?;
     let tag = options.get("tag").map(|template| tag(template, config)).transpose()?;
     let default_tag = || config.id.short().to_owned();
     match driver {
@@ -138,15 +143,19 @@ impl<'a> Options<'a> {
     }
 
     /// Returns the labels and variables of the container that its lines are to have.
-    fn extra(&self, config: &ContainerConfig) -> Result<BTreeMap<String, String>, String> {
+    fn extra(&self, config: &ContainerConfig, of_image: &[String]) -> Result<BTreeMap<String, String>, String> {
         let mut extra = BTreeMap::new();
-        let environment = config
-            .environment
-            .iter()
-            .filter_map(|(name, value)| Some((name, value.as_ref()?)))
-            .collect::<BTreeMap<_, _>>();
-        let labels = config.labels.iter().collect();
-        for (option, there) in [("labels", labels), ("env", environment)] {
+        let of_image = of_image.iter().filter_map(|variable| variable.split_once('='));
+        let mut environment: BTreeMap<&str, &str> = of_image.collect();
+        for (name, value) in &config.environment {
+            match value {
+                Some(value) => environment.insert(name, value),
+                None => environment.remove(&**name),
+            };
+        }
+        let labels = config.labels.iter().map(|(name, value)| (&**name, &**value)).collect();
+        let there: [(&str, BTreeMap<&str, &str>); 2] = [("labels", labels), ("env", environment)];
+        for (option, there) in there {
             let listed = self.get(option).unwrap_or_default().split(',');
             let names: Vec<&str> = listed.filter(|name| !name.is_empty()).collect();
             let pattern = self.get(&format!("{option}-regex")).map(Regex::new).transpose();
@@ -154,7 +163,7 @@ impl<'a> Options<'a> {
             let wanted =
                 |name: &str| names.contains(&name) || pattern.as_ref().is_some_and(|pattern| pattern.is_match(name));
             let chosen = there.into_iter().filter(|(name, _)| wanted(name));
-            extra.extend(chosen.map(|(name, value)| (name.clone(), value.clone())));
+            extra.extend(chosen.map(|(name, value)| (name.to_owned(), value.to_owned())));
         }
         Ok(extra)
     }
@@ -261,6 +270,9 @@ fn syslog_format(text: &str) -> Result<SyslogFormat, String> {
 mod tests {
     use super::*;
 
+    /// What the image of the container below has in its environment.
+    const OF_IMAGE: [&str; 3] = ["E1=of the image", "I1=w1", "PATH=/bin"];
+
     fn made(driver: &str, options: &[(&str, &str)]) -> Result<LogFile, String> {
         let options = options.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         let logging = Logging { driver: Some(driver.to_owned()), options };
@@ -270,7 +282,7 @@ mod tests {
             id: "0".repeat(64).parse().unwrap(),
             ..ContainerConfig::new("shop-web-1".into(), "shop".into(), "busybox".into(), String::new())
         };
-        match log(Some(&logging), &config)? {
+        match log(Some(&logging), &config, &OF_IMAGE.map(str::to_owned))? {
             LogConfig::JsonFile(file) => Ok(file),
             LogConfig::None => Err("none".to_owned()),
         }
@@ -296,6 +308,8 @@ mod tests {
         let file = made("json-file", &options).unwrap();
         let attributes: Vec<_> = file.attributes.iter().map(|(name, value)| format!("{name}={value}")).collect();
         assert_eq!(attributes, ["E1=v1", "E2=v2", "l1=x", "tag=shop-web-1/000000000000"]);
+        let of_both = made("json-file", &[("env", "E1,I1,GONE")]).unwrap().attributes;
+        assert_eq!(of_both, [("E1", "v1"), ("I1", "w1")].map(|(name, value)| (name.into(), value.into())).into());
         assert!(made("json-file", &[("tag", "{{.Nope}}")]).unwrap_err().starts_with("tag: "));
         assert!(made("json-file", &[("env-regex", "(")]).unwrap_err().starts_with("env-regex: "));
     }

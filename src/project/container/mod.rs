@@ -21,6 +21,7 @@ use rcompose_engine::container::config::{
 use rcompose_engine::id::Id;
 
 pub use mounts::AnonymousVolume;
+pub use resources::discarded;
 pub use unhonoured::unhonoured;
 
 use super::image::Image;
@@ -159,7 +160,7 @@ impl Blueprint<'_> {
             log: LogConfig::default(),
         };
         config.log =
-            logging::log(service.logging.as_ref(), &config).map_err(|reason| self.invalid("logging", reason))?;
+            logging::log(service.logging.as_ref(), &config, &self.image.environment).map_err(|reason| self.invalid("logging", reason))?;
         Ok(Wanted { config, volumes })
     }
 
@@ -275,6 +276,7 @@ pub(super) mod tests {
             command: vec!["postgres".into()],
             volumes: vec!["/var/lib/postgresql/data".into()],
             expose: vec!["5432/tcp".into()],
+            environment: vec!["PGDATA=/var/lib/postgresql/data".into()],
             platform: None,
         }
     }

@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
+use rcompose_engine::container::cgroup::support::Asked;
 use rcompose_engine::container::config::{Blkio, Resources};
+use rcompose_engine::host::Host;
 
 use crate::compose::Service;
 use crate::compose::model::{BlkioRate, BlkioWeight};
@@ -18,6 +20,18 @@ pub(super) fn blkio_fault(service: &Service) -> Option<String> {
     let limited = rates.into_iter().flatten().map(|rate| &rate.path);
     let mut devices = limited.chain(blkio.weight_device.iter().map(|device| &device.path));
     devices.find_map(|path| std::fs::metadata(path).err().map(|error| format!("device {path}: {error}")))
+}
+
+/// Returns a sentence for each limit of the service that the kernel of this host cannot keep.
+pub fn discarded(service: &Service) -> Vec<String> {
+    let mut asked = Asked { resources: resources(service), oom_kill_disable: service.oom_kill_disable };
+    if asked == Asked::default() {
+        return Vec::new();
+    }
+    // Where not even this is known nothing can be started, and the engine says why.
+    let Ok(host) = Host::detect() else { return Vec::new() };
+    let said = asked.discard(&host.cgroups).into_iter();
+    said.map(|sentence| format!("service \"{}\": {sentence}", service.name)).collect()
 }
 
 pub(super) fn resources(service: &Service) -> Resources {

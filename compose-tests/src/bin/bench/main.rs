@@ -104,8 +104,9 @@ impl Side<'_> {
         self.stack.project_folder().join("stdout")
     }
 
-    /// Returns the proportional set size of everything of this program, in KiB.
-    fn memory(&self) -> u64 {
+    /// Returns the proportional set size of everything of this program, in KiB, some seconds after what it did last.
+    fn memory_at_rest(&self) -> u64 {
+        std::thread::sleep(Duration::from_secs(3));
         let pids: Vec<i32> = if self.docker.is_none() {
             self.stack.own_processes().iter().map(|process| process.pid).collect()
         } else {
@@ -434,9 +435,9 @@ fn memory(sides: &[Side<'_>]) -> anyhow::Result<()> {
     let mut each = Vec::new();
     for side in sides {
         side.time(&["-f", "s1.yaml", "up", "-d"])?;
-        let one = side.memory();
+        let one = side.memory_at_rest();
         side.time(&["-f", "s50.yaml", "up", "-d"])?;
-        let all = side.memory();
+        let all = side.memory_at_rest();
         side.time(&["-f", "s50.yaml", "down", "-t", "0"])?;
         totals.push(all);
         each.push(all.saturating_sub(one) / (CONTAINERS - 1));

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxResources, LinuxThrottleDevice};
 
-use super::{Hierarchy, Plan, Version, Write, devices};
+use super::{Hierarchy, Plan, Version, Write, devices, support};
 use crate::host::{Cgroups, Host};
 
 /// The period of the CPU quota unless told, in microseconds.
@@ -19,6 +19,8 @@ const ALWAYS: [&str; 6] = ["memory", "devices", "freezer", "pids", "cpu", "cpuac
 pub enum LimitError {
     #[error("linux.resources.{0} is not supported on a host with cgroup version {1}")]
     Version(&'static str, u8),
+    #[error("linux.resources.blockIO: the kernel of this host weighs no input and output")]
+    Weight,
     #[error("linux.resources.devices: a rule is not valid")]
     Device,
     #[error("linux.resources.unified: `{0}` is not the name of a cgroup file")]
@@ -33,9 +35,10 @@ pub fn plan(path: PathBuf, resources: &LinuxResources, host: &Host) -> Result<Pl
     let rules = rules.collect::<Result<Vec<_>, _>>()?;
     // Where everything is allowed in the end, nothing needs to be asked.
     let rules = if rules.last().is_none_or(|last| last.allow && last.is_universal()) { None } else { Some(rules) };
+    let weight_file = resources.block_io().as_ref().and_then(|_| support::weight_file(&host.cgroups));
     match &host.cgroups {
         Cgroups::V1(controllers) => {
-            let mut writes = version_1(resources)?;
+            let mut writes = version_1(resources, weight_file)?;
             for rule in rules.iter().flatten() {
                 let (file, value) = (rule.file().into(), rule.line());
                 // The file knows this rule under one letter.
@@ -55,7 +58,7 @@ pub fn plan(path: PathBuf, resources: &LinuxResources, host: &Host) -> Result<Pl
             Ok(Plan { path, version: Version::V1, hierarchies, writes, devices: None })
         }
         Cgroups::V2(mount) => {
-            let writes = version_2(resources)?;
+            let writes = version_2(resources, weight_file)?;
             let available = std::fs::read_to_string(mount.join("cgroup.controllers")).unwrap_or_default();
             let wanted = ["cpu", "cpuset", "hugetlb", "io", "memory", "pids", "rdma"];
             let used = |name: &&str| {
@@ -106,7 +109,7 @@ fn signed(value: Option<i64>) -> Option<String> {
     value.filter(|value| *value != 0).map(|value| value.to_string())
 }
 
-fn version_1(resources: &LinuxResources) -> Result<Vec<Write>, LimitError> {
+fn version_1(resources: &LinuxResources, weight_file: Option<&str>) -> Result<Vec<Write>, LimitError> {
     let mut writes = Writes::default();
     if let Some(memory) = resources.memory() {
         writes.add("memory", "memory.limit_in_bytes", signed(memory.limit()));
@@ -130,10 +133,12 @@ fn version_1(resources: &LinuxResources) -> Result<Vec<Write>, LimitError> {
     }
     writes.add("pids", "pids.max", pids(resources));
     if let Some(blkio) = resources.block_io() {
-        writes.add_optional("blkio", "blkio.weight", weight(blkio).map(|weight| weight.to_string()));
-        for device in blkio.weight_device().iter().flatten() {
-            let value = device.weight().map(|weight| format!("{}:{} {weight}", device.major(), device.minor()));
-            writes.add_optional("blkio", "blkio.weight_device", value);
+        if is_weighed(blkio) {
+            let file = weight_file.ok_or(LimitError::Weight)?;
+            writes.add("blkio", file, weight(blkio).map(|weight| weight.to_string()));
+            for (device, weight) in device_weights(blkio) {
+                writes.add("blkio", &format!("{file}_device"), Some(format!("{device} {weight}")));
+            }
         }
         for (_, file, limits) in throttles(blkio) {
             for limit in limits {
@@ -159,7 +164,7 @@ fn version_1(resources: &LinuxResources) -> Result<Vec<Write>, LimitError> {
     Ok(writes.0)
 }
 
-fn version_2(resources: &LinuxResources) -> Result<Vec<Write>, LimitError> {
+fn version_2(resources: &LinuxResources, weight_file: Option<&str>) -> Result<Vec<Write>, LimitError> {
     let mut writes = Writes::default();
     let limit =
         |value: Option<i64>| signed(value).map(|value| if value.starts_with('-') { "max".to_owned() } else { value });
@@ -192,12 +197,17 @@ fn version_2(resources: &LinuxResources) -> Result<Vec<Write>, LimitError> {
     }
     writes.add("pids", "pids.max", pids(resources));
     if let Some(blkio) = resources.block_io() {
-        // 10..=1000 onto 1..=10000, as runc does.
-        let scale = |weight: u16| 1 + (u64::from(weight).max(10) - 10) * 9_999 / 990;
-        writes.add_optional("io", "io.weight", weight(blkio).map(|weight| scale(weight).to_string()));
-        for device in blkio.weight_device().iter().flatten() {
-            let line = |weight| format!("{}:{} {}", device.major(), device.minor(), scale(weight));
-            writes.add_optional("io", "io.weight", device.weight().map(line));
+        if is_weighed(blkio) {
+            let file = weight_file.ok_or(LimitError::Weight)?;
+            // 10..=1000 onto 1..=10000, as runc does; BFQ has the range of version 1.
+            let scale = |weight: u16| match file {
+                "io.weight" => 1 + (u64::from(weight).max(10) - 10) * 9_999 / 990,
+                _ => u64::from(weight),
+            };
+            writes.add("io", file, weight(blkio).map(|weight| scale(weight).to_string()));
+            for (device, weight) in device_weights(blkio) {
+                writes.add("io", file, Some(format!("{device} {}", scale(weight))));
+            }
         }
         for (key, _, limits) in throttles(blkio) {
             for limit in limits {
@@ -259,6 +269,18 @@ fn weight(blkio: &LinuxBlockIo) -> Option<u16> {
     blkio.weight().filter(|weight| *weight > 0)
 }
 
+/// Returns devices by number, and their weights.
+fn device_weights(blkio: &LinuxBlockIo) -> Vec<(String, u16)> {
+    let devices = blkio.weight_device().iter().flatten();
+    let weights =
+        devices.filter_map(|device| Some((format!("{}:{}", device.major(), device.minor()), device.weight()?)));
+    weights.collect()
+}
+
+fn is_weighed(blkio: &LinuxBlockIo) -> bool {
+    weight(blkio).is_some() || !device_weights(blkio).is_empty()
+}
+
 /// The key of version 2, the file of version 1, and the limits.
 fn throttles(blkio: &LinuxBlockIo) -> [(&'static str, &'static str, &[LinuxThrottleDevice]); 4] {
     let list = |list| Option::as_deref(list).unwrap_or_default();
@@ -289,7 +311,7 @@ mod tests {
                 "cpu": {"shares": 1024, "quota": 150000, "period": 100000}}"#,
         );
         assert_eq!(
-            lines(&version_1(&limited).unwrap()),
+            lines(&version_1(&limited, None).unwrap()),
             [
                 "memory.limit_in_bytes=67108864",
                 "memory.memsw.limit_in_bytes=134217728",
@@ -300,7 +322,7 @@ mod tests {
             ]
         );
         assert_eq!(
-            lines(&version_2(&limited).unwrap()),
+            lines(&version_2(&limited, None).unwrap()),
             [
                 "memory.max=67108864",
                 "memory.swap.max=67108864",
@@ -309,22 +331,35 @@ mod tests {
                 "pids.max=100"
             ]
         );
-        assert!(version_1(&LinuxResources::default()).unwrap().is_empty());
-        assert!(version_2(&LinuxResources::default()).unwrap().is_empty());
+        assert!(version_1(&LinuxResources::default(), None).unwrap().is_empty());
+        assert!(version_2(&LinuxResources::default(), None).unwrap().is_empty());
+    }
+
+    #[test]
+    fn weights_are_written_where_the_kernel_takes_them() {
+        let weighed =
+            resources(r#"{"blockIO": {"weight": 300, "weightDevice": [{"major": 8, "minor": 0, "weight": 10}]}}"#);
+        let first = version_1(&weighed, Some("blkio.bfq.weight")).unwrap();
+        assert_eq!(lines(&first), ["blkio.bfq.weight=300", "blkio.bfq.weight_device=8:0 10"]);
+        let second = |file| lines(&version_2(&weighed, Some(file)).unwrap());
+        assert_eq!(second("io.weight"), ["io.weight=2930", "io.weight=8:0 1"]);
+        assert_eq!(second("io.bfq.weight"), ["io.bfq.weight=300", "io.bfq.weight=8:0 10"]);
+        assert!(matches!(version_1(&weighed, None), Err(LimitError::Weight)));
+        assert!(matches!(version_2(&weighed, None), Err(LimitError::Weight)));
     }
 
     #[test]
     fn what_one_version_does_not_have_is_named() {
         let unified = resources(r#"{"unified": {"memory.high": "1000"}}"#);
-        assert_eq!(lines(&version_2(&unified).unwrap()), ["memory.high=1000"]);
-        assert!(version_1(&unified).unwrap_err().to_string().contains("unified"));
+        assert_eq!(lines(&version_2(&unified, None).unwrap()), ["memory.high=1000"]);
+        assert!(version_1(&unified, None).unwrap_err().to_string().contains("unified"));
         for (json, name) in [
             (r#"{"network": {"classID": 1}}"#, "network"),
             (r#"{"memory": {"disableOOMKiller": true}}"#, "disableOOMKiller"),
             (r#"{"cpu": {"realtimePeriod": 5}}"#, "realtimePeriod"),
             (r#"{"unified": {"../memory.max": "1"}}"#, "../memory.max"),
         ] {
-            let error = version_2(&resources(json)).unwrap_err().to_string();
+            let error = version_2(&resources(json), None).unwrap_err().to_string();
             assert!(error.contains(name), "{error}");
         }
     }

@@ -5,6 +5,7 @@
 
 pub mod devices;
 pub mod limits;
+pub mod support;
 
 use std::io::{self, Write as _};
 use std::os::fd::{AsFd, OwnedFd};
@@ -18,6 +19,7 @@ use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
 use super::step::{Context, Step, fault};
+use crate::host::Cgroups;
 
 /// How often, a millisecond apart, it is looked whether all processes of a container stand still.
 const FREEZE_ROUNDS: u32 = 2000;
@@ -60,7 +62,28 @@ pub struct Write {
     pub optional: bool,
 }
 
+/// Returns where the groups of a project's containers are.
+pub fn of_project(project: &str) -> PathBuf {
+    Path::new("rcompose").join(project)
+}
+
 impl Plan {
+    /// Returns a plan by which groups are removed from wherever they are.
+    pub fn everywhere(path: PathBuf, host: &Cgroups) -> Self {
+        let (version, mounts) = match host {
+            Cgroups::V1(controllers) => (Version::V1, controllers.iter().map(|(_, mount)| mount).collect()),
+            Cgroups::V2(mount) => (Version::V2, vec![mount]),
+        };
+        let hierarchy = |mount: &PathBuf| Hierarchy { mount: mount.clone(), controllers: Vec::new() };
+        Self {
+            path,
+            version,
+            hierarchies: mounts.into_iter().map(hierarchy).collect(),
+            writes: Vec::new(),
+            devices: None,
+        }
+    }
+
     /// Makes the groups and sets their limits. What was made is removed again when a step fails.
     pub fn create(&self) -> Step<()> {
         let result = self.try_create();
@@ -229,6 +252,11 @@ impl Plan {
             std::fs::write(&path, "0").step(|| format!("write 0 to {}", path.display()))?;
         }
         Ok(())
+    }
+
+    /// Returns whether any of the groups is there.
+    pub fn exist(&self) -> bool {
+        self.hierarchies.iter().any(|hierarchy| hierarchy.mount.join(&self.path).exists())
     }
 
     /// Removes the groups, and their ancestors (but for the outermost level of a hierarchy) as far as they are empty.

@@ -54,9 +54,35 @@ fn failed<E: Into<io::Error>>(action: &'static str, path: &Path) -> impl FnOnce(
 /// Writes an archive of the file that `fd` refers to, under the name `name`; of a directory called `.` only the content.
 pub fn pack(fd: BorrowedFd<'_>, name: &Path, content: Content, out: impl Write) -> Result<(), PackError> {
     let mut builder = tar::Builder::new(out);
-    let mut packer = Packer { builder: &mut builder, content, links: HashMap::new() };
+    let mut packer = Packer::new(&mut builder, content);
     packer.add(fd, name)?;
     builder.into_inner().and_then(|mut out| out.flush()).map_err(failed("write the archive of", name))
+}
+
+/// What a layer that was packed has in it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Packed {
+    /// Bytes of all regular files together.
+    pub bytes: u64,
+    /// Number of entries.
+    pub entries: u64,
+}
+
+/// Writes an image layer: what changed, in the upper directory of an overlay. The directory itself is only in it where it
+/// is not to look as it did (`root`), so that a layer without changes is an empty archive. Nothing in it is younger than
+/// `latest`, in seconds since the epoch.
+pub fn pack_layer(fd: BorrowedFd<'_>, root: bool, latest: Option<u64>, out: impl Write) -> Result<Packed, PackError> {
+    let here = Path::new(".");
+    let mut builder = tar::Builder::new(out);
+    let mut packer = Packer { latest, ..Packer::new(&mut builder, Content::Changes) };
+    if root {
+        packer.add(fd, here)?;
+    } else {
+        packer.children(fd, here)?;
+    }
+    let packed = packer.packed;
+    builder.into_inner().and_then(|mut out| out.flush()).map_err(failed("write the archive of", here))?;
+    Ok(packed)
 }
 
 /// Writes an archive without anything in it.
@@ -70,13 +96,21 @@ struct Packer<'a, W: Write> {
     content: Content,
     /// The first name of each file with several.
     links: HashMap<(u64, u64), PathBuf>,
+    /// The highest time that a file has.
+    latest: Option<u64>,
+    packed: Packed,
 }
 
-impl<W: Write> Packer<'_, W> {
+impl<'a, W: Write> Packer<'a, W> {
+    fn new(builder: &'a mut tar::Builder<W>, content: Content) -> Self {
+        Self { builder, content, links: HashMap::new(), latest: None, packed: Packed::default() }
+    }
+
     fn add(&mut self, fd: BorrowedFd<'_>, path: &Path) -> Result<(), PackError> {
         let status = fstat(fd).map_err(failed("look at", path))?;
         let mut header = Header::new_gnu();
-        header.set_status(&status);
+        header.set_status(&status, self.latest);
+        self.packed.entries += 1;
         match status.st_mode & libc::S_IFMT {
             libc::S_IFDIR => return self.directory(fd, path, header),
             libc::S_IFREG => {
@@ -117,6 +151,17 @@ impl<W: Write> Packer<'_, W> {
         {
             self.mark(&path.join(".wh..wh..opq"))?;
         }
+        self.entries(fd, opened, path)
+    }
+
+    fn children(&mut self, fd: BorrowedFd<'_>, path: &Path) -> Result<(), PackError> {
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let opened = openat(fd, ".", flags, Mode::empty()).map_err(failed("open", path))?;
+        self.entries(fd, opened, path)
+    }
+
+    /// Archives what is in a directory, which was opened to be read as well.
+    fn entries(&mut self, fd: BorrowedFd<'_>, opened: OwnedFd, path: &Path) -> Result<(), PackError> {
         let mut names = Vec::<CString>::new();
         let mut directory = Dir::from_fd(opened).map_err(failed("read", path))?;
         for entry in directory.iter() {
@@ -156,6 +201,7 @@ impl<W: Write> Packer<'_, W> {
         let size = u64::try_from(status.st_size).unwrap_or(0);
         header.set_entry_type(EntryType::Regular);
         header.set_size(size);
+        self.packed.bytes += size;
         // A file that shrinks meanwhile is filled up, and one that grows is cut: the header has been written.
         let content = File::from(file).take(size).chain(io::repeat(0)).take(size);
         self.append(&mut header, path, content)
@@ -203,16 +249,17 @@ fn reopen(fd: BorrowedFd<'_>) -> nix::Result<OwnedFd> {
 
 /// Fills a header with what a file is like.
 trait Status {
-    fn set_status(&mut self, status: &FileStat);
+    fn set_status(&mut self, status: &FileStat, latest: Option<u64>);
 }
 
 impl Status for Header {
-    fn set_status(&mut self, status: &FileStat) {
+    fn set_status(&mut self, status: &FileStat, latest: Option<u64>) {
         self.set_mode(status.st_mode & 0o7777);
         self.set_uid(status.st_uid.into());
         self.set_gid(status.st_gid.into());
         // What is older than the format stays as old as it can say.
-        self.set_mtime(u64::try_from(status.st_mtime).unwrap_or(0));
+        let time = u64::try_from(status.st_mtime).unwrap_or(0);
+        self.set_mtime(latest.map_or(time, |latest| time.min(latest)));
         self.set_size(0);
     }
 }

@@ -20,6 +20,7 @@ use self::ruleset::{
     ANY4, ANY6, APART, AT4, AT6, BRIDGES, INTERNAL, MASQUERADED, PAIRS, PORT_SETS, SELF4, SELF6, TABLE,
 };
 use super::config::BRIDGE_PREFIX;
+use super::link::LinkError;
 use super::netlink::{Refusal, Socket, attributes};
 use crate::container::config::Protocol;
 
@@ -46,6 +47,8 @@ pub enum FilterError {
     /// Other programs change the rules faster than we can read them.
     #[error("the packet filter's rules keep changing under our hands")]
     Busy,
+    #[error("cannot see which networks are there")]
+    Links(#[source] LinkError),
 }
 
 /// What the packet filter has to know about a network.
@@ -258,18 +261,20 @@ impl Filter {
         if containers.is_empty() { Ok(()) } else { conntrack::forget(&mut self.socket, &containers) }
     }
 
-    /// Removes these networks and every port that leads into one of `subnets`. The table, and our rules in the tables
-    /// of others, go with the last network: one is still there if `exists` says so of its bridge.
+    /// Removes a network and every port that leads into one of `subnets`. The table, and our rules in the tables of others,
+    /// go with the last network: one is still there if `links` has its bridge.
     pub(crate) fn remove(
         &mut self,
-        bridges: &[String],
+        bridge: &str,
         subnets: &[(IpAddr, u8)],
-        exists: &dyn Fn(&str) -> bool,
+        links: &dyn Fn() -> Result<BTreeSet<String>, LinkError>,
     ) -> Result<(), FilterError> {
-        self.retry("remove networks", |filter, batch| {
+        self.retry("remove a network", |filter, batch| {
             let there = filter.keys(BRIDGES.name)?;
+            // After the keys: a bridge is there before it is in the filter.
+            let links = links().map_err(FilterError::Links)?;
             let gone: Vec<String> =
-                there.iter().map(|key| text(key)).filter(|name| bridges.contains(name) || !exists(name)).collect();
+                there.iter().map(|key| text(key)).filter(|name| name == bridge || !links.contains(name)).collect();
             if gone.len() == there.len() {
                 if !there.is_empty() || filter.has_table()? {
                     batch.push(DELETE_TABLE, 0, INET, &Attributes::default().text(1, TABLE));

@@ -272,10 +272,10 @@ impl Worker {
     }
 
     /// The gateway of a container's network, which is an address of the host.
-    pub(crate) fn host_gateway(&mut self, endpoints: &[EndpointState]) -> Option<IpAddr> {
-        let first = endpoints.first()?;
-        let network = self.by_name(&first.network).ok()?;
-        network.subnet(true).or_else(|| network.subnet(false))?.gateway
+    pub(crate) fn host_gateway(&mut self, endpoints: &[EndpointState]) -> Result<Option<IpAddr>, NetworkError> {
+        let Some(first) = endpoints.first() else { return Ok(None) };
+        let network = self.by_name(&first.network)?;
+        Ok(network.subnet(true).or_else(|| network.subnet(false)).and_then(|subnet| subnet.gateway))
     }
 }
 

@@ -1,6 +1,8 @@
 //! The records of networks: which there are, and the choice of their subnets.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::fs::{File, TryLockError};
+use std::io;
 use std::path::Path;
 
 use super::Worker;
@@ -22,9 +24,13 @@ struct Record {
     removing: bool,
 }
 
-/// A network that is no longer listed and whose bridge is still there.
+/// A network that is no longer listed, and of which only the bridge is still there.
 #[derive(Debug)]
-pub(crate) struct Removed(Network);
+pub(crate) struct Removed {
+    network: Network,
+    /// The lock of its record: who holds it deletes the bridge.
+    claim: File,
+}
 
 /// Returns every network below a root.
 pub fn list(root: &Root) -> Result<Vec<Network>, StoreError> {
@@ -39,14 +45,53 @@ fn read(records: &Path) -> Result<Vec<Record>, StoreError> {
 }
 
 impl Worker {
-    /// Reads every record, and finishes removals that were interrupted.
+    /// Reads every record.
     pub(crate) fn load(&mut self) -> Result<Vec<Network>, NetworkError> {
-        let (going, there): (Vec<_>, Vec<_>) = read(&self.records)?.into_iter().partition(|record| record.removing);
-        self.networks = there.into_iter().map(|record| (record.network.id.clone(), record.network)).collect();
-        for record in going {
-            self.finish_removal(&Removed(record.network))?;
-        }
+        let there = read(&self.records)?.into_iter().filter(|record| !record.removing);
+        self.networks = there.map(|record| (record.network.id.clone(), record.network)).collect();
         Ok(self.networks.values().cloned().collect())
+    }
+
+    /// Reads every record, and finishes removals that were interrupted.
+    pub(crate) fn recover(&mut self) -> Result<(), NetworkError> {
+        let _lock = store::lock(&self.records)?;
+        self.finish_interrupted()?;
+        self.load()?;
+        Ok(())
+    }
+
+    /// Finishes removals that nobody is at any more; returns those that another process is at. The caller holds the lock.
+    fn finish_interrupted(&mut self) -> Result<Vec<Removed>, NetworkError> {
+        let mut theirs = Vec::new();
+        for record in read(&self.records)?.into_iter().filter(|record| record.removing) {
+            let Some(removed) = self.removed(record.network)? else { continue };
+            match removed.claim.try_lock() {
+                Ok(()) => self.finish_anew(&removed)?,
+                Err(TryLockError::WouldBlock) => theirs.push(removed),
+                Err(TryLockError::Error(source)) => return Err(self.cannot_claim(&removed.network, source).into()),
+            }
+        }
+        Ok(theirs)
+    }
+
+    /// Waits until another process is through with a removal. The caller holds the lock.
+    fn wait_for(&mut self, removed: &Removed) -> Result<(), NetworkError> {
+        removed.claim.lock().map_err(|source| self.cannot_claim(&removed.network, source))?;
+        // It ended before it was through.
+        if self.record(&removed.network.id).exists() { self.finish_anew(removed) } else { Ok(()) }
+    }
+
+    /// Opens the record of a network that is on its way out; `None` if it is gone.
+    fn removed(&self, network: Network) -> Result<Option<Removed>, StoreError> {
+        match File::open(self.record(&network.id)) {
+            Ok(claim) => Ok(Some(Removed { network, claim })),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(self.cannot_claim(&network, source)),
+        }
+    }
+
+    fn cannot_claim(&self, network: &Network, source: io::Error) -> StoreError {
+        StoreError::Lock { path: self.record(&network.id), source }
     }
 
     pub(super) fn by_name(&mut self, name: &str) -> Result<Network, NetworkError> {
@@ -74,9 +119,13 @@ impl Worker {
             Err(NetworkError::Unknown(_)) => {}
             Err(error) => return Err(error),
         }
+        let mut going = self.finish_interrupted()?;
+        for removed in going.extract_if(.., |removed| removed.holds_any_of(&config.subnets)) {
+            self.wait_for(&removed)?;
+        }
         // Until its bridge has its addresses, nobody with another root may choose a subnet either.
         let _host = store::lock_host()?;
-        let network = self.allocate(config)?;
+        let network = self.allocate(config, &going)?;
         match self.realise(&network) {
             Ok(()) => Ok((network, true)),
             Err(error) => {
@@ -107,19 +156,20 @@ impl Worker {
     fn unmake(&mut self, network: &Network) {
         self.used.remove(&network.id);
         self.networks.remove(&network.id);
-        let undone = self.write_record(network, true).and_then(|()| self.finish_removal(&Removed(network.clone())));
+        let undone = self.retire(network).and_then(|removed| self.finish_removal(&removed));
         if let Err(error) = undone {
             tracing::warn!(error = &error as &dyn std::error::Error, network = network.config.name, "left half-made");
         }
     }
 
-    /// Finds subnets for a network and records it. The caller holds the lock.
-    fn allocate(&mut self, config: &NetworkConfig) -> Result<Network, NetworkError> {
+    /// Finds subnets for a network and records it; those of networks that are `going` are taken. The caller holds the lock.
+    fn allocate(&mut self, config: &NetworkConfig, going: &[Removed]) -> Result<Network, NetworkError> {
         config.check_options()?;
         let name = || config.name.clone();
         let host = self.links.used()?;
         let mut taken: Vec<Cidr> = host.iter().map(|used| used.range).collect();
-        taken.extend(self.networks.values().flat_map(|n| &n.subnets).map(|s| s.subnet));
+        let networks = self.networks.values().chain(going.iter().map(|removed| &removed.network));
+        taken.extend(networks.flat_map(|n| &n.subnets).map(|s| s.subnet));
         let mut subnets = config.subnets.clone();
         // A macvlan or ipvlan network is part of its parent's network: that the host has it is the point.
         let own = config.driver == Driver::Bridge;
@@ -198,26 +248,58 @@ impl Worker {
         if !holders.is_empty() {
             return Err(NetworkError::InUse { network: name.to_owned(), holders });
         }
-        self.write_record(&network, true)?;
+        let removed = self.retire(&network)?;
         self.networks.remove(&network.id);
         self.used.remove(&network.id);
         self.leases.remove(&network.id);
         self.shown.remove(&network.id);
         self.tables.remove(&network.id);
-        Ok(Removed(network))
+        Ok(removed)
     }
 
-    /// Deletes what is left of a removed network: its part of the packet filter, its bridge, its files.
-    pub(crate) fn finish_removal(&mut self, removed: &Removed) -> Result<(), NetworkError> {
-        let network = &removed.0;
+    /// Says in its record that a network goes, and takes it out of the packet filter. The caller holds the lock.
+    fn retire(&mut self, network: &Network) -> Result<Removed, NetworkError> {
+        self.write_record(network, true)?;
+        let removed =
+            self.removed(network.clone())?.ok_or_else(|| NetworkError::Unknown(network.config.name.clone()))?;
+        // Nobody else can have it: claims are made under the lock that the caller holds.
+        removed.claim.lock().map_err(|source| self.cannot_claim(network, source))?;
+        self.unfilter(network)?;
+        Ok(removed)
+    }
+
+    /// Finishes a removal that was interrupted, wherever. The caller holds the lock, and the claim.
+    fn finish_anew(&mut self, removed: &Removed) -> Result<(), NetworkError> {
+        self.unfilter(&removed.network)?;
+        self.finish_removal(removed)
+    }
+
+    /// Takes a network out of the packet filter. Under the lock: its subnet may be another network's in the next moment.
+    fn unfilter(&mut self, network: &Network) -> Result<(), NetworkError> {
         if network.config.driver == Driver::Bridge {
-            let bridge = network.bridge();
             let subnets: Vec<Cidr> = network.subnets.iter().map(|s| s.subnet).collect();
-            let there: BTreeSet<String> = self.links.links()?.into_iter().map(|link| link.name).collect();
-            self.filter.remove(std::slice::from_ref(&bridge), &subnets, &|name| there.contains(name))?;
-            self.links.delete(&bridge)?;
+            let links = &self.links;
+            let there = || Ok(links.links()?.into_iter().map(|link| link.name).collect());
+            self.filter.remove(&network.bridge(), &subnets, &there)?;
+        }
+        Ok(())
+    }
+
+    /// Deletes what is left of a removed network: its bridge, its files.
+    pub(crate) fn finish_removal(&mut self, removed: &Removed) -> Result<(), NetworkError> {
+        let network = &removed.network;
+        if network.config.driver == Driver::Bridge {
+            self.links.delete(&network.bridge())?;
         }
         store::remove(&self.registry(&network.id))?;
         Ok(store::remove(&self.record(&network.id))?)
+    }
+}
+
+impl Removed {
+    /// Returns whether one of these subnets overlaps with one that it had.
+    fn holds_any_of(&self, subnets: &[Subnet]) -> bool {
+        let mut had = self.network.subnets.iter();
+        had.any(|had| subnets.iter().any(|wanted| pool::overlap(had.subnet, wanted.subnet)))
     }
 }

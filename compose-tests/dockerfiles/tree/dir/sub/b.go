@@ -1,0 +1,1 @@
+dir/sub/b.go

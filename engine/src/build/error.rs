@@ -1,0 +1,145 @@
+//! Why something was not built.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::cache_mount::CacheMountError;
+use super::copy::CopyError;
+use super::graph::Span;
+use super::layer::LayerError;
+use super::run::RunError;
+use super::tree::TreeError;
+use super::uplink::UplinkError;
+use crate::container::{memory, user};
+use crate::host::HostError;
+use crate::image::StoreError;
+use crate::network::files::InvalidHost;
+use crate::shim::protocol::Failure;
+
+/// Why something was not built.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// A step failed.
+    #[error("{name}: {source}")]
+    Step {
+        /// What the step is called.
+        name: String,
+        /// Where its instruction stands.
+        at: Option<Span>,
+        /// The last lines that it wrote.
+        output: Vec<String>,
+        /// What went wrong.
+        #[source]
+        source: Box<StepError>,
+    },
+    /// The image cannot be put together.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The builder's own directories cannot be used.
+    #[error("cannot {action} {}", path.display())]
+    Io {
+        /// What was being done.
+        action: &'static str,
+        /// The file or directory.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// This host cannot be looked at.
+    #[error(transparent)]
+    Host(#[from] HostError),
+    /// It was interrupted.
+    #[error("interrupted")]
+    Interrupted,
+    /// A step of another build, or one before, failed; that has been told.
+    #[error("{0}")]
+    Shared(Arc<BuildError>),
+}
+
+impl BuildError {
+    /// Returns whether somebody wanted it to end.
+    pub fn is_interruption(&self) -> bool {
+        match self {
+            Self::Interrupted => true,
+            Self::Shared(error) => error.is_interruption(),
+            _ => false,
+        }
+    }
+
+    /// Returns the error itself, whoever else has it too.
+    pub fn root(&self) -> &Self {
+        match self {
+            Self::Shared(error) => error.root(),
+            error => error,
+        }
+    }
+}
+
+/// What went wrong in a step.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the messages say it")]
+pub enum StepError {
+    #[error(transparent)]
+    Run(#[from] RunError),
+    #[error(transparent)]
+    Copy(#[from] CopyError),
+    #[error(transparent)]
+    Tree(#[from] TreeError),
+    #[error(transparent)]
+    Layer(#[from] LayerError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    User(#[from] user::UserError),
+    #[error(transparent)]
+    Network(#[from] UplinkError),
+    #[error(transparent)]
+    Hosts(#[from] InvalidHost),
+    #[error(transparent)]
+    CacheMount(#[from] CacheMountError),
+    #[error("cannot read secret {id}")]
+    Secret {
+        id: String,
+        #[source]
+        source: memory::MemoryError,
+    },
+    #[error("secret {0}: not found")]
+    NoSecret(String),
+    #[error("secret {0} is not text, and cannot be a variable")]
+    BinarySecret(String),
+    #[error("the SSH agent {0:?} was not given to the build: use --ssh {0}")]
+    NoAgent(String),
+    #[error("the build was not given the entitlement {0}")]
+    Entitlement(&'static str),
+    #[error("there is no build context called {0:?}")]
+    NoContext(String),
+    #[error("image {0} was removed meanwhile")]
+    NoImage(String),
+    #[error("{0:?} is not a valid mode")]
+    Mode(String),
+    #[error("{pattern:?} is not a valid pattern")]
+    Pattern { pattern: String },
+    #[error("cannot {action} {}", path.display())]
+    Io {
+        action: &'static str,
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("{0}")]
+    System(Failure),
+    #[error("{0} is not supported yet")]
+    Unsupported(&'static str),
+    #[error("a worker stopped unexpectedly")]
+    Worker,
+    #[error("interrupted")]
+    Interrupted,
+}
+
+impl From<Failure> for StepError {
+    fn from(failure: Failure) -> Self {
+        Self::System(failure)
+    }
+}

@@ -1,0 +1,35 @@
+//! How a build goes on, for whoever shows it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Is told how builds go on. Called from several threads; it should be quick.
+pub type Progress = Arc<dyn Fn(Event) + Send + Sync>;
+
+/// One step of a build.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    /// Which build of this process.
+    pub build: Arc<str>,
+    /// Which vertex of its graph; what is not one comes after all that are.
+    pub vertex: usize,
+    /// What it is called: `[build 2/5] RUN make`.
+    pub name: Arc<str>,
+    /// What happens.
+    pub phase: Phase,
+}
+
+/// What happens to a step.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Phase {
+    /// It has begun.
+    Started,
+    /// Its result was known.
+    Cached,
+    /// A line that it wrote.
+    Output(Vec<u8>),
+    /// It is done, after this time.
+    Done(Duration),
+    /// It failed, after this time.
+    Failed(Duration, String),
+}

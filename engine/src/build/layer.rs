@@ -1,0 +1,173 @@
+//! Layers that steps make: an overlay is written to, or files are put into a directory, and what is there then becomes a
+//! layer of the image store.
+//!
+//! The directory itself becomes the unpacked layer, so that nothing is written twice; the blob is its archive, not
+//! compressed, whose digest is the diff id.
+
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::OFlag;
+use nix::sys::stat::Mode;
+
+use crate::container::files::{PackError, pack_layer};
+use crate::container::rootfs;
+use crate::container::step::{Context as _, Step};
+use crate::id::Id;
+use crate::image::{Digest, Hasher, PendingFile, Store, StoreError, Unpacked, io_error};
+use crate::root::make_directory;
+use crate::shim::config::Rootfs;
+
+/// Written between two requests to the kernel to begin to write it out.
+const WRITE_OUT: u64 = 2 << 20;
+
+/// Why what a step made cannot be kept.
+#[derive(Debug, thiserror::Error)]
+pub enum LayerError {
+    /// The store cannot take it.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// It cannot be archived.
+    #[error(transparent)]
+    Pack(#[from] PackError),
+}
+
+/// The owner, group and mode of the root directory of a file system.
+type RootAttributes = (u32, u32, u32);
+
+/// A layer that is being made. What was not finished is removed.
+#[derive(Debug)]
+pub(crate) struct Draft {
+    directory: PathBuf,
+    before: RootAttributes,
+}
+
+/// A layer of the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Layer {
+    pub(crate) id: Digest,
+    /// Bytes of the files in it.
+    pub(crate) size: u64,
+}
+
+impl Draft {
+    /// Begins a layer on top of these directories, topmost first. The caller holds a lease of the store.
+    pub(crate) fn new(store: &Store, below: &[PathBuf]) -> Result<Self, LayerError> {
+        let directory = store.drafts(&format!("build-{}", Id::random().short()));
+        let draft = Self { directory, before: below.first().map_or(Ok((0, 0, 0o755)), |top| attributes(top))? };
+        for path in [draft.root(), draft.work()] {
+            make_directory(&path).map_err(io_error("create", &path))?;
+        }
+        let root = draft.root();
+        let (uid, gid, mode) = draft.before;
+        chown(&root, Some(uid), Some(gid)).map_err(io_error("set the owner of", &root))?;
+        fs::set_permissions(&root, fs::Permissions::from_mode(mode)).map_err(io_error("set the mode of", &root))?;
+        Ok(draft)
+    }
+
+    /// Returns the directory whose content becomes the layer.
+    pub(crate) fn root(&self) -> PathBuf {
+        self.directory.join("root")
+    }
+
+    /// Returns the overlay's directory for its work.
+    pub(crate) fn work(&self) -> PathBuf {
+        self.directory.join("work")
+    }
+
+    /// Returns the overlay that writes to this draft.
+    pub(crate) fn overlay(&self, layers: Vec<PathBuf>, places: Option<PathBuf>) -> Rootfs {
+        Rootfs { layers, places, upper: self.root(), work: self.work(), volatile: true }
+    }
+
+    /// Opens the file system as it is with the draft on top of these directories, to write to it.
+    pub(crate) fn open(&self, below: &[PathBuf]) -> Step<OwnedFd> {
+        if below.is_empty() {
+            let root = self.root();
+            let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+            return nix::fcntl::open(&root, flags, Mode::empty()).step(|| format!("open {}", root.display()));
+        }
+        rootfs::writable(&self.overlay(below.to_vec(), None))
+    }
+
+    /// Makes it a layer. Nothing in it is younger than `latest`, in seconds since the epoch.
+    pub(crate) fn finish(self, store: &Store, latest: Option<u64>) -> Result<Layer, LayerError> {
+        let root = self.root();
+        let changed = attributes(&root)? != self.before;
+        let opened = File::open(&root).map_err(io_error("open", &root))?;
+        let temporary = store.temporary();
+        let pending = PendingFile::create(&temporary).map_err(io_error("create a file in", &temporary))?;
+        let mut out = BufWriter::with_capacity(256 << 10, Blob { pending, hasher: Hasher::new(), unwritten: 0 });
+        let packed = pack_layer(opened.as_fd(), changed, latest, &mut out)?;
+        let blob = out.into_inner().map_err(|error| io_error("write a file in", &temporary)(error.into_error()))?;
+        let id = blob.hasher.finish();
+        if !store.has_blob(&id) {
+            store.publish_blob(blob.pending, &id)?;
+        }
+        if latest.is_some() {
+            clamp_times(&root, latest).map_err(io_error("set the times in", &root))?;
+        }
+        store.adopt_layer(&id, &root, Unpacked { bytes: packed.bytes, entries: packed.entries })?;
+        Ok(Layer { id, size: packed.bytes })
+    }
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        if let Err(error) = crate::image::remove::remove_path(&self.directory) {
+            tracing::warn!(path = %self.directory.display(), %error, "cannot remove a temporary directory");
+        }
+    }
+}
+
+fn attributes(path: &Path) -> Result<RootAttributes, StoreError> {
+    let metadata = fs::metadata(path).map_err(io_error("look at", path))?;
+    Ok((metadata.uid(), metadata.gid(), metadata.mode() & 0o7777))
+}
+
+/// Makes the unpacked layer what its archive says of times.
+fn clamp_times(directory: &Path, latest: Option<u64>) -> io::Result<()> {
+    use nix::sys::stat::{UtimensatFlags, utimensat};
+    use nix::sys::time::TimeSpec;
+    let Some(latest) = latest.and_then(|latest| i64::try_from(latest).ok()) else { return Ok(()) };
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        let metadata = entry.metadata()?;
+        if metadata.is_dir() {
+            clamp_times(&entry.path(), u64::try_from(latest).ok())?;
+        }
+        if metadata.mtime() >= latest {
+            let time = TimeSpec::new(latest, 0);
+            utimensat(nix::fcntl::AT_FDCWD, &entry.path(), &time, &time, UtimensatFlags::NoFollowSymlink)?;
+        }
+    }
+    Ok(())
+}
+
+/// The archive on its way to the store: kept and hashed.
+struct Blob {
+    pending: PendingFile,
+    hasher: Hasher,
+    unwritten: u64,
+}
+
+impl Write for Blob {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.pending.file_mut().write(bytes)?;
+        self.hasher.update(&bytes[..written]);
+        self.unwritten += written as u64;
+        if self.unwritten >= WRITE_OUT {
+            // The disk works while we do, so that the fsync at the end finds little left.
+            crate::sys::file::start_write_out(self.pending.file())?;
+            self.unwritten = 0;
+        }
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

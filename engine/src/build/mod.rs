@@ -1,0 +1,41 @@
+//! Building images: Dockerfiles as a graph of steps, and the execution of such a graph.
+//!
+//! [`graph`] is where the two halves meet: the language half ([`dockerfile`], [`dispatch`], [`check`]) makes a graph and
+//! never executes anything, the executing half ([`Builder`]) knows no Dockerfile.
+
+mod cache_mount;
+pub mod check;
+mod copy;
+pub mod dispatch;
+pub mod dockerfile;
+mod error;
+mod event;
+mod execute;
+pub mod graph;
+pub mod ignore;
+mod key;
+mod layer;
+mod mode;
+mod output;
+mod prune;
+mod request;
+mod run;
+pub mod runner;
+mod seen;
+mod step;
+mod tree;
+mod uplink;
+mod wildcard;
+
+pub use cache_mount::CacheMountError;
+pub use copy::CopyError;
+pub use error::{BuildError, StepError};
+pub use event::{Event, Phase, Progress};
+pub use execute::{Builder, Solved, seconds};
+pub use layer::LayerError;
+pub use output::Built;
+pub use prune::{PruneError, PruneOptions, Pruned, mounts, prune};
+pub use request::{Request, Secret};
+pub use run::RunError;
+pub use tree::TreeError;
+pub use uplink::UplinkError;

@@ -1,0 +1,269 @@
+//! `build`: the images of services are built.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use clap::Args;
+use rcompose_engine::build::{BuildError, Event};
+use rcompose_engine::error::chain;
+use rcompose_engine::image::Store;
+use rcompose_engine::root::Root;
+use tokio_util::sync::CancellationToken;
+
+use super::context::Context;
+use super::error::{Error, INTERRUPTED};
+use super::signals;
+use crate::compose::Project;
+use crate::compose::model::PullPolicy;
+use crate::project::build::recipe::Recipe;
+use crate::project::build::service::{Overrides, Round, rounds};
+use crate::project::build::{FailedBuild, Outcome, Workshop};
+use crate::project::engine::Engine;
+use crate::project::images::Missing;
+use crate::project::pull::{self, FetchError, Options, Sources, Wanted, pull_options};
+use crate::project::{images, push};
+use crate::ui::Ui;
+use crate::ui::build::{BuildProgress, excerpt, repeated};
+use crate::ui::progress::{Event as Line, Progress, State};
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example: rcompose build --pull web")]
+pub struct BuildArgs {
+    /// Set build-time variables for services
+    #[arg(long = "build-arg", value_name = "KEY[=VALUE]")]
+    build_arg: Vec<String>,
+    /// Check build configuration
+    #[arg(long)]
+    check: bool,
+    /// Do not use cache when building the image
+    #[arg(long)]
+    no_cache: bool,
+    /// Always attempt to pull a newer version of the image
+    #[arg(long)]
+    pull: bool,
+    /// Push service images
+    #[arg(long, conflicts_with = "check")]
+    push: bool,
+    /// Suppress the build output
+    #[arg(short, long)]
+    quiet: bool,
+    /// Set SSH authentications used when building service images. (use 'default' for using your default SSH Agent)
+    #[arg(long, value_name = "ID[=SOCKET]")]
+    ssh: Vec<String>,
+    /// Also build dependencies (transitively)
+    #[arg(long)]
+    with_dependencies: bool,
+    services: Vec<String>,
+}
+
+pub fn run(context: &Context, args: &BuildArgs) -> Result<(), Error> {
+    let project = context.project(&args.services)?;
+    let asked = |name: &String| args.services.is_empty() || args.with_dependencies || args.services.contains(name);
+    let buildable = |name: &String| project.services[name].build.is_some();
+    let chosen: BTreeSet<String> =
+        project.services.keys().filter(|name| asked(name) && buildable(name)).cloned().collect();
+    if chosen.is_empty() {
+        context.ui.warn("No services to build");
+        return Ok(());
+    }
+    let overrides = Overrides {
+        arguments: arguments(&args.build_arg),
+        no_cache: args.no_cache,
+        pull: args.pull,
+        ssh: args.ssh.clone(),
+    };
+    let rounds = rounds(&project, &chosen, &overrides)?;
+    let root = context.root()?;
+    context.block_on(async {
+        if args.check {
+            return check(context, &root, rounds).await;
+        }
+        let progress = if args.quiet { Progress::quiet() } else { context.ui.progress("Building") };
+        let built = build(context.ui, &root, rounds, &progress).await;
+        progress.finish();
+        built?;
+        if args.push { push_all(&root, &project, &chosen, &progress).await } else { Ok(()) }
+    })
+}
+
+/// Reads `--build-arg`. One without a value has that of the environment, or none.
+pub fn arguments(given: &[String]) -> BTreeMap<String, String> {
+    given
+        .iter()
+        .filter_map(|argument| match argument.split_once('=') {
+            Some((name, value)) => Some((name.to_owned(), value.to_owned())),
+            None => Some((argument.clone(), std::env::var(argument).ok()?)),
+        })
+        .collect()
+}
+
+/// Builds the images that services need and that are not there, or all that can be built.
+pub async fn provide(
+    context: &Context,
+    engine: &Engine,
+    project: &Project,
+    all: bool,
+    quiet: bool,
+) -> Result<(), Error> {
+    let mut chosen = BTreeSet::new();
+    let mut fetched = Vec::new();
+    if project.services.values().any(|service| service.build.is_some()) {
+        let store = Store::open(engine.root.data())?;
+        let missing = images::look_up(&store, project, false)?.missing;
+        for (name, service) in project.services.iter().filter(|(_, service)| service.build.is_some()) {
+            let lacks = missing.iter().find(|missing| missing.service == *name);
+            if all || service.pull_policy == Some(PullPolicy::Build) {
+                chosen.insert(name.clone());
+            } else if let Some(missing) = lacks {
+                match service.image {
+                    // A registry may have it.
+                    Some(_) if service.pull_policy != Some(PullPolicy::Never) => fetched.push(missing.clone()),
+                    _ => _ = chosen.insert(name.clone()),
+                }
+            }
+        }
+    }
+    let options = Options { sources: Sources::of_host(), policy: None, interrupt: signals::interrupt()? };
+    let store = Arc::new(Store::open(engine.root.data())?);
+    for Missing { service, reference, .. } in fetched {
+        let wanted = Wanted { service: service.clone(), reference, force: false };
+        match pull::fetch(engine, &store, project, vec![wanted], &options, &Progress::quiet()).await {
+            Ok(()) => {}
+            Err(FetchError::Interrupted) => return Err(Error::Exit(INTERRUPTED)),
+            Err(error) => {
+                tracing::debug!(%error, service, "not fetched, so it is built");
+                chosen.insert(service);
+            }
+        }
+    }
+    if chosen.is_empty() {
+        return Ok(());
+    }
+    let rounds = rounds(project, &chosen, &Overrides::default())?;
+    let progress = if quiet { Progress::quiet() } else { context.ui.progress("Building") };
+    let built = build(context.ui, &engine.root, rounds, &progress).await;
+    progress.finish();
+    built.map(drop)
+}
+
+/// Builds all recipes, those of a round at once. Returns what became of them, by name.
+pub async fn build(
+    ui: Ui,
+    root: &Root,
+    rounds: Vec<Round>,
+    progress: &Progress,
+) -> Result<BTreeMap<String, Outcome>, Error> {
+    let shown = BuildProgress::new(progress.clone(), rounds.iter().map(Vec::len).sum::<usize>() > 1);
+    let listener = Arc::new(move |event: Event| shown.event(&event));
+    let interrupt = signals::interrupt()?;
+    let workshop = Workshop::open(root, pull_options(&Sources::of_host())?, listener, interrupt.clone())
+        .map_err(|error| failed(ui, "", &error))?;
+    let mut built = BTreeMap::new();
+    let mut failure = None;
+    for round in rounds {
+        // What fails ends the others of its round.
+        let all = round.iter().map(|recipe| async {
+            let outcome = one(ui, &workshop, recipe, &interrupt, progress).await?;
+            Ok::<_, Error>((recipe.name.clone(), outcome))
+        });
+        match futures_util::future::try_join_all(all).await {
+            Ok(outcomes) => built.extend(outcomes),
+            Err(error) => {
+                failure = Some(error);
+                break;
+            }
+        }
+    }
+    let closed = workshop.close().await;
+    if let Some(error) = failure {
+        return Err(error);
+    }
+    closed?;
+    Ok(built)
+}
+
+async fn one(
+    ui: Ui,
+    workshop: &Workshop,
+    recipe: &Recipe,
+    interrupt: &CancellationToken,
+    progress: &Progress,
+) -> Result<Outcome, Error> {
+    match workshop.build(recipe).await {
+        Ok(outcome) => {
+            for warning in &outcome.warnings {
+                let line = warning.span.start.line;
+                ui.warn(&format!("{} ({}:{line}): {}", warning.rule.name(), outcome.file.0, warning.message));
+            }
+            if let Some(tag) = recipe.tags.first() {
+                let name = tag.familiar();
+                let name = name.strip_suffix(":latest").unwrap_or(&name);
+                progress.event(&Line { text: "Built", ..Line::new(name, State::Done, "") });
+            }
+            Ok(outcome)
+        }
+        Err(_) if interrupt.is_cancelled() => Err(Error::Exit(INTERRUPTED)),
+        Err(error) if error.is_interruption() => Err(Error::Exit(INTERRUPTED)),
+        Err(error) => Err(failed(ui, &recipe.name, &error)),
+    }
+}
+
+/// Says what went wrong as BuildKit says it: the last lines of the step's output, the lines of the Dockerfile, the reason.
+fn failed(ui: Ui, name: &str, error: &FailedBuild) -> Error {
+    let mut reason = chain(error);
+    if let FailedBuild::Build { source, .. } = error
+        && let BuildError::Step { name, output, source, .. } = source.root()
+    {
+        ui.say(&repeated(name, output));
+        reason = chain(source);
+    }
+    if let Some((span, (file, text))) = error.place() {
+        ui.say(&excerpt(file, text, span));
+    }
+    let target = if name.is_empty() { String::new() } else { format!("target {name}: ") };
+    Error::new(format!("{target}failed to solve: {reason}"))
+}
+
+async fn check(context: &Context, root: &Root, rounds: Vec<Round>) -> Result<(), Error> {
+    let options = pull_options(&Sources::of_host())?;
+    let workshop = Workshop::open(root, options, Arc::new(|_| ()), signals::interrupt()?)
+        .map_err(|error| failed(context.ui, "", &error))?;
+    let mut text = String::new();
+    let mut found = 0;
+    for mut recipe in rounds.into_iter().flatten() {
+        recipe.all_stages = recipe.target.is_none();
+        let (plan, (file, dockerfile)) =
+            workshop.plan(&recipe).await.map_err(|error| failed(context.ui, &recipe.name, &error))?;
+        found += plan.warnings.len();
+        for warning in &plan.warnings {
+            let _ = writeln!(text, "WARNING: {}", warning.rule.name());
+            let _ = writeln!(text, "{}\n{}\n", warning.message, excerpt(&file, &dockerfile, warning.span));
+        }
+    }
+    workshop.close().await?;
+    if found == 0 {
+        text.push_str("Check complete, no warnings found.\n");
+    } else {
+        let _ = writeln!(
+            text,
+            "Check complete, {found} warning{} found!",
+            if found == 1 { " has been" } else { "s have been" }
+        );
+    }
+    context.ui.out(&text)?;
+    if found == 0 { Ok(()) } else { Err(Error::Exit(1)) }
+}
+
+async fn push_all(root: &Root, project: &Project, chosen: &BTreeSet<String>, progress: &Progress) -> Result<(), Error> {
+    let store = Arc::new(Store::open(root.data())?);
+    let options = pull_options(&Sources::of_host())?;
+    for name in chosen {
+        let service = &project.services[name];
+        let (Some(image), Some(build)) = (&service.image, &service.build) else { continue };
+        for reference in std::iter::once(image).chain(&build.tags) {
+            push::push(&store, &images::reference(name, reference)?, &options, progress, name).await?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,335 @@
+//! Images that are built: from a context and a Dockerfile to steps, and from those to an image of the store.
+
+pub mod recipe;
+pub mod service;
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rcompose_engine::build::check::Warning;
+use rcompose_engine::build::dispatch::{Dispatched, NamedContext, Options, Plan, dispatch};
+use rcompose_engine::build::dockerfile::{Dockerfile, Fault};
+use rcompose_engine::build::graph::{Base, ImageRequest, ImageSource, MAIN_CONTEXT, Span};
+use rcompose_engine::build::ignore::read_lines;
+use rcompose_engine::build::{BuildError, Builder, Built, Progress, Request, UplinkError};
+use rcompose_engine::image::{
+    Image, Platform, PlatformError, PullError, PullOptions, Reference, ReferenceError, Store, StoreError, no_progress,
+    prepare, pull,
+};
+use rcompose_engine::root::Root;
+use tokio_util::sync::CancellationToken;
+
+use self::recipe::{Contents, Recipe};
+
+/// The longest Dockerfile and `.dockerignore`, in bytes.
+const LONGEST: u64 = 16 << 20;
+
+/// The argument that makes a build reproducible.
+const SOURCE_DATE_EPOCH: &str = "SOURCE_DATE_EPOCH";
+
+/// Why an image was not built.
+#[derive(Debug, thiserror::Error)]
+pub enum FailedBuild {
+    #[error("cannot read {}", path.display())]
+    Read {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("{} is longer than {} MiB", .0.display(), LONGEST >> 20)]
+    TooLong(PathBuf),
+    #[error("unable to prepare context: path {:?} not found", .0)]
+    NoContext(PathBuf),
+    #[error("failed to read dockerfile: open {}: no such file or directory", .0)]
+    NoDockerfile(String),
+    #[error("the build context {0:?} is not supported yet: only directories are")]
+    Unsupported(String),
+    #[error("{source}")]
+    Dockerfile {
+        #[source]
+        source: Box<Fault>,
+        /// What it is called, and its text.
+        file: Box<(String, String)>,
+    },
+    #[error("named context {name:?}: {source}")]
+    NamedContext {
+        name: String,
+        #[source]
+        source: Box<Fault>,
+    },
+    #[error("invalid reference format: {reference:?}")]
+    Reference {
+        reference: String,
+        #[source]
+        source: ReferenceError,
+    },
+    #[error(transparent)]
+    Platform(#[from] PlatformError),
+    #[error("{reference}: failed to resolve source metadata")]
+    Pull {
+        reference: String,
+        #[source]
+        source: Box<PullError>,
+    },
+    #[error("cannot read the configuration of image {reference}")]
+    Configuration {
+        reference: String,
+        #[source]
+        source: serde_json::Error,
+    },
+    #[error("SOURCE_DATE_EPOCH is {0:?}, and not a number of seconds")]
+    Epoch(String),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("{source}")]
+    Build {
+        #[source]
+        source: Box<BuildError>,
+        /// What the Dockerfile is called, and its text.
+        file: Box<(String, String)>,
+    },
+    #[error(transparent)]
+    Uplink(#[from] UplinkError),
+}
+
+/// What became of a recipe.
+#[derive(Debug)]
+pub struct Outcome {
+    pub built: Built,
+    pub warnings: Vec<Warning>,
+    /// What the Dockerfile is called, and its text.
+    pub file: (String, String),
+}
+
+/// What several builds have in common.
+#[derive(Debug, Clone)]
+pub struct Workshop {
+    store: Arc<Store>,
+    builder: Builder,
+    pull: PullOptions,
+    interrupt: CancellationToken,
+}
+
+impl Workshop {
+    /// Makes ready to build.
+    pub fn open(
+        root: &Root,
+        pull: PullOptions,
+        progress: Progress,
+        interrupt: CancellationToken,
+    ) -> Result<Self, FailedBuild> {
+        let store = Arc::new(Store::open(root.data())?);
+        let builder = Builder::open(root, Arc::clone(&store), progress);
+        let no_file = || Box::new((String::new(), String::new()));
+        let builder = builder.map_err(|source| FailedBuild::Build { source: Box::new(source), file: no_file() })?;
+        Ok(Self { store, builder, pull, interrupt })
+    }
+
+    /// Removes what only these builds needed.
+    pub async fn close(self) -> Result<(), FailedBuild> {
+        Ok(self.builder.close().await?)
+    }
+
+    /// Reads a recipe's Dockerfile and makes steps of it. Nothing is executed, but images that it is built on are fetched.
+    pub async fn plan(&self, recipe: &Recipe) -> Result<(Plan, (String, String)), FailedBuild> {
+        let Contents::Directory(directory) = &recipe.context;
+        if !directory.is_dir() {
+            return Err(FailedBuild::NoContext(directory.clone()));
+        }
+        let (name, bytes) = read_dockerfile(recipe, directory)?;
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        let file = || Box::new((name.clone(), text.clone()));
+        let failed = |source| FailedBuild::Dockerfile { source: Box::new(source), file: file() };
+        let dockerfile = Dockerfile::parse(&bytes).map_err(failed)?;
+        let options = Self::options(recipe, directory)?;
+        let mut bases: BTreeMap<ImageRequest, Base> = BTreeMap::new();
+        loop {
+            match dispatch(&dockerfile, &options, &bases).map_err(|refused| failed(refused.fault))? {
+                Dispatched::Graph(plan) => return Ok((*plan, (name, text))),
+                Dispatched::Needs(requests) => {
+                    let wanted = requests.into_iter().map(|request| self.base(recipe, request));
+                    bases.extend(futures_util::future::try_join_all(wanted).await?);
+                }
+            }
+        }
+    }
+
+    /// Builds an image.
+    pub async fn build(&self, recipe: &Recipe) -> Result<Outcome, FailedBuild> {
+        let (plan, file) = self.plan(recipe).await?;
+        let Contents::Directory(directory) = &recipe.context;
+        let mut contexts = BTreeMap::from([(MAIN_CONTEXT.to_owned(), directory.clone())]);
+        for (name, value) in &recipe.contexts {
+            if let NamedContext::Directory(path) = named(name, value)? {
+                contexts.insert(name.clone(), PathBuf::from(path));
+            }
+        }
+        let request = Arc::new(Request {
+            name: recipe.name.as_str().into(),
+            graph: plan.graph,
+            contexts,
+            secrets: recipe.secrets.clone(),
+            ssh: recipe.ssh.clone(),
+            network: recipe.network,
+            hosts: recipe.hosts.clone(),
+            hostname: recipe.arguments.get("BUILDKIT_SANDBOX_HOSTNAME").cloned(),
+            shm_size: recipe.shm_size,
+            ulimits: recipe.ulimits.clone(),
+            cgroup_parent: recipe.cgroup_parent.clone(),
+            epoch: epoch(recipe)?,
+            insecure: recipe.insecure,
+            host_network: recipe.host_network,
+            interrupt: self.interrupt.clone(),
+        });
+        let failed = |source| FailedBuild::Build { source: Box::new(source), file: Box::new(file.clone()) };
+        let solved = self.builder.solve(Arc::clone(&request)).await.map_err(failed)?;
+        let built = self.builder.export(&request, &solved, &recipe.tags).map_err(failed)?;
+        Ok(Outcome { built, warnings: plan.warnings, file })
+    }
+
+    fn options(recipe: &Recipe, directory: &Path) -> Result<Options, FailedBuild> {
+        let mut contexts = BTreeMap::new();
+        let mut context_ignore = BTreeMap::new();
+        for (name, value) in &recipe.contexts {
+            let context = named(name, value)?;
+            if let NamedContext::Directory(path) = &context {
+                context_ignore
+                    .insert(name.clone(), read_ignore(&Path::new(path).join(".dockerignore"))?.unwrap_or_default());
+            }
+            contexts.insert(name.clone(), context);
+        }
+        Ok(Options {
+            target: recipe.target.clone(),
+            arguments: recipe.arguments.clone(),
+            platform: match &recipe.platform {
+                Some(platform) => platform.parse::<Platform>()?,
+                None => Platform::host(),
+            },
+            contexts,
+            ignore: ignore_of(recipe, directory)?,
+            context_ignore,
+            labels: recipe.labels.clone(),
+            no_cache: recipe.no_cache,
+            no_cache_filter: recipe.no_cache_filter.clone(),
+            all_stages: recipe.all_stages,
+            ..Options::default()
+        })
+    }
+
+    /// Has an image that something is built on, fetched where it is not there.
+    async fn base(&self, recipe: &Recipe, request: ImageRequest) -> Result<(ImageRequest, Base), FailedBuild> {
+        let reference: Reference = request
+            .reference
+            .parse()
+            .map_err(|source| FailedBuild::Reference { reference: request.reference.clone(), source })?;
+        let platform: Platform = request.platform.parse()?;
+        let options = PullOptions { platform: Some(platform.clone()), ..self.pull.clone() };
+        let failed = |source| FailedBuild::Pull { reference: request.reference.clone(), source: Box::new(source) };
+        // What was built here a moment ago is in no registry.
+        let ask = recipe.pull && !recipe.built_here.contains(&reference.familiar());
+        let there = if ask {
+            None
+        } else {
+            prepare(&self.store, &reference, &options, &no_progress()).await.map_err(failed)?
+        };
+        let there = there.filter(|image| {
+            (&image.platform.os, &image.platform.architecture) == (&platform.os, &platform.architecture)
+        });
+        let image = match there {
+            Some(image) => image,
+            None => pull(&self.store, &reference, &options, &no_progress()).await.map_err(failed)?,
+        };
+        let base = self.describe(&request.reference, &image)?;
+        self.builder.offer(image);
+        Ok((request, base))
+    }
+
+    fn describe(&self, reference: &str, image: &Image) -> Result<Base, FailedBuild> {
+        let mut raw = self.store.raw_config(image)?;
+        let author = raw.get("author").and_then(|author| author.as_str()).filter(|author| !author.is_empty());
+        let author = author.map(str::to_owned);
+        let config = match raw["config"].take() {
+            serde_json::Value::Null => rcompose_engine::image::ImportedConfig::default(),
+            config => serde_json::from_value(config)
+                .map_err(|source| FailedBuild::Configuration { reference: reference.to_owned(), source })?,
+        };
+        let source =
+            ImageSource { reference: reference.to_owned(), digest: image.digest, platform: image.platform.clone() };
+        Ok(Base { source, config, author })
+    }
+}
+
+fn named(name: &str, value: &str) -> Result<NamedContext, FailedBuild> {
+    NamedContext::parse(value)
+        .map_err(|source| FailedBuild::NamedContext { name: name.to_owned(), source: Box::new(source) })
+}
+
+fn epoch(recipe: &Recipe) -> Result<Option<u64>, FailedBuild> {
+    let given = recipe.arguments.get(SOURCE_DATE_EPOCH).filter(|text| !text.is_empty());
+    given.map(|text| text.parse().map_err(|_| FailedBuild::Epoch(text.clone()))).transpose()
+}
+
+/// Returns what the Dockerfile is called, and its text.
+fn read_dockerfile(recipe: &Recipe, directory: &Path) -> Result<(String, Vec<u8>), FailedBuild> {
+    if let Some(text) = &recipe.dockerfile_text {
+        return Ok(("Dockerfile".to_owned(), text.clone().into_bytes()));
+    }
+    let path = directory.join(&recipe.dockerfile);
+    let name = path.file_name().map_or_else(|| recipe.dockerfile.clone(), |name| name.to_string_lossy().into_owned());
+    match read(&path)? {
+        Some(bytes) => Ok((name, bytes)),
+        None => Err(FailedBuild::NoDockerfile(name)),
+    }
+}
+
+/// Returns the patterns of files that are left out of the context: those of the Dockerfile, else those of the context.
+fn ignore_of(recipe: &Recipe, directory: &Path) -> Result<Vec<String>, FailedBuild> {
+    if recipe.dockerfile_text.is_none() {
+        let own = directory.join(format!("{}.dockerignore", recipe.dockerfile));
+        if let Some(lines) = read_ignore(&own)? {
+            return Ok(lines);
+        }
+    }
+    Ok(read_ignore(&directory.join(".dockerignore"))?.unwrap_or_default())
+}
+
+fn read_ignore(path: &Path) -> Result<Option<Vec<String>>, FailedBuild> {
+    Ok(read(path)?.map(read_lines))
+}
+
+/// Reads a file if it is there.
+fn read(path: &Path) -> Result<Option<Vec<u8>>, FailedBuild> {
+    let failed = |source| FailedBuild::Read { path: path.to_owned(), source };
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return Ok(None);
+        }
+        Err(error) => return Err(failed(error)),
+    };
+    let mut bytes = Vec::new();
+    file.take(LONGEST + 1).read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() as u64 > LONGEST { Err(FailedBuild::TooLong(path.to_owned())) } else { Ok(Some(bytes)) }
+}
+
+impl FailedBuild {
+    /// Returns whether somebody wanted it to end.
+    pub fn is_interruption(&self) -> bool {
+        matches!(self, Self::Build { source, .. } if source.is_interruption())
+    }
+
+    /// Returns where in the Dockerfile it went wrong, and what that is called and says.
+    pub fn place(&self) -> Option<(Span, &(String, String))> {
+        match self {
+            Self::Dockerfile { source, file } => Some((source.span?, file)),
+            Self::Build { source, file } => match source.root() {
+                BuildError::Step { at, .. } => Some(((*at)?, file)),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+}
