@@ -148,6 +148,31 @@ fn two_commands_at_once_do_not_harm_each_other() {
 }
 
 #[test]
+fn of_two_first_ups_in_two_places_one_is_refused() {
+    let stack = Stack::new("two-places");
+    let service = |name| format!("  {name}: {{image: busybox, command: sleep 1000, stop_grace_period: 0s}}\n");
+    let project = format!("services:\n{}", ["a", "b", "c", "d"].map(service).concat());
+    let places = ["one", "two"].map(|folder| stack.project_folder().join(folder));
+    for folder in ["one", "two"] {
+        stack.write(&format!("{folder}/compose.yaml"), &project);
+    }
+    stack.run(&["-f", "one/compose.yaml", "pull", "-q"]).ok();
+    for _ in 0..5 {
+        let both = ["one", "two"].map(|folder| stack.spawn(&["-f", &format!("{folder}/compose.yaml"), "up", "-d"]));
+        let [one, two] = both.map(compose_tests::stack::Running::wait);
+        let (won, refused) = if one.code == 0 { (&one, &two) } else { (&two, &one) };
+        assert_eq!((won.code, refused.code), (0, 1), "{one:?}\n{two:?}");
+        for place in &places {
+            assert!(refused.stderr.contains(&place.display().to_string()), "{refused:?}");
+        }
+        let containers = stack.containers();
+        assert_eq!(containers.len(), 4, "{containers:#?}");
+        stack.run(&["-p", &stack.project, "down"]).ok();
+    }
+    stack.finish();
+}
+
+#[test]
 fn stopping_fifty_takes_no_longer_than_stopping_one() {
     let stack = Stack::new("fifty");
     stack.write("compose.yaml", "services:\n  s: {image: busybox, command: sleep 1000, scale: 50}\n");

@@ -162,3 +162,44 @@ fn an_instance_runs_beside_the_stack_with_the_same_ports() {
     assert_eq!(stack.containers().len(), 2, "the first one is as it was");
     stack.finish();
 }
+
+#[test]
+fn an_instance_runs_beside_a_stack_that_publishes_at_every_address() {
+    let stack = Stack::new("wildcard");
+    stack.write("compose.yaml", "services: {web: {image: rcompose.local/whoami, ports: ['8080:80']}}\n");
+    let instance = |arguments: &[&str]| stack.run(&[&["--instance", "two"], arguments].concat()).ok();
+    let host = |address: &str| {
+        let text = wait::until(wait::PATIENCE, "an answer", || http::get(address.parse().unwrap(), "/")).text();
+        text.lines().find_map(|line| line.strip_prefix("Hostname: ")).expect("it tells its name").to_owned()
+    };
+    // Whichever comes first.
+    for instance_first in [false, true] {
+        if instance_first {
+            instance(&["up", "-d"]);
+            stack.run(&["up", "-d"]).ok();
+        } else {
+            stack.run(&["up", "-d"]).ok();
+            instance(&["up", "-d"]);
+        }
+        let own = instance(&["port", "web", "80"]).stdout.trim().to_owned();
+        let (first, second) = (host("127.0.0.1:8080"), host(&own));
+        assert_ne!(first, second, "{own}");
+        instance(&["restart", "-t", "0"]);
+        assert_eq!((host("127.0.0.1:8080"), host(&own)), (first, second));
+        instance(&["down"]);
+        stack.run(&["down"]).ok();
+    }
+    stack.finish();
+}
+
+#[test]
+fn a_port_of_an_instance_is_taken_once() {
+    let stack = Stack::new("instance-port");
+    let service = |name| format!("  {name}: {{image: rcompose.local/whoami, ports: ['8080:80']}}\n");
+    stack.write("compose.yaml", &format!("services:\n{}", ["a", "b"].map(service).concat()));
+    let output = stack.run(&["--instance", "two", "up", "-d"]);
+    assert_eq!(output.code, 1, "{output:?}");
+    assert!(output.stderr.contains(":8080/tcp is already in use"), "{output:?}");
+    stack.run(&["--instance", "two", "down"]).ok();
+    stack.finish();
+}

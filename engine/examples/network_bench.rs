@@ -89,7 +89,7 @@ async fn run() -> outcome::Result {
     let port = PublishedPort { host_ip: None, host_port: None, container_port: 80, protocol: Protocol::Tcp };
     let mut members = Vec::new();
     for (n, sandbox) in sandboxes.iter().enumerate() {
-        let member = Member { id: Id::random(), name: format!("bench-{n}"), project: "bench".into() };
+        let member = Member { id: Id::random(), name: format!("bench-{n}"), project: "bench".into(), visible: true };
         networks.join(sandbox, &member, std::slice::from_ref(&endpoint), &[], &[]).await?;
         members.push(member);
     }
@@ -114,7 +114,7 @@ async fn run() -> outcome::Result {
     for n in 0..CONTAINERS {
         let networks = networks.clone();
         let (endpoint, port) = (endpoint.clone(), port.clone());
-        let member = Member { id: Id::random(), name: format!("bench-{n}"), project: "bench".into() };
+        let member = Member { id: Id::random(), name: format!("bench-{n}"), project: "bench".into(), visible: true };
         running.push(tokio::spawn(async move {
             let sandbox = networks.sandbox().await?;
             let joined = networks.join(&sandbox, &member, &[endpoint], &[port], &[]).await?;

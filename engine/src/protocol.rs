@@ -16,7 +16,7 @@ use crate::id::Id;
 use crate::network::config::NetworkConfig;
 
 /// Grows with every change of these types that an older peer would misread.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// The longest message that is read, in bytes.
 pub const MAX_MESSAGE: u32 = 16 << 20;
@@ -48,6 +48,14 @@ pub enum Request {
     /// Likewise, for a client that attaches to the container's shim at once (`shim::protocol::ToShim::Attach`), with a
     /// terminal of this size (rows and columns): nothing of what the container writes passes before that.
     StartAttended { id: Id, size: Option<(u16, u16)> },
+    /// Starts a container beside another one, whose place it is to take: it publishes no port, and its names lead nowhere,
+    /// before [`Request::TakeOver`]. Answered by [`Reply::Done`] when PID 1 has executed its program.
+    StartBeside { id: Id, other: Id },
+    /// Leads the published ports and the names of `from` to another container, both of which run: from then on nothing new
+    /// comes to `from`, and what is under way there goes on. Answered by [`Reply::Done`].
+    TakeOver { id: Id, from: Id },
+    /// Answered by [`Reply::Done`] when nobody is connected to the container any more, or when `limit` has passed.
+    Drain { id: Id, limit: Duration },
     /// Stops every process of a running container where it is. Answered by [`Reply::Done`] when they stand still.
     Pause { id: Id },
     /// Lets the processes of a paused container go on. Answered by [`Reply::Done`].
@@ -78,6 +86,9 @@ pub enum Request {
     Subscribe,
     /// Likewise, after those that it remembers from this time on.
     SubscribeSince { since: jiff::Timestamp },
+    /// Says where the project is that containers are about to be made of, as long as the connection lasts. Answered by
+    /// [`Reply::Claimed`] with the place that the first one said who is still connected, which may be another.
+    Claim { place: String },
     /// Asks the supervisor to end. Answered by [`Reply::Done`] when another may take the project; it closes the connection
     /// when everything of it is gone. A [`FailureKind::Conflict`] where a container has a process.
     Shutdown,
@@ -106,6 +117,8 @@ pub enum Condition {
     /// Its health check passed; also fulfilled, as far as it goes, by a container that ended, became unhealthy, or keeps
     /// ending although its restart policy starts it again.
     Healthy,
+    /// It has ended at least once since it was last started by hand, or it became unhealthy.
+    Faulty,
     /// It is gone.
     Removed,
 }
@@ -124,6 +137,7 @@ pub enum Reply {
     Network { id: Id, created: bool },
     Stopped { how: Stopped },
     State(Box<ContainerState>),
+    Claimed { place: String },
     Failed(Failure),
 }
 

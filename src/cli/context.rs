@@ -18,7 +18,7 @@ use crate::project::apart::{self, Ports};
 use crate::project::apply::{self, Options};
 use crate::project::engine::Engine;
 use crate::project::labels::{Labelled as _, ProjectLabels};
-use crate::project::place::elsewhere;
+use crate::project::place::{claim, claimed, elsewhere};
 use crate::project::plan::Plan;
 use crate::project::timeline::Recorder;
 use crate::remote::{self, Reader};
@@ -140,6 +140,17 @@ impl Context {
             Some(elsewhere) => Err(Error::with_hint(elsewhere.to_string(), elsewhere.hint())),
             None => Ok(()),
         }
+    }
+
+    /// Makes sure that nobody makes containers under the project's name from another place, now or meanwhile.
+    pub async fn claim(&self, project: &Project, engine: &Engine) -> Result<(), Error> {
+        let labels = self.labels(project);
+        let standing = engine.client().await?.claim(claim(&labels)).await?;
+        if let Some(elsewhere) = claimed(&labels, &standing, remote::cache().as_deref()) {
+            return Err(Error::with_hint(elsewhere.to_string(), elsewhere.hint()));
+        }
+        // Whoever was faster may have finished in between.
+        self.refuse_elsewhere(project, &engine.containers()?)
     }
 
     /// Returns what is written on everything that the project makes.

@@ -164,6 +164,7 @@ fn begin(context: &Context, args: &RunArgs) -> Result<(), Error> {
         let plan = up::plan(context, &engine, &project, &images, &options)?;
         let Some(made) = plan.one_off() else { return Err(Error::new("there is no container to run")) };
         let container = Named::from(made);
+        up::claim(context, &project, &engine, &plan).await?;
         context.apply_with(&engine, plan, "Running", images.hold.take(), None).await?;
         let client = engine.client().await?;
         if args.detach {

@@ -189,6 +189,7 @@ pub fn run(context: &Context, args: &UpArgs) -> Result<(), Error> {
                 plan::compare(kept, &plan::describe(&project, &engine, &whole, &[], &|_| None)?)?;
             }
             if detached {
+                claim(context, &project, &engine, &whole).await?;
                 let changes = !context.global.dry_run && !whole.is_empty();
                 let applied = context.apply_with(&engine, whole, "Running", hold, Some(recorder.clone()));
                 let takes_part = |container: &Container| project.services.contains_key(container.service());
@@ -200,7 +201,14 @@ pub fn run(context: &Context, args: &UpArgs) -> Result<(), Error> {
             }
         }
         let attached = attached::services(args, &project)?;
-        let made = plan(context, &engine, &project, &images, &Options { no_start: true, ..options.clone() })?;
+        let whole = plan(context, &engine, &project, &images, &options)?;
+        let made = if whole.updates() {
+            // What is replaced while its service goes on starts where that is done.
+            whole
+        } else {
+            plan(context, &engine, &project, &images, &Options { no_start: true, ..options.clone() })?
+        };
+        claim(context, &project, &engine, &made).await?;
         context.apply_with(&engine, made, "Running", hold, Some(recorder.clone())).await?;
         // Everything is as it should be now, and what is left to do is to start it.
         let rest = Options {
@@ -213,6 +221,11 @@ pub fn run(context: &Context, args: &UpArgs) -> Result<(), Error> {
         rest.warnings.clear();
         attached::run(context, args, &engine, &project, &attached, rest, &recorder).await
     })
+}
+
+/// Makes sure, where a plan makes containers, that nobody else does so under the project's name from another place.
+pub async fn claim(context: &Context, project: &Project, engine: &Engine, plan: &Plan) -> Result<(), Error> {
+    if plan.makes_containers() && !context.global.dry_run { context.claim(project, engine).await } else { Ok(()) }
 }
 
 /// Keeps what was done when for `blame`, and writes it where it was asked for.
@@ -348,6 +361,7 @@ pub fn options(context: &Context, args: &ConvergeArgs) -> Options {
         remove_orphans: args.remove_orphans,
         ignore_orphans: context.is_set("COMPOSE_IGNORE_ORPHANS"),
         no_start: args.no_start,
+        started: None,
         wait: args.wait,
         timeout: timeout(args.timeout),
         replaced_volumes: BTreeSet::new(),

@@ -33,21 +33,32 @@ impl Elsewhere {
 /// The same directory by another path, the same compose file from another directory and with other override files, and what
 /// was moved since are the same place. What comes from a URL lies in the `cache` by its revision, and has no place.
 pub fn elsewhere(own: &ProjectLabels, containers: &[Container], cache: Option<&Path>) -> Option<Elsewhere> {
-    let cached = |path: &str| cache.is_some_and(|cache| Path::new(path).starts_with(cache));
-    let other = containers.iter().find(|container| {
-        let Some(there) = container.label(WORKING_DIR) else { return false };
-        let files = container.label(CONFIG_FILES).unwrap_or_default().split(',').filter(|file| file.starts_with('/'));
-        let files = files.collect::<Vec<_>>();
-        let same = is_same(there, &own.working_dir)
-            || files.iter().any(|file| own.config_files.iter().any(|other| is_same(file, other)))
-            || (cached(there) && cached(&own.working_dir));
-        !same && is_there(there, &files)
-    })?;
-    Some(Elsewhere {
-        name: own.name.clone(),
-        here: own.working_dir.clone(),
-        there: other.label(WORKING_DIR).unwrap_or_default().to_owned(),
+    containers.iter().find_map(|container| {
+        let there = container.label(WORKING_DIR)?;
+        another(own, there, container.label(CONFIG_FILES).unwrap_or_default(), cache)
     })
+}
+
+/// Returns the other place that somebody has claimed who makes containers under the project's name right now.
+pub fn claimed(own: &ProjectLabels, claim: &str, cache: Option<&Path>) -> Option<Elsewhere> {
+    let (there, files) = claim.split_once('\n')?;
+    another(own, there, files, cache)
+}
+
+/// Returns a project's place in the form of a claim.
+pub fn claim(own: &ProjectLabels) -> String {
+    format!("{}\n{}", own.working_dir, own.config_files.join(","))
+}
+
+/// Returns the place with this directory and these files, with commas between them, if it is another one and still there.
+fn another(own: &ProjectLabels, there: &str, files: &str, cache: Option<&Path>) -> Option<Elsewhere> {
+    let cached = |path: &str| cache.is_some_and(|cache| Path::new(path).starts_with(cache));
+    let files = files.split(',').filter(|file| file.starts_with('/')).collect::<Vec<_>>();
+    let same = is_same(there, &own.working_dir)
+        || files.iter().any(|file| own.config_files.iter().any(|other| is_same(file, other)))
+        || (cached(there) && cached(&own.working_dir));
+    let elsewhere = || Elsewhere { name: own.name.clone(), here: own.working_dir.clone(), there: there.to_owned() };
+    (!same && is_there(there, &files)).then(elsewhere)
 }
 
 /// Returns whether two paths lead to the same thing.
@@ -100,6 +111,8 @@ mod tests {
         let found = elsewhere(&second, &made_by(&first), None).unwrap();
         assert_eq!((Path::new(&found.there), Path::new(&found.here)), (one.as_path(), two.as_path()));
         assert_eq!(elsewhere(&second, &made_by(&second), None), None);
+        assert_eq!(claimed(&second, &claim(&first), None), Some(found));
+        assert_eq!(claimed(&first, &claim(&first), None), None);
         assert_eq!(elsewhere(&second, &made_by(&first), Some(folder.path())), None, "both lie in the cache");
         fs::remove_dir_all(&one).unwrap();
         assert_eq!(elsewhere(&second, &made_by(&first), None), None, "it was moved");

@@ -109,6 +109,7 @@ impl Recorder {
             cause,
             loses: Vec::new(),
             interrupts: false,
+            rolling: None,
             after: Vec::new(),
         };
         timeline.steps.push(Timed { step, begun: Some(begun), ended: Some(Timestamp::now()) });
@@ -263,8 +264,8 @@ mod tests {
         let cause = Why { reason: "missing".into(), text: "it is new".into(), place: None, changes: Vec::new() };
         let (kind, after) = (Kind::Container, after.to_vec());
         let (name, service) = (format!("p-{service}-1"), Some(service.to_owned()));
-        let step =
-            Entry { id, action, kind, name, service, hash: None, cause, loses: Vec::new(), interrupts: false, after };
+        let (loses, interrupts, rolling) = (Vec::new(), false, None);
+        let step = Entry { id, action, kind, name, service, hash: None, cause, loses, interrupts, rolling, after };
         Timed { step, begun: at(times.0), ended: at(times.1) }
     }
 

@@ -7,7 +7,7 @@ use serde_json::Value as Json;
 
 use super::colour::{BOLD, Colour, GREEN, RED, YELLOW};
 use crate::compose::Place;
-use crate::project::plan::document::{Changed, Document, Entry, Verb};
+use crate::project::plan::document::{Changed, Document, Entry, Rolling, Verb};
 
 /// The longest value that is shown whole, in characters.
 const LONGEST: usize = 60;
@@ -31,6 +31,9 @@ pub fn render(document: &Document, directory: &Path, colours: bool) -> String {
                 let _ = write!(text, " ({})", place_in(place, directory));
             }
         }
+        if let Some(rolling) = &step.rolling {
+            let _ = write!(text, "\n    {}", replaced(rolling));
+        }
         if step.interrupts {
             let _ = write!(text, "\n    {}", paint(YELLOW, "it does not run meanwhile"));
         }
@@ -47,6 +50,7 @@ pub fn sentence(step: &Entry) -> String {
         Verb::Pull => "pull",
         Verb::Create => "create",
         Verb::Replace => "replace",
+        Verb::Update => "update",
         Verb::Remove => "remove",
         Verb::Rename => "rename",
         Verb::Start => "start",
@@ -77,7 +81,7 @@ fn is_shown(step: &Entry) -> bool {
 fn symbol(verb: Verb) -> (&'static str, Colour) {
     match verb {
         Verb::Pull | Verb::Create => ("+", GREEN),
-        Verb::Replace | Verb::Rename => ("~", YELLOW),
+        Verb::Replace | Verb::Update | Verb::Rename => ("~", YELLOW),
         Verb::Remove | Verb::Kill => ("-", RED),
         Verb::Stop | Verb::Pause => ("<", YELLOW),
         Verb::Start | Verb::Restart | Verb::Unpause => (">", GREEN),
@@ -94,6 +98,7 @@ fn summary(document: &Document) -> String {
         (count(&[Verb::Pull]), "to pull"),
         (count(&[Verb::Create]), "to create"),
         (count(&[Verb::Replace]), "to replace"),
+        (count(&[Verb::Update]), "to update"),
         (count(&[Verb::Remove]), "to remove"),
         (count(&[Verb::Stop]), "to stop"),
         (started, "to start"),
@@ -108,6 +113,20 @@ fn summary(document: &Document) -> String {
         return kept.map_or_else(|| "nothing to do".to_owned(), |kept| format!("nothing to do, {kept}"));
     }
     counts.chain(kept).collect::<Vec<_>>().join(", ")
+}
+
+fn replaced(rolling: &Rolling) -> String {
+    let names = rolling.containers.join(", ");
+    let how = match rolling.at_a_time {
+        at_a_time if at_a_time >= rolling.containers.len() => String::new(),
+        at_a_time => format!(", {at_a_time} at a time"),
+    };
+    let order = if rolling.start_first {
+        "beside the old one, which stops when it has taken over"
+    } else {
+        "when the old one has stopped"
+    };
+    format!("replaced{how}, each new one started {order}: {names}")
 }
 
 fn describe(change: &Changed) -> String {

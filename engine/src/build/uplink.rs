@@ -65,7 +65,7 @@ impl Uplink {
     pub(super) async fn join(&self, id: &Id) -> Result<(Sandbox, Vec<EndpointState>, Option<IpAddr>), UplinkError> {
         let networks = self.networks().await?;
         let sandbox = networks.sandbox().await?;
-        let member = Member { id: id.clone(), name: id.short().to_owned(), project: PROJECT.to_owned() };
+        let member = Member { id: id.clone(), name: id.short().to_owned(), project: PROJECT.to_owned(), visible: true };
         let endpoint = Endpoint { network: self.name.clone(), ..Endpoint::default() };
         let joined = networks.join(&sandbox, &member, &[endpoint], &[], &[]).await?;
         let gateway = networks.host_gateway(&joined.endpoints).await?;

@@ -30,6 +30,9 @@ pub struct ContainerState {
     pub health: Option<Health>,
     pub endpoints: Vec<EndpointState>,
     pub ports: Vec<BoundPort>,
+    /// The container whose place it is to take, and beside which it runs until then, without ports and names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub beside: Option<Id>,
 }
 
 impl ContainerState {
@@ -49,6 +52,7 @@ impl ContainerState {
             health: None,
             endpoints: Vec::new(),
             ports: Vec::new(),
+            beside: None,
         }
     }
 

@@ -5,8 +5,7 @@
 
 use std::os::fd::OwnedFd;
 
-use tokio_util::task::TaskTracker;
-
+use super::relay::Relays;
 use super::worker::publish_target;
 use super::{Joined, Member, NetworkError, Networks, mappings};
 use crate::container::config::{Endpoint, PublishedPort};
@@ -108,19 +107,15 @@ impl Networks {
         }
         let (id, mappings) = (member.id.clone(), mappings(states, &bound));
         self.0.worker.run(move |worker| worker.republish(&id, target.as_ref(), mappings, bound)).await?;
-        let (stop, relays) = (self.0.stop.child_token(), TaskTracker::new());
+        let relays = Relays::new(&self.0.stop);
         let before = self.running().get_mut(&member.id).map(|running| {
             running.reservations.extend(new);
-            let before = (running.stop.clone(), running.relays.clone());
-            (running.stop, running.relays) = (stop.clone(), relays.clone());
-            before
+            std::mem::replace(&mut running.relays, relays.clone())
         });
-        if let Some((stop, relays)) = before {
-            stop.cancel();
-            relays.close();
-            relays.wait().await;
+        if let Some(before) = before {
+            before.end().await;
         }
-        self.relay(member, states, &relays, &stop)?;
+        self.relay(member, states, &relays)?;
         Ok(keep)
     }
 }

@@ -15,6 +15,7 @@ mod connect;
 mod dns;
 mod error;
 pub mod files;
+mod instance;
 pub mod lease;
 mod link;
 mod netlink;
@@ -26,6 +27,8 @@ mod relay;
 pub mod sandbox;
 mod settings;
 mod store;
+mod succession;
+mod traffic;
 mod watch;
 mod worker;
 
@@ -41,11 +44,13 @@ use tokio_util::task::TaskTracker;
 
 pub use self::config::Network;
 pub use self::error::NetworkError;
+pub use self::instance::is_of_instance;
 pub use self::lease::LeaseError;
 pub use self::link::LinkError;
 pub use self::netlink::Refusal;
 pub use self::nft::FilterError;
 pub use self::port::PortError;
+pub(crate) use self::port::{is_port, name as port_name};
 pub use self::sandbox::{Sandbox, SandboxError};
 pub use self::settings::SettingsError;
 pub use self::store::StoreError;
@@ -57,6 +62,7 @@ use self::dns::{Forwarder, Resolver, Upstream};
 use self::nft::Mapping;
 use self::pool::Pool;
 use self::port::Reservation;
+use self::relay::Relays;
 use self::sandbox::Sandboxes;
 use self::worker::publish_target;
 use crate::container::config::{Endpoint, PublishedPort};
@@ -85,6 +91,8 @@ pub struct Member {
     pub id: Id,
     pub name: String,
     pub project: String,
+    /// Whether its names lead to it.
+    pub visible: bool,
 }
 
 /// The resolvers that a container was told to use instead of the host's.
@@ -141,10 +149,7 @@ struct Running {
     endpoints: Vec<EndpointState>,
     /// Keeps the ports taken.
     reservations: Vec<Reservation>,
-    /// Ends the relays.
-    stop: CancellationToken,
-    /// The relays, which hold copies of the ports' sockets.
-    relays: TaskTracker,
+    relays: Relays,
 }
 
 impl Running {
@@ -155,9 +160,7 @@ impl Running {
 
     /// Ends everything, and returns when nothing of ours holds a socket of the container any more.
     async fn end(self) {
-        self.stop.cancel();
-        self.relays.close();
-        self.relays.wait().await;
+        self.relays.end().await;
     }
 }
 
@@ -434,37 +437,29 @@ impl Networks {
         let patience = files::ResolvConf::default().timeout();
         let upstream = (!dns.is_empty()).then(|| Upstream::new(dns, patience));
         let resolver = Resolver::start(sockets, view, Arc::clone(&self.0.forwarder), upstream).map_err(failed)?;
-        let stop = self.0.stop.child_token();
-        let relays = TaskTracker::new();
+        let relays = Relays::new(&self.0.stop);
         let running = Running {
             sandbox: sandbox.clone(),
             resolver,
             endpoints: states.to_vec(),
             reservations,
-            stop: stop.clone(),
             relays: relays.clone(),
         };
         // Whatever fails below, the container's entry is there for `leave` to clear.
         let old = self.running().insert(member.id.clone(), running);
         if let Some(old) = old {
-            old.stop.cancel();
+            old.relays.cancel();
         }
-        self.relay(member, states, &relays, &stop)
+        self.relay(member, states, &relays)
     }
 
-    /// Starts the relays of a container, until `stop`.
-    fn relay(
-        &self,
-        member: &Member,
-        states: &[EndpointState],
-        tasks: &TaskTracker,
-        stop: &CancellationToken,
-    ) -> Result<(), NetworkError> {
+    /// Starts the relays of a container.
+    fn relay(&self, member: &Member, states: &[EndpointState], relays: &Relays) -> Result<(), NetworkError> {
         let container = || member.name.clone();
         let failed = |source| NetworkError::Resolver { container: container(), source };
         for (port, target, socket) in self.relays(&member.id, states).map_err(failed)? {
             let address = SocketAddr::new(port.host_ip, port.host_port);
-            relay::start(socket, port.protocol, target, tasks, stop.clone()).map_err(|source| NetworkError::Relay {
+            relays.start(socket, port.protocol, target).map_err(|source| NetworkError::Relay {
                 container: container(),
                 port: address,
                 source,
@@ -481,7 +476,7 @@ impl Networks {
         if let Some(running) = self.running().get(container) {
             for Reservation { port, socket } in &running.reservations {
                 let target = if port.host_ip.is_ipv4() { ipv4.or(ipv6) } else { ipv6.or(ipv4) };
-                if let Some(target) = target {
+                if let Some(target) = target.filter(|_| !is_of_instance(port.host_ip)) {
                     let target = SocketAddr::new(target, port.container_port);
                     relays.push((port.clone(), target, socket.try_clone()?));
                 }
@@ -550,6 +545,12 @@ impl Networks {
             running.end().await;
         }
         forgotten
+    }
+
+    /// Gives a running container another name.
+    pub async fn rename(&self, container: &Id, name: &str) -> Result<(), NetworkError> {
+        let (id, name) = (container.clone(), name.to_owned());
+        self.0.worker.run(move |worker| worker.rename(&id, &name)).await
     }
 
     /// Puts a running container into, or takes it out of, the answers to its names.

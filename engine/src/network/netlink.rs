@@ -93,6 +93,11 @@ impl Socket {
         Self::open(SockProtocol::NetlinkNetFilter)
     }
 
+    /// Opens a socket to sock_diag, which lists sockets (`sock_diag(7)`).
+    pub(crate) fn diagnosis() -> io::Result<Self> {
+        Self::open(SockProtocol::NetlinkSockDiag)
+    }
+
     fn open(protocol: SockProtocol) -> io::Result<Self> {
         let fd = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, protocol)?;
         bind(fd.as_raw_fd(), &NetlinkAddr::new(0, 0))?;

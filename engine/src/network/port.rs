@@ -19,6 +19,7 @@ use nix::sys::socket::{
     sockopt,
 };
 
+use super::instance;
 use crate::container::config::{Protocol, PublishedPort};
 use crate::container::state::BoundPort;
 
@@ -62,6 +63,11 @@ impl Reservation {
     pub(crate) fn name(&self) -> String {
         name(&self.port)
     }
+}
+
+/// Returns whether what is kept under a name is the socket of a published port.
+pub(crate) fn is_port(name: &str) -> bool {
+    name.starts_with("port ")
 }
 
 /// Returns the name under which a published port's socket is kept.
@@ -141,8 +147,8 @@ pub(crate) fn reserve(
     Err(PortError::InUse { address: busy, protocol: wanted.protocol, holder, next })
 }
 
-/// A container that is started again may find its port still open in the process that kept it for the last run, which
-/// is about to end. Tries again while the holder is a process of this very program.
+/// A container that is started again may find its port still open in the process that kept it for the last run, if that
+/// was killed and has not ended yet; the kernel does not tell when a port is free. Tries again while the holder is a process of this very program.
 fn after_a_shim_of_ours(
     wanted: &PublishedPort,
     addresses: &[IpAddr],
@@ -159,8 +165,10 @@ fn after_a_shim_of_ours(
             Ok(Attempt::Busy(_)) => {}
             Err(error) => return Some(Err(error)),
         }
-        let (pid, _) = process_holding(busy, wanted.protocol)?;
-        if pid == std::process::id() || program(&pid.to_string()) != program("self") {
+        // Of one that is ending nothing can be seen any more, a moment before the port is free.
+        if let Some((pid, _)) = process_holding(busy, wanted.protocol)
+            && (pid == std::process::id() || program(&pid.to_string()) != program("self"))
+        {
             return None;
         }
         std::thread::sleep(WAIT);
@@ -198,6 +206,15 @@ fn attempt(wanted: &PublishedPort, addresses: &[IpAddr], port: u16, optional_v6:
 
 /// Binds a socket; returns it and its port.
 fn bind_one(address: SocketAddr, protocol: Protocol) -> Result<(OwnedFd, u16), Errno> {
+    if !instance::is_of_instance(address.ip()) {
+        return bind_socket(address, protocol);
+    }
+    // The kernel's choice is one that nobody listens at.
+    let port = if address.port() == 0 { bind_socket(address, protocol)?.1 } else { address.port() };
+    Ok((instance::take(SocketAddr::new(address.ip(), port), protocol)?, port))
+}
+
+fn bind_socket(address: SocketAddr, protocol: Protocol) -> Result<(OwnedFd, u16), Errno> {
     let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let fd = match protocol {
@@ -279,8 +296,13 @@ fn conflicts(address: SocketAddr, protocol: Protocol) -> Vec<Entry> {
 
 /// Returns pid and command line of the process that keeps a port from being bound.
 fn process_holding(address: SocketAddr, protocol: Protocol) -> Option<(u32, String)> {
+    let inodes: Vec<u64> = if instance::is_of_instance(address.ip()) {
+        instance::holder(address, protocol).into_iter().collect()
+    } else {
+        conflicts(address, protocol).iter().map(|entry| entry.inode).collect()
+    };
     let sockets: Vec<String> =
-        conflicts(address, protocol).iter().filter(|e| e.inode != 0).map(|e| format!("socket:[{}]", e.inode)).collect();
+        inodes.iter().filter(|inode| **inode != 0).map(|inode| format!("socket:[{inode}]")).collect();
     // A socket that is bound and does not listen is in no table; it may still be found by nobody.
     if sockets.is_empty() {
         return None;

@@ -27,35 +27,62 @@ const UDP_IDLE: Duration = Duration::from_mins(2);
 /// UDP peers at once; above it new ones are ignored.
 const UDP_PEERS: usize = 1024;
 
-/// Starts to carry what arrives at `socket` to `target`, on the current runtime, until `stop`.
-pub(crate) fn start(
-    socket: OwnedFd,
-    protocol: Protocol,
-    target: SocketAddr,
-    tasks: &TaskTracker,
+/// All relays of one container. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Relays {
+    /// They hold copies of the ports' sockets.
+    tasks: TaskTracker,
     stop: CancellationToken,
-) -> io::Result<()> {
-    match protocol {
-        Protocol::Tcp => {
-            let listener = TcpListener::from_std(socket.into())?;
-            let connections = tasks.clone();
-            tasks.spawn(async move {
-                let accept = accept(listener, target, connections, stop.clone());
-                stop.run_until_cancelled(accept).await;
-            });
-        }
-        Protocol::Udp => {
-            let socket = UdpSocket::from_std(socket.into())?;
-            let peers = tasks.clone();
-            tasks.spawn(async move {
-                let carry = datagrams(Arc::new(socket), target, peers, stop.clone());
-                stop.run_until_cancelled(carry).await;
-            });
-        }
-        // An association of SCTP names its own addresses; only the kernel can translate it.
-        Protocol::Sctp => {}
+    /// Ends only what takes in new connections.
+    door: CancellationToken,
+}
+
+impl Relays {
+    /// Returns none yet; they end with `parent` at the latest.
+    pub(crate) fn new(parent: &CancellationToken) -> Self {
+        let stop = parent.child_token();
+        Self { tasks: TaskTracker::new(), door: stop.child_token(), stop }
     }
-    Ok(())
+
+    /// Starts to carry what arrives at `socket` to `target`, on the current runtime.
+    pub(crate) fn start(&self, socket: OwnedFd, protocol: Protocol, target: SocketAddr) -> io::Result<()> {
+        let (tasks, stop, door) = (self.tasks.clone(), self.stop.clone(), self.door.clone());
+        match protocol {
+            Protocol::Tcp => {
+                let listener = TcpListener::from_std(socket.into())?;
+                self.tasks.spawn(async move {
+                    door.run_until_cancelled(accept(listener, target, tasks, stop)).await;
+                });
+            }
+            Protocol::Udp => {
+                let socket = UdpSocket::from_std(socket.into())?;
+                self.tasks.spawn(async move {
+                    door.run_until_cancelled(datagrams(Arc::new(socket), target, tasks, stop)).await;
+                });
+            }
+            // An association of SCTP names its own addresses; only the kernel can translate it.
+            Protocol::Sctp => {}
+        }
+        Ok(())
+    }
+
+    /// Takes in nothing new from now on, and lets new ones be started; what is under way goes on.
+    pub(crate) fn close_door(&mut self) {
+        self.door.cancel();
+        self.door = self.stop.child_token();
+    }
+
+    /// Ends all of them, without waiting for that.
+    pub(crate) fn cancel(&self) {
+        self.stop.cancel();
+    }
+
+    /// Ends all of them, and returns when none holds a socket any more.
+    pub(crate) async fn end(self) {
+        self.stop.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
 }
 
 async fn accept(listener: TcpListener, target: SocketAddr, tasks: TaskTracker, stop: CancellationToken) {

@@ -18,7 +18,7 @@ use nix::sched::{CloneFlags, setns, unshare};
 use tokio::sync::oneshot;
 
 use super::netlink::{Refusal, Request, Socket, attributes};
-use super::nft;
+use super::{nft, traffic};
 
 /// Where a container's resolver is.
 pub const RESOLVER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 11);
@@ -108,6 +108,12 @@ enum Job {
         settings: Vec<(String, String)>,
         reply: Reply,
     },
+    /// Opens what tells of the connections there.
+    Watch {
+        sandbox: Sandbox,
+        watch: oneshot::Sender<io::Result<traffic::Opened>>,
+        reply: Reply,
+    },
 }
 
 /// The threads that enter network namespaces, so that no other thread of the process ever does.
@@ -138,6 +144,7 @@ impl Sandboxes {
                         Job::Adopt { netns, udp, tcp, reply } => (adopt(netns, udp, tcp), reply),
                         Job::Reuse { netns, reply } => (reuse(netns), reply),
                         Job::Set { sandbox, settings, reply } => (set(sandbox, &settings), reply),
+                        Job::Watch { sandbox, watch, reply } => (open_watch(sandbox, watch), reply),
                     };
                     // A thread that stays inside keeps the namespace alive, until it has done its next job.
                     let back = || setns(&home, CloneFlags::CLONE_NEWNET);
@@ -205,6 +212,13 @@ impl Sandboxes {
     /// Writes settings inside a sandbox: paths below `/proc/sys` and values.
     pub(crate) async fn set(&self, sandbox: Sandbox, settings: Vec<(String, String)>) -> Result<(), SandboxError> {
         self.ask(|reply| Job::Set { sandbox, settings, reply }).await.map(|_| ())
+    }
+
+    /// Opens what tells of the TCP connections inside a sandbox; an error where the kernel does not tell.
+    pub(crate) async fn watch(&self, sandbox: Sandbox) -> Result<io::Result<traffic::Opened>, SandboxError> {
+        let (watch, opened) = oneshot::channel();
+        self.ask(|reply| Job::Watch { sandbox, watch, reply }).await?;
+        opened.await.map_err(|_| SandboxError::Gone)
     }
 
     async fn ask(&self, job: impl FnOnce(Reply) -> Job) -> Result<Sandbox, SandboxError> {
@@ -316,5 +330,12 @@ fn set(sandbox: Sandbox, settings: &[(String, String)]) -> Result<Sandbox, Sandb
         let path = format!("/proc/sys/{path}");
         std::fs::write(&path, value).map_err(|source| SandboxError::Sysctl { path, source })?;
     }
+    Ok(sandbox)
+}
+
+fn open_watch(sandbox: Sandbox, watch: oneshot::Sender<io::Result<traffic::Opened>>) -> Result<Sandbox, SandboxError> {
+    setns(sandbox.netns(), CloneFlags::CLONE_NEWNET).map_err(|errno| SandboxError::Enter(errno.into()))?;
+    // Whoever asked may have given up.
+    let _ = watch.send(traffic::open());
     Ok(sandbox)
 }

@@ -52,11 +52,18 @@ fn inotify(directory: &Path) -> io::Result<(Inotify, AsyncFd<OwnedFd>)> {
 }
 
 fn subscribe(protocol: SockProtocol, group: i32) -> io::Result<AsyncFd<OwnedFd>> {
+    readiness::watch(subscribed(protocol, &[group])?)
+}
+
+/// Opens a netlink socket of the calling thread's network namespace that hears what these groups are told.
+pub(super) fn subscribed(protocol: SockProtocol, groups: &[i32]) -> io::Result<OwnedFd> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let fd = socket(AddressFamily::Netlink, SockType::Raw, flags, protocol)?;
     bind(fd.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
-    netlink_subscribe(&fd, group)?;
-    readiness::watch(fd)
+    for group in groups {
+        netlink_subscribe(&fd, *group)?;
+    }
+    Ok(fd)
 }
 
 async fn watch_registries((inotify, readable): (Inotify, AsyncFd<OwnedFd>), worker: worker::Handle) {
@@ -109,7 +116,7 @@ async fn watch_kernel(filter: AsyncFd<OwnedFd>, links: AsyncFd<OwnedFd>, worker:
 }
 
 /// Reads one datagram and says whether it is of interest. One that was lost may have been.
-async fn news(fd: &AsyncFd<OwnedFd>, interesting: impl Fn(&[u8]) -> bool) -> bool {
+pub(super) async fn news(fd: &AsyncFd<OwnedFd>, interesting: impl Fn(&[u8]) -> bool) -> bool {
     let Ok(mut ready) = fd.readable().await else { return false };
     let mut buffer = vec![0; 32 << 10];
     let received = ready.try_io(|fd| {

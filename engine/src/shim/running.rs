@@ -20,6 +20,7 @@ use crate::container::hooks;
 use crate::container::log::Stream;
 use crate::container::log::writer::{Pumped, Writer};
 use crate::container::step::{Context, ENGINE, Step, fault};
+use crate::network::is_port;
 use crate::sys::{clone, pidfd, process, socket};
 
 /// The most connections at a time, besides the supervisor's.
@@ -115,6 +116,12 @@ impl Kept {
                 None => {}
             }
         }
+    }
+
+    /// Lets go of published ports: whoever hears of the container's end may publish them.
+    fn release_ports(&mut self) {
+        let (names, fds) = (std::mem::take(&mut self.names), std::mem::take(&mut self.fds));
+        (self.names, self.fds) = names.into_iter().zip(fds).filter(|(name, _)| !is_port(name)).unzip();
     }
 }
 
@@ -301,6 +308,7 @@ impl Running {
             self.shim.config.cgroup.kill_all();
         }
         self.drain();
+        self.kept.release_ports();
         let code = self.exit_code();
         let exit = Exit { code, oom_killed: self.shim.config.cgroup.oom_killed(), finished_at: jiff::Timestamp::now() };
         if self.shim.config.hooks {

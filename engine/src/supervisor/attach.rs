@@ -13,7 +13,7 @@ use crate::container::state::{BoundPort, ContainerState, EndpointState};
 use crate::container::store;
 use crate::error::chain;
 use crate::id::Id;
-use crate::network::{Joined, Member, NetworkError, PortError, Sandbox, files};
+use crate::network::{Joined, Member, NetworkError, PortError, Sandbox, files, is_port, port_name};
 use crate::protocol::{EventKind, Failure, FailureKind};
 
 /// The network of a running container.
@@ -51,7 +51,7 @@ impl Attached {
         connected: &[Endpoint],
         endpoint: &Endpoint,
     ) -> Result<(), Failure> {
-        let joined = project.networks.connect(&member(project, config), connected, endpoint, &config.ports).await;
+        let joined = project.networks.connect(&member(project, config, true), connected, endpoint, &config.ports).await;
         self.take(project, config, joined.map_err(|error| failure("connect", config, &error))?).await
     }
 
@@ -63,8 +63,31 @@ impl Attached {
         left: &[Endpoint],
         name: &str,
     ) -> Result<(), Failure> {
-        let joined = project.networks.disconnect(&member(project, config), left, name, &config.ports).await;
+        let joined = project.networks.disconnect(&member(project, config, true), left, name, &config.ports).await;
         self.take(project, config, joined.map_err(|error| failure("disconnect", config, &error))?).await
+    }
+
+    /// Leads to a running container what leads to `from`, which runs as well: published ports and names.
+    pub(super) async fn take_over(
+        &mut self,
+        project: &Project,
+        config: &ContainerConfig,
+        from: &ContainerConfig,
+    ) -> Result<(), Failure> {
+        let (taker, giver) = (member(project, config, true), member(project, from, false));
+        let joined = project.networks.take_over(&taker, &giver, &config.ports).await;
+        let joined = joined.map_err(|error| failure("lead everything to", config, &error))?;
+        self.endpoints = joined.endpoints;
+        self.ports = joined.ports;
+        self.keep.extend(joined.keep);
+        Ok(())
+    }
+
+    /// Notes what is left to a running container after another has taken over from it.
+    pub(super) fn give_way(&mut self, project: &Project, config: &ContainerConfig) {
+        self.ports = project.networks.ports(&config.id);
+        let left: Vec<String> = self.ports.iter().map(port_name).collect();
+        self.keep.retain(|(name, _)| !is_port(name) || left.contains(name));
     }
 
     /// Notes what a running container has now, and tells it its own addresses.
@@ -76,12 +99,18 @@ impl Attached {
     }
 }
 
-fn member(project: &Project, config: &ContainerConfig) -> Member {
-    Member { id: config.id.clone(), name: config.name.clone(), project: project.name.clone() }
+fn member(project: &Project, config: &ContainerConfig, visible: bool) -> Member {
+    Member { id: config.id.clone(), name: config.name.clone(), project: project.name.clone(), visible }
 }
 
 /// Makes a container's network; `None` where it has the host's. Nothing is left of it when it fails.
-pub(super) async fn attach(project: &Project, config: &ContainerConfig) -> Result<Option<Attached>, Failure> {
+///
+/// With `beside` it is to take another container's place later ([`Attached::take_over`]).
+pub(super) async fn attach(
+    project: &Project,
+    config: &ContainerConfig,
+    beside: bool,
+) -> Result<Option<Attached>, Failure> {
     let attached = match &config.network {
         NetworkMode::Host => None,
         NetworkMode::Container(id) => Some(share(project, config, id)?),
@@ -99,8 +128,9 @@ pub(super) async fn attach(project: &Project, config: &ContainerConfig) -> Resul
         NetworkMode::Networks(endpoints) => {
             let sandbox = sandbox(project, config).await?;
             let netns = sandbox.netns().try_clone().map_err(caused)?;
-            let member = member(project, config);
-            let joined = project.networks.join(&sandbox, &member, endpoints, &config.ports, &config.dns).await;
+            let member = member(project, config, !beside);
+            let ports = if beside { &[][..] } else { &config.ports };
+            let joined = project.networks.join(&sandbox, &member, endpoints, ports, &config.dns).await;
             let joined = joined.map_err(|error| failure("start", config, &error))?;
             for endpoint in &joined.endpoints {
                 let network = (&endpoint.network_id, endpoint.network.as_str());
@@ -142,7 +172,7 @@ pub(super) async fn adopt(
         for (name, fd) in &keep {
             kept.push((name.clone(), fd.try_clone().map_err(caused)?));
         }
-        let member = member(project, config);
+        let member = member(project, config, state.beside.is_none());
         let adopted = project.networks.adopt(&member, &state.endpoints, &state.ports, &config.dns, kept).await;
         adopted.map_err(|error| failure("take over", config, &error))?;
     }

@@ -166,6 +166,21 @@ impl Client {
         self.done(Request::StartAttended { id: id.clone(), size }).await
     }
 
+    /// Starts a container beside another one, whose place it is to take ([`Self::take_over`]).
+    pub async fn start_beside(&self, id: &Id, other: &Id) -> Result<(), ClientError> {
+        self.done(Request::StartBeside { id: id.clone(), other: other.clone() }).await
+    }
+
+    /// Leads to a running container what leads to another one: its published ports and its names.
+    pub async fn take_over(&self, id: &Id, from: &Id) -> Result<(), ClientError> {
+        self.done(Request::TakeOver { id: id.clone(), from: from.clone() }).await
+    }
+
+    /// Waits until nobody is connected to a container any more, at most this long.
+    pub async fn drain(&self, id: &Id, limit: Duration) -> Result<(), ClientError> {
+        self.done(Request::Drain { id: id.clone(), limit }).await
+    }
+
     pub async fn pause(&self, id: &Id) -> Result<(), ClientError> {
         self.done(Request::Pause { id: id.clone() }).await
     }
@@ -221,6 +236,15 @@ impl Client {
     pub async fn wait(&self, id: &Id, condition: Condition) -> Result<ContainerState, ClientError> {
         match self.ask(Request::Wait { id: id.clone(), condition }).await? {
             Reply::State(state) => Ok(*state),
+            _ => Err(ClientError::Unexpected),
+        }
+    }
+
+    /// Says where the project is that containers are about to be made of, as long as this connection lasts; returns the
+    /// place that counts, which is another one where somebody else came first.
+    pub async fn claim(&self, place: String) -> Result<String, ClientError> {
+        match self.ask(Request::Claim { place }).await? {
+            Reply::Claimed { place } => Ok(place),
             _ => Err(ClientError::Unexpected),
         }
     }

@@ -4,6 +4,7 @@
 //! health check) is a state of the actor, not a place in its code.
 
 mod connect;
+mod succeed;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -37,6 +38,10 @@ type Answer<T> = oneshot::Sender<Result<T, Failure>>;
 
 enum Command {
     Start(Audience, Answer<()>),
+    StartBeside(Id, Answer<()>),
+    TakeOver(Box<ContainerConfig>, Answer<()>),
+    GiveWay(Answer<()>),
+    Config(Answer<Box<ContainerConfig>>),
     Pause(Answer<()>),
     Unpause(Answer<()>),
     Stop(Option<Duration>, Answer<Stopped>),
@@ -103,6 +108,25 @@ impl Container {
 
     pub(super) async fn start(&self, audience: Audience) -> Result<(), Failure> {
         self.ask(|answer| Command::Start(audience, answer)).await
+    }
+
+    /// Starts it beside another one, whose place it is to take.
+    pub(super) async fn start_beside(&self, other: Id) -> Result<(), Failure> {
+        self.ask(|answer| Command::StartBeside(other, answer)).await
+    }
+
+    /// Leads to it what leads to `from`.
+    pub(super) async fn take_over(&self, from: Box<ContainerConfig>) -> Result<(), Failure> {
+        self.ask(|answer| Command::TakeOver(from, answer)).await
+    }
+
+    /// Tells it that another one has taken over from it.
+    pub(super) async fn give_way(&self) -> Result<(), Failure> {
+        self.ask(Command::GiveWay).await
+    }
+
+    pub(super) async fn config(&self) -> Result<Box<ContainerConfig>, Failure> {
+        self.ask(Command::Config).await
     }
 
     pub(super) async fn pause(&self) -> Result<(), Failure> {
@@ -275,6 +299,19 @@ impl Actor {
                     result => reply(answer, result),
                 }
             }
+            Command::StartBeside(other, answer) => {
+                let result = self.start_beside(other).await;
+                reply(answer, result);
+            }
+            Command::TakeOver(from, answer) => {
+                let result = self.take_over(&from).await;
+                reply(answer, result);
+            }
+            Command::GiveWay(answer) => {
+                self.give_way();
+                reply(answer, Ok(()));
+            }
+            Command::Config(answer) => reply(answer, Ok(Box::new(self.config.clone()))),
             Command::Pause(answer) => {
                 let result = self.pause().await;
                 reply(answer, result);
@@ -303,11 +340,7 @@ impl Actor {
             }
             Command::Remove { force, volumes, answer } => self.remove(force, volumes, answer),
             Command::Rename(name, answer) => {
-                let renamed = store::rename(&self.project.root, &self.config, &name);
-                let result = renamed.map_err(name_failure).map(|config| {
-                    let before = std::mem::replace(&mut self.config, config).name;
-                    self.event(EventKind::Rename, [("oldName", format!("/{before}"))]);
-                });
+                let result = self.rename(&name).await;
                 reply(answer, result);
             }
             Command::Report(kind, attributes, answer) => {
@@ -351,7 +384,7 @@ impl Actor {
     async fn start(&mut self, audience: Audience) -> Result<(), Failure> {
         self.restart_at = None;
         let before = self.state.clone();
-        let failure = match Run::start(&self.project, &self.config, audience).await {
+        let failure = match Run::start(&self.project, &self.config, self.state.beside.is_some(), audience).await {
             Ok(run) => {
                 self.state.error = None;
                 self.adopt(run);
@@ -679,6 +712,10 @@ impl Actor {
         let over = |condition: Condition| match condition {
             Condition::NotRunning => !running,
             Condition::Healthy => !running || (healthy && state.status.is_running()) || crashes,
+            Condition::Faulty => {
+                let unhealthy = state.health.as_ref().is_some_and(|health| health.status == HealthStatus::Unhealthy);
+                !state.status.is_running() || state.restart_count > 0 || unhealthy
+            }
             Condition::Removed => false,
         };
         let waiting = std::mem::take(&mut self.waiting);

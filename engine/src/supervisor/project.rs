@@ -18,7 +18,7 @@ use super::run::Run;
 use crate::container::cgroup;
 use crate::container::config::{ContainerConfig, NetworkMode};
 use crate::container::memory::{self, MemoryError};
-use crate::container::state::Status;
+use crate::container::state::{BoundPort, Status};
 use crate::container::store;
 use crate::error::chain;
 use crate::host::Host;
@@ -74,15 +74,30 @@ struct Registry {
     containers: HashMap<Id, Container>,
     statuses: HashMap<Id, Status>,
     connections: usize,
+    /// Requests under way that change something: whoever made them may be gone before they are carried out.
+    requests: usize,
     retired: bool,
     /// Whether containers were started for those who are connected.
     started: bool,
+    /// Where the project is that those who are connected make containers of, and how often that was said.
+    claim: Option<(String, usize)>,
 }
 
 impl Registry {
     fn busy(&self) -> bool {
         let busy = |status: &Status| status.is_running() || matches!(status, Status::Restarting | Status::Removing);
-        self.statuses.values().any(busy)
+        self.requests > 0 || self.statuses.values().any(busy)
+    }
+}
+
+/// Something that is being done for somebody, who may be gone before it is over.
+#[derive(Debug)]
+pub(super) struct Work(Arc<Project>);
+
+impl Drop for Work {
+    fn drop(&mut self) {
+        self.0.registry().requests -= 1;
+        self.0.settle();
     }
 }
 
@@ -138,10 +153,27 @@ impl Project {
     pub(super) async fn adopt_all(self: &Arc<Self>) -> Result<(), Failure> {
         store::sweep(&self.root, &self.name).map_err(caused)?;
         volume::sweep(&self.root).map_err(caused)?;
-        for container in store::list_as_written(&self.root, &self.name).map_err(caused)? {
+        let mut containers = store::list_as_written(&self.root, &self.name).map_err(caused)?;
+        one_for_each_port(&mut containers);
+        for container in containers {
             self.adopt(container).await?;
         }
         Ok(())
+    }
+
+    /// Leads what leads to one container to another, both of which run.
+    pub(super) async fn take_over(&self, id: &Id, from: &Id) -> Result<(), Failure> {
+        let (taker, giver) = (self.container(id)?, self.container(from)?);
+        taker.take_over(giver.config().await?).await?;
+        giver.give_way().await
+    }
+
+    /// Waits until nobody is connected to a container any more, at most this long.
+    pub(super) async fn drain(&self, id: &Id, limit: Duration) -> Result<(), Failure> {
+        match tokio::time::timeout(limit, self.networks.drained(id)).await {
+            Ok(drained) => drained.map_err(caused),
+            Err(_elapsed) => Ok(()),
+        }
     }
 
     async fn adopt(self: &Arc<Self>, mut container: store::Container) -> Result<(), Failure> {
@@ -154,6 +186,8 @@ impl Project {
                 container.state = store::seen(&self.root, &container.config.id, container.state).map_err(caused)?;
                 store::save(&self.root, &container.config.id, &container.state).map_err(caused)?;
             }
+        } else {
+            Run::end_unnoted(self, &container.config, &container.state).await;
         }
         self.supervise(container, run);
         Ok(())
@@ -318,6 +352,29 @@ impl Project {
         registry.statuses.remove(id);
     }
 
+    /// Keeps the supervisor until this is dropped: something is being done.
+    pub(super) fn work(self: &Arc<Self>) -> Work {
+        self.registry().requests += 1;
+        Work(Arc::clone(self))
+    }
+
+    /// Notes where a project is; returns the place that was noted first.
+    pub(super) fn claim(&self, place: &str) -> String {
+        let mut registry = self.registry();
+        let (standing, claims) = registry.claim.get_or_insert_with(|| (place.to_owned(), 0));
+        *claims += usize::from(standing == place);
+        standing.clone()
+    }
+
+    /// Takes back so many claims of the place that counts.
+    pub(super) fn disclaim(&self, count: usize) {
+        let mut registry = self.registry();
+        if let Some((_, claims)) = &mut registry.claim {
+            *claims -= count;
+        }
+        registry.claim = registry.claim.take().filter(|(_, claims)| *claims > 0);
+    }
+
     /// Counts a connection; `false` where the supervisor has retired.
     pub(super) fn connected(&self) -> bool {
         let mut registry = self.registry();
@@ -401,6 +458,18 @@ impl Project {
         let mut statuses = self.statuses.lock().expect("no holder of this lock panics");
         let index = statuses.iter().rposition(|(reaped, _)| *reaped == pid)?;
         statuses.remove(index).map(|(_, code)| code)
+    }
+}
+
+/// Leaves a port that two containers say they have to the one that was started last: a supervisor was killed while that one
+/// took over from the other.
+fn one_for_each_port(containers: &mut [store::Container]) {
+    containers.sort_by_key(|container| std::cmp::Reverse(container.state.started_at));
+    let mut taken = Vec::new();
+    for container in containers {
+        let own = |port: &BoundPort| (port.protocol, port.host_ip, port.host_port);
+        container.state.ports.retain(|port| !taken.contains(&own(port)));
+        taken.extend(container.state.ports.iter().map(own));
     }
 }
 

@@ -90,10 +90,11 @@ struct Watched {
 }
 
 impl Run {
-    /// Starts a container that has been created.
+    /// Starts a container that has been created; with `beside`, without what is to lead to it ([`Self::take_over`]).
     pub(super) async fn start(
         project: &std::sync::Arc<Project>,
         config: &ContainerConfig,
+        beside: bool,
         audience: Audience,
     ) -> Result<Self, Failure> {
         let bundle = project.root.container(&config.id);
@@ -118,7 +119,7 @@ impl Run {
         let spawn = Spawn { id: config.id.clone(), bundle, run, task };
         // The shim makes namespaces and mounts while the network is made.
         let mut shim = spawn_shim(project, &spawn, &[])?;
-        let network = match attach::attach(project, config).await {
+        let network = match attach::attach(project, config, beside).await {
             Ok(network) => network,
             Err(failure) => {
                 // Its end of the socket closes, at which it takes everything back.
@@ -193,6 +194,18 @@ impl Run {
         Ok(Some(run))
     }
 
+    /// Ends what runs of a container that nobody noted as running: a supervisor was killed, or had nobody left to work for,
+    /// while it started the container.
+    pub(super) async fn end_unnoted(project: &Project, config: &ContainerConfig, state: &ContainerState) {
+        let Ok(mut shim) = Connection::connect(&project.root.container_run(&config.id)) else { return };
+        // One that ends meanwhile has nothing left to be taken back but what is taken back here.
+        if let Ok((started, _)) = adopt(&mut shim).await {
+            tracing::warn!(container = %config.name, "ended, since its start was never noted");
+            abandon(shim, started.pid).await;
+        }
+        forget(project, config, state).await;
+    }
+
     fn new(
         project: &std::sync::Arc<Project>,
         config: &ContainerConfig,
@@ -246,6 +259,22 @@ impl Run {
             network.disconnect(&self.project, config, left, name).await?;
         }
         self.moved().await
+    }
+
+    /// Leads to the container what leads to `from`, which runs as well.
+    pub(super) async fn take_over(&mut self, config: &ContainerConfig, from: &ContainerConfig) -> Result<(), Failure> {
+        if let Some(network) = &mut self.network {
+            network.take_over(&self.project, config, from).await?;
+        }
+        self.moved().await
+    }
+
+    /// Notes what is left to the container after another has taken over from it.
+    pub(super) fn give_way(&mut self, config: &ContainerConfig) {
+        if let Some(network) = &mut self.network {
+            network.give_way(&self.project, config);
+            (self.endpoints, self.ports) = network.state();
+        }
     }
 
     async fn moved(&mut self) -> Result<(), Failure> {

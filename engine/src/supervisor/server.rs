@@ -22,6 +22,7 @@ pub(super) async fn serve(project: Arc<Project>, stream: UnixStream) {
     let (sender, receiver) = mpsc::channel(REPLIES);
     let writing = tokio::spawn(write(writer, receiver));
     let mut forwarding = JoinSet::new();
+    let mut claims = 0;
     // A peer that breaks the protocol or disappears has ended its connection; what it asked for goes on.
     while let Ok(Some(Call { number, request })) = wire::read::<Call>(&mut reader).await {
         match request {
@@ -43,6 +44,11 @@ pub(super) async fn serve(project: Arc<Project>, stream: UnixStream) {
                 }
                 forwarding.spawn(forward(events, sender.clone()));
             }
+            Request::Claim { place } => {
+                let standing = project.claim(&place);
+                claims += usize::from(standing == place);
+                send(&sender, number, Reply::Claimed { place: standing }).await;
+            }
             Request::Shutdown => match project.retire() {
                 Ok(()) => {
                     let token = project.ending.token();
@@ -60,13 +66,18 @@ pub(super) async fn serve(project: Arc<Project>, stream: UnixStream) {
             },
             request => {
                 let (project, sender) = (Arc::clone(&project), sender.clone());
+                // What is only waited for is nobody's business when whoever waited is gone.
+                let waits = matches!(request, Request::Wait { .. } | Request::Drain { .. });
+                let work = (!waits).then(|| project.work());
                 tokio::spawn(async move {
                     let reply = answer(&project, request).await.unwrap_or_else(Reply::Failed);
+                    drop(work);
                     send(&sender, number, reply).await;
                 });
             }
         }
     }
+    project.disclaim(claims);
     drop((forwarding, sender));
     // The writer ends when the last request under way has been answered, or at the first write that fails.
     let _ = writing.await;
@@ -82,6 +93,9 @@ async fn answer(project: &Arc<Project>, request: Request) -> Result<Reply, Failu
         Request::StartAttended { id, size } => {
             project.container(&id)?.start(Audience::Attends { size }).await.map(|()| Reply::Done)
         }
+        Request::StartBeside { id, other } => project.container(&id)?.start_beside(other).await.map(|()| Reply::Done),
+        Request::TakeOver { id, from } => project.take_over(&id, &from).await.map(|()| Reply::Done),
+        Request::Drain { id, limit } => project.drain(&id, limit).await.map(|()| Reply::Done),
         Request::Pause { id } => project.container(&id)?.pause().await.map(|()| Reply::Done),
         Request::Unpause { id } => project.container(&id)?.unpause().await.map(|()| Reply::Done),
         Request::Stop { id, timeout } => project.container(&id)?.stop(timeout).await.map(|how| Reply::Stopped { how }),
@@ -98,13 +112,15 @@ async fn answer(project: &Arc<Project>, request: Request) -> Result<Reply, Failu
         Request::Disconnect { id, network } => project.container(&id)?.disconnect(network).await.map(|()| Reply::Done),
         Request::Wait { id, condition } => project.container(&id)?.wait(condition).await.map(Reply::State),
         Request::Inspect { id } => project.container(&id)?.inspect().await.map(Reply::State),
-        Request::Hello { .. } | Request::Subscribe | Request::SubscribeSince { .. } | Request::Shutdown => {
-            Err(Failure {
-                kind: FailureKind::Other,
-                message: "this request belongs to the connection itself".to_owned(),
-                hint: None,
-            })
-        }
+        Request::Hello { .. }
+        | Request::Subscribe
+        | Request::SubscribeSince { .. }
+        | Request::Claim { .. }
+        | Request::Shutdown => Err(Failure {
+            kind: FailureKind::Other,
+            message: "this request belongs to the connection itself".to_owned(),
+            hint: None,
+        }),
     }
 }
 

@@ -162,6 +162,7 @@ fn a_container_sees_other_projects_of_a_shared_network_and_no_other_network() {
             id: rcompose_engine::id::Id::random(),
             name: "b".into(),
             project: "other".into(),
+            visible: true,
         };
         let sandbox = other.sandbox().await.unwrap();
         let joined = other.join(&sandbox, &member, &[on("shared", &["api"])], &[], &[]).await.unwrap();
@@ -262,6 +263,7 @@ fn the_rest_of_the_world() {
             id: rcompose_engine::id::Id::random(),
             name: "c".into(),
             project: "test".into(),
+            visible: true,
         };
         let sandbox = host.networks.sandbox().await.unwrap();
         host.networks.join(&sandbox, &member, &[on("n", &[])], &[], &[address]).await.unwrap();

@@ -202,7 +202,7 @@ impl Host {
         endpoints: &[Endpoint],
         ports: &[PublishedPort],
     ) -> Result<Container, NetworkError> {
-        let member = Member { id: Id::random(), name: name.into(), project: "test".into() };
+        let member = Member { id: Id::random(), name: name.into(), project: "test".into(), visible: true };
         let sandbox = self.networks.sandbox().await?;
         let joined = self.networks.join(&sandbox, &member, endpoints, ports, &[]).await?;
         Ok(Container { member, sandbox, joined, serving: Mutex::default() })

@@ -3,6 +3,7 @@
 mod hook;
 mod outcome;
 mod step;
+mod update;
 mod wait;
 
 use std::collections::{HashSet, VecDeque};
@@ -22,6 +23,7 @@ use crate::ui::progress::Progress;
 pub use hook::{Audience, HookError, Said};
 pub use outcome::Unready;
 pub use step::StepError;
+pub use update::Then;
 
 /// How a plan is carried out.
 #[derive(Debug, Default)]
@@ -74,7 +76,7 @@ pub async fn apply(engine: &Arc<Engine>, plan: Plan, progress: &Progress, option
         tasks: JoinSet::new(),
         waits: Vec::new(),
         errors: Vec::new(),
-        creating: plan.steps.node_indices().filter(|step| creates(&plan.steps[*step].action)).collect(),
+        creating: plan.steps.node_indices().filter(|step| plan.steps[*step].action.makes_containers()).collect(),
         hold: options.hold,
         audience: options.audience,
         plan,
@@ -127,11 +129,6 @@ struct Run {
     hold: Option<Hold>,
     audience: Audience,
     recording: Recording,
-}
-
-/// Tells whether a step makes a container of an image.
-fn creates(action: &Action) -> bool {
-    matches!(action, Action::Create(_) | Action::Recreate { .. })
 }
 
 impl Run {

@@ -1,6 +1,7 @@
 //! One step of a plan: asks the engine, and says so in Docker Compose's words.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rcompose_engine::container::store::layers;
@@ -14,6 +15,7 @@ use super::super::engine::Engine;
 use super::super::plan::{Action, Named, New, Volume};
 use super::hook::{self, Audience, HookError, POST_START, PRE_STOP};
 use super::outcome::Unready;
+use super::update::{self, Then};
 use super::wait;
 use crate::compose::model::Hook;
 use crate::ui::progress::Progress;
@@ -55,6 +57,13 @@ pub enum StepError {
     Waited(#[from] Unready),
     #[error(transparent)]
     Hook(#[from] HookError),
+    #[error("the update of service \"{service}\" failed {then}")]
+    Update {
+        service: String,
+        then: Then,
+        #[source]
+        source: Box<StepError>,
+    },
 }
 
 /// Returns what could not be done. Where the supervisor says that itself, its words are enough.
@@ -126,6 +135,8 @@ fn words(action: &Action) -> Option<(String, [&'static str; 2])> {
         Action::Remove { container, .. } => (title(container), REMOVED),
         Action::RemoveVolume { anonymous: true, .. }
         | Action::Rename { .. }
+        // It speaks for itself, of each container.
+        | Action::Update(_)
         | Action::Keep { .. }
         | Action::Wait(_)
         | Action::Barrier => return None,
@@ -143,6 +154,15 @@ pub(super) fn pretend(progress: &Progress, action: &Action) {
     match action {
         Action::Keep { container, running: true } => progress.done(&title(container), "Running"),
         Action::Wait(wanted) => wait::pretend(progress, wanted),
+        Action::Update(update) => {
+            for replacement in &update.replacements {
+                let id = title(&replacement.old.container);
+                for [working, done] in [["Recreate", "Recreated"], ["Starting", "Started"]] {
+                    progress.working(&id, working);
+                    progress.done(&id, done);
+                }
+            }
+        }
         action => {
             if let Some((id, [working, done])) = words(action) {
                 begin(progress, &id, working);
@@ -163,7 +183,7 @@ enum Outcome {
 
 /// Carries out one step.
 pub(super) async fn run(
-    engine: &Engine,
+    engine: &Arc<Engine>,
     progress: &Progress,
     action: Action,
     audience: &Audience,
@@ -184,7 +204,12 @@ pub(super) async fn run(
     result.map(drop)
 }
 
-async fn work(engine: &Engine, progress: &Progress, action: Action, audience: &Audience) -> Result<Outcome, StepError> {
+async fn work(
+    engine: &Arc<Engine>,
+    progress: &Progress,
+    action: Action,
+    audience: &Audience,
+) -> Result<Outcome, StepError> {
     match action {
         Action::RemoveNetwork { name } => return remove_network(engine, &name).await,
         Action::RemoveVolume { name, .. } => return remove_volume(engine, name).await,
@@ -195,10 +220,8 @@ async fn work(engine: &Engine, progress: &Progress, action: Action, audience: &A
             client.ensure_network(*config).await.map_err(StepError::network("create", &name))?;
         }
         Action::CreateVolume(volume) => create_volume(engine, &volume)?,
-        Action::Rename { container, name } => {
-            let client = engine.client().await.map_err(StepError::container("rename", &container))?;
-            client.rename(&container.id, &name).await.map_err(StepError::container("rename", &container))?;
-        }
+        Action::Rename { container, name } => rename(engine, &container, &name).await?,
+        Action::Update(update) => Box::pin(update::run(engine, progress, *update, audience)).await?,
         Action::Create(new) => create(engine, *new).await?,
         Action::Recreate { old, running, new, timeout, pre_stop } => {
             Box::pin(recreate(engine, &old, running, *new, timeout, (pre_stop, audience))).await?;
@@ -244,7 +267,7 @@ async fn work(engine: &Engine, progress: &Progress, action: Action, audience: &A
     Ok(Outcome::Done)
 }
 
-async fn create(engine: &Engine, new: New) -> Result<(), StepError> {
+pub(super) async fn create(engine: &Engine, new: New) -> Result<(), StepError> {
     let made = anonymous_volumes(engine, &new.volumes);
     let container = Named::from(&new.config);
     let created = match made {
@@ -306,7 +329,7 @@ async fn recreate(
     timeout: Option<Duration>,
     (pre_stop, audience): (Vec<Hook>, &Audience),
 ) -> Result<(), StepError> {
-    let meanwhile = format!("{}_{}", old.id.short(), new.config.name);
+    let meanwhile = meanwhile(old, &new.config.name);
     let name = std::mem::replace(&mut new.config.name, meanwhile);
     let successor = Named::from(&new.config);
     create(engine, new).await?;
@@ -322,11 +345,20 @@ async fn recreate(
         let _ = remove(engine, &successor, true, false).await;
         return Err(error);
     }
-    let client = engine.client().await.map_err(StepError::container("rename", &successor))?;
-    client.rename(&successor.id, &name).await.map_err(StepError::container("rename", &successor))
+    rename(engine, &successor, &name).await
 }
 
-async fn stop(engine: &Engine, container: &Named, timeout: Option<Duration>) -> Result<Stopped, StepError> {
+/// Returns what a container is called as long as the one whose name it is to have is there, as Docker Compose has it.
+pub(super) fn meanwhile(old: &Named, name: &str) -> String {
+    format!("{}_{name}", old.id.short())
+}
+
+pub(super) async fn rename(engine: &Engine, container: &Named, name: &str) -> Result<(), StepError> {
+    let client = engine.client().await.map_err(StepError::container("rename", container))?;
+    client.rename(&container.id, name).await.map_err(StepError::container("rename", container))
+}
+
+pub(super) async fn stop(engine: &Engine, container: &Named, timeout: Option<Duration>) -> Result<Stopped, StepError> {
     let client = engine.client().await.map_err(StepError::container("stop", container))?;
     match client.stop(&container.id, timeout).await {
         Ok(how) => Ok(how),
@@ -347,7 +379,7 @@ fn remark(how: &Stopped) -> Option<String> {
     }
 }
 
-async fn remove(engine: &Engine, container: &Named, force: bool, volumes: bool) -> Result<(), StepError> {
+pub(super) async fn remove(engine: &Engine, container: &Named, force: bool, volumes: bool) -> Result<(), StepError> {
     let client = engine.client().await.map_err(StepError::container("remove", container))?;
     match client.remove(&container.id, force, volumes).await {
         Err(error) if !is(&error, FailureKind::NoSuchContainer) => {

@@ -8,7 +8,7 @@ use rcompose_engine::protocol::Condition;
 
 use super::super::engine::Engine;
 use super::super::plan::{Named, Until, Wait};
-use super::outcome::{Unready, judge};
+use super::outcome::{Fault, Unready, judge};
 use super::step::{StepError, title};
 use crate::ui::progress::Progress;
 
@@ -22,10 +22,11 @@ pub(super) async fn wait(engine: &Engine, progress: &Progress, wanted: &Wait) ->
         progress.working(&title(container), "Waiting");
     }
     for container in &wanted.containers {
-        let state = reached(engine, container, wanted.until).await?;
-        let Err(fault) = judge(wanted.until, &state) else { continue };
-        let names = (&container.id, container.name.as_str());
-        let unready = Unready::new(&engine.root, &engine.project, names, wanted, fault);
+        let unready = match ready(engine, wanted, container).await {
+            Ok(()) => continue,
+            Err(StepError::Waited(unready)) => unready,
+            Err(error) => return Err(error),
+        };
         for container in &wanted.containers {
             if wanted.required {
                 progress.error(&title(container), "Error");
@@ -37,6 +38,41 @@ pub(super) async fn wait(engine: &Engine, progress: &Progress, wanted: &Wait) ->
     }
     said(progress, wanted);
     Ok(())
+}
+
+/// Waits until one container is what is wanted; an error where it cannot become that.
+pub(super) async fn ready(engine: &Engine, wanted: &Wait, container: &Named) -> Result<(), StepError> {
+    let state = reached(engine, container, wanted.until).await?;
+    match judge(wanted.until, &state) {
+        Ok(_) => Ok(()),
+        Err(fault) => Err(unready(engine, wanted, container, fault)),
+    }
+}
+
+/// Watches a container that is ready for so long; an error where it ends or becomes unhealthy meanwhile.
+pub(super) async fn steady(
+    engine: &Engine,
+    wanted: &Wait,
+    container: &Named,
+    monitor: Duration,
+) -> Result<(), StepError> {
+    let state = tokio::select! {
+        state = engine.wait(&container.id, Condition::Faulty), if !monitor.is_zero() => state,
+        () = tokio::time::sleep(monitor) => return Ok(()),
+    };
+    let state = state.map_err(StepError::container("watch", container))?;
+    let code = state.exit_code;
+    let fault = match judge(wanted.until, &state) {
+        Err(fault) => fault,
+        Ok(_) if state.status.is_running() => Fault::CrashLoop { code, restarts: state.restart_count },
+        Ok(_) => Fault::Exited { code },
+    };
+    Err(unready(engine, wanted, container, fault))
+}
+
+fn unready(engine: &Engine, wanted: &Wait, container: &Named, fault: Fault) -> StepError {
+    let names = (&container.id, container.name.as_str());
+    Unready::new(&engine.root, &engine.project, names, wanted, fault).into()
 }
 
 /// Says what would be said where what is waited for comes.

@@ -147,8 +147,16 @@ const TABLE: &[(&str, Fate, &str)] = &[
         "deploy: {restart_policy: {condition: on-failure, max_attempts: 3}}",
     ),
     ("deploy.restart_policy.window", Warning, "deploy: {restart_policy: {condition: any, window: 5s}}"),
-    ("deploy.rollback_config.*", Warning, "deploy: {rollback_config: {parallelism: 2}}"),
-    ("deploy.update_config.*", Warning, "deploy: {update_config: {order: start-first}}"),
+    (
+        "deploy.rollback_config.*",
+        Elsewhere("the plan: how what was replaced comes back; compose-tests/tests/update.rs"),
+        "deploy: {rollback_config: {parallelism: 2}}",
+    ),
+    (
+        "deploy.update_config.*",
+        Elsewhere("the plan: how containers are replaced; compose-tests/tests/update.rs"),
+        "deploy: {update_config: {order: start-first}}",
+    ),
     (
         "develop.watch.*",
         Elsewhere("the command `watch`, which is not there yet"),

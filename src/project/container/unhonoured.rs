@@ -81,8 +81,6 @@ fn of_clusters(service: &Service) -> Vec<String> {
         ),
         ("restart_policy.delay", policy.is_some_and(|policy| policy.delay.is_some())),
         ("restart_policy.window", policy.is_some_and(|policy| policy.window.is_some())),
-        ("rollback_config", deploy.rollback_config.is_some()),
-        ("update_config", deploy.update_config.is_some()),
     ];
     given.into_iter().filter(|(_, given)| *given).map(|(name, _)| format!("deploy.{name}")).collect()
 }

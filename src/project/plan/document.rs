@@ -7,6 +7,7 @@ use rcompose_engine::id::Id;
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
+use super::update::Order;
 use super::{Action, Cause, Named, New, Plan, Step, Until};
 use crate::compose::Place;
 use crate::compose::key::KeyPath;
@@ -50,8 +51,20 @@ pub struct Entry {
     /// Whether something that runs does not meanwhile.
     #[serde(default)]
     pub interrupts: bool,
+    /// How containers are replaced while their service goes on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rolling: Option<Rolling>,
     /// What has to be over before.
     pub after: Vec<usize>,
+}
+
+/// The containers that are replaced while their service goes on, and how.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rolling {
+    pub containers: Vec<String>,
+    /// Whether a new one starts before the old one stops.
+    pub start_first: bool,
+    pub at_a_time: usize,
 }
 
 /// What is done.
@@ -61,6 +74,8 @@ pub enum Verb {
     Pull,
     Create,
     Replace,
+    /// Containers of a service are replaced while it goes on.
+    Update,
     Remove,
     Rename,
     Start,
@@ -227,6 +242,7 @@ fn pull(id: usize, fetched: &Fetched, facts: &Facts<'_>) -> Entry {
         },
         loses: Vec::new(),
         interrupts: false,
+        rolling: None,
         after: Vec::new(),
     }
 }
@@ -254,6 +270,15 @@ fn entry(id: usize, step: &Step, facts: &Facts<'_>) -> Entry {
             loses.extend(renewed(facts.observed, old, new));
             interrupts = *running;
             (Verb::Replace, Kind::Container, &new.config.name)
+        }
+        Action::Update(update) => {
+            for replacement in &update.replacements {
+                let old = &replacement.old.container;
+                let lost = lost_with(&old.id).into_iter().chain(renewed(facts.observed, old, &replacement.new));
+                loses.extend(lost.map(|lost| format!("of {}, {lost}", old.name)));
+            }
+            interrupts = update.policy.order == Order::StopFirst;
+            (Verb::Update, Kind::Service, &update.service)
         }
         Action::Start { container, .. } => (Verb::Start, Kind::Container, &container.name),
         Action::Stop { container, .. } => {
@@ -293,8 +318,19 @@ fn entry(id: usize, step: &Step, facts: &Facts<'_>) -> Entry {
         service,
         loses,
         interrupts,
+        rolling: rolling(&step.action),
         after: Vec::new(),
     }
+}
+
+fn rolling(action: &Action) -> Option<Rolling> {
+    let Action::Update(update) = action else { return None };
+    let containers = update.replacements.iter().map(|replacement| replacement.old.container.name.clone());
+    Some(Rolling {
+        containers: containers.collect(),
+        start_first: update.policy.order == Order::StartFirst,
+        at_a_time: update.policy.at_a_time(update.replacements.len()),
+    })
 }
 
 /// Returns the labels of what a step makes.
@@ -303,6 +339,7 @@ fn made(action: &Action) -> Option<&labels::Labels> {
         Action::CreateNetwork(config) => Some(&config.labels),
         Action::CreateVolume(volume) => Some(&volume.labels),
         Action::Create(new) | Action::Recreate { new, .. } => Some(&new.config.labels),
+        Action::Update(update) => update.replacements.first().map(|replacement| &replacement.new.config.labels),
         _ => None,
     }
 }
@@ -325,6 +362,7 @@ fn service(action: &Action, observed: &Observed) -> Option<String> {
         | Action::Remove { container, .. }
         | Action::Keep { container, .. } => of(&container.id),
         Action::Wait(wait) => Some(wait.service.clone()),
+        Action::Update(update) => Some(update.service.clone()),
         _ => None,
     }
 }
@@ -415,6 +453,7 @@ fn why(step: &Step, service: Option<&str>, facts: &Facts<'_>) -> Why {
             ("needed", format!("{user} depends on it"), path)
         }
         Cause::PreStart(user) => ("pre-start", format!("it runs before {user} starts"), of_service(&["pre_start"])),
+        Cause::Superseded => ("superseded", "a replacement was cut short before".to_owned(), None),
         Cause::Misnamed => ("misnamed", "a replacement was cut short before".to_owned(), None),
         Cause::ScaledDown => ("scaled-down", "its service has fewer containers now".to_owned(), of_service(&["scale"])),
         Cause::Orphan => ("orphan", "no service of the project has it".to_owned(), None),

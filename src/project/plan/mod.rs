@@ -9,6 +9,7 @@ pub mod down;
 pub mod lifecycle;
 pub mod start;
 pub mod up;
+pub mod update;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -21,6 +22,7 @@ use rcompose_engine::network::config::NetworkConfig;
 use rcompose_engine::protocol::ProvidedFile;
 
 use change::Change;
+use update::Update;
 
 use super::container::AnonymousVolume;
 use super::hooks::Hooks;
@@ -90,6 +92,8 @@ pub enum Action {
         /// What runs in the old one before it is stopped.
         pre_stop: Vec<Hook>,
     },
+    /// Replaces containers while their service goes on.
+    Update(Box<Update>),
     Start {
         container: Named,
         /// Its configs and secrets, which may have been lost since it was made.
@@ -129,6 +133,13 @@ pub enum Action {
     Wait(Wait),
     /// Nothing itself: what comes after it comes after all before it.
     Barrier,
+}
+
+impl Action {
+    /// Returns whether it makes containers of images.
+    pub fn makes_containers(&self) -> bool {
+        matches!(self, Self::Create(_) | Self::Recreate { .. } | Self::Update(_))
+    }
 }
 
 /// A container to be made.
@@ -212,6 +223,8 @@ pub enum Cause {
     PreStart(String),
     /// It has another name than its service gives it, as after a replacement that was cut short.
     Misnamed,
+    /// Another one has its place, as after a replacement that was cut short.
+    Superseded,
     /// There are more containers than the service has.
     ScaledDown,
     /// No service of the project has it.
@@ -254,6 +267,16 @@ impl Plan {
             Action::Create(new) if new.is_one_off() => Some(&new.config),
             _ => None,
         })
+    }
+
+    /// Returns whether containers are made.
+    pub fn makes_containers(&self) -> bool {
+        self.steps.node_weights().any(|step| step.action.makes_containers())
+    }
+
+    /// Returns whether containers are replaced while their service goes on.
+    pub fn updates(&self) -> bool {
+        self.steps.node_weights().any(|step| matches!(step.action, Action::Update(_)))
     }
 
     /// Returns whether nothing but looking has to be done.
@@ -306,6 +329,7 @@ mod testing {
             Action::RemoveImage { reference } => format!("remove image {reference}"),
             Action::Create(new) => format!("create {}", new.config.name),
             Action::Recreate { new, .. } => format!("recreate {}", new.config.name),
+            Action::Update(update) => format!("update {} of {}", update.replacements.len(), update.service),
             Action::Start { container, .. } => format!("start {}", container.name),
             Action::Stop { container, .. } => format!("stop {}", container.name),
             Action::Restart { container, .. } => format!("restart {}", container.name),

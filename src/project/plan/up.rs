@@ -4,6 +4,7 @@ mod divergence;
 mod members;
 mod pre_start;
 mod resources;
+mod rolling;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -14,6 +15,7 @@ use rcompose_engine::container::store::Container;
 use rcompose_engine::id::Id;
 use rcompose_engine::protocol::ProvidedFile;
 
+use super::update::Replacement;
 use super::{Action, Cause, Named, New, Plan, Until, Volume, Wait, lifecycle};
 use crate::compose::model::{Condition, MountKind, Project, Service};
 use crate::project::container::{Blueprint, InvalidAttribute, References, Referred};
@@ -50,7 +52,9 @@ pub struct Options {
     pub ignore_orphans: bool,
     /// Only make containers, start none.
     pub no_start: bool,
-    /// Wait until all run or are healthy.
+    /// The services whose containers are started; `None`: all.
+    pub started: Option<BTreeSet<String>>,
+    /// Wait until all that are started run or are healthy.
     pub wait: bool,
     /// How long a container that is replaced or removed has to stop.
     pub timeout: Option<Duration>,
@@ -133,6 +137,8 @@ struct Settled {
     /// The steps that stop containers which are replaced.
     replacing: Vec<NodeIndex>,
     starts: Vec<NodeIndex>,
+    /// The steps that remove what replacements that were cut short have left.
+    superseded: Vec<NodeIndex>,
     /// The configs and secrets that its containers do not find on the host.
     files: Vec<ProvidedFile>,
 }
@@ -150,6 +156,8 @@ struct Member {
     hooks: Hooks,
     /// When it was made; `None`: by this plan.
     since: Option<jiff::Timestamp>,
+    /// The container whose place it takes while its service goes on, and why.
+    replaces: Option<(Cause, Replacement)>,
 }
 
 impl Planner<'_> {
@@ -175,7 +183,7 @@ impl Planner<'_> {
             }
             if self.options.wait {
                 for name in order.iter().copied() {
-                    if self.wanted.project.services[name].replicas() > 0 {
+                    if self.wanted.project.services[name].replicas() > 0 && self.is_started(name) {
                         self.wait(name, Until::RunningOrHealthy, true, Cause::Asked);
                     }
                 }
@@ -206,7 +214,12 @@ impl Planner<'_> {
         let blueprint = Blueprint { one_off: Some(one_off), ..self.blueprint(service) };
         let wanted = blueprint.container(0, &*self, &BTreeMap::new())?;
         let new = New { config: wanted.config, volumes: wanted.volumes, files: blueprint.provided()? };
-        self.plan.add(Action::Create(Box::new(new)), Cause::Asked, &after);
+        // What made the service's own containers ready has made this one ready too.
+        let since = self.observed.of_service(&service.name).map(|own| own.config.created).min();
+        let member = Member { since, ..Member::of(0, &new) };
+        let made = self.plan.add(Action::Create(Box::new(new)), Cause::Asked, &after);
+        self.services.insert(service.name.clone(), Settled { members: vec![member], ..Settled::default() });
+        self.pre_start(service, &[0], &[made])?;
         Ok(())
     }
 
@@ -253,17 +266,27 @@ impl Planner<'_> {
         }
     }
 
+    /// Returns whether containers of a service are started where they do not run.
+    fn is_started(&self, service: &str) -> bool {
+        self.options.started.as_ref().is_none_or(|started| started.contains(service))
+    }
+
     fn start(&mut self, service: &Service, made: NodeIndex) -> Result<(), UpError> {
         let mut after = vec![made];
         after.extend(self.dependencies(service));
-        let settled = &self.services[&service.name];
-        let files = settled.files.clone();
-        let again = self.options.again.contains(&service.name);
-        let idle = settled.members.iter().filter(|member| !member.running && (again || !member.finished));
+        let (again, started) = (self.options.again.contains(&service.name), self.is_started(&service.name));
+        let Some(settled) = self.services.get_mut(&service.name) else { return Ok(()) };
+        let (files, superseded) = (settled.files.clone(), settled.superseded.clone());
+        let replacements = settled.members.iter_mut().filter_map(|member| member.replaces.take()).collect::<Vec<_>>();
+        let replaced = replacements.iter().map(|(_, replacement)| replacement.number).collect::<Vec<_>>();
+        let idle = settled.members.iter().filter(|member| {
+            started && !member.running && (again || !member.finished) && !replaced.contains(&member.number)
+        });
         let idle =
             idle.map(|member| (member.number, member.named.clone(), member.made, member.hooks.post_start.clone()));
         let idle = idle.collect::<Vec<_>>();
-        let numbers = idle.iter().map(|(number, ..)| *number).collect::<Vec<_>>();
+        let mut numbers = idle.iter().map(|(number, ..)| *number).chain(replaced.iter().copied()).collect::<Vec<_>>();
+        numbers.sort_unstable();
         let ready = self.pre_start(service, &numbers, &after)?;
         let mut starts = Vec::new();
         for (number, container, made, post_start) in idle {
@@ -274,6 +297,11 @@ impl Planner<'_> {
                 self.plan.steps.update_edge(made, step, ());
             }
             starts.push(step);
+        }
+        if !replacements.is_empty() {
+            let ready = replaced.iter().flat_map(|number| ready[number].iter().copied());
+            let after = ready.chain(superseded).collect::<Vec<_>>();
+            starts.push(self.update(service, replacements, &after)?);
         }
         if starts.is_empty() {
             // Who depends on it also depends on what it waits for.
@@ -462,7 +490,36 @@ mod tests {
         old.config.labels.insert(labels::CONFIG_HASH.to_owned(), "old".to_owned());
         meanwhile.state.status = Status::Created;
         let plan = planned(vec![service("db", &[])], vec![meanwhile, old], &Options::default()).unwrap();
-        assert!(steps(&plan).contains(&"remove shop-db-1 (ScaledDown)".to_owned()), "{:?}", steps(&plan));
+        let steps = steps(&plan);
+        assert!(steps.contains(&"remove 0123456789ab_shop-db-1 (Superseded)".to_owned()), "{steps:?}");
+        assert!(
+            steps.iter().any(|step| step.starts_with("recreate shop-db-1")),
+            "the old one has the place: {steps:?}"
+        );
+    }
+
+    #[test]
+    fn an_update_is_one_step_that_comes_after_what_the_service_waits_for() {
+        let update_config = model::UpdateConfig { order: Some("start-first".into()), ..model::UpdateConfig::default() };
+        let deploy = model::Deploy { update_config: Some(update_config), ..model::Deploy::default() };
+        let web = Service {
+            config_hash: "another".into(),
+            scale: Some(2),
+            deploy: Some(deploy),
+            ..service("web", &[("db", Condition::Healthy, false)])
+        };
+        let containers =
+            || vec![there("shop-db-1", "db", 1), there("shop-web-1", "web", 1), there("shop-web-2", "web", 2)];
+        let plan = planned(vec![service("db", &[]), web.clone()], containers(), &Options::default()).unwrap();
+        assert!(edges(&plan).contains(&"wait for db → update 2 of web".to_owned()), "{:?}", edges(&plan));
+        assert!(plan.updates() && plan.warnings.is_empty());
+        let options = Options { no_start: true, ..Options::default() };
+        let plan = planned(vec![service("db", &[]), web.clone()], containers(), &options).unwrap();
+        assert!(!plan.updates(), "`create` starts nothing");
+        let fixed = ServiceNetwork { ipv4_address: Some("10.1.0.9".into()), ..ServiceNetwork::default() };
+        let web = Service { networks: [("default".to_owned(), Some(fixed))].into(), ..web };
+        let plan = planned(vec![service("db", &[]), web], containers(), &Options::default()).unwrap();
+        assert!(plan.warnings[0].contains("both would have the same address"), "{:?}", plan.warnings);
     }
 
     #[test]

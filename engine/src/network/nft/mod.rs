@@ -213,6 +213,20 @@ impl Filter {
         self.retry("publish ports", |filter, batch| filter.replace(batch, mappings))
     }
 
+    /// Leads published ports that lead to one container to another one, all at the same moment. What connection tracking
+    /// knows goes on as it is.
+    pub(crate) fn lead_over(&mut self, from: &[Mapping], to: &[Mapping]) -> Result<(), FilterError> {
+        self.retry("lead published ports to another container", |filter, batch| {
+            for set in [SELF4, SELF6] {
+                let there = filter.elements(set.name)?;
+                let mut gone = elements_of(set.name, from);
+                gone.retain(|element| there.contains(element));
+                batch.remove(INET, TABLE, set.name, &gone);
+            }
+            filter.replace(batch, to)
+        })
+    }
+
     /// Removes published ports. One that was led elsewhere meanwhile, or that is gone, is left as it is.
     pub(crate) fn unpublish(&mut self, mappings: &[Mapping]) -> Result<(), FilterError> {
         // As a rule they are there.

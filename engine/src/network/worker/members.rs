@@ -15,13 +15,23 @@ use crate::network::link::{self, Interface, Parent};
 use crate::network::nft::{self, Mapping};
 use crate::network::sandbox::Sandbox;
 use crate::network::store::{self, Durability, StoreError};
-use crate::network::{Member, NetworkError};
+use crate::network::{Member, NetworkError, is_of_instance};
 use crate::network::{options, pool};
 use crate::root::Root;
 
 /// Returns who is on a network, or was and has its addresses kept.
 pub fn endpoints(root: &Root, network: &Id) -> Result<Leases, StoreError> {
     Ok(store::read(&registry(&root.networks_run(), network))?.unwrap_or_default())
+}
+
+/// What one of two containers has after one has taken over from the other.
+#[derive(Debug)]
+pub(crate) struct Handed {
+    pub(crate) container: Id,
+    /// The network through which its published ports lead in.
+    pub(crate) leads_in: Option<Id>,
+    pub(crate) mappings: Vec<Mapping>,
+    pub(crate) ports: Vec<BoundPort>,
 }
 
 impl Worker {
@@ -248,7 +258,7 @@ impl Worker {
             interface,
             host_end,
             active: true,
-            visible: true,
+            visible: member.visible,
             ports: Vec::new(),
         };
         leases.0.insert(member.id.clone(), lease.clone());
@@ -312,8 +322,9 @@ impl Worker {
         self.used.insert(network.id.clone());
         let lock = store::lock(&self.registries)?;
         let mut leases = self.read_leases(&network.id)?;
-        // The registry is lost only if somebody empties the run-time directory by hand.
-        if leases.0.get(&member.id).is_none_or(|lease| !lease.active) {
+        // The registry is lost only if somebody empties the run-time directory by hand, and who is to be found by its names
+        // is another one only if a supervisor was killed while one container took over from another.
+        if leases.0.get(&member.id).is_none_or(|lease| !lease.active || lease.visible != member.visible) {
             let known = leases.0.get(&member.id).cloned();
             let lease = Lease {
                 name: member.name.clone(),
@@ -325,7 +336,7 @@ impl Worker {
                 interface: endpoint.interface.clone(),
                 host_end: known.as_ref().and_then(|lease| lease.host_end.clone()),
                 active: true,
-                visible: true,
+                visible: member.visible,
                 ports: known.map(|lease| lease.ports).unwrap_or_default(),
             };
             leases.0.insert(member.id.clone(), lease);
@@ -388,6 +399,67 @@ impl Worker {
         Ok(())
     }
 
+    /// Gives a container that runs another name.
+    pub(crate) fn rename(&mut self, container: &Id, name: &str) -> Result<(), NetworkError> {
+        for network in self.networks_of(container)? {
+            self.change_lease(&network, container, |lease| {
+                let before = std::mem::replace(&mut lease.name, name.to_owned());
+                lease.names.retain(|known| *known != before && known != name);
+                lease.names.insert(0, name.to_owned());
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Leads the ports and names of one container to another, which has the first one's own name besides its own from
+    /// then on.
+    pub(crate) fn hand_over(&mut self, giver: &Handed, taker: &Handed) -> Result<(), NetworkError> {
+        let before = self.published.get(&giver.container).cloned().unwrap_or_default();
+        let led = |mapping: &&Mapping| {
+            taker.mappings.iter().any(|to| (to.protocol, to.host) == (mapping.protocol, mapping.host))
+        };
+        let moved: Vec<Mapping> = before.iter().filter(led).copied().collect();
+        let outcome = self.filter.lead_over(&moved, &taker.mappings);
+        for handed in [giver, taker] {
+            self.published.insert(handed.container.clone(), handed.mappings.clone());
+        }
+        match outcome {
+            // Somebody flushed the rules; `filter_whole` writes all of them, with these.
+            Err(nft::FilterError::Write { source, .. }) if source.errno == nix::errno::Errno::ENOENT => {
+                self.filter_whole()?;
+            }
+            other => other?,
+        }
+        // What UDP clients go on to send belongs to whoever has the port: there is no connection that could end.
+        self.filter.forget_flows(&moved)?;
+        let networks = self.networks_of(&giver.container)?.into_iter().chain(self.networks_of(&taker.container)?);
+        for network in networks.collect::<BTreeSet<_>>() {
+            self.hand_over_names(&network, giver, taker)?;
+        }
+        Ok(())
+    }
+
+    fn hand_over_names(&mut self, network: &Id, giver: &Handed, taker: &Handed) -> Result<(), NetworkError> {
+        let _lock = store::lock(&self.registries)?;
+        let mut leases = self.read_leases(network)?;
+        let mut name = None;
+        if let Some(lease) = leases.0.get_mut(&giver.container) {
+            lease.visible = false;
+            if giver.leads_in.as_ref() == Some(network) {
+                lease.ports.clone_from(&giver.ports);
+            }
+            name = Some(lease.name.clone());
+        }
+        if let Some(lease) = leases.0.get_mut(&taker.container) {
+            lease.visible = true;
+            if taker.leads_in.as_ref() == Some(network) {
+                lease.ports.clone_from(&taker.ports);
+            }
+            lease.names.extend(name.filter(|name| !lease.names.contains(name)));
+        }
+        self.write_leases(network, leases)
+    }
+
     /// Leads ports into a container and notes them in the registry, for whoever meets them as a conflict.
     pub(crate) fn publish(
         &mut self,
@@ -433,8 +505,12 @@ impl Worker {
         for path in store::list(&self.registries)? {
             let Some(leases) = store::read::<Leases>(&path)? else { continue };
             for (_, lease) in leases.active() {
+                // At an address of one project alone nobody else's port is in the way.
+                let apart = |a: &BoundPort, b: &BoundPort| is_of_instance(a.host_ip) && a.host_ip != b.host_ip;
                 let same = |other: &BoundPort| {
-                    other.protocol == port.protocol
+                    !apart(other, port)
+                        && !apart(port, other)
+                        && other.protocol == port.protocol
                         && other.host_port == port.host_port
                         && other.host_ip.is_ipv4() == port.host_ip.is_ipv4()
                         && (other.host_ip == port.host_ip

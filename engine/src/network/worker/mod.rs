@@ -16,7 +16,7 @@ use std::sync::{Arc, mpsc};
 use tokio::sync::oneshot;
 
 pub use self::members::endpoints;
-pub(crate) use self::members::publish_target;
+pub(crate) use self::members::{Handed, publish_target};
 pub use self::records::list;
 use super::config::{BRIDGE_PREFIX, Driver, Network};
 use super::dns::table::{NetworkNames, Tables};

@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 
 use petgraph::graph::NodeIndex;
 use rcompose_engine::container::config::MountSource;
+use rcompose_engine::container::state::Status;
 use rcompose_engine::container::store::Container;
 
+use super::super::update::Replacement;
 use super::super::{Action, Cause, Named, New, lifecycle};
 use super::divergence::shared_with;
 use super::{Member, Planner, Settled, UpError, referred};
@@ -14,6 +16,23 @@ use crate::project::container::Referred;
 use crate::project::hooks::Hooks;
 use crate::project::labels::{self, Labelled as _};
 use crate::project::names;
+
+impl Member {
+    /// Returns the member that is to be made.
+    pub(super) fn of(number: u32, new: &New) -> Self {
+        Self {
+            number,
+            named: Named::from(&new.config),
+            referred: referred(&new.config),
+            made: None,
+            running: false,
+            finished: false,
+            hooks: Hooks::of(&new.config),
+            since: None,
+            replaces: None,
+        }
+    }
+}
 
 impl Planner<'_> {
     /// Plans the containers of a service; everything that it depends on is planned already.
@@ -26,11 +45,13 @@ impl Planner<'_> {
         let files = self.blueprint(service).provided()?;
         let gone = |container: &&Container| self.left.contains_key(&container.config.id);
         let (left, there): (Vec<_>, Vec<_>) = observed.of_service(&service.name).partition(gone);
+        let rolls = self.rolls(service);
         // The newest numbers of what is out of date go first when there are too many.
         let mut there = there
             .into_iter()
             .map(|container| (self.divergence(service, &files, container), container))
             .collect::<Vec<_>>();
+        let freed = self.one_for_each_number(&mut there);
         there.sort_by_key(|(cause, container)| (cause.is_some(), container.number()));
         let mut settled = Settled { files, ..Settled::default() };
         for (n, (cause, container)) in there.into_iter().enumerate() {
@@ -39,7 +60,12 @@ impl Planner<'_> {
                 continue;
             }
             if let Some(cause) = cause {
-                let member = self.recreate(service, container, cause)?;
+                let member = if rolls && lifecycle::is_active(container) {
+                    self.renew(service, container, cause)?
+                } else {
+                    let freed = freed.values().copied().collect::<Vec<_>>();
+                    self.recreate(service, container, cause, &freed)?
+                };
                 settled.replaced = true;
                 settled.replacing.extend(member.made);
                 settled.members.push(member);
@@ -47,8 +73,16 @@ impl Planner<'_> {
                 let running = lifecycle::is_active(container);
                 let (named, cause) = (Named::from(container), Cause::UpToDate);
                 let name = names::container(&self.wanted.project.name, service, container.number());
-                if self.observed.containers.iter().all(|other| other.config.name != name) {
-                    self.plan.add(Action::Rename { container: named.clone(), name }, Cause::Misnamed, &[]);
+                if container.config.name != name
+                    && self
+                        .observed
+                        .containers
+                        .iter()
+                        .all(|other| other.config.name != name || freed.contains_key(&name))
+                {
+                    let removed = freed.get(&name).copied();
+                    let rename = Action::Rename { container: named.clone(), name };
+                    self.plan.add(rename, Cause::Misnamed, removed.as_slice());
                 }
                 self.plan.add(Action::Keep { container: named.clone(), running }, cause, &[]);
                 settled.members.push(Member {
@@ -60,9 +94,11 @@ impl Planner<'_> {
                     finished: lifecycle::is_finished(container),
                     hooks: Hooks::of(&container.config),
                     since: Some(container.config.created),
+                    replaces: None,
                 });
             }
         }
+        settled.superseded = freed.into_values().collect();
         settled.replaced |= !left.is_empty();
         let mut number = 0;
         while settled.members.len() < usize::try_from(scale).unwrap_or(usize::MAX) {
@@ -78,6 +114,32 @@ impl Planner<'_> {
         self.created.extend(settled.members.iter().filter_map(|member| member.made));
         self.stop_with(service, &mut settled);
         Ok(settled)
+    }
+
+    /// Leaves one container for each number, and removes what replacements that were cut short have left besides. Returns the
+    /// steps that free their names.
+    fn one_for_each_number(&mut self, there: &mut Vec<(Option<Cause>, &Container)>) -> BTreeMap<String, NodeIndex> {
+        // First, of those with one number, the one that has the place: not one that was to take it later, and rather
+        // what is up to date.
+        let active = |number| there.iter().any(|(_, other)| other.number() == number && lifecycle::is_active(other));
+        let pending = |container: &Container| {
+            let state = &container.state;
+            state.beside.is_some() || (state.status == Status::Created && active(container.number()))
+        };
+        let mut ranked = there.iter().map(|found| (pending(found.1), found.clone())).collect::<Vec<_>>();
+        ranked.sort_by_key(|(pending, (cause, container))| (container.number(), *pending, cause.is_some()));
+        let mut freed = BTreeMap::new();
+        let mut last = None;
+        there.clear();
+        for (_, (cause, container)) in ranked {
+            if last.replace(container.number()) == Some(container.number()) {
+                let removed = self.remove(container, Cause::Superseded);
+                freed.insert(container.config.name.clone(), removed);
+            } else {
+                there.push((cause, container));
+            }
+        }
+        freed
     }
 
     /// Stops the containers that are to be restarted with a dependency which is replaced.
@@ -107,35 +169,54 @@ impl Planner<'_> {
         before: Option<&Container>,
     ) -> Result<Member, UpError> {
         let wanted = self.blueprint(service).container(number, &*self, &self.inherited(before))?;
-        let (named, referred) = (Named::from(&wanted.config), referred(&wanted.config));
-        let hooks = Hooks::of(&wanted.config);
         let after = self.after(service);
         let files = self.blueprint(service).provided()?;
         let new = New { config: wanted.config, volumes: wanted.volumes, files };
+        let member = Member::of(number, &new);
         let removed = before.and_then(|before| self.left.get(&before.config.id));
         let cause = removed.map_or(Cause::Missing, |removed| self.plan.steps[*removed].cause.clone());
         let made = self.plan.add(Action::Create(Box::new(new)), cause, &after);
-        Ok(Member { number, named, referred, made: Some(made), running: false, finished: false, hooks, since: None })
+        Ok(Member { made: Some(made), ..member })
     }
 
-    pub(super) fn recreate(&mut self, service: &Service, old: &Container, cause: Cause) -> Result<Member, UpError> {
-        let number = old.number();
-        let mut wanted = self.blueprint(service).container(number, &*self, &self.inherited(Some(old)))?;
-        let replaced = service.container_name.clone().unwrap_or_else(|| format!("{}-{number}", service.name));
-        wanted.config.labels.insert(labels::REPLACE.to_owned(), replaced);
-        let (named, referred) = (Named::from(&wanted.config), referred(&wanted.config));
-        let hooks = Hooks::of(&wanted.config);
-        let after = self.after(service);
-        let files = self.blueprint(service).provided()?;
+    /// Plans that a container is replaced, after what is superseded has gone.
+    pub(super) fn recreate(
+        &mut self,
+        service: &Service,
+        old: &Container,
+        cause: Cause,
+        superseded: &[NodeIndex],
+    ) -> Result<Member, UpError> {
+        let new = self.successor(service, old)?;
+        let member = Member::of(old.number(), &new);
+        let after = [self.after(service).as_slice(), superseded].concat();
         let action = Action::Recreate {
             old: old.into(),
             running: lifecycle::is_active(old),
-            new: Box::new(New { config: wanted.config, volumes: wanted.volumes, files }),
+            new: Box::new(new),
             timeout: self.options.timeout,
             pre_stop: Hooks::of(&old.config).pre_stop,
         };
         let made = self.plan.add(action, cause, &after);
-        Ok(Member { number, named, referred, made: Some(made), running: false, finished: false, hooks, since: None })
+        Ok(Member { made: Some(made), ..member })
+    }
+
+    /// Plans that a container is replaced later, while its service goes on ([`Self::update`]).
+    fn renew(&mut self, service: &Service, old: &Container, cause: Cause) -> Result<Member, UpError> {
+        let number = old.number();
+        let new = self.successor(service, old)?;
+        let member = Member::of(number, &new);
+        Ok(Member { replaces: Some((cause, Replacement { number, old: (&old.config).into(), new })), ..member })
+    }
+
+    /// Returns the container that takes another one's place.
+    fn successor(&self, service: &Service, old: &Container) -> Result<New, UpError> {
+        let number = old.number();
+        let mut wanted = self.blueprint(service).container(number, self, &self.inherited(Some(old)))?;
+        let replaced = service.container_name.clone().unwrap_or_else(|| format!("{}-{number}", service.name));
+        wanted.config.labels.insert(labels::REPLACE.to_owned(), replaced);
+        let files = self.blueprint(service).provided()?;
+        Ok(New { config: wanted.config, volumes: wanted.volumes, files })
     }
 
     /// Returns what must be there before a container of this service is made: networks, volumes, and the containers
