@@ -159,8 +159,8 @@ impl Blueprint<'_> {
             restart: self.restart()?,
             log: LogConfig::default(),
         };
-        config.log =
-            logging::log(service.logging.as_ref(), &config, &self.image.environment).map_err(|reason| self.invalid("logging", reason))?;
+        config.log = logging::log(service.logging.as_ref(), &config, &self.image.environment)
+            .map_err(|reason| self.invalid("logging", reason))?;
         Ok(Wanted { config, volumes })
     }
 
