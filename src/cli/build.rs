@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use clap::Args;
 use rcompose_engine::build::{BuildError, Event};
@@ -157,26 +157,30 @@ pub async fn build(
     let shown = BuildProgress::new(progress.clone(), rounds.iter().map(Vec::len).sum::<usize>() > 1);
     let listener = Arc::new(move |event: Event| shown.event(&event));
     let interrupt = signals::interrupt()?;
-    let workshop = Workshop::open(root, pull_options(&Sources::of_host())?, listener, interrupt.clone())
+    let stop = interrupt.child_token();
+    let workshop = Workshop::open(root, pull_options(&Sources::of_host())?, listener, stop.clone())
         .map_err(|error| failed(ui, "", &error))?;
     let mut built = BTreeMap::new();
-    let mut failure = None;
+    let failure = OnceLock::new();
     for round in rounds {
-        // What fails ends the others of its round.
         let all = round.iter().map(|recipe| async {
-            let outcome = one(ui, &workshop, recipe, &interrupt, progress).await?;
-            Ok::<_, Error>((recipe.name.clone(), outcome))
-        });
-        match futures_util::future::try_join_all(all).await {
-            Ok(outcomes) => built.extend(outcomes),
-            Err(error) => {
-                failure = Some(error);
-                break;
+            match one(ui, &workshop, recipe, &interrupt, progress).await {
+                Ok(outcome) => Some((recipe.name.clone(), outcome)),
+                Err(error) => {
+                    // It ends the others of its round, whose commands are waited for. That they were stopped is no failure.
+                    let _ = failure.set(error);
+                    stop.cancel();
+                    None
+                }
             }
+        });
+        built.extend(futures_util::future::join_all(all).await.into_iter().flatten());
+        if failure.get().is_some() {
+            break;
         }
     }
     let closed = workshop.close().await;
-    if let Some(error) = failure {
+    if let Some(error) = failure.into_inner() {
         return Err(error);
     }
     closed?;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
-use nix::poll::{PollFd, PollFlags};
+use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::stat::Mode;
 use nix::unistd::Pid;
 use oci_spec::runtime::ContainerState;
@@ -341,7 +341,9 @@ impl Running {
     fn drain(&mut self) {
         let Self { output, log, audience, .. } = self;
         for (stream, fd) in output.sources() {
-            while let Ok(Pumped::Bytes(_)) = read(log, stream, fd.as_fd(), audience) {}
+            while has_more(fd.as_fd())
+                && let Ok(Pumped::Bytes(_)) = read(log, stream, fd.as_fd(), audience)
+            {}
         }
         if let Some(log) = log {
             log.finish();
@@ -555,6 +557,14 @@ fn read(
     let count = nix::unistd::read(fd, &mut buffer)?;
     audience.show(stream, &buffer[..count]);
     Ok(Pumped::Bytes(count))
+}
+
+/// Returns whether there is something to read. What was written to a terminal is on its way for a moment: poll(2) waits for
+/// it, and FIONREAD does not.
+fn has_more(fd: BorrowedFd<'_>) -> bool {
+    let mut fds = [PollFd::new(fd, PollFlags::POLLIN)];
+    let polled = nix::poll::poll(&mut fds, PollTimeout::ZERO);
+    polled.is_ok() && fds[0].revents().is_some_and(|events| events.contains(PollFlags::POLLIN))
 }
 
 /// Records how PID 1 ended, for a supervisor that comes when this process is gone too.
