@@ -91,7 +91,13 @@ pub async fn run(
                 started = true;
                 up::remember(args, engine, recorder)?;
                 match result {
-                    Ok(()) | Err(ApplyError::Interrupted) => session.watch_started()?,
+                    Ok(()) | Err(ApplyError::Interrupted) => {
+                        session.watch_started()?;
+                        if session.presses > 0 || session.aborted {
+                            // Those that were just being started when the others were stopped.
+                            session.stop()?;
+                        }
+                    }
                     Err(error) => {
                         failed = Some(Error::from(error));
                         break;
@@ -140,6 +146,8 @@ struct Session<'a> {
     watched: BTreeSet<Id>,
     /// Which containers were said to have ended for good.
     mourned: BTreeSet<Id>,
+    /// Which containers were told to stop.
+    told: BTreeSet<Id>,
     /// Stops that are under way.
     stopping: JoinSet<Result<(), ApplyError>>,
     /// What hooks write, and where they are to send it.
@@ -201,6 +209,7 @@ impl<'a> Session<'a> {
             ends: JoinSet::new(),
             watched: BTreeSet::new(),
             mourned: BTreeSet::new(),
+            told: BTreeSet::new(),
             stopping: JoinSet::new(),
             hooks,
             audience,
@@ -295,8 +304,13 @@ impl<'a> Session<'a> {
 
     fn stop(&mut self) -> Result<(), Error> {
         let containers = self.engine.containers()?;
-        let members = containers.iter().filter(|container| self.members.contains(&container.config.id));
-        let plan = lifecycle::stop(&members.collect::<Vec<_>>(), timeout(self.args.converge.timeout));
+        let is_asked = |container: &&Container| {
+            let id = &container.config.id;
+            self.members.contains(id) && !self.told.contains(id) && lifecycle::is_active(container)
+        };
+        let asked = containers.iter().filter(is_asked).collect::<Vec<_>>();
+        let plan = lifecycle::stop(&asked, timeout(self.args.converge.timeout));
+        self.told.extend(asked.into_iter().map(|container| container.config.id.clone()));
         self.carry_out(plan);
         Ok(())
     }
