@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::error::BuildError;
 use super::execute::{Builder, Solved, State};
 use super::request::Request;
-use crate::image::{Descriptor, Digest, Image, Manifest, Reference, media};
+use crate::image::{Descriptor, Digest, Image, Reference, media};
 
 /// What is said of each step in the history, so that tools know who wrote it; as BuildKit has it.
 const COMMENT: &str = "buildkit.dockerfile.v0";
@@ -68,19 +68,8 @@ impl Builder {
         if let Some(author) = &graph.author {
             config["author"] = author.as_str().into();
         }
-        let config = config.to_string().into_bytes();
-        let id = store.put_blob(&config)?;
-        let manifest = Manifest {
-            schema_version: 2,
-            media_type: Some(media::OCI_MANIFEST.to_owned()),
-            config: Descriptor::new(media::OCI_CONFIG, id, config.len() as u64),
-            layers,
-            annotations: None,
-        };
-        let manifest = serde_json::to_vec(&manifest).expect("a manifest can be written");
-        let digest = store.put_blob(&manifest)?;
-        let mut descriptor = Descriptor::new(media::OCI_MANIFEST, digest, manifest.len() as u64);
-        descriptor.platform = Some(graph.platform.clone());
+        let (id, descriptor) = store.put_image(&config, layers, graph.platform.clone())?;
+        let digest = descriptor.digest;
         if names.is_empty() {
             store.set_entry(&crate::image::named(None, &id), descriptor.clone())?;
         }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use super::config::Image;
 use super::digest::Digest;
 use super::layer::LayerJob;
-use super::manifest::{Descriptor, Manifest, Platform, media};
+use super::manifest::{Descriptor, Platform, media};
 use super::reference::Reference;
 use super::store::{Store, StoreError};
 use super::unpack::Limits;
@@ -116,17 +116,7 @@ pub fn ensure(store: &Store, reference: &Reference, binary: &Path) -> Result<Ima
         "rootfs": {"type": "layers", "diff_ids": [digest]},
         "history": [{"created": CREATED, "created_by": "rcompose"}],
     });
-    let config = serde_json::to_vec(&config).expect("a JSON value can be written");
-    let manifest = Manifest {
-        schema_version: 2,
-        media_type: Some(media::OCI_MANIFEST.to_owned()),
-        config: Descriptor::new(media::OCI_CONFIG, store.put_blob(&config)?, config.len() as u64),
-        layers: vec![layer],
-        annotations: None,
-    };
-    let manifest = serde_json::to_vec(&manifest).expect("a manifest can be written");
-    let mut entry = Descriptor::new(media::OCI_MANIFEST, store.put_blob(&manifest)?, manifest.len() as u64);
-    entry.platform = Some(platform);
+    let (_, entry) = store.put_image(&config, vec![layer], platform)?;
     store.set_entry(reference, entry.with_annotation(FINGERPRINT, fingerprint))?;
     store.get(reference)?.ok_or_else(|| StoreError::NoSuchImage(reference.familiar()).into())
 }

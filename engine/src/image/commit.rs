@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::config::Image;
 use super::import::{ImportError, ImportedConfig};
-use super::manifest::{Descriptor, Manifest, media};
+use super::manifest::{Descriptor, media};
 use super::reference::Reference;
 use super::store::Store;
 
@@ -51,20 +51,9 @@ impl Store {
         push(object.entry("history").or_insert_with(|| json!([])), step);
         let rootfs = object.entry("rootfs").or_insert_with(|| json!({"type": "layers"}));
         push(&mut rootfs["diff_ids"], json!(layer));
-        let config = config.to_string().into_bytes();
-        let id = self.put_blob(&config)?;
         let mut layers = base.layers.clone();
         layers.push(Descriptor::new(media::OCI_LAYER, layer, size));
-        let manifest = Manifest {
-            schema_version: 2,
-            media_type: Some(media::OCI_MANIFEST.to_owned()),
-            config: Descriptor::new(media::OCI_CONFIG, id, config.len() as u64),
-            layers,
-            annotations: None,
-        };
-        let manifest = serde_json::to_vec(&manifest).expect("a manifest can be written");
-        let mut entry = Descriptor::new(media::OCI_MANIFEST, self.put_blob(&manifest)?, manifest.len() as u64);
-        entry.platform = Some(base.platform.clone());
+        let (id, entry) = self.put_image(&config, layers, base.platform.clone())?;
         let name = commit.name.clone().unwrap_or_else(|| super::archive::named(None, &id));
         self.set_entry(&name, entry)?;
         Ok(name)

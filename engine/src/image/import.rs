@@ -16,7 +16,7 @@ use super::config::DockerConfig;
 use super::decompress::Decompressor;
 use super::digest::{Digest, Hasher};
 use super::http::{Request, TransportError};
-use super::manifest::{Descriptor, Manifest, Platform, media};
+use super::manifest::{Descriptor, Platform, media};
 use super::pull::{CHUNKS, ChannelReader, on_thread};
 use super::reference::Reference;
 use super::registry::Client;
@@ -132,18 +132,8 @@ impl Store {
             "rootfs": {"type": "layers", "diff_ids": [layer]},
             "history": [{"created": now, "comment": import.comment}],
         });
-        let config = config.to_string().into_bytes();
-        let id = self.put_blob(&config)?;
-        let manifest = Manifest {
-            schema_version: 2,
-            media_type: Some(media::OCI_MANIFEST.to_owned()),
-            config: Descriptor::new(media::OCI_CONFIG, id, config.len() as u64),
-            layers: vec![Descriptor::new(media::OCI_LAYER, layer, size)],
-            annotations: None,
-        };
-        let manifest = serde_json::to_vec(&manifest).expect("a manifest can be written");
-        let mut entry = Descriptor::new(media::OCI_MANIFEST, self.put_blob(&manifest)?, manifest.len() as u64);
-        entry.platform = Some(import.platform.clone());
+        let layers = vec![Descriptor::new(media::OCI_LAYER, layer, size)];
+        let (id, entry) = self.put_image(&config, layers, import.platform.clone())?;
         let name = import.name.clone().unwrap_or_else(|| super::archive::named(None, &id));
         self.set_entry(&name, entry)?;
         Ok(name)

@@ -31,7 +31,9 @@ use super::config::{ConfigError, Image, ParsedConfig};
 use super::digest::Digest;
 use super::lock::Lock;
 use super::lookup::{LayerStack, LookupError, is_opaque};
-use super::manifest::{Descriptor, Document, Index, MAX_CONFIG, MAX_MANIFEST, Manifest, ManifestError, media};
+use super::manifest::{
+    Descriptor, Document, Index, MAX_CONFIG, MAX_MANIFEST, Manifest, ManifestError, Platform, media,
+};
 use super::reference::Reference;
 use super::unpack::{UnpackError, Unpacked};
 use crate::host;
@@ -472,6 +474,29 @@ impl Store {
             return Err(StoreError::WrongSize { digest: *digest, expected: limit, actual });
         }
         Ok(content)
+    }
+
+    /// Stores an image that was made here: its configuration, and a manifest with its layers. Returns the image's id, which is its
+    /// configuration's digest, and the manifest's descriptor, to which an entry is to refer.
+    pub(crate) fn put_image(
+        &self,
+        config: &serde_json::Value,
+        layers: Vec<Descriptor>,
+        platform: Platform,
+    ) -> Result<(Digest, Descriptor), StoreError> {
+        let config = config.to_string().into_bytes();
+        let id = self.put_blob(&config)?;
+        let manifest = Manifest {
+            schema_version: 2,
+            media_type: Some(media::OCI_MANIFEST.to_owned()),
+            config: Descriptor::new(media::OCI_CONFIG, id, config.len() as u64),
+            layers,
+            annotations: None,
+        };
+        let manifest = serde_json::to_vec(&manifest).expect("a manifest can be written");
+        let mut descriptor = Descriptor::new(media::OCI_MANIFEST, self.put_blob(&manifest)?, manifest.len() as u64);
+        descriptor.platform = Some(platform);
+        Ok((id, descriptor))
     }
 
     /// Stores bytes under their digest. The name is durable when an entry refers to it (see [`Store::set_entry`]).
