@@ -2,6 +2,9 @@
 
 pub mod cli;
 pub mod compose;
+pub mod diagram;
+pub mod doctor;
+pub mod lint;
 pub mod oci;
 pub mod project;
 pub mod remote;

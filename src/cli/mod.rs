@@ -12,6 +12,7 @@ pub mod config;
 pub mod context;
 pub mod cp;
 pub mod create;
+pub mod doctor;
 pub mod down;
 pub mod error;
 pub mod events;
@@ -19,10 +20,12 @@ pub mod exec;
 pub mod export;
 pub mod filter;
 pub mod follow;
+pub mod graph;
 pub mod image;
 pub mod images;
 pub mod inspect;
 pub mod kill;
+pub mod lint;
 pub mod login;
 pub mod logout;
 pub mod logs;
@@ -194,12 +197,16 @@ enum Command {
     Cp(cp::CpArgs),
     /// Creates containers for a service
     Create(create::CreateArgs),
+    /// Look at what this host has and lacks
+    Doctor(doctor::DoctorArgs),
     /// Stop and remove containers, networks
     Down(down::DownArgs),
     /// Receive real time events from containers
     Events(events::EventsArgs),
     /// Execute a command in a running container
     Exec(exec::ExecArgs),
+    /// Draw the project: services, dependencies, networks, volumes, ports
+    Graph(graph::GraphArgs),
     /// Manage images
     Image(image::ImageArgs),
     /// Export a service container's filesystem as a tar archive
@@ -210,6 +217,8 @@ enum Command {
     Inspect(inspect::InspectArgs),
     /// Force stop service containers
     Kill(kill::KillArgs),
+    /// Look for what is allowed, and mostly a mistake
+    Lint(lint::LintArgs),
     /// Authenticate to a registry
     Login(login::LoginArgs),
     /// Log out from a registry
@@ -335,9 +344,11 @@ pub fn main() -> ExitCode {
         Command::Completion(args) => completion::run(&context, Cli::command(), &args),
         Command::Cp(args) => cp::run(&context, &args),
         Command::Create(args) => create::run(&context, &args),
+        Command::Doctor(args) => doctor::run(&context, &args),
         Command::Down(args) => down::run(&context, &args),
         Command::Events(args) => events::run(&context, &args),
         Command::Exec(args) => exec::run(&context, &args),
+        Command::Graph(args) => graph::run(&context, &args),
         Command::Image(args) => image::run(&context, &args),
         Command::Export(args) => export::run(&context, &args),
         Command::Images(args) => images::run(&context, &args),
@@ -346,6 +357,7 @@ pub fn main() -> ExitCode {
         Command::Login(args) => login::run(&context, &args),
         Command::Logout(args) => logout::run(&context, &args),
         Command::Logs(args) => logs::run(&context, &args),
+        Command::Lint(args) => lint::run(&context, &args),
         Command::Ls(args) => ls::run(&context, &args),
         Command::Network(args) => network::run(&context, &args),
         Command::Oci { args } => return crate::oci::main(args),

@@ -142,21 +142,39 @@ pub struct Place {
 impl Resolved {
     /// Returns where an attribute stands; where it does not, what it would stand in.
     pub fn place(&self, path: &KeyPath) -> Option<Place> {
-        let mut node = &self.tree.0;
-        let mut span = source::Span::NONE;
-        for key in &path.0 {
-            let below = match (key, &node.value) {
-                (Key::Name(name), Value::Map(map)) => map.get(name),
-                (Key::Index(index), Value::List(list)) => list.get(*index),
-                _ => None,
-            };
-            let Some(below) = below else { break };
-            span = below.place().or(span);
-            node = below;
-        }
+        let span = self.span(path);
         let file = self.sources.of(span)?;
         let (line, column) = file.position(span.start as usize);
         Some(Place { file: file.path.clone(), line, column })
+    }
+
+    /// Returns the text that [`Resolved::place`] is the beginning of: the attribute's key, where it has one.
+    pub fn span(&self, path: &KeyPath) -> source::Span {
+        let places = self.nodes(path).filter_map(|node| Some(node?.place()).filter(|span| span.is_some()));
+        places.last().unwrap_or(source::Span::NONE)
+    }
+
+    /// Returns the text of an attribute's value.
+    pub fn value_span(&self, path: &KeyPath) -> source::Span {
+        self.node(path).map_or(source::Span::NONE, |node| node.span)
+    }
+
+    /// Returns an attribute.
+    pub fn node(&self, path: &KeyPath) -> Option<&Node> {
+        self.nodes(path).last().unwrap_or(Some(&self.tree.0))
+    }
+
+    /// Returns what is at each step of a path, as far as it leads; None where it leads no further.
+    fn nodes(&self, path: &KeyPath) -> impl Iterator<Item = Option<&Node>> {
+        let mut node = Some(&self.tree.0);
+        path.0.iter().map(move |key| {
+            node = node.and_then(|node| match (key, &node.value) {
+                (Key::Name(name), Value::Map(map)) => map.get(name),
+                (Key::Index(index), Value::List(list)) => list.get(*index),
+                _ => None,
+            });
+            node
+        })
     }
 }
 

@@ -17,6 +17,10 @@ pub struct Image {
     pub expose: Vec<String>,
     /// Variables, `NAME=value`.
     pub environment: Vec<String>,
+    /// Who its programs run as; empty: root.
+    pub user: String,
+    /// Whether it brings a health check.
+    pub healthcheck: bool,
     /// What its programs are made for, as far as that is known.
     pub platform: Option<Platform>,
 }

@@ -128,6 +128,12 @@ fn facts(reference: &str, stored: &Stored) -> Image {
         volumes: config.and_then(|config| config.volumes().clone()).unwrap_or_default(),
         expose: config.and_then(|config| config.exposed_ports().clone()).unwrap_or_default(),
         environment: config.and_then(|config| config.env().clone()).unwrap_or_default(),
+        user: config.and_then(|config| config.user().clone()).unwrap_or_default(),
+        healthcheck: stored
+            .docker
+            .healthcheck
+            .as_ref()
+            .is_some_and(|check| check.test.iter().flatten().next().is_some_and(|kind| kind != "NONE")),
         platform: Some(stored.platform.clone()),
     }
 }

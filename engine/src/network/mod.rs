@@ -29,6 +29,7 @@ mod settings;
 mod store;
 mod succession;
 mod traffic;
+pub mod trial;
 mod watch;
 mod worker;
 

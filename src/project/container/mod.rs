@@ -277,7 +277,7 @@ pub(super) mod tests {
             volumes: vec!["/var/lib/postgresql/data".into()],
             expose: vec!["5432/tcp".into()],
             environment: vec!["PGDATA=/var/lib/postgresql/data".into()],
-            platform: None,
+            ..Image::default()
         }
     }
 

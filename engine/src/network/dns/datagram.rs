@@ -69,17 +69,14 @@ async fn answer<H: RequestHandler>(handler: Arc<H>, bytes: Vec<u8>, from: Socket
         // Whoever answers answers lets two servers talk for ever.
         return;
     }
-    match Request::from_bytes(bytes, from, Protocol::Udp) {
-        Ok(request) => {
-            handler.handle_request::<_, TokioTime>(&request, response).await;
-        }
-        Err(_) => {
-            let Ok(none) = Queries::read(&mut BinDecoder::new(&[]), 0) else { return };
-            let refusal = MessageResponseBuilder::new(&none, None).error_msg(&header.metadata, ResponseCode::FormErr);
-            if let Err(error) = response.send_response(refusal).await {
-                tracing::debug!(%error, "a name query that makes no sense could not be answered");
-            }
-        }
+    if let Ok(request) = Request::from_bytes(bytes, from, Protocol::Udp) {
+        handler.handle_request::<_, TokioTime>(&request, response).await;
+        return;
+    }
+    let Ok(none) = Queries::read(&mut BinDecoder::new(&[]), 0) else { return };
+    let refusal = MessageResponseBuilder::new(&none, None).error_msg(&header.metadata, ResponseCode::FormErr);
+    if let Err(error) = response.send_response(refusal).await {
+        tracing::debug!(%error, "a name query that makes no sense could not be answered");
     }
 }
 
