@@ -1,8 +1,14 @@
 //! Attributes that not every kernel can honour: each is kept, seen from inside the container, or named in a warning.
 
-use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
+use std::{
+    fs,
+    io::Write as _,
+    os::unix::fs::PermissionsExt as _,
+    path::Path,
+    process::{Command, Stdio},
+};
 
-use compose_tests::stack::Stack;
+use compose_tests::{stack::Stack, wait};
 use nix::{
     mount::{MsFlags, mount},
     sched::{CloneFlags, unshare},
@@ -221,5 +227,94 @@ fn programs_of_another_machine_need_a_handler() {
     let output = stack.run(&["run", "--rm", "-T", "foreign"]).ok();
     assert_eq!(output.text(), "/bin/program from inside", "{output:?}");
     drop(handler);
+    stack.finish();
+}
+
+/// A profile of AppArmor that is loaded; it is unloaded when this is dropped.
+struct Profile(String);
+
+impl Profile {
+    /// Loads one that denies nothing but to write to a file. `None` where this host cannot.
+    fn load(name: &str) -> Option<Profile> {
+        let profile = Profile(format!(
+            "profile {name} flags=(attach_disconnected,mediate_deleted) {{
+              network, capability, file, signal, ptrace, mount, umount,
+              deny /tmp/denied w,
+            }}"
+        ));
+        profile.parse("--replace").then_some(profile)
+    }
+
+    fn parse(&self, operation: &str) -> bool {
+        let mut command = Command::new("apparmor_parser");
+        command.args([operation, "--skip-cache"]).stdin(Stdio::piped());
+        let Ok(mut parser) = command.spawn() else { return false };
+        let mut input = parser.stdin.take().expect("it was asked for");
+        input.write_all(self.0.as_bytes()).expect("it reads its input");
+        drop(input);
+        parser.wait().expect("it ends").success()
+    }
+}
+
+impl Drop for Profile {
+    fn drop(&mut self) {
+        self.parse("--remove");
+    }
+}
+
+/// Shown in the virtual machine (`compose-tests/vm`), whose kernel uses AppArmor.
+#[test]
+fn programs_are_confined_by_a_profile() {
+    let stack = Stack::new("apparmor");
+    let is_used = fs::read("/sys/module/apparmor/parameters/enabled").is_ok_and(|text| text.starts_with(b"Y"));
+    let Some(_own) = is_used.then(|| Profile::load(&stack.project)).flatten() else {
+        eprintln!("skipped: this kernel does not use AppArmor, or there is no apparmor_parser");
+        stack.finish();
+        return;
+    };
+    // Where there is Docker, its own profile is the default one.
+    let loaded = fs::read_to_string("/sys/kernel/security/apparmor/profiles").expect("the kernel lists them");
+    let is_there = loaded.lines().any(|line| line.starts_with("docker-default "));
+    let _default = if is_there { None } else { Profile::load("docker-default") };
+    let service = |name: &str, more: &str| {
+        let command = "cat /proc/self/attr/current; exec sleep 1000";
+        format!("  {name}: {{image: busybox, command: [sh, -c, '{command}'], {more}}}\n")
+    };
+    let file = [
+        ("own", format!("security_opt: ['apparmor={}']", stack.project)),
+        ("default", "init: true".to_owned()),
+        ("free", "security_opt: ['apparmor:unconfined']".to_owned()),
+        ("privileged", "privileged: true".to_owned()),
+    ];
+    let services: String = file.iter().map(|(name, more)| service(name, more)).collect();
+    stack.write("compose.yaml", &format!("services:\n{services}"));
+    stack.run(&["up", "-d"]).ok();
+    let confined = [
+        ("own", format!("{} (enforce)", stack.project), stack.project.clone()),
+        ("default", "docker-default (enforce)".to_owned(), "docker-default".to_owned()),
+        ("free", "unconfined".to_owned(), "unconfined".to_owned()),
+        ("privileged", "unconfined".to_owned(), String::new()),
+    ];
+    for (service, by, name) in &confined {
+        let first = wait::until(wait::PATIENCE, "the first words of the program", || {
+            let said = stack.run(&["logs", "--no-log-prefix", service]).ok().stdout;
+            if said.is_empty() { Err("nothing") } else { Ok(said) }
+        });
+        assert_eq!(first.trim_end(), by, "{service}");
+        let further = stack.run(&["exec", "-T", service, "cat", "/proc/self/attr/current"]).ok();
+        assert_eq!(further.text(), by, "{service}");
+        let told = stack.run(&["inspect", "-f", "{{.AppArmorProfile}}", service]).ok();
+        assert_eq!(told.text(), name, "{service}");
+    }
+    let privileged = stack.run(&["exec", "-T", "--privileged", "own", "cat", "/proc/self/attr/current"]).ok();
+    assert_eq!(privileged.text(), "unconfined");
+    stack.run(&["exec", "-T", "own", "touch", "/tmp/denied"]).fails().complains("Permission denied");
+    stack.run(&["exec", "-T", "own", "touch", "/tmp/allowed"]).ok();
+    stack.run(&["exec", "-T", "free", "touch", "/tmp/denied"]).ok();
+
+    let unknown = service("unknown", &format!("security_opt: ['apparmor={}-not']", stack.project));
+    stack.write("unknown.yaml", &format!("services:\n{unknown}"));
+    let output = stack.run(&["-f", "unknown.yaml", "up", "-d"]).fails();
+    output.complains("no such profile is loaded");
     stack.finish();
 }

@@ -20,7 +20,7 @@ use flate2::{Compression, write::GzEncoder};
 use serde_json::json;
 
 /// `user` and `secret`, hashed with bcrypt as the registry demands.
-const HTPASSWD: &str = include_str!("../../engine/tests/image_support/htpasswd");
+const HTPASSWD: &str = include_str!("../../engine/tests/image/htpasswd");
 
 /// Returns a stack, unless another program is tested, which has its images elsewhere.
 fn stack(name: &str) -> Option<Stack> {

@@ -38,14 +38,16 @@ pub fn run(context: &Context, args: &InspectArgs) -> Result<(), Error> {
     let images = Store::open(root.data())?;
     let mut documents = Vec::new();
     for container in containers(context, args)? {
-        let config = shim::read_config(&root.container(&container.config.id))
-            .map_err(|failure| Error::new(format!("cannot inspect {}: {failure}", container.config.name)))?;
+        let bundle = root.container(&container.config.id);
+        let read = shim::read_config(&bundle).and_then(|config| Ok((config, shim::apparmor_profile(&bundle)?)));
+        let (config, profile) =
+            read.map_err(|failure| Error::new(format!("cannot inspect {}: {failure}", container.config.name)))?;
         let image = match images.find(&container.config.image_id)? {
             Some(image) => images.raw_config(&image)?,
             // It was removed; what the container has of it is in its own configuration.
             None => json!({}),
         };
-        documents.push(inspect::document(&root, &container, &config, &image));
+        documents.push(inspect::document(&root, &container, &config, profile.as_deref(), &image));
     }
     Ok(context.ui.out(&format::documents(&documents, template.as_ref(), args.format.is_some())?)?)
 }

@@ -20,7 +20,13 @@ use super::describe::{self, texts};
 const NEVER: &str = "0001-01-01T00:00:00Z";
 
 /// Returns everything that is known about a container. `image` is the configuration of its image, as far as that is there.
-pub fn document(root: &Root, container: &Container, shim: &ShimConfig, image: &Value) -> Value {
+pub fn document(
+    root: &Root,
+    container: &Container,
+    shim: &ShimConfig,
+    apparmor_profile: Option<&str>,
+    image: &Value,
+) -> Value {
     let Container { config, state } = container;
     let bundle = root.container(&config.id);
     let path = |name: &str| bundle.join(name).display().to_string();
@@ -46,7 +52,7 @@ pub fn document(root: &Root, container: &Container, shim: &ShimConfig, image: &V
         "Platform": "linux",
         "MountLabel": "",
         "ProcessLabel": "",
-        "AppArmorProfile": "",
+        "AppArmorProfile": apparmor_profile.unwrap_or_default(),
         "ExecIDs": null,
         "HostConfig": host_config(config),
         "GraphDriver": {

@@ -109,7 +109,8 @@ fn run(words: &[String]) -> anyhow::Result<ExitCode> {
     let wanted = if all { Wanted::All } else { Wanted::Named(named.collect()) };
     let payload = payload::make(folder.path(), &wanted)?;
     if all {
-        asked.extend(payload.tests.iter().map(|test| Asked::Program { name: &test.name, filters: Vec::new() }));
+        let programs = payload.tests.iter().filter_map(|test| Some((&test.name, test.for_machines()?)));
+        asked.extend(programs.map(|(name, filters)| Asked::Program { name, filters: filters.to_vec() }));
         asked.extend([Asked::Reboot, Asked::PowerCut { count: CUTS }]);
     }
     let guest = Guest::make(&|_| ())?;

@@ -175,7 +175,7 @@ pub(crate) fn sweep(root: &Root, project: &str) -> Result<(), StoreError> {
         absent(fs::remove_dir_all(&bundle), &bundle)?;
         take_away(root, project, &id, &name.to_string_lossy())?;
     }
-    Ok(())
+    remove_emptied(root, project)
 }
 
 /// Makes durable what is known of a container. One that is gone meanwhile needs nothing.
@@ -337,11 +337,15 @@ fn take_away(root: &Root, project: &str, id: &Id, name: &str) -> Result<(), Stor
     if owner(root, name)?.as_ref() == Some(id) {
         release_name(root, name)?;
     }
+    let link = root.project(project).join("containers").join(id.as_str());
+    absent(fs::remove_file(&link), &link)?;
+    remove_emptied(root, project)
+}
+
+/// Removes a project's directories, which its last container takes along; they stay while they have something in them.
+fn remove_emptied(root: &Root, project: &str) -> Result<(), StoreError> {
     let directory = root.project(project);
-    let links = directory.join("containers");
-    absent(fs::remove_file(links.join(id.as_str())), &directory)?;
-    // The last container takes the project's directories along; they stay while they have something in them.
-    for emptied in [&links, &directory] {
+    for emptied in [&directory.join("containers"), &directory] {
         match fs::remove_dir(emptied) {
             Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => break,
             removed => absent(removed, emptied)?,
@@ -593,6 +597,10 @@ mod tests {
             remove(&root, &container.config).unwrap();
         }
         assert_eq!(every_file(&root), Vec::<PathBuf>::new());
+        // Directories that could not be removed with the last container.
+        fs::create_dir_all(root.project("shop").join("containers")).unwrap();
+        sweep(&root, "shop").unwrap();
+        assert!(!root.project("shop").exists());
     }
 
     #[test]

@@ -169,9 +169,13 @@ impl LayerStack {
                     if links > MAX_LINKS {
                         return Err(LookupError::Links { path: path.to_owned() });
                     }
-                    let target = readlinkat(&*directory, name.as_c_str())
-                        .map_err(|error| failed("read a link on the way to", error.into()))?
-                        .into_vec();
+                    let target = match readlinkat(&*directory, name.as_c_str()) {
+                        Ok(target) => target.into_vec(),
+                        // It went away or became something else just now, or leads nowhere, as `/proc/self` of another
+                        // PID namespace does.
+                        Err(Errno::ENOENT | Errno::EINVAL) => return Ok(None),
+                        Err(error) => return Err(failed("read a link on the way to", error.into())),
+                    };
                     if target.starts_with(b"/") {
                         stack.truncate(1);
                     }

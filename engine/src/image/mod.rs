@@ -37,7 +37,6 @@ mod store;
 mod tar;
 mod unpack;
 mod url;
-mod user;
 mod verify;
 
 pub use archive::ArchiveError;
@@ -68,5 +67,4 @@ pub use tar::TarError;
 pub(crate) use tar::{Entry, Kind, Reader};
 pub(crate) use unpack::OPAQUE_ATTRIBUTE;
 pub use unpack::{Limits, UnpackError, Unpacked, unpack};
-pub use user::{User, UserError, resolve_group, resolve_user};
 pub use verify::{Damage, repair};

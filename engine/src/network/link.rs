@@ -315,12 +315,9 @@ impl Links {
     }
 
     /// Deletes a link; one that is gone already is fine.
-    pub(crate) fn delete(&self, name: &str) -> Result<(), LinkError> {
-        let Some(link) = self.find(name)? else { return Ok(()) };
-        match self.run(self.handle.link().del(link.index).execute()) {
-            Err(error) if error.errno == Errno::ENODEV => Ok(()),
-            other => other.map_err(|source| LinkError::Delete { link: name.to_owned(), source }),
-        }
+    pub(crate) fn delete(&mut self, name: &str) -> Result<(), LinkError> {
+        // Not through the handle, which says nothing where its request could not be sent.
+        delete(&mut self.socket, name).map_err(|source| LinkError::Delete { link: name.to_owned(), source })
     }
 
     /// Makes an interface in a sandbox and configures it. Whatever fails, nothing of it is left.
@@ -369,14 +366,20 @@ impl Links {
 
 /// Deletes an interface of a sandbox.
 pub(crate) fn detach(sandbox: &Sandbox, interface: &str) -> Result<(), LinkError> {
-    sandbox.configure(|socket| match socket.execute(&[by_name(17, interface)]) {
-        Err(refusal) if refusal.errno == Errno::ENODEV => Ok(()),
-        other => other.map_err(|source| LinkError::Configure {
+    sandbox.configure(|socket| {
+        delete(socket, interface).map_err(|source| LinkError::Configure {
             interface: interface.to_owned(),
             what: "delete it".into(),
             source,
-        }),
+        })
     })
+}
+
+fn delete(socket: &mut super::netlink::Socket, name: &str) -> Result<(), Refusal> {
+    match socket.execute(&[by_name(17, name)]) {
+        Err(refusal) if refusal.errno == Errno::ENODEV => Ok(()),
+        result => result,
+    }
 }
 
 /// Makes an interface of a sandbox the way to everywhere else, in the place of another.

@@ -189,7 +189,7 @@ impl Networks {
     /// Starts the threads and tasks that look after networks, in the network namespace of the calling thread, which
     /// must be the host's and that of every thread of the current runtime.
     ///
-    /// Removals that a killed process left unfinished are finished.
+    /// Removals that a killed process left unfinished are finished, and what it was writing is removed.
     pub async fn open(root: &Root, options: Options) -> Result<Self, NetworkError> {
         let tables = Arc::new(Tables::default());
         let worker = worker::start(root, options.pools, Arc::clone(&tables))?;

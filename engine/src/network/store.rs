@@ -46,7 +46,11 @@ pub(crate) enum Durability {
     Memory,
 }
 
-/// Replaces a file's content at once: whoever reads it sees the old or the new one whole.
+/// The extension of a file before it takes its place.
+const ASIDE: &str = "new";
+
+/// Replaces a file's content at once: whoever reads it sees the old or the new one whole. The caller holds the lock of
+/// its directory.
 pub(crate) fn write<T: Serialize>(path: &Path, value: &T, durability: Durability) -> Result<(), StoreError> {
     let failed = |source| StoreError::Write { path: path.to_owned(), source };
     let bytes = match durability {
@@ -58,16 +62,14 @@ pub(crate) fn write<T: Serialize>(path: &Path, value: &T, durability: Durability
     let bytes = bytes.map_err(|error| failed(error.into()))?;
     let directory = path.parent().unwrap_or(Path::new("/"));
     fs::create_dir_all(directory).map_err(failed)?;
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".{}.new", std::process::id()));
-    let temporary = directory.join(name);
+    let aside = path.with_extension(ASIDE);
     let put = || {
-        let mut file = File::create(&temporary)?;
+        let mut file = File::create(&aside)?;
         file.write_all(&bytes)?;
         if durability == Durability::Disk {
             file.sync_all()?;
         }
-        fs::rename(&temporary, path)?;
+        fs::rename(&aside, path)?;
         if durability == Durability::Disk {
             File::open(directory)?.sync_all()?;
         }
@@ -75,7 +77,7 @@ pub(crate) fn write<T: Serialize>(path: &Path, value: &T, durability: Durability
     };
     put().map_err(|error| {
         // What is left of a failed attempt is in nobody's way, and the first error is the one that counts.
-        let _ = fs::remove_file(&temporary);
+        let _ = fs::remove_file(&aside);
         failed(error)
     })
 }
@@ -103,6 +105,15 @@ pub(crate) fn remove(path: &Path) -> Result<(), StoreError> {
 
 /// Lists the JSON files of a directory; none if there is no such directory.
 pub(crate) fn list(directory: &Path) -> Result<Vec<PathBuf>, StoreError> {
+    files(directory, "json")
+}
+
+/// Removes what processes have left that were killed while they wrote. The caller holds the lock of the directory.
+pub(crate) fn sweep(directory: &Path) -> Result<(), StoreError> {
+    files(directory, ASIDE)?.iter().try_for_each(|path| remove(path))
+}
+
+fn files(directory: &Path, extension: &str) -> Result<Vec<PathBuf>, StoreError> {
     let failed = |source| StoreError::Read { path: directory.to_owned(), source };
     let entries = match fs::read_dir(directory) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -111,7 +122,7 @@ pub(crate) fn list(directory: &Path) -> Result<Vec<PathBuf>, StoreError> {
     let mut paths = Vec::new();
     for entry in entries {
         let path = entry.map_err(failed)?.path();
-        if path.extension().is_some_and(|e| e == "json") {
+        if path.extension().is_some_and(|own| own == extension) {
             paths.push(path);
         }
     }

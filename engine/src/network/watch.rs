@@ -87,12 +87,24 @@ async fn watch_registries((inotify, readable): (Inotify, AsyncFd<OwnedFd>), work
 
 async fn watch_kernel(filter: AsyncFd<OwnedFd>, links: AsyncFd<OwnedFd>, worker: worker::Handle) {
     loop {
+        let mut lost = Vec::new();
         let broken = tokio::select! {
             seen = news(&filter, foreign_change) => seen,
-            seen = news(&links, lost_bridge) => seen,
+            seen = news(&links, |datagram| {
+                lost = lost_bridges(datagram);
+                !lost.is_empty()
+            }) => seen,
         };
         if !broken {
             continue;
+        }
+        // All projects of the host hear of every network that goes. Only those that are on it have something to do.
+        if !lost.is_empty() {
+            match worker.run(move |worker| Ok(worker.uses_any_of(&lost))).await {
+                Ok(true) => {}
+                Ok(false) => continue,
+                Err(_) => return,
+            }
         }
         // More of it may be on the way, and all of it is looked at once: wait until nothing came for a while.
         loop {
@@ -116,7 +128,7 @@ async fn watch_kernel(filter: AsyncFd<OwnedFd>, links: AsyncFd<OwnedFd>, worker:
 }
 
 /// Reads one datagram and says whether it is of interest. One that was lost may have been.
-pub(super) async fn news(fd: &AsyncFd<OwnedFd>, interesting: impl Fn(&[u8]) -> bool) -> bool {
+pub(super) async fn news(fd: &AsyncFd<OwnedFd>, mut interesting: impl FnMut(&[u8]) -> bool) -> bool {
     let Ok(mut ready) = fd.readable().await else { return false };
     let mut buffer = vec![0; 32 << 10];
     let received = ready.try_io(|fd| {
@@ -141,14 +153,15 @@ fn foreign_change(datagram: &[u8]) -> bool {
     })
 }
 
-/// Returns whether a datagram announces the end of a bridge of ours.
-fn lost_bridge(datagram: &[u8]) -> bool {
+/// Returns the bridges of ours whose end a datagram announces.
+fn lost_bridges(datagram: &[u8]) -> Vec<String> {
     const DELETE_LINK: u16 = 17;
     const NAME: u16 = 3;
-    messages(datagram).filter(|(kind, ..)| *kind == DELETE_LINK).any(|(_, _, _, payload)| {
-        attributes(payload.get(16..).unwrap_or_default()).any(|(kind, name)| {
-            // Ports of bridges (`rcv…`) come and go with containers.
-            kind == NAME && name.starts_with(BRIDGE_PREFIX.as_bytes()) && !name[BRIDGE_PREFIX.len()..].starts_with(b"v")
-        })
-    })
+    let deleted = messages(datagram).filter(|(kind, ..)| *kind == DELETE_LINK);
+    let attributes = deleted.flat_map(|(_, _, _, payload)| attributes(payload.get(16..).unwrap_or_default()));
+    let names = attributes.filter(|(kind, _)| *kind == NAME);
+    let names = names.filter_map(|(_, name)| std::str::from_utf8(name.strip_suffix(b"\0").unwrap_or(name)).ok());
+    // Ports of bridges (`rcv…`) come and go with containers.
+    let ours = names.filter(|name| name.strip_prefix(BRIDGE_PREFIX).is_some_and(|rest| !rest.starts_with('v')));
+    ours.map(str::to_owned).collect()
 }

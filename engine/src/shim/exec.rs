@@ -22,8 +22,9 @@ use super::running::open_path;
 use super::{Shim, died};
 use crate::container::cgroup::{Plan, Version};
 use crate::container::mounts::device::{self, Terminal};
-use crate::container::step::{Context, ENGINE, Step, fault};
-use crate::container::{beneath, capabilities, process as program, user};
+use crate::container::step::{Context, Step, fault};
+use crate::container::user::UserDatabase;
+use crate::container::{beneath, capabilities, process as program};
 use crate::id::Id;
 use crate::sys::clone::{self, Cloned};
 use crate::sys::{mount, pidfd, process, socket};
@@ -283,21 +284,13 @@ fn enter(
 
 /// Turns the container's own process into the one that is asked for.
 fn adjust(wanted: &mut OciProcess, request: &Exec) -> Step<()> {
-    let root = open_path("/").step(|| "open the container's root".into())?;
     wanted.set_args(Some(request.args.clone()));
     let mut env = wanted.env().clone().unwrap_or_default();
     if let Some(name) = &request.user {
-        let failed = |error: user::UserError| match error {
-            user::UserError::Read { source, .. } => {
-                Failure { step: error.to_string(), errno: source as i32, code: ENGINE }
-            }
-            error => fault(error.to_string()),
-        };
-        let passwd = user::database(root.as_fd(), "passwd").map_err(failed)?;
-        let group = user::database(root.as_fd(), "group").map_err(failed)?;
-        let resolved = user::resolve(name, &[], &passwd, &group).map_err(failed)?;
+        let users = UserDatabase::read(&["/"]).map_err(|error| fault(format!("read the user database: {error}")))?;
+        let resolved = users.resolve(name, &[]).map_err(|error| fault(error.to_string()))?;
         // The home of PID 1's user was the engine's choice and gives way; a HOME that the image or the service set stays.
-        let own = user::resolve(&wanted.user().uid().to_string(), &[], &passwd, &group);
+        let own = users.resolve(&wanted.user().uid().to_string(), &[]);
         let chosen = own.is_ok_and(|own| env.contains(&format!("HOME={}", own.home)));
         if chosen || !env.iter().any(|variable| variable.starts_with("HOME=")) {
             set_variable(&mut env, &format!("HOME={}", resolved.home));

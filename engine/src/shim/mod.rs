@@ -103,6 +103,11 @@ pub fn read_config(bundle: &Path) -> Step<ShimConfig> {
     serde_json::from_slice(&text).step(|| format!("parse {}", path.display()))
 }
 
+/// Returns the AppArmor profile that the programs of a bundle are confined by, if they are.
+pub fn apparmor_profile(bundle: &Path) -> Step<Option<String>> {
+    Ok(init::read_spec(bundle)?.process().as_ref().and_then(|process| process.apparmor_profile().clone()))
+}
+
 /// Returns the failure of a container whose maker died without a word.
 fn died(what: &str) -> Failure {
     crate::container::step::fault(format!("{what} was killed"))

@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::health::{Monitor, Plan};
-use super::project::{Project, caused, memory_failure, other};
+use super::project::{Project, caused, other};
 use super::restart::{self, Backoff};
 use super::run::{self, Audience, News, Run};
 use crate::container::config::{ContainerConfig, Endpoint};
@@ -681,7 +681,7 @@ impl Actor {
         let config = self.config.clone();
         // The writable layer may be large.
         let removed = tokio::task::spawn_blocking(move || -> Result<(), Failure> {
-            memory::remove(&root, &config.id).map_err(|error| memory_failure(&config, &error))?;
+            memory::remove(&root, &config.id).map_err(caused)?;
             store::remove(&root, &config).map_err(caused)?;
             for mount in &config.mounts {
                 if let MountSource::Volume { name, anonymous: true, .. } = &mount.source

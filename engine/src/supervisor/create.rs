@@ -1,6 +1,7 @@
 //! Making a container: what was asked and what the image says become an OCI bundle on disk.
 
 use std::collections::HashSet;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use oci_spec::runtime::Spec;
@@ -123,8 +124,8 @@ fn generate(
     let layers = images.layer_paths(image);
     let asked = config.user.clone().or_else(|| image.config.config().as_ref().and_then(|config| config.user().clone()));
     // What the container itself has changed of its user database counts as well.
-    let mut directories = vec![root.container(&config.id).join("upper")];
-    directories.extend_from_slice(&layers);
+    let upper = Some(root.container(&config.id).join("upper")).filter(|upper| upper.is_dir());
+    let directories: Vec<PathBuf> = upper.into_iter().chain(layers.iter().cloned()).collect();
     let user = user::resolve_in_layers(&directories, &asked.unwrap_or_default(), &config.group_add).map_err(caused)?;
     let mut command = vec!["rcompose".to_owned()];
     command.extend(super::spawn::arguments(root, &config.project));

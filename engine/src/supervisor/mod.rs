@@ -193,7 +193,8 @@ fn lock(directory: &Path) -> Result<Option<File>, String> {
 
 /// Removes everything of this supervisor below the run directory, and the parents nobody uses any more.
 fn leave(directory: &Path) {
-    if let Err(error) = fs::remove_dir_all(directory) {
+    // Once more, since nobody comes back for it.
+    if let Err(error) = fs::remove_dir_all(directory).or_else(|_| fs::remove_dir_all(directory)) {
         tracing::warn!(%error, "cannot remove {}", directory.display());
     }
     for parent in directory.ancestors().skip(1).take(2) {

@@ -290,7 +290,12 @@ impl Project {
         let removal = self.networks.remove(name).await.map_err(|error| match error {
             // Another project's supervisor, or another command, was faster.
             NetworkError::Unknown(_) => gone(),
-            error => caused(error),
+            NetworkError::InUse { .. } => caused(error),
+            error => {
+                // It may be off the list by now, and then no command comes back for it.
+                self.untidy();
+                caused(error)
+            }
         })?;
         let (project, name) = (Arc::clone(self), name.to_owned());
         self.events.network(&network.id, &name, EventKind::NetworkDestroy, None);
@@ -326,7 +331,9 @@ impl Project {
             let links = store::sweep(&root, &name).map_err(caused);
             groups.and(links).and(volume::sweep(&root).map_err(caused))
         });
-        if let Err(error) = swept.await.map_err(caused).flatten() {
+        let swept = swept.await.map_err(caused).flatten();
+        let networks = self.networks.recover().await.map_err(caused);
+        if let Err(error) = swept.and(networks) {
             tracing::error!(%error, "something of the project is left");
         }
     }

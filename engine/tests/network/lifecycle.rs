@@ -1,5 +1,6 @@
 //! Networks and containers come and go.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use rcompose_engine::network::{NetworkError, Networks, Options};
@@ -129,6 +130,28 @@ fn a_new_supervisor_takes_over() {
                 break;
             }
         }
+    });
+}
+
+#[test]
+fn what_a_process_was_writing_when_it_was_killed_goes() {
+    on_host(async |host| {
+        let (network, _) = host.networks.ensure(&network("n")).await.unwrap();
+        let files = || {
+            let folders = [host.root.networks(), host.root.networks_run()];
+            let entries = folders.iter().flat_map(|folder| std::fs::read_dir(folder).unwrap());
+            entries.map(|entry| entry.unwrap().path()).collect::<BTreeSet<_>>()
+        };
+        host.another().await;
+        let before = files();
+        // A network that never came to be, and a record that was about to be replaced.
+        for name in ["surely-no-network.new", &format!("{}.new", network.id)] {
+            std::fs::write(host.root.networks().join(name), "{").unwrap();
+            std::fs::write(host.root.networks_run().join(name), "{").unwrap();
+        }
+        let another = host.another().await;
+        assert_eq!(files(), before);
+        assert_eq!(another.list().await.unwrap(), [network]);
     });
 }
 

@@ -193,6 +193,11 @@ impl Worker {
         Ok(bridge)
     }
 
+    /// Whether one of these bridges is of a network that we repair.
+    pub(super) fn uses_any_of(&self, bridges: &[String]) -> bool {
+        self.bridges().iter().any(|own| bridges.contains(&own.name))
+    }
+
     fn bridges(&self) -> Vec<Bridge> {
         let ours = self.used.iter().filter_map(|id| self.networks.get(id));
         ours.filter(|network| network.config.driver == Driver::Bridge)

@@ -52,9 +52,14 @@ impl Worker {
         Ok(self.networks.values().cloned().collect())
     }
 
-    /// Reads every record, and finishes removals that were interrupted.
+    /// Reads every record, and finishes what killed processes have begun: removals, files.
     pub(crate) fn recover(&mut self) -> Result<(), NetworkError> {
         let _lock = store::lock(&self.records)?;
+        store::sweep(&self.records)?;
+        {
+            let _registries = store::lock(&self.registries)?;
+            store::sweep(&self.registries)?;
+        }
         self.finish_interrupted()?;
         self.load()?;
         Ok(())

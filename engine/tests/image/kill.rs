@@ -3,18 +3,6 @@
 //! The process is traced (`ptrace(2)`): before the n-th system call that changes something in the store it is killed, for
 //! n from one until it gets through. After each of these deaths the store must be whole, an image that had nothing to do
 //! with it must be as it was, the same work must succeed, and garbage collection must free what was left behind.
-#![allow(
-    clippy::unwrap_used,
-    clippy::print_stdout,
-    clippy::print_stderr,
-    clippy::large_stack_arrays,
-    clippy::needless_pass_by_value,
-    clippy::format_push_string,
-    reason = "helpers of tests fail by panicking, and say on the terminal what they skip"
-)]
-#![cfg(target_arch = "x86_64")]
-
-mod image_support;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -24,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
-use image_support::{FakeServer, Layer, Setup, TestImage, is_root, nothing_in_use, runtime};
+use crate::support::{FakeServer, Layer, Setup, TestImage, is_root, nothing_in_use, runtime};
 use nix::errno::Errno;
 use nix::sys::ptrace;
 use nix::sys::signal::Signal;
@@ -85,7 +73,7 @@ enum End {
 /// Runs an operation and kills it before its n-th change to the store (the first is 1).
 fn kill_at(count: usize, operation: &str, data: &Path, argument: &str) -> End {
     let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "victim", "--test-threads=1"])
+        .args(["--exact", "kill::victim", "--test-threads=1"])
         .env("VICTIM_OPERATION", operation)
         .env("VICTIM_DATA", data)
         .env("VICTIM_ARGUMENT", argument)

@@ -6,9 +6,9 @@ use std::path::Path;
 use rcompose_engine::image::{Limits, UnpackError};
 use tar::EntryType;
 
-use crate::Fate::{self, Contained, Harmless, Refused};
-use crate::image_support::{Layer, is_root};
-use crate::world::World;
+use super::Fate::{self, Contained, Harmless, Refused};
+use super::world::World;
+use crate::support::{Layer, is_root};
 
 /// One layer.
 pub(crate) struct Attack {

@@ -4,9 +4,9 @@ use rcompose_engine::image::{Digest, media};
 use serde_json::{Value, json};
 use tar::EntryType;
 
-use crate::Fate::{self, Contained, Harmless, Refused};
-use crate::image_support::{Layer, TestImage, gzip};
-use crate::layers::{Attack, header, pax_entry};
+use super::Fate::{self, Contained, Harmless, Refused};
+use super::layers::{Attack, header, pax_entry};
+use crate::support::{Layer, TestImage, gzip};
 
 /// Packs an image as an OCI image layout.
 pub(crate) fn layout(image: &TestImage) -> Layer {

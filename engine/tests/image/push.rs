@@ -1,22 +1,11 @@
 //! Pushes to Debian's `docker-registry`; saves archives that skopeo reads, and loads those that it writes.
-#![allow(
-    clippy::unwrap_used,
-    clippy::print_stdout,
-    clippy::print_stderr,
-    clippy::large_stack_arrays,
-    clippy::needless_pass_by_value,
-    clippy::format_push_string,
-    reason = "helpers of tests fail by panicking, and say on the terminal what they skip"
-)]
-
-mod image_support;
 
 use std::fs::{self, File};
 use std::path::Path;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 
-use image_support::{FakeServer, Layer, Registry, Setup, TestImage, gzip, is_root, runtime};
+use crate::support::{FakeServer, Layer, Registry, Setup, TestImage, gzip, is_root, runtime};
 use rcompose_engine::image::{
     Image, Platform, PushError, PushEvent, PushPhase, Reference, no_progress, prepare, pull, push,
 };

@@ -1,15 +1,4 @@
 //! Pulls from registries that misbehave, that want tokens, and that redirect.
-#![allow(
-    clippy::unwrap_used,
-    clippy::print_stdout,
-    clippy::print_stderr,
-    clippy::large_stack_arrays,
-    clippy::needless_pass_by_value,
-    clippy::format_push_string,
-    reason = "helpers of tests fail by panicking, and say on the terminal what they skip"
-)]
-
-mod image_support;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -17,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use image_support::{Answer, FakeServer, Layer, Seen, Setup, TestImage, honest, is_root, runtime};
+use crate::support::{Answer, FakeServer, Layer, Seen, Setup, TestImage, honest, is_root, runtime};
 use rcompose_engine::image::{
     ClientOptions, Image, ProxySettings, PullError, RegistrySettings, Timeouts, no_progress, pull, save_credentials,
 };

@@ -1,24 +1,15 @@
-//! Measures a pull against what decompression alone costs. Run it by hand, of an optimised build:
-//! `CARGO_PROFILE_DEV_OPT_LEVEL=3 cargo test -p rcompose-engine --test image_speed -- --ignored --nocapture`
-#![allow(
-    clippy::unwrap_used,
-    clippy::print_stdout,
-    clippy::print_stderr,
-    clippy::large_stack_arrays,
-    clippy::needless_pass_by_value,
-    clippy::format_push_string,
-    reason = "helpers of tests fail by panicking, and say on the terminal what they skip"
-)]
-
-mod image_support;
+//! Measures a pull against what decompression alone costs, and the opening of a store. Run it by hand, of an optimised build:
+//! `CARGO_PROFILE_DEV_OPT_LEVEL=3 cargo test -p rcompose-engine --test image speed -- --ignored --nocapture`
 
 use std::io::Read;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use flate2::bufread::MultiGzDecoder;
-use image_support::{Registry, Setup, TestImage, is_root, runtime};
-use rcompose_engine::image::{no_progress, pull};
+use rcompose_engine::image::{Reference, Store, no_progress, pull};
+
+use super::store::{pull_into, served};
+use crate::support::{Registry, Setup, TestImage, is_root, runtime};
 
 /// Packs this machine's own programs and libraries, which is what images are made of.
 fn layers(count: usize, bytes: u64) -> Vec<(Vec<u8>, &'static str)> {
@@ -93,4 +84,29 @@ fn a_large_image_against_decompression_alone() {
              pull {pulled:.0?} ({pulled_cpu:.0?} of CPU): {ratio:.2}x, {cpu_ratio:.2}x of CPU"
         );
     }
+}
+
+#[test]
+#[ignore = "a measurement, to be read by a person"]
+fn a_store_is_opened_and_ten_images_found() {
+    if !is_root() {
+        return;
+    }
+    let setup = Setup::new();
+    let server = served("app");
+    let image = pull_into(&setup, &server.reference("app"));
+    let names: Vec<Reference> = (0..10).map(|number| format!("name{number}").parse().unwrap()).collect();
+    for name in &names {
+        setup.store.tag(&image, name).unwrap();
+    }
+    let mut best = Duration::MAX;
+    for _ in 0..20 {
+        let start = Instant::now();
+        let store = Store::open(&setup.data()).unwrap();
+        for name in &names {
+            assert!(store.get(name).unwrap().is_some());
+        }
+        best = best.min(start.elapsed());
+    }
+    println!("opening the store and finding ten images: {best:?}");
 }

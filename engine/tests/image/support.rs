@@ -1,5 +1,4 @@
 //! What the image tests share: images made in memory, Debian's `docker-registry`, and a server that misbehaves.
-#![allow(dead_code, reason = "each test binary uses its own part")]
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -305,8 +304,6 @@ pub(crate) enum Answer {
     Slow(u16, String, Vec<u8>, usize, Duration),
     /// Nothing, ever (until the client gives up).
     Silence,
-    /// Closes at once.
-    Close,
     /// Sends this and closes.
     Raw(Vec<u8>),
 }
@@ -315,7 +312,6 @@ pub(crate) enum Answer {
 pub(crate) struct FakeServer {
     pub(crate) address: SocketAddr,
     pub(crate) seen: Arc<Mutex<Vec<Seen>>>,
-    pub(crate) open: Arc<AtomicUsize>,
     pub(crate) most_open: Arc<AtomicUsize>,
 }
 
@@ -326,8 +322,7 @@ impl FakeServer {
         let seen = Arc::new(Mutex::new(Vec::new()));
         let (open, most_open) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
         let answer = Arc::new(answer);
-        let server =
-            Self { address, seen: Arc::clone(&seen), open: Arc::clone(&open), most_open: Arc::clone(&most_open) };
+        let server = Self { address, seen: Arc::clone(&seen), most_open: Arc::clone(&most_open) };
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 let (answer, seen) = (Arc::clone(&answer), Arc::clone(&seen));
@@ -434,7 +429,6 @@ fn serve(stream: TcpStream, answer: &dyn Fn(&Seen) -> Answer, seen: &Mutex<Vec<S
                 reader.read_to_end(&mut rest)?;
                 return Ok(());
             }
-            Answer::Close => return Ok(()),
             Answer::Raw(bytes) => {
                 stream.write_all(&bytes)?;
                 return Ok(());

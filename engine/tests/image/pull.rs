@@ -1,15 +1,4 @@
 //! Pulls from a real registry: Debian's `docker-registry`.
-#![allow(
-    clippy::unwrap_used,
-    clippy::print_stdout,
-    clippy::print_stderr,
-    clippy::large_stack_arrays,
-    clippy::needless_pass_by_value,
-    clippy::format_push_string,
-    reason = "helpers of tests fail by panicking, and say on the terminal what they skip"
-)]
-
-mod image_support;
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -17,13 +6,14 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 
+use crate::support::{FakeServer, Layer, Registry, Setup, TestImage, is_root, nothing_in_use, put_manifest, runtime};
 use base64::Engine as _;
-use image_support::{FakeServer, Layer, Registry, Setup, TestImage, is_root, nothing_in_use, put_manifest, runtime};
 use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::Mode;
+use rcompose_engine::container::user::resolve_in_layers;
 use rcompose_engine::image::{
     ClientOptions, Descriptor, PullError, PullEvent, PullPhase, Reference, RegistryConfig, RegistrySettings, Store,
-    media, no_progress, prepare, pull, resolve_user, save_credentials,
+    media, no_progress, prepare, pull, save_credentials,
 };
 use serde_json::json;
 
@@ -86,8 +76,8 @@ fn an_image_is_pulled_unpacked_and_read() {
     assert_eq!(read("/bin/su").unwrap(), b"program");
     assert_eq!(read("/etc/extra").unwrap(), b"extra");
     assert_eq!(read("/removed"), None);
-    let user = resolve_user(&layers, "app").unwrap();
-    assert_eq!((user.uid, user.gid, user.additional_gids.as_slice()), (1000, 1001, &[50][..]));
+    let user = resolve_in_layers(&layers, "app", &[]).unwrap();
+    assert_eq!((user.uid, user.gid, user.additional_gids.as_slice()), (1000, 1001, &[1001, 50][..]));
 
     let events = events.lock().unwrap();
     let phases = |wanted: fn(&PullPhase) -> bool| events.iter().filter(|event| wanted(&event.phase)).count();
@@ -271,7 +261,7 @@ fn tls_settings(directory: &Path) -> String {
 /// Writes the file of passwords, and returns what the registry's configuration says of it.
 fn password_settings(directory: &Path) -> String {
     // `user` and `secret`, hashed with bcrypt as the registry demands.
-    fs::write(directory.join("htpasswd"), include_str!("image_support/htpasswd")).unwrap();
+    fs::write(directory.join("htpasswd"), include_str!("htpasswd")).unwrap();
     format!("auth:\n  htpasswd:\n    realm: test\n    path: {}\n", directory.join("htpasswd").display())
 }
 

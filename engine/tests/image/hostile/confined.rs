@@ -12,9 +12,9 @@ use rcompose_engine::image::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::image_support::{Answer, FakeServer, Layer, TestImage, honest, is_root, nothing_in_use, runtime};
-use crate::world::World;
-use crate::{Fate, archives, images, layers};
+use super::world::World;
+use super::{Fate, archives, images, layers};
+use crate::support::{Answer, FakeServer, Layer, TestImage, honest, is_root, nothing_in_use, runtime};
 
 /// What the pull of one image may add to a process that has done nothing yet, in KiB: a hostile image gets no more than
 /// an honest one.
@@ -237,7 +237,7 @@ fn the_corpus_in_little_memory() {
     let list = files.path().join("cases.json");
     fs::write(&list, serde_json::to_vec(&cases).unwrap()).unwrap();
     let output = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "confined::confined", "--test-threads=1", "--nocapture"])
+        .args(["--exact", "hostile::confined::confined", "--test-threads=1", "--nocapture"])
         .env("HOSTILE_WORLD", world.path())
         .env("HOSTILE_CASES", &list)
         .stdin(Stdio::null())

@@ -5,8 +5,8 @@ use std::fs;
 use rcompose_engine::image::{Digest, Limits, PullError, media, no_progress, pull};
 use serde_json::{Value, json};
 
-use crate::Fate::{self, Contained, Harmless, Refused};
-use crate::image_support::{Answer, FakeServer, Layer, Setup, TestImage, gzip, honest, is_root, runtime};
+use super::Fate::{self, Contained, Harmless, Refused};
+use crate::support::{Answer, FakeServer, Layer, Setup, TestImage, gzip, honest, is_root, runtime};
 
 /// Serves an image with a changed manifest, and expects the pull to fail with these words and to leave nothing.
 fn refuse(what: &str, image: TestImage, expected: &str) {
