@@ -1,6 +1,8 @@
 //! The parts of the engine that read what strangers wrote, compiled by themselves, and what must hold of them.
 #![allow(dead_code, unused_imports, reason = "the modules are parts of the engine, which uses all of them")]
 
+pub mod build;
+
 use std::fs::{self, File};
 use std::io::Read;
 use std::os::fd::AsFd;

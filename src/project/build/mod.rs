@@ -1,31 +1,29 @@
 //! Images that are built: from a context and a Dockerfile to steps, and from those to an image of the store.
 
+mod context;
 pub mod recipe;
 pub mod service;
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{self, Read as _};
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rcompose_engine::build::check::Warning;
-use rcompose_engine::build::dispatch::{Dispatched, NamedContext, Options, Plan, dispatch};
+use rcompose_engine::build::dispatch::{Dispatched, Options, Plan, dispatch};
 use rcompose_engine::build::dockerfile::{Dockerfile, Fault};
-use rcompose_engine::build::graph::{Base, ImageRequest, ImageSource, MAIN_CONTEXT, Span};
-use rcompose_engine::build::ignore::read_lines;
-use rcompose_engine::build::{BuildError, Builder, Built, Progress, Request, UplinkError};
+use rcompose_engine::build::graph::{Base, ImageRequest, ImageSource, Span};
+use rcompose_engine::build::{Aside, BuildError, Builder, Built, Keyring, Progress, Request, StepError, UplinkError};
+use rcompose_engine::error::chain;
 use rcompose_engine::image::{
-    Image, Platform, PlatformError, PullError, PullOptions, Reference, ReferenceError, Store, StoreError, no_progress,
-    prepare, pull,
+    Digest, Image, LayoutError, Platform, PlatformError, Progress as PullProgress, PullError, PullOptions, PullPhase,
+    Reference, ReferenceError, Store, StoreError, prepare, pull,
 };
 use rcompose_engine::root::Root;
 use tokio_util::sync::CancellationToken;
 
-use self::recipe::{Contents, Recipe};
-
-/// The longest Dockerfile and `.dockerignore`, in bytes.
-const LONGEST: u64 = 16 << 20;
+use self::context::{Gathered, Kept};
+use self::recipe::Recipe;
 
 /// The argument that makes a build reproducible.
 const SOURCE_DATE_EPOCH: &str = "SOURCE_DATE_EPOCH";
@@ -39,14 +37,26 @@ pub enum FailedBuild {
         #[source]
         source: io::Error,
     },
-    #[error("{} is longer than {} MiB", .0.display(), LONGEST >> 20)]
-    TooLong(PathBuf),
+    #[error("{} is longer than {limit} MiB", path.display())]
+    TooLong { path: PathBuf, limit: u64 },
     #[error("unable to prepare context: path {:?} not found", .0)]
     NoContext(PathBuf),
     #[error("failed to read dockerfile: open {}: no such file or directory", .0)]
     NoDockerfile(String),
-    #[error("the build context {0:?} is not supported yet: only directories are")]
-    Unsupported(String),
+    #[error("ambiguous Dockerfile source: both stdin and flag correspond to Dockerfiles")]
+    Ambiguous,
+    #[error("{0}: a build context must be an archive")]
+    NoArchive(String),
+    #[error("{0}: a Dockerfile must be a text, and this is an archive")]
+    NoText(String),
+    #[error("failed to read the build context {context}")]
+    Context {
+        context: String,
+        #[source]
+        source: Box<StepError>,
+    },
+    #[error("interrupted")]
+    Interrupted,
     #[error("{source}")]
     Dockerfile {
         #[source]
@@ -68,6 +78,8 @@ pub enum FailedBuild {
     },
     #[error(transparent)]
     Platform(#[from] PlatformError),
+    #[error(transparent)]
+    Layout(#[from] LayoutError),
     #[error("{reference}: failed to resolve source metadata")]
     Pull {
         reference: String,
@@ -111,6 +123,7 @@ pub struct Workshop {
     builder: Builder,
     pull: PullOptions,
     interrupt: CancellationToken,
+    kept: Kept,
 }
 
 impl Workshop {
@@ -122,10 +135,10 @@ impl Workshop {
         interrupt: CancellationToken,
     ) -> Result<Self, FailedBuild> {
         let store = Arc::new(Store::open(root.data())?);
-        let builder = Builder::open(root, Arc::clone(&store), progress);
+        let builder = Builder::open(root, Arc::clone(&store), Arc::clone(&pull.client), progress);
         let no_file = || Box::new((String::new(), String::new()));
         let builder = builder.map_err(|source| FailedBuild::Build { source: Box::new(source), file: no_file() })?;
-        Ok(Self { store, builder, pull, interrupt })
+        Ok(Self { store, builder, pull, interrupt, kept: Kept::default() })
     }
 
     /// Removes what only these builds needed.
@@ -135,20 +148,17 @@ impl Workshop {
 
     /// Reads a recipe's Dockerfile and makes steps of it. Nothing is executed, but images that it is built on are fetched.
     pub async fn plan(&self, recipe: &Recipe) -> Result<(Plan, (String, String)), FailedBuild> {
-        let Contents::Directory(directory) = &recipe.context;
-        if !directory.is_dir() {
-            return Err(FailedBuild::NoContext(directory.clone()));
-        }
-        let (name, bytes) = read_dockerfile(recipe, directory)?;
-        let text = String::from_utf8_lossy(&bytes).into_owned();
+        let gathered = self.gather(recipe).await?;
+        let (name, bytes) = &gathered.dockerfile;
+        let text = String::from_utf8_lossy(bytes).into_owned();
         let file = || Box::new((name.clone(), text.clone()));
         let failed = |source| FailedBuild::Dockerfile { source: Box::new(source), file: file() };
-        let dockerfile = Dockerfile::parse(&bytes).map_err(failed)?;
-        let options = Self::options(recipe, directory)?;
+        let dockerfile = Dockerfile::parse(bytes).map_err(failed)?;
+        let options = Self::options(recipe, &gathered)?;
         let mut bases: BTreeMap<ImageRequest, Base> = BTreeMap::new();
         loop {
             match dispatch(&dockerfile, &options, &bases).map_err(|refused| failed(refused.fault))? {
-                Dispatched::Graph(plan) => return Ok((*plan, (name, text))),
+                Dispatched::Graph(plan) => return Ok((*plan, (name.clone(), text))),
                 Dispatched::Needs(requests) => {
                     let wanted = requests.into_iter().map(|request| self.base(recipe, request));
                     bases.extend(futures_util::future::try_join_all(wanted).await?);
@@ -160,19 +170,11 @@ impl Workshop {
     /// Builds an image.
     pub async fn build(&self, recipe: &Recipe) -> Result<Outcome, FailedBuild> {
         let (plan, file) = self.plan(recipe).await?;
-        let Contents::Directory(directory) = &recipe.context;
-        let mut contexts = BTreeMap::from([(MAIN_CONTEXT.to_owned(), directory.clone())]);
-        for (name, value) in &recipe.contexts {
-            if let NamedContext::Directory(path) = named(name, value)? {
-                contexts.insert(name.clone(), PathBuf::from(path));
-            }
-        }
         let request = Arc::new(Request {
             name: recipe.name.as_str().into(),
             graph: plan.graph,
-            contexts,
-            secrets: recipe.secrets.clone(),
-            ssh: recipe.ssh.clone(),
+            contexts: self.gather(recipe).await?.files,
+            keyring: Keyring { secrets: recipe.secrets.clone(), ssh: recipe.ssh.clone() },
             network: recipe.network,
             hosts: recipe.hosts.clone(),
             hostname: recipe.arguments.get("BUILDKIT_SANDBOX_HOSTNAME").cloned(),
@@ -190,17 +192,7 @@ impl Workshop {
         Ok(Outcome { built, warnings: plan.warnings, file })
     }
 
-    fn options(recipe: &Recipe, directory: &Path) -> Result<Options, FailedBuild> {
-        let mut contexts = BTreeMap::new();
-        let mut context_ignore = BTreeMap::new();
-        for (name, value) in &recipe.contexts {
-            let context = named(name, value)?;
-            if let NamedContext::Directory(path) = &context {
-                context_ignore
-                    .insert(name.clone(), read_ignore(&Path::new(path).join(".dockerignore"))?.unwrap_or_default());
-            }
-            contexts.insert(name.clone(), context);
-        }
+    fn options(recipe: &Recipe, gathered: &Gathered) -> Result<Options, FailedBuild> {
         Ok(Options {
             target: recipe.target.clone(),
             arguments: recipe.arguments.clone(),
@@ -208,9 +200,9 @@ impl Workshop {
                 Some(platform) => platform.parse::<Platform>()?,
                 None => Platform::host(),
             },
-            contexts,
-            ignore: ignore_of(recipe, directory)?,
-            context_ignore,
+            contexts: gathered.named.clone(),
+            ignore: gathered.ignore.clone(),
+            context_ignore: gathered.context_ignore.clone(),
             labels: recipe.labels.clone(),
             no_cache: recipe.no_cache,
             no_cache_filter: recipe.no_cache_filter.clone(),
@@ -219,28 +211,44 @@ impl Workshop {
         })
     }
 
-    /// Has an image that something is built on, fetched where it is not there.
+    /// Has an image that something is built on, and says so.
     async fn base(&self, recipe: &Recipe, request: ImageRequest) -> Result<(ImageRequest, Base), FailedBuild> {
-        let reference: Reference = request
-            .reference
-            .parse()
-            .map_err(|source| FailedBuild::Reference { reference: request.reference.clone(), source })?;
+        let name =
+            request.reference.parse().map_or_else(|_| request.reference.clone(), |name: Reference| name.to_string());
+        let aside = Arc::new(self.builder.aside(&recipe.name, &format!("[internal] load metadata for {name}")));
+        let found = self.find_base(recipe, request, &listener(&aside)).await;
+        aside.end(found.as_ref().err().map(|error| chain(error)));
+        found
+    }
+
+    /// Finds an image that something is built on, and fetches it where it is not there.
+    async fn find_base(
+        &self,
+        recipe: &Recipe,
+        request: ImageRequest,
+        listener: &PullProgress,
+    ) -> Result<(ImageRequest, Base), FailedBuild> {
         let platform: Platform = request.platform.parse()?;
+        let layout = request.reference.strip_prefix("oci-layout://");
+        let reference: Reference = match layout {
+            Some(layout) => self.store.load_layout(layout, &platform)?,
+            None => request
+                .reference
+                .parse()
+                .map_err(|source| FailedBuild::Reference { reference: request.reference.clone(), source })?,
+        };
         let options = PullOptions { platform: Some(platform.clone()), ..self.pull.clone() };
         let failed = |source| FailedBuild::Pull { reference: request.reference.clone(), source: Box::new(source) };
         // What was built here a moment ago is in no registry.
-        let ask = recipe.pull && !recipe.built_here.contains(&reference.familiar());
-        let there = if ask {
-            None
-        } else {
-            prepare(&self.store, &reference, &options, &no_progress()).await.map_err(failed)?
-        };
+        let ask = recipe.pull && layout.is_none() && !recipe.built_here.contains(&reference.familiar());
+        let there =
+            if ask { None } else { prepare(&self.store, &reference, &options, listener).await.map_err(failed)? };
         let there = there.filter(|image| {
             (&image.platform.os, &image.platform.architecture) == (&platform.os, &platform.architecture)
         });
         let image = match there {
             Some(image) => image,
-            None => pull(&self.store, &reference, &options, &no_progress()).await.map_err(failed)?,
+            None => pull(&self.store, &reference, &options, listener).await.map_err(failed)?,
         };
         let base = self.describe(&request.reference, &image)?;
         self.builder.offer(image);
@@ -262,9 +270,19 @@ impl Workshop {
     }
 }
 
-fn named(name: &str, value: &str) -> Result<NamedContext, FailedBuild> {
-    NamedContext::parse(value)
-        .map_err(|source| FailedBuild::NamedContext { name: name.to_owned(), source: Box::new(source) })
+/// Returns what adds up the layers of a pull.
+fn listener(aside: &Arc<Aside>) -> PullProgress {
+    let aside = Arc::clone(aside);
+    let known: Mutex<(BTreeMap<Digest, u64>, Option<u64>)> = Mutex::default();
+    Arc::new(move |event| {
+        let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
+        match (event.layer, &event.phase) {
+            (Some(layer), _) => drop(known.0.insert(layer, event.current)),
+            (None, PullPhase::Resolved { .. }) => known.1 = Some(event.total),
+            (None, _) => return,
+        }
+        aside.received(known.0.values().sum(), known.1);
+    })
 }
 
 fn epoch(recipe: &Recipe) -> Result<Option<u64>, FailedBuild> {
@@ -272,53 +290,14 @@ fn epoch(recipe: &Recipe) -> Result<Option<u64>, FailedBuild> {
     given.map(|text| text.parse().map_err(|_| FailedBuild::Epoch(text.clone()))).transpose()
 }
 
-/// Returns what the Dockerfile is called, and its text.
-fn read_dockerfile(recipe: &Recipe, directory: &Path) -> Result<(String, Vec<u8>), FailedBuild> {
-    if let Some(text) = &recipe.dockerfile_text {
-        return Ok(("Dockerfile".to_owned(), text.clone().into_bytes()));
-    }
-    let path = directory.join(&recipe.dockerfile);
-    let name = path.file_name().map_or_else(|| recipe.dockerfile.clone(), |name| name.to_string_lossy().into_owned());
-    match read(&path)? {
-        Some(bytes) => Ok((name, bytes)),
-        None => Err(FailedBuild::NoDockerfile(name)),
-    }
-}
-
-/// Returns the patterns of files that are left out of the context: those of the Dockerfile, else those of the context.
-fn ignore_of(recipe: &Recipe, directory: &Path) -> Result<Vec<String>, FailedBuild> {
-    if recipe.dockerfile_text.is_none() {
-        let own = directory.join(format!("{}.dockerignore", recipe.dockerfile));
-        if let Some(lines) = read_ignore(&own)? {
-            return Ok(lines);
-        }
-    }
-    Ok(read_ignore(&directory.join(".dockerignore"))?.unwrap_or_default())
-}
-
-fn read_ignore(path: &Path) -> Result<Option<Vec<String>>, FailedBuild> {
-    Ok(read(path)?.map(read_lines))
-}
-
-/// Reads a file if it is there.
-fn read(path: &Path) -> Result<Option<Vec<u8>>, FailedBuild> {
-    let failed = |source| FailedBuild::Read { path: path.to_owned(), source };
-    let file = match File::open(path) {
-        Ok(file) => file,
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
-            return Ok(None);
-        }
-        Err(error) => return Err(failed(error)),
-    };
-    let mut bytes = Vec::new();
-    file.take(LONGEST + 1).read_to_end(&mut bytes).map_err(failed)?;
-    if bytes.len() as u64 > LONGEST { Err(FailedBuild::TooLong(path.to_owned())) } else { Ok(Some(bytes)) }
-}
-
 impl FailedBuild {
     /// Returns whether somebody wanted it to end.
     pub fn is_interruption(&self) -> bool {
-        matches!(self, Self::Build { source, .. } if source.is_interruption())
+        match self {
+            Self::Interrupted => true,
+            Self::Build { source, .. } => source.is_interruption(),
+            _ => false,
+        }
     }
 
     /// Returns where in the Dockerfile it went wrong, and what that is called and says.

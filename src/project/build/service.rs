@@ -8,7 +8,7 @@ use rcompose_engine::build::graph::RunNetwork;
 use rcompose_engine::container::config::Ulimit;
 use rcompose_engine::image::{Reference, ReferenceError};
 
-use super::recipe::Recipe;
+use super::recipe::{Contents, Recipe};
 use crate::compose::model::{Build, Project, Service};
 use crate::project::names;
 
@@ -99,15 +99,22 @@ fn bases(build: &Build) -> impl Iterator<Item = &str> {
 fn recipe(project: &Project, service: &Service, build: &Build, overrides: &Overrides) -> Result<Recipe, RecipeError> {
     let invalid = |attribute, reason: String| RecipeError::Invalid { service: service.name.clone(), attribute, reason };
     let name = names::image(&project.name, service);
-    let mut recipe = Recipe::new(&service.name, PathBuf::from(&build.context));
+    let mut context = Contents::parse(&build.context).map_err(|fault| invalid("context", fault.to_string()))?;
+    let arguments: BTreeMap<String, String> = build
+        .args
+        .iter()
+        // One without a value anywhere is as if it were not there.
+        .filter_map(|(name, value)| Some((name.clone(), value.clone()?)))
+        .chain(overrides.arguments.clone())
+        .collect();
+    context.keep_git_directory(&arguments);
+    let mut recipe = Recipe::new(&service.name, context);
     if !build.dockerfile.is_empty() {
         recipe.dockerfile.clone_from(&build.dockerfile);
     }
     recipe.dockerfile_text.clone_from(&build.dockerfile_inline);
     recipe.target = build.target.clone().filter(|target| !target.is_empty());
-    // One without a value anywhere is as if it were not there.
-    let given = build.args.iter().filter_map(|(name, value)| Some((name.clone(), value.clone()?)));
-    recipe.arguments = given.chain(overrides.arguments.clone()).collect();
+    recipe.arguments = arguments;
     recipe.platform = service.platform.clone().or_else(|| build.platforms.first().cloned());
     for (context, value) in &build.additional_contexts {
         let value = match value.strip_prefix(SERVICE) {
