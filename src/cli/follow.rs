@@ -31,6 +31,22 @@ pub struct Feeds {
     tasks: JoinSet<io::Result<()>>,
 }
 
+/// Says something of our own between the lines of containers.
+#[derive(Debug, Clone)]
+pub struct Voice(Arc<Mutex<Printer>>);
+
+impl Voice {
+    pub fn new(printer: Printer) -> Self {
+        Self(Arc::new(Mutex::new(printer)))
+    }
+
+    pub fn say(&self, text: &str) -> io::Result<()> {
+        let mut printer = lock(&self.0);
+        printer.announce(text)?;
+        printer.flush()
+    }
+}
+
 /// What a feed is told.
 #[derive(Debug)]
 enum Told {
@@ -43,6 +59,11 @@ enum Told {
 impl Feeds {
     pub fn new(root: Root, printer: Printer, split: bool) -> Self {
         Self { root, printer: Arc::new(Mutex::new(printer)), split, told: HashMap::new(), tasks: JoinSet::new() }
+    }
+
+    /// Returns what says something of our own in the same place.
+    pub fn voice(&self) -> Voice {
+        Voice(Arc::clone(&self.printer))
     }
 
     pub fn has(&self, id: &Id) -> bool {
