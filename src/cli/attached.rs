@@ -319,7 +319,10 @@ impl<'a> Session<'a> {
                         self.dead(&event.id, &there, code).await?;
                     }
                     Some(_) => self.feeds.status(&event.id, &format!("exited with code {code} (restarting)")).await,
-                    None => self.feeds.status(&event.id, &format!("exited with code {code}")).await,
+                    None if self.mourned.insert(event.id.clone()) => {
+                        self.feeds.status(&event.id, &format!("exited with code {code}")).await;
+                    }
+                    None => {}
                 }
             }
             _ => {}

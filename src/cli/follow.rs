@@ -16,6 +16,7 @@ use tokio::task::JoinSet;
 
 use super::error::Error;
 use crate::ui::logs::{Printer, Source, Stream};
+use crate::ui::progress::PRETENDED;
 
 /// Status lines that may wait for a feed to come to them.
 const PENDING: usize = 16;
@@ -33,16 +34,21 @@ pub struct Feeds {
 
 /// Says something of our own between the lines of containers.
 #[derive(Debug, Clone)]
-pub struct Voice(Arc<Mutex<Printer>>);
+pub struct Voice {
+    printer: Arc<Mutex<Printer>>,
+    /// What stands before everything.
+    before: &'static str,
+}
 
 impl Voice {
-    pub fn new(printer: Printer) -> Self {
-        Self(Arc::new(Mutex::new(printer)))
+    /// Returns one that is alone. With `pretends`, nothing of what it says is really done.
+    pub fn new(printer: Printer, pretends: bool) -> Self {
+        Self { printer: Arc::new(Mutex::new(printer)), before: if pretends { PRETENDED } else { "" } }
     }
 
     pub fn say(&self, text: &str) -> io::Result<()> {
-        let mut printer = lock(&self.0);
-        printer.announce(text)?;
+        let mut printer = lock(&self.printer);
+        printer.announce(&format!("{}{text}", self.before))?;
         printer.flush()
     }
 }
@@ -63,7 +69,7 @@ impl Feeds {
 
     /// Returns what says something of our own in the same place.
     pub fn voice(&self) -> Voice {
-        Voice(Arc::clone(&self.printer))
+        Voice { printer: Arc::clone(&self.printer), before: "" }
     }
 
     pub fn has(&self, id: &Id) -> bool {

@@ -4,7 +4,6 @@ mod session;
 mod work;
 
 use std::collections::BTreeSet;
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -84,10 +83,11 @@ pub fn run(context: &Context, args: &WatchArgs) -> Result<(), Error> {
         bring_up(context, args, &project)?;
     }
     let printer = Printer::new(Style { colours: false, prefix: false, timestamps: false });
+    let voice = Voice::new(printer, context.global.dry_run);
     let options = Options { quiet: args.quiet, prune: args.prune };
     context.block_on(async {
         let stop = signals::interrupt()?;
-        let session = Session::new(context, &engine, &project, options, Voice::new(printer), rules, source);
+        let session = Session::new(context, &engine, &project, options, voice, rules, source);
         session.run(stop).await?;
         Err(Error::Exit(INTERRUPTED))
     })
@@ -138,26 +138,9 @@ fn bring_up(context: &Context, args: &WatchArgs, project: &Project) -> Result<()
 
 /// A session beside the logs of `up`, which goes on until it is told to end.
 pub async fn beside(session: Option<Session<'_>>, stop: CancellationToken) -> Result<(), Error> {
-    match session {
-        Some(session) => session.run(stop).await,
-        None => {
-            stop.cancelled().await;
-            Ok(())
-        }
+    if let Some(session) = session {
+        return session.run(stop).await;
     }
-}
-
-/// Says what went wrong without ending.
-fn complain(context: &Context, error: Error) -> io::Result<()> {
-    match error {
-        Error::Failed(messages) => {
-            for message in messages {
-                context.ui.error(&message.text, message.hint.as_deref());
-            }
-        }
-        Error::Faults(faults) => context.ui.diagnostics(&faults),
-        // Everything was said already.
-        Error::Exit(_) => {}
-    }
+    stop.cancelled().await;
     Ok(())
 }

@@ -17,8 +17,9 @@ use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::Options;
 use super::work::Hands;
-use super::{Options, complain};
+use crate::cli;
 use crate::cli::context::Context;
 use crate::cli::error::Error;
 use crate::cli::follow::Voice;
@@ -283,7 +284,7 @@ impl<'a> Session<'a> {
         let answer = match &ended.outcome {
             Some(Ok(outcome)) => Synced::Done { wrote: outcome.wrote.clone() },
             Some(Err(error)) if self.runs_on(&ended.container)? => {
-                complain(self.hands.context, Error::new(chain(error)))?;
+                cli::report(self.hands.context.ui, &Error::new(chain(error)));
                 Synced::Failed
             }
             Some(Err(_)) | None => Synced::Away,
@@ -332,7 +333,7 @@ impl<'a> Session<'a> {
     fn done(&mut self, services: BTreeSet<String>, ended: Result<(), Error>) -> Result<(), Error> {
         let succeeded = ended.is_ok();
         if let Err(error) = ended {
-            complain(self.hands.context, error)?;
+            cli::report(self.hands.context.ui, &error);
         }
         self.observe()?;
         let all = services.into_iter().filter_map(|service| {
