@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::Path;
 
 use compose_tests::output::Output;
@@ -52,14 +52,14 @@ fn watch(stack: &Stack, command: &[&str]) -> Running {
 fn wait_to_see(stack: &Stack, look: &str, see: &str, running: &Running) {
     wait::until(wait::PATIENCE, look, || {
         let seen = stack.shell(look);
-        if seen.stdout == see { Ok(()) } else { Err((seen, running.so_far())) }
+        if seen.stdout == see { Ok(()) } else { Err(Box::new((seen, running.so_far()))) }
     });
 }
 
 fn play(name: &str) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("watching").join(name);
-    let text = fs::read(folder.join("scenario.json")).unwrap();
-    let scenario = serde_json::from_slice::<Scenario>(&text).unwrap();
+    let text = fs::read(folder.join("scenario.json")).expect("a scenario is there");
+    let scenario = serde_json::from_slice::<Scenario>(&text).expect("a scenario has its form");
     let stack = Stack::new(&format!("watch-{name}"));
     stack.copy(&folder);
     stack.shell(&scenario.before).ok();
@@ -140,16 +140,22 @@ fn what_the_kernel_forgot_to_tell_is_found() {
     let stack = Stack::new("watch-overflow");
     stack.write("compose.yaml", SYNC);
     stack.write("src/a", "");
+    stack.write("src/b", "");
+    let b = stack.project_folder().join("src/b");
     let running = watch(&stack, &["watch"]);
     let most = fs::read_to_string("/proc/sys/fs/inotify/max_queued_events").unwrap();
-    // Each is created, opened and written, of which at least two are told.
-    let files = most.trim().parse::<usize>().unwrap().min(20_000) / 2 + 100;
     running.signal(Signal::SIGSTOP);
-    for number in 0..files {
-        stack.write(&format!("src/f{number}"), "x");
+    // Only what is the same as the event before it is not kept.
+    let modes = [0o600, 0o644].map(fs::Permissions::from_mode);
+    let a = stack.project_folder().join("src/a");
+    for number in 0..most.trim().parse::<usize>().unwrap().min(200_000) {
+        let name = if number % 2 == 0 { &a } else { &b };
+        fs::set_permissions(name, modes[number / 2 % 2].clone()).unwrap();
     }
+    stack.write("src/late/file", "late\n");
+    fs::remove_file(b).unwrap();
     running.signal(Signal::SIGCONT);
-    wait_to_see(&stack, "dc exec -T web sh -c 'ls /app | wc -l'", &format!("{files}\n"), &running);
+    wait_to_see(&stack, "dc exec -T web sh -c 'ls /app; cat /app/late/file'", "a\nlate\nlate\n", &running);
     running.signal(Signal::SIGINT);
     running.wait();
     stack.finish();
@@ -222,5 +228,51 @@ fn a_dry_run_says_what_it_would_do() {
     running.signal(Signal::SIGINT);
     running.wait();
     assert_eq!(stack.run(&["exec", "-T", "web", "ls", "/app"]).code, 1);
+    stack.finish();
+}
+
+#[test]
+fn a_container_that_exchanges_directories_gets_nothing_out_of_its_root() {
+    let stack = Stack::new("watch-race");
+    let victim = stack.root().with_file_name("victim");
+    fs::create_dir(&victim).unwrap();
+    fs::write(victim.join("passwd"), "secret of the host\n").unwrap();
+    // What the links lead to is there for the host only.
+    stack.write(
+        "compose.yaml",
+        &format!(
+            "services:
+  racer:
+    image: busybox
+    stop_grace_period: 0s
+    command:
+      - sh
+      - -c
+      - |
+        mkdir -p /race/dir; ln -s {0} /race/link; ln -s ../../../../../..{0} /race/up
+        mv /race/dir /race/x
+        while :; do
+          mv /race/x /race/dir; mv /race/link /race/x
+          mv /race/x /race/link; mv /race/up /race/x
+          mv /race/x /race/up; mv /race/dir /race/x
+        done
+    develop:
+      watch:
+        - {{path: ./src, action: sync, target: /race/x}}
+",
+            victim.display()
+        ),
+    );
+    stack.write("src/passwd", "");
+    let running = watch(&stack, &["watch"]);
+    for number in 1..=60 {
+        stack.write("src/passwd", &format!("evil {number}\n"));
+        stack.write("src/new", &format!("evil {number}\n"));
+        running.wait_output("the change to be seen", |output| output.stdout.matches("Syncing").count() >= number);
+    }
+    running.signal(Signal::SIGINT);
+    running.wait();
+    assert_eq!(fs::read_to_string(victim.join("passwd")).unwrap(), "secret of the host\n");
+    assert_eq!(fs::read_dir(&victim).unwrap().count(), 1);
     stack.finish();
 }

@@ -88,7 +88,7 @@ pub async fn run(
         watch::Session::new(context, engine, project, options, session.feeds.voice(), rules, source)
     });
     let mut watching = Box::pin(watch::beside(watching, unwatch.clone()));
-    let mut watched = None;
+    let mut unwatched = false;
     let mut events = client.subscribe().await?;
     let interrupt = CancellationToken::new();
     let audience = Some(session.audience.clone());
@@ -104,7 +104,7 @@ pub async fn run(
     let mut started = false;
     let mut failed = None;
     loop {
-        let goes_on = watches && watched.is_none() && session.presses == 0 && !session.aborted;
+        let goes_on = watches && !unwatched && session.presses == 0 && !session.aborted;
         if started && session.ends.is_empty() && session.stopping.is_empty() && !goes_on {
             break;
         }
@@ -133,7 +133,13 @@ pub async fn run(
             Some(said) = session.hooks.recv() => session.feeds.status(&said.container, &format!("-> {}", said.line)).await,
             Some(ended) = session.ends.join_next() => session.ended(ended).await?,
             Some(stopped) = session.stopping.join_next() => session.stopped(stopped)?,
-            ended = &mut watching, if started && watched.is_none() => watched = Some(ended),
+            ended = &mut watching, if started && !unwatched => {
+                unwatched = true;
+                if let Err(error) = ended {
+                    // The logs go on.
+                    super::report(context.ui, &error);
+                }
+            }
             () = interrupts.next() => {
                 interrupt.cancel();
                 unwatch.cancel();
@@ -143,20 +149,15 @@ pub async fn run(
         }
     }
     unwatch.cancel();
-    let watched = match watched {
-        Some(ended) => ended,
-        None if started => watching.await,
-        None => Ok(()),
-    };
+    if started && !unwatched {
+        watching.await?;
+    }
     // Events that are on their way still belong to what was seen.
     while let Ok(event) = events.try_recv() {
         session.event(&event).await?;
     }
     let (code, presses) = (session.code, session.presses);
     session.feeds.finish().await?;
-    if presses == 0 {
-        watched?;
-    }
     match (failed, presses, code) {
         (Some(error), ..) => Err(error),
         (None, 1.., _) => Err(Error::Exit(INTERRUPTED)),

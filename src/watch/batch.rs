@@ -5,7 +5,7 @@
 //! and may be about to come back (editors save so), is waited for a little.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// How long a file that was closed is kept, in case another one follows.
@@ -35,6 +35,10 @@ impl Batch {
             let first = self.span.map_or(now, |(first, _)| first);
             self.span = Some((first, now));
         }
+    }
+
+    pub fn has(&self, path: &Path) -> bool {
+        self.paths.contains_key(path)
     }
 
     /// Returns when it is to be passed on; `None`: it is empty.

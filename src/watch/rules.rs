@@ -85,7 +85,7 @@ impl Rules {
         for service in project.services.values() {
             rules.add(service)?;
         }
-        if rules.rules.is_empty() { Err(RuleError::Nothing) } else { Ok(rules) }
+        Ok(rules)
     }
 
     fn add(&mut self, service: &Service) -> Result<(), RuleError> {
@@ -160,6 +160,11 @@ impl Rules {
     /// Returns the rules that a path concerns, by number.
     pub fn matching<'a>(&'a self, path: &'a Path) -> impl Iterator<Item = usize> + 'a {
         self.rules.iter().enumerate().filter(move |(_, rule)| rule.matches(path)).map(|(number, _)| number)
+    }
+
+    /// Returns whether a change of this path is one for any rule.
+    pub fn concern(&self, path: &Path) -> bool {
+        self.rules.iter().any(|rule| rule.matches(path))
     }
 
     /// Returns whether a rule may have to do with something in a directory.

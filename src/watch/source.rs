@@ -110,8 +110,8 @@ impl Watch {
 
     /// Watches until the other end of `stop` is closed, or nobody listens.
     fn run(&mut self, stop: &PipeReader) -> Result<(), WatchError> {
-        self.look(&self.roots())?;
-        let wanted = |path: &&Path| self.rules.matching(path).any(|rule| self.rules.rules[rule].initial_sync);
+        self.look(&self.roots(), &mut |_| ())?;
+        let wanted = |path: &&Path| self.rules.rules.iter().any(|rule| rule.initial_sync && rule.matches(path));
         let initial = self.tree.files().filter(wanted).map(Path::to_owned).collect();
         let files = self.tree.files().count();
         let mut listened = self.say_blind() && self.say(Found::Ready { initial, files });
@@ -134,8 +134,12 @@ impl Watch {
                 }
                 batch.take()
             };
-            let mut changes = self.look(&paths)?;
-            changes.retain(|path| self.rules.matching(path).next().is_some());
+            let (mut changes, rules) = (Vec::new(), Arc::clone(&self.rules));
+            self.look(&paths, &mut |path| {
+                if rules.concern(path) {
+                    changes.push(path.to_owned());
+                }
+            })?;
             listened = self.say_blind() && (changes.is_empty() || self.say(Found::Changes(changes)));
         }
         Ok(())
@@ -182,11 +186,18 @@ impl Watch {
                 Event::Path { path, directory, settled } => {
                     // One that came and went was never there.
                     let settled = settled || !self.tree.knows(&path);
+                    if batch.has(&path) {
+                        batch.note(path, settled, now);
+                        continue;
+                    }
                     for concerned in self.concerned(path, directory) {
                         batch.note(concerned, settled, now);
                     }
                 }
                 Event::Lost(path) => {
+                    if self.rules.looks_into(&path) {
+                        batch.note(path.clone(), false, now);
+                    }
                     for root in self.rules.roots() {
                         if root.starts_with(&path) || root.parent() == Some(path.as_path()) {
                             batch.note(root.to_owned(), false, now);
@@ -205,26 +216,24 @@ impl Watch {
 
     /// Returns what is to be looked at when something happened to a path.
     fn concerned(&self, path: PathBuf, directory: bool) -> Vec<PathBuf> {
-        let is_watched = |path: &Path| self.rules.matching(path).next().is_some();
-        if is_watched(&path) || (directory && self.rules.looks_into(&path)) || self.tree.knows(&path) {
+        if self.rules.concern(&path) || (directory && self.rules.looks_into(&path)) || self.tree.knows(&path) {
             return vec![path];
         }
         // What leads to a root may have come, gone or become something else.
         self.rules.roots().into_iter().filter(|root| root.starts_with(&path)).map(Path::to_owned).collect()
     }
 
-    /// Looks at paths and returns what has changed.
-    fn look(&mut self, paths: &BTreeSet<PathBuf>) -> Result<Vec<PathBuf>, WatchError> {
-        let mut changes = Vec::new();
+    /// Looks at paths, and tells `changed` of what is not as it was.
+    fn look(&mut self, paths: &BTreeSet<PathBuf>, changed: &mut impl FnMut(&Path)) -> Result<(), WatchError> {
         self.anchor()?;
         for path in paths {
             // One that is in another one of them is looked at with that.
             let covered = path.ancestors().skip(1).any(|above| paths.contains(above));
             if !covered {
-                self.tree.look(path, &mut self.eyes, &mut changes)?;
+                self.tree.look(path, &mut self.eyes, changed)?;
             }
         }
-        Ok(changes)
+        Ok(())
     }
 
     /// Watches the directories that the roots are in: a root is replaced, or made, there.

@@ -44,6 +44,9 @@ impl SyncError {
             Self::Place(error) if error.errno() == Some(Errno::EROFS) => {
                 Some("the target is on a read-only file system: mount a volume or a tmpfs there")
             }
+            Self::Place(error) if error.errno() == Some(Errno::EBUSY) => {
+                Some("the target is mounted there by itself: mount the directory that it is in instead")
+            }
             _ => None,
         }
     }

@@ -57,37 +57,81 @@ pub trait Guide {
 /// Files, links and directories by path.
 #[derive(Debug, Default)]
 pub struct Tree {
-    known: BTreeMap<PathBuf, Stamp>,
+    known: BTreeMap<Box<Path>, Known>,
+    /// How often something was looked at.
+    rounds: u32,
+}
+
+#[derive(Debug)]
+struct Known {
+    stamp: Stamp,
+    /// When it was last seen.
+    round: u32,
 }
 
 impl Tree {
-    /// Looks at a path and all that is in it, and adds to `changes` what is not as it was.
-    pub fn look<G: Guide>(&mut self, path: &Path, guide: &mut G, changes: &mut Vec<PathBuf>) -> Result<(), G::Error> {
-        let mut seen = BTreeMap::new();
+    /// Looks at a path and all that is in it, and tells `changed` of what is not as it was.
+    pub fn look<G: Guide>(
+        &mut self,
+        path: &Path,
+        guide: &mut G,
+        changed: &mut impl FnMut(&Path),
+    ) -> Result<(), G::Error> {
+        self.rounds = self.rounds.wrapping_add(1);
         if let Ok(found) = fs::symlink_metadata(path) {
-            collect(path.to_owned(), &found, guide, &mut seen)?;
+            self.collect(path.to_owned(), &found, guide, changed)?;
         }
-        let below = (Bound::Included(path.to_owned()), Bound::Unbounded);
-        let known = self.known.range(below).map(|(known, _)| known).take_while(|known| known.starts_with(path));
-        let gone = known.filter(|known| !seen.contains_key(*known)).cloned().collect::<Vec<_>>();
-        for path in gone {
+        let below = (Bound::Included(path), Bound::Unbounded);
+        let known = self.known.range::<Path, _>(below).take_while(|(known, _)| known.starts_with(path));
+        let gone = known.filter(|(_, known)| known.round != self.rounds).map(|(path, _)| path.clone());
+        for path in gone.collect::<Vec<_>>() {
             self.known.remove(&path);
-            changes.push(path);
-        }
-        for (path, stamp) in seen {
-            match self.known.entry(path) {
-                Entry::Occupied(mut known) => {
-                    if known.insert(stamp) != stamp {
-                        changes.push(known.key().clone());
-                    }
-                }
-                Entry::Vacant(unknown) => {
-                    changes.push(unknown.key().clone());
-                    unknown.insert(stamp);
-                }
-            }
+            changed(&path);
         }
         Ok(())
+    }
+
+    fn collect<G: Guide>(
+        &mut self,
+        path: PathBuf,
+        found: &Metadata,
+        guide: &mut G,
+        changed: &mut impl FnMut(&Path),
+    ) -> Result<(), G::Error> {
+        let mut open = vec![(path.into_boxed_path(), Stamp::of(found))];
+        while let Some((path, stamp)) = open.pop() {
+            if stamp.is_directory() && guide.enter(&path)? {
+                match fs::read_dir(&path) {
+                    Ok(entries) => {
+                        for entry in entries.flatten() {
+                            // What vanishes meanwhile is not there.
+                            if let Ok(found) = entry.metadata() {
+                                open.push((entry.path().into_boxed_path(), Stamp::of(&found)));
+                            }
+                        }
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                    Err(error) => guide.unreadable(&path, &error),
+                }
+            }
+            self.see(path, stamp, changed);
+        }
+        Ok(())
+    }
+
+    fn see(&mut self, path: Box<Path>, stamp: Stamp, changed: &mut impl FnMut(&Path)) {
+        let round = self.rounds;
+        match self.known.entry(path) {
+            Entry::Occupied(mut known) => {
+                if known.insert(Known { stamp, round }).stamp != stamp {
+                    changed(known.key());
+                }
+            }
+            Entry::Vacant(unknown) => {
+                changed(unknown.key());
+                unknown.insert(Known { stamp, round });
+            }
+        }
     }
 
     pub fn knows(&self, path: &Path) -> bool {
@@ -96,35 +140,8 @@ impl Tree {
 
     /// Returns the paths of everything that is not a directory.
     pub fn files(&self) -> impl Iterator<Item = &Path> {
-        self.known.iter().filter(|(_, stamp)| !stamp.is_directory()).map(|(path, _)| path.as_path())
+        self.known.iter().filter(|(_, known)| !known.stamp.is_directory()).map(|(path, _)| &**path)
     }
-}
-
-fn collect<G: Guide>(
-    path: PathBuf,
-    found: &Metadata,
-    guide: &mut G,
-    seen: &mut BTreeMap<PathBuf, Stamp>,
-) -> Result<(), G::Error> {
-    let mut open = vec![(path, Stamp::of(found), found.is_dir())];
-    while let Some((path, stamp, is_directory)) = open.pop() {
-        if is_directory && guide.enter(&path)? {
-            match fs::read_dir(&path) {
-                Ok(entries) => {
-                    for entry in entries.flatten() {
-                        // What vanishes meanwhile is not there.
-                        if let Ok(found) = entry.metadata() {
-                            open.push((entry.path(), Stamp::of(&found), found.is_dir()));
-                        }
-                    }
-                }
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                Err(error) => guide.unreadable(&path, &error),
-            }
-        }
-        seen.insert(path, stamp);
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -147,10 +164,9 @@ mod tests {
     }
 
     fn look(tree: &mut Tree, root: &Path, path: &str) -> Vec<String> {
-        let mut changes = Vec::new();
-        tree.look(&root.join(path), &mut NoGit, &mut changes).unwrap();
-        let mut names =
-            changes.iter().map(|path| path.strip_prefix(root).unwrap().display().to_string()).collect::<Vec<_>>();
+        let mut names = Vec::new();
+        let mut note = |path: &Path| names.push(path.strip_prefix(root).unwrap().display().to_string());
+        tree.look(&root.join(path), &mut NoGit, &mut note).unwrap();
         names.sort();
         names
     }

@@ -76,7 +76,7 @@ mod tests {
     #[test]
     fn lists_are_gos() {
         let services = ["web", "api"].map(str::to_owned).into();
-        let took = Duration::from_micros(1_234_000);
+        let took = Duration::from_millis(1234);
         assert_eq!(restarted(&services, took), "service(s) [\"api\" \"web\"] restarted (1234 ms)");
         assert_eq!(synced("web", "a", 1, Duration::ZERO), "Synced service \"web\": a (1 ms)");
         assert_eq!(synced("web", "a", 2, Duration::ZERO), "Synced service \"web\": a in 2 containers (1 ms)");

@@ -21,7 +21,7 @@ use crate::compose::model::WatchAction;
 use crate::project::build::service::{Overrides, rounds};
 use crate::ui::logs::{Printer, Style};
 use crate::ui::progress::Progress;
-use crate::watch::rules::Rules;
+use crate::watch::rules::{RuleError, Rules};
 use crate::watch::source::{self, Source};
 
 pub use session::Session;
@@ -98,6 +98,9 @@ pub fn begin(context: &Context, project: &Project, eyes: &EyesArgs) -> Result<(A
     let rules = Arc::new(Rules::of(project)?);
     for warning in &rules.warnings {
         context.ui.warn(warning);
+    }
+    if rules.rules.is_empty() {
+        return Err(RuleError::Nothing.into());
     }
     let source = source::start(Arc::clone(&rules), eyes.poll)
         .map_err(|error| Error::new(format!("cannot begin to watch: {error}")))?;

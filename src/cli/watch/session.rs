@@ -193,6 +193,10 @@ impl<'a> Session<'a> {
             all.push((service, watched.machine.changed(items)));
         }
         self.carry_out(all);
+        for watched in self.services.values_mut() {
+            // There was no container to bring it into.
+            watched.report.take_if(|report| report.open == 0);
+        }
         Ok(())
     }
 

@@ -175,7 +175,9 @@ impl World {
                     Work::Restart => {
                         self.restarts += 1;
                         let names = self.containers.keys().copied().collect::<Vec<_>>();
-                        names.into_iter().for_each(|name| self.start(name));
+                        for name in names {
+                            self.start(name);
+                        }
                     }
                     Work::Exec(_) => {
                         for container in self.containers.values_mut() {
