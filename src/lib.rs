@@ -10,4 +10,5 @@ pub mod project;
 pub mod remote;
 pub mod template;
 pub mod ui;
+pub mod watch;
 pub mod whoami;

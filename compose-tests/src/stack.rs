@@ -368,6 +368,11 @@ impl Running {
         })
     }
 
+    /// Returns the file that its standard output goes to.
+    pub fn stdout(&self) -> &Path {
+        &self.stdout
+    }
+
     /// Sends a signal to the command.
     pub fn signal(&self, signal: Signal) {
         let pid = i32::try_from(self.child.id()).expect("a pid fits");

@@ -16,6 +16,7 @@ use super::error::{Error, INTERRUPTED};
 use super::follow::Feeds;
 use super::signals::Interrupts;
 use super::up::{self, UpArgs};
+use super::watch;
 use crate::compose::Project;
 use crate::project::apply::{self, ApplyError, Options, Said};
 use crate::project::engine::Engine;
@@ -24,7 +25,9 @@ use crate::project::names;
 use crate::project::plan::{Plan, lifecycle};
 use crate::project::timeline::Recorder;
 use crate::ui::logs::{Printer, Style};
-use crate::ui::progress::{Form, Progress};
+use crate::ui::progress::Progress;
+use crate::watch::rules::Rules;
+use crate::watch::source::Source;
 
 /// What the exit of a container leads to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,6 +37,15 @@ pub enum OnExit {
     Stop,
     /// All others are stopped if it failed.
     StopOnFailure,
+}
+
+/// What is seen of a project that is attached to.
+#[derive(Debug)]
+pub struct Attached {
+    /// The services whose logs are shown.
+    pub services: BTreeSet<String>,
+    /// What is watched of its files.
+    pub watched: Option<(Arc<Rules>, Source)>,
 }
 
 /// Returns the services whose logs are shown.
@@ -55,19 +67,28 @@ pub fn services(args: &UpArgs, project: &Project) -> Result<BTreeSet<String>, Er
     Ok(project.services.iter().filter(shown).map(|(name, _)| name.clone()).collect())
 }
 
-/// Carries out `plan`, which starts the containers, and stays until all have ended.
+/// Carries out `plan`, which starts the containers, and stays until all have ended; where files are watched, until it is
+/// interrupted: what ended may be started again by a change.
 pub async fn run(
     context: &Context,
     args: &UpArgs,
-    engine: &Arc<Engine>,
-    project: &Project,
-    attached: &BTreeSet<String>,
+    (engine, project): (&Arc<Engine>, &Project),
+    attached: Attached,
     plan: Plan,
     recorder: &Recorder,
 ) -> Result<(), Error> {
     let mut interrupts = Interrupts::new()?;
     let client = engine.client().await?;
-    let mut session = Session::begin(context, args, engine, project, attached).await?;
+    let Attached { services, watched } = attached;
+    let mut session = Session::begin(context, args, engine, project, services).await?;
+    let watches = watched.is_some();
+    let unwatch = CancellationToken::new();
+    let watching = watched.map(|(rules, source)| {
+        let options = watch::Options { quiet: args.quiet_build, prune: true };
+        watch::Session::new(context, engine, project, options, session.feeds.voice(), rules, source)
+    });
+    let mut watching = Box::pin(watch::beside(watching, unwatch.clone()));
+    let mut unwatched = false;
     let mut events = client.subscribe().await?;
     let interrupt = CancellationToken::new();
     let audience = Some(session.audience.clone());
@@ -83,7 +104,8 @@ pub async fn run(
     let mut started = false;
     let mut failed = None;
     loop {
-        if started && session.ends.is_empty() && session.stopping.is_empty() {
+        let goes_on = watches && !unwatched && session.presses == 0 && !session.aborted;
+        if started && session.ends.is_empty() && session.stopping.is_empty() && !goes_on {
             break;
         }
         tokio::select! {
@@ -111,12 +133,24 @@ pub async fn run(
             Some(said) = session.hooks.recv() => session.feeds.status(&said.container, &format!("-> {}", said.line)).await,
             Some(ended) = session.ends.join_next() => session.ended(ended).await?,
             Some(stopped) = session.stopping.join_next() => session.stopped(stopped)?,
+            ended = &mut watching, if started && !unwatched => {
+                unwatched = true;
+                if let Err(error) = ended {
+                    // The logs go on.
+                    super::report(context.ui, &error);
+                }
+            }
             () = interrupts.next() => {
                 interrupt.cancel();
+                unwatch.cancel();
                 session.interrupted()?;
             }
             error = session.feeds.failure() => return Err(error),
         }
+    }
+    unwatch.cancel();
+    if started && !unwatched {
+        watching.await?;
     }
     // Events that are on their way still belong to what was seen.
     while let Ok(event) = events.try_recv() {
@@ -137,6 +171,9 @@ struct Session<'a> {
     context: &'a Context,
     args: &'a UpArgs,
     engine: &'a Arc<Engine>,
+    /// The services of the project, and those whose logs are shown.
+    services: BTreeSet<String>,
+    attached: BTreeSet<String>,
     /// The containers that take part.
     members: BTreeSet<Id>,
     feeds: Feeds,
@@ -167,7 +204,7 @@ impl<'a> Session<'a> {
         args: &'a UpArgs,
         engine: &'a Arc<Engine>,
         project: &Project,
-        attached: &BTreeSet<String>,
+        attached: BTreeSet<String>,
     ) -> Result<Self, Error> {
         let mut printer = Printer::new(Style {
             colours: !args.no_color && context.ui.colours_out(),
@@ -203,6 +240,8 @@ impl<'a> Session<'a> {
             context,
             args,
             engine,
+            services: project.services.keys().cloned().collect(),
+            attached,
             members: containers.into_iter().map(|container| container.config.id).collect(),
             feeds,
             begun: now,
@@ -243,11 +282,33 @@ impl<'a> Session<'a> {
         });
     }
 
+    /// Lets a container take part that was made meanwhile, in the place of another.
+    fn join(&mut self, event: &Event) -> Result<(), Error> {
+        let Some(there) = store::load(&self.engine.root, &event.id)? else { return Ok(()) };
+        let service = there.service();
+        if there.is_oneoff() || there.is_hook() || !self.services.contains(service) {
+            return Ok(());
+        }
+        self.members.insert(event.id.clone());
+        if self.attached.contains(service) {
+            let name = names::short(&self.engine.project, &there.config.name);
+            self.feeds.add(&event.id, name, &log::Options::default())?;
+        }
+        Ok(())
+    }
+
     async fn event(&mut self, event: &Event) -> Result<(), Error> {
+        if self.args.watch && event.kind == EventKind::Start && !self.members.contains(&event.id) {
+            self.join(event)?;
+        }
         if !self.members.contains(&event.id) {
             return Ok(());
         }
         match event.kind {
+            EventKind::Destroy => {
+                self.members.remove(&event.id);
+                self.feeds.end(&event.id).await;
+            }
             EventKind::Start => {
                 self.mourned.remove(&event.id);
                 self.watch(event.id.clone());
@@ -259,7 +320,10 @@ impl<'a> Session<'a> {
                         self.dead(&event.id, &there, code).await?;
                     }
                     Some(_) => self.feeds.status(&event.id, &format!("exited with code {code} (restarting)")).await,
-                    None => self.feeds.status(&event.id, &format!("exited with code {code}")).await,
+                    None if self.mourned.insert(event.id.clone()) => {
+                        self.feeds.status(&event.id, &format!("exited with code {code}")).await;
+                    }
+                    None => {}
                 }
             }
             _ => {}
@@ -316,11 +380,7 @@ impl<'a> Session<'a> {
     }
 
     fn carry_out(&mut self, plan: Plan) {
-        let form = match self.context.ui.form {
-            Form::Auto | Form::Tty => Form::Plain,
-            form => form,
-        };
-        let progress = Progress::new(form, false, "Stopping");
+        let progress = self.context.ui.lines("Stopping");
         let engine = Arc::clone(self.engine);
         let options = Options { keep_going: true, audience: Some(self.audience.clone()), ..Options::default() };
         self.stopping.spawn(async move { apply::apply(&engine, plan, &progress, options).await });

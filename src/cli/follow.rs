@@ -16,6 +16,7 @@ use tokio::task::JoinSet;
 
 use super::error::Error;
 use crate::ui::logs::{Printer, Source, Stream};
+use crate::ui::progress::PRETENDED;
 
 /// Status lines that may wait for a feed to come to them.
 const PENDING: usize = 16;
@@ -31,6 +32,27 @@ pub struct Feeds {
     tasks: JoinSet<io::Result<()>>,
 }
 
+/// Says something of our own between the lines of containers.
+#[derive(Debug, Clone)]
+pub struct Voice {
+    printer: Arc<Mutex<Printer>>,
+    /// What stands before everything.
+    before: &'static str,
+}
+
+impl Voice {
+    /// Returns one that is alone. With `pretends`, nothing of what it says is really done.
+    pub fn new(printer: Printer, pretends: bool) -> Self {
+        Self { printer: Arc::new(Mutex::new(printer)), before: if pretends { PRETENDED } else { "" } }
+    }
+
+    pub fn say(&self, text: &str) -> io::Result<()> {
+        let mut printer = lock(&self.printer);
+        printer.announce(&format!("{}{text}", self.before))?;
+        printer.flush()
+    }
+}
+
 /// What a feed is told.
 #[derive(Debug)]
 enum Told {
@@ -43,6 +65,11 @@ enum Told {
 impl Feeds {
     pub fn new(root: Root, printer: Printer, split: bool) -> Self {
         Self { root, printer: Arc::new(Mutex::new(printer)), split, told: HashMap::new(), tasks: JoinSet::new() }
+    }
+
+    /// Returns what says something of our own in the same place.
+    pub fn voice(&self) -> Voice {
+        Voice { printer: Arc::clone(&self.printer), before: "" }
     }
 
     pub fn has(&self, id: &Id) -> bool {

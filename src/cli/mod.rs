@@ -53,6 +53,7 @@ pub mod up;
 pub mod version;
 pub mod volumes;
 pub mod wait;
+pub mod watch;
 pub mod with;
 
 use std::collections::BTreeMap;
@@ -275,6 +276,8 @@ enum Command {
     Volumes(volumes::VolumesArgs),
     /// Block until containers of all (or specified) services stop
     Wait(wait::WaitArgs),
+    /// Watch build context for service and rebuild/refresh containers when files are updated
+    Watch(watch::WatchArgs),
     /// Run a command beside a stack of its own, which is there before it and gone after it
     With(with::WithArgs),
     /// Take away what `with` leaves when it is killed
@@ -381,6 +384,7 @@ pub fn main() -> ExitCode {
         Command::Version(args) => version::run(&context, &args),
         Command::Volumes(args) => volumes::run(&context, &args),
         Command::Wait(args) => wait::run(&context, &args),
+        Command::Watch(args) => watch::run(&context, &args),
         Command::With(args) => with::run(&context, &args),
         Command::WithGuard(args) => with::guard::run(&context, &args),
     };

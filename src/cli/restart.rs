@@ -35,7 +35,7 @@ pub fn run(context: &Context, args: &RestartArgs) -> Result<(), Error> {
 }
 
 /// Adds the running containers that are to be restarted with one of those chosen (`depends_on`, `restart: true`).
-fn with_dependents<'a>(containers: &'a [Container], chosen: &mut Vec<&'a Container>) {
+pub(super) fn with_dependents<'a>(containers: &'a [Container], chosen: &mut Vec<&'a Container>) {
     let services = chosen.iter().map(|container| container.service().to_owned()).collect::<BTreeSet<_>>();
     let follows = |container: &&Container| {
         !container.is_oneoff()

@@ -9,13 +9,14 @@ use clap::Args;
 use rcompose_engine::container::store::Container;
 use serde::{Deserialize, Serialize};
 
-use super::attached::{self, OnExit};
+use super::attached::{self, Attached, OnExit};
 use super::build;
 use super::context::{Context, timeout};
 use super::error::Error;
 use super::plan;
 use super::pull::{self, Policy};
 use super::signals;
+use super::watch::{self, EyesArgs};
 use crate::compose::Project;
 use crate::compose::model::{Condition, NetworkMode};
 use crate::project::apply::Unready;
@@ -79,6 +80,11 @@ pub struct UpArgs {
     /// Suppress the build output
     #[arg(long)]
     pub quiet_build: bool,
+    /// Watch source code and rebuild/refresh containers when files are updated
+    #[arg(short, long, conflicts_with_all = ["detach", "wait"])]
+    pub watch: bool,
+    #[command(flatten)]
+    pub eyes: EyesArgs,
     /// Write what was done when, and why, to this file, for Perfetto or chrome://tracing
     #[arg(long, value_name = "FILE")]
     pub trace: Option<PathBuf>,
@@ -157,6 +163,10 @@ pub fn run(context: &Context, args: &UpArgs) -> Result<(), Error> {
     for sentence in of_services.chain(of_networks) {
         context.ui.warn(&sentence);
     }
+    if args.watch && args.no_build {
+        watch::refuse_rebuilds(&project)?;
+    }
+    let watched = if args.watch { Some(watch::begin(context, &project, &args.eyes)?) } else { None };
     let limit = args.wait_timeout.map(Duration::from_secs);
     let recorder = Recorder::default();
     context.block_on(async {
@@ -200,7 +210,7 @@ pub fn run(context: &Context, args: &UpArgs) -> Result<(), Error> {
                 return done;
             }
         }
-        let attached = attached::services(args, &project)?;
+        let attached = Attached { services: attached::services(args, &project)?, watched };
         let whole = plan(context, &engine, &project, &images, &options)?;
         let made = if whole.updates() {
             // What is replaced while its service goes on starts where that is done.
@@ -219,7 +229,7 @@ pub fn run(context: &Context, args: &UpArgs) -> Result<(), Error> {
         };
         let mut rest = plan(context, &engine, &project, &images, &rest)?;
         rest.warnings.clear();
-        attached::run(context, args, &engine, &project, &attached, rest, &recorder).await
+        attached::run(context, args, (&engine, &project), attached, rest, &recorder).await
     })
 }
 

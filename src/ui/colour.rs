@@ -35,6 +35,7 @@ pub const GREEN: Colour = Colour("32");
 pub const YELLOW: Colour = Colour("33");
 pub const BLUE: Colour = Colour("34");
 pub const BOLD: Colour = Colour("1");
+pub const BRIGHT_GREEN: Colour = Colour("92");
 
 /// What the prefixes of log lines go through, in Docker Compose's order.
 const PREFIXES: [Colour; 10] = [

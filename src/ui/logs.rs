@@ -2,7 +2,7 @@
 
 use std::io::{self, BufWriter, Stderr, Stdout, Write as _};
 
-use super::colour::Colour;
+use super::colour::{BRIGHT_GREEN, Colour};
 
 /// How log lines are shown.
 #[derive(Debug, Clone, Copy)]
@@ -109,6 +109,16 @@ impl Printer {
         self.say(&line)
     }
 
+    /// Prints a line of our own below those of the sources, marked as ours where those have their names.
+    pub fn announce(&mut self, text: &str) -> io::Result<()> {
+        if !self.style.prefix {
+            return self.say(text);
+        }
+        let mark = format!("{:1$} ⦿ ", "", width(&self.names));
+        let mark = if self.style.colours { BRIGHT_GREEN.paint(&mark) } else { mark };
+        self.say(&format!("{mark}{text}"))
+    }
+
     /// Prints a line of our own on standard output.
     pub fn say(&mut self, text: &str) -> io::Result<()> {
         self.turn_to(Stream::Stdout)?;
@@ -138,8 +148,13 @@ fn fixed(time: &str) -> String {
     format!("{second}.{fraction:0<9}Z")
 }
 
+/// Returns how wide the names of sources are printed.
+fn width(names: &[String]) -> usize {
+    names.iter().map(String::len).max().unwrap_or(0) + 1
+}
+
 fn prefixes(style: Style, names: &[String]) -> Vec<String> {
-    let width = names.iter().map(String::len).max().unwrap_or(0) + 1;
+    let width = width(names);
     let prefix = |(n, name): (usize, &String)| {
         if !style.prefix {
             return String::new();

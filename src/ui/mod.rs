@@ -117,6 +117,15 @@ impl Ui {
             && matches!(answer.trim(), "y" | "Y" | "yes")
     }
 
+    /// Returns a place that shows the steps of an operation one below the other, between lines of others.
+    pub fn lines(self, title: &'static str) -> Progress {
+        let form = match self.form {
+            Form::Auto | Form::Tty => Form::Plain,
+            form => form,
+        };
+        Progress::new(form, false, title)
+    }
+
     /// Returns the place to show the steps of an operation, whose verb is `title`.
     pub fn progress(self, title: &'static str) -> Progress {
         let progress = Progress::new(self.form, self.colours_err(), title);

@@ -51,7 +51,7 @@ impl<'a> Event<'a> {
 }
 
 /// What stands before everything that is not really done, in Docker Compose's words.
-const PRETENDED: &str = "DRY-RUN MODE - ";
+pub const PRETENDED: &str = "DRY-RUN MODE - ";
 
 /// Where events go. Clones show in the same place.
 #[derive(Debug, Clone)]

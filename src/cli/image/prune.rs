@@ -59,6 +59,22 @@ impl Pruned {
     }
 }
 
+/// Removes those of these images that have lost their names since, and that no container was made of.
+pub fn replaced(context: &Context, before: &BTreeSet<Digest>) -> Result<(), Error> {
+    let local = Local::open(context)?;
+    let containers = local.containers()?;
+    let is_left =
+        |image: &&Image| image.dangling && before.contains(&image.id) && users(&containers, &image.id).is_empty();
+    let left = local.images.iter().filter(is_left).collect::<Vec<_>>();
+    for image in &left {
+        local.store.remove(&image.reference)?;
+    }
+    if !left.is_empty() {
+        local.collect()?;
+    }
+    Ok(())
+}
+
 /// Removes the images that no container was made of: those without a name or, with `all`, any.
 pub fn prune(local: &Local, all: bool, filters: &Filters<'_>, now: jiff::Timestamp) -> Result<Pruned, Error> {
     let containers = local.containers()?;

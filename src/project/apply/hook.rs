@@ -59,7 +59,7 @@ fn last(lines: &[String]) -> String {
 
 /// Runs hooks in a container, one after the other, until one fails. In a container that does not run, or ends meanwhile, there
 /// is nothing to do.
-pub(super) async fn run(
+pub async fn run(
     engine: &Engine,
     container: &Named,
     (kind, hooks): (&'static str, Vec<Hook>),

@@ -20,7 +20,7 @@ use super::plan::{Action, Plan};
 use super::timeline::{Recorder, Recording};
 use crate::ui::progress::Progress;
 
-pub use hook::{Audience, HookError, Said};
+pub use hook::{Audience, HookError, Said, run as run_hooks};
 pub use outcome::Unready;
 pub use step::StepError;
 pub use update::Then;

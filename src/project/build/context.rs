@@ -187,10 +187,14 @@ fn named(name: &str, value: &str) -> Result<NamedContext, FailedBuild> {
         .map_err(|source| FailedBuild::NamedContext { name: name.to_owned(), source: Box::new(source) })
 }
 
-/// Returns the patterns of files that are left out of the context: those of the Dockerfile, else those of the context.
 fn ignore_of(recipe: &Recipe, directory: &Path) -> Result<Vec<String>, FailedBuild> {
-    if recipe.dockerfile_text.is_none() {
-        let own = directory.join(format!("{}.dockerignore", recipe.dockerfile));
+    ignored_of(directory, recipe.dockerfile_text.is_none().then_some(recipe.dockerfile.as_str()))
+}
+
+/// Returns the patterns of files that are left out of a context: those of the Dockerfile, else those of the context.
+pub fn ignored_of(directory: &Path, dockerfile: Option<&str>) -> Result<Vec<String>, FailedBuild> {
+    if let Some(dockerfile) = dockerfile {
+        let own = directory.join(format!("{dockerfile}.dockerignore"));
         if let Some(lines) = read_ignore(&own)? {
             return Ok(lines);
         }

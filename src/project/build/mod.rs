@@ -22,6 +22,7 @@ use rcompose_engine::image::{
 use rcompose_engine::root::Root;
 use tokio_util::sync::CancellationToken;
 
+pub use self::context::ignored_of;
 use self::context::{Gathered, Kept};
 use self::recipe::Recipe;
 

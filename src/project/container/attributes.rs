@@ -159,7 +159,7 @@ const TABLE: &[(&str, Fate, &str)] = &[
     ),
     (
         "develop.watch.*",
-        Elsewhere("the command `watch`, which is not there yet"),
+        Elsewhere("the command `watch`; compose-tests/tests/watch.rs"),
         "develop: {watch: [{path: ., action: restart}]}",
     ),
     ("deploy", Elsewhere("nothing, which is allowed"), "deploy: "),

@@ -1,4 +1,4 @@
-//! A container's files, seen and changed from outside (`cp`, `export`, `commit`).
+//! A container's files, seen and changed from outside (`cp`, `export`, `commit`, `watch`).
 //!
 //! Nothing of the container is executed, and no path of it is ever resolved by name on the host: its root is a descriptor,
 //! and everything else is found below it (`RESOLVE_IN_ROOT`), one descriptor from the next. A container that runs may change
@@ -6,6 +6,7 @@
 
 mod lay;
 mod pack;
+mod place;
 mod root;
 
 use std::ffi::OsStr;
@@ -20,6 +21,7 @@ use nix::sys::stat::Mode;
 
 pub use lay::{LayError, Owner, Rules, lay};
 pub use pack::{Content, PackError, Packed, pack, pack_layer, pack_nothing};
+pub use place::{Attributes, PlaceError, Placer};
 pub use root::{View, with_root};
 
 use super::beneath;
