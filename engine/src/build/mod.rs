@@ -3,6 +3,8 @@
 //! [`graph`] is where the two halves meet: the language half ([`dockerfile`], [`dispatch`], [`check`]) makes a graph and
 //! never executes anything, the executing half ([`Builder`]) knows no Dockerfile.
 
+mod attest;
+mod cache;
 mod cache_mount;
 pub mod check;
 mod copy;
@@ -11,7 +13,9 @@ pub mod dockerfile;
 mod error;
 mod event;
 mod execute;
+mod files;
 pub mod graph;
+mod halt;
 pub mod ignore;
 mod key;
 mod layer;
@@ -27,13 +31,15 @@ mod tree;
 mod uplink;
 mod wildcard;
 
+pub use attest::Provenance;
 pub use cache_mount::CacheMountError;
 pub use copy::CopyError;
-pub use error::{BuildError, StepError};
+pub use error::{Before, BuildError, StepError};
 pub use event::{Event, Phase, Progress};
 pub use execute::{Builder, Solved, seconds};
+pub use files::Files;
 pub use layer::LayerError;
-pub use output::Built;
+pub use output::{Built, Shape};
 pub use prune::{PruneError, PruneOptions, Pruned, mounts, prune};
 pub use request::{Request, Secret};
 pub use run::RunError;

@@ -64,8 +64,10 @@ pub fn prune(root: &Root, store: &Store, options: PruneOptions) -> Result<Pruned
     }
     if options.all && options.until.is_none() {
         pruned.bytes += clear_mounts(&mounts(root))?;
-        let contexts = root.data().join("build/contexts");
-        remove_path(&contexts).map_err(|source| PruneError::Remove { path: contexts, source })?;
+        for known in ["build/contexts", "build/compressed"] {
+            let path = root.data().join(known);
+            remove_path(&path).map_err(|source| PruneError::Remove { path, source })?;
+        }
     }
     let freed = store.gc(|| store::layers(root).map_err(PruneError::from))?;
     pruned.bytes += freed.bytes;

@@ -10,6 +10,7 @@ use super::graph::{Graph, RunNetwork};
 use super::key::Surroundings;
 use super::run::HOSTNAME;
 use crate::container::config::Ulimit;
+use crate::image::ImportedCache;
 
 /// A secret of a build.
 #[derive(Clone)]
@@ -34,6 +35,8 @@ impl std::fmt::Debug for Secret {
 pub struct Request {
     /// What events call this build.
     pub name: Arc<str>,
+    /// What they call this graph of it.
+    pub number: usize,
     /// The steps.
     pub graph: Graph,
     /// The directories of contexts, by name.
@@ -50,6 +53,8 @@ pub struct Request {
     pub hostname: Option<String>,
     /// Bytes of `/dev/shm`.
     pub shm_size: Option<u64>,
+    /// Bytes of memory that a command may use.
+    pub memory: Option<u64>,
     /// Limits of commands.
     pub ulimits: Vec<Ulimit>,
     /// The cgroup that the commands' are in.
@@ -60,6 +65,8 @@ pub struct Request {
     pub insecure: bool,
     /// `RUN --network=host` is allowed.
     pub host_network: bool,
+    /// Caches of other builds, in the order in which they are asked.
+    pub caches: Vec<Arc<ImportedCache>>,
     /// Ends the build.
     pub interrupt: CancellationToken,
 }
