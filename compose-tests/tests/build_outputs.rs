@@ -394,9 +394,7 @@ fn where_an_image_comes_from_is_attested() {
 fn a_dockerfile_says_what_it_offers() {
     let stack = stack(
         "build-call",
-        "# the version
-ARG VERSION=1
-# base is where it begins
+        "# base is where it begins
 FROM scratch AS base
 # WHO it is for
 ARG WHO=me
@@ -429,7 +427,7 @@ k
 "
     );
     let outline: Value = serde_json::from_str(&call("outline,format=json")).expect("it is JSON");
-    assert_eq!(outline["args"][0]["location"]["ranges"][0]["start"]["line"], 6);
+    assert_eq!(outline["args"][0]["location"]["ranges"][0]["start"]["line"], 4);
     assert_eq!(outline["secrets"][0]["name"], "tok");
     let targets: Value = serde_json::from_str(&call("targets,format=json")).expect("it is JSON");
     assert_eq!(targets["targets"][2]["default"], true);
@@ -495,9 +493,9 @@ fn what_only_builds_keep_is_not_counted_as_images() {
     stack.run(&["image", "build", "-q", "-o", "type=cacheonly", "context"]).ok();
     let sizes = ["system", "df", "--format", "{{.Type}} {{.Size}}"];
     let before = stack.run(&sizes).ok().stdout;
-    assert!(before.contains("Images 0B\n") && before.contains("Build Cache 6."), "{before}");
+    assert!(before.contains("Images 0B\n") && before.contains("Build Cache 6"), "{before}");
     stack.run(&["image", "build", "-q", "context"]).ok();
     let after = stack.run(&sizes).ok().stdout;
-    assert!(after.contains("Images 6.") && after.contains("Build Cache 0B\n"), "{after}");
+    assert!(after.contains("Images 6") && after.contains("Build Cache 0B\n"), "{after}");
     stack.finish();
 }

@@ -9,8 +9,11 @@ use serde_json::json;
 
 use super::GlobalArgs;
 use super::context::Context;
+use super::down::{self, DownArgs};
 use super::error::Error;
 use super::run::{self, RunArgs};
+use crate::ui::Ui;
+use crate::ui::progress::Form;
 
 /// The service that the shell is run for.
 const SERVICE: &str = "shell";
@@ -25,9 +28,11 @@ pub fn with_shell<T>(
     build: impl FnOnce(Option<&Halted>) -> Result<T, Error>,
 ) -> Result<T, Error> {
     let halted = Halted::default();
-    let built = build(wanted.then_some(&halted));
-    if let (Err(Error::Failed(_)), Some(image)) = (&built, halted.get()) {
-        shell(context, image)?;
+    let mut built = build(wanted.then_some(&halted));
+    if let (Err(Error::Failed(messages)), Some(image)) = (&mut built, halted.get())
+        && let Err(Error::Failed(further)) = shell(context, image)
+    {
+        messages.extend(further);
     }
     built
 }
@@ -37,7 +42,7 @@ fn shell(context: &Context, image: &Reference) -> Result<(), Error> {
     let folder = tempfile::Builder::new().prefix("rcompose-debug-").tempdir()?;
     let file = folder.path().join("compose.yaml");
     let project = json!({"services": {SERVICE: {
-        "image": image.to_string(), "network_mode": "bridge", "pull_policy": "never",
+        "image": image.to_string(), "pull_policy": "never",
     }}});
     std::fs::write(&file, project.to_string())?;
     let global = GlobalArgs {
@@ -52,7 +57,12 @@ fn shell(context: &Context, image: &Reference) -> Result<(), Error> {
     let words =
         RunArgs::augment_args(clap::Command::new("run")).try_get_matches_from(["run", "--rm", "--quiet", SERVICE]);
     let arguments = RunArgs::from_arg_matches(&words.expect("these are arguments of run"));
-    let ended = run::run(&Context::new(global, context.ui, false), &arguments.expect("these are arguments of run"));
+    let quiet = Ui { form: Form::Quiet, ..context.ui };
+    let inside = Context::new(global, quiet, false);
+    let ended = run::run(&inside, &arguments.expect("these are arguments of run"));
+    let words = DownArgs::augment_args(clap::Command::new("down")).try_get_matches_from(["down"]);
+    let arguments = DownArgs::from_arg_matches(&words.expect("these are arguments of down"));
+    down::run(&inside, &arguments.expect("these are arguments of down"))?;
     let root = context.root()?;
     let images = Store::open(root.data())?;
     images.remove(image)?;

@@ -17,7 +17,7 @@ use crate::container::rootfs;
 
 /// The file system that one build has made.
 #[derive(Debug)]
-pub struct Files {
+pub struct FileSystem {
     root: OwnedFd,
     /// What the root is where there are no layers.
     _empty: Option<Arc<Temporary>>,
@@ -30,7 +30,7 @@ fn failed(source: impl Into<StepError>) -> BuildError {
 
 impl Builder {
     /// Opens the file system that a graph has made. It stays as long as `solved` does.
-    pub fn files(&self, request: &Request, solved: &Solved) -> Result<Files, BuildError> {
+    pub fn files(&self, request: &Request, solved: &Solved) -> Result<FileSystem, BuildError> {
         let done = solved.done.get(request.graph.target.0).and_then(Option::as_ref);
         let (root, empty) = match done.map(|done| &done.state) {
             Some(State::Layers(layers)) if !layers.is_empty() => {
@@ -41,11 +41,11 @@ impl Builder {
                 (open(&empty.0)?, Some(empty))
             }
         };
-        Ok(Files { root, _empty: empty, epoch: request.epoch })
+        Ok(FileSystem { root, _empty: empty, epoch: request.epoch })
     }
 }
 
-impl Files {
+impl FileSystem {
     /// Copies everything into a directory, which is made if it is not there. What is copied belongs to whoever calls; devices are
     /// left out, since they would be those of this host.
     pub fn copy_to(self, directory: &Path) -> Result<(), BuildError> {

@@ -37,7 +37,7 @@ pub use copy::CopyError;
 pub use error::{Before, BuildError, StepError};
 pub use event::{Event, Phase, Progress};
 pub use execute::{Builder, Solved, seconds};
-pub use files::Files;
+pub use files::FileSystem;
 pub use layer::LayerError;
 pub use output::{Built, Shape};
 pub use prune::{PruneError, PruneOptions, Pruned, mounts, prune};

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use rcompose_engine::build::{BuildError, Builder, Built, Files, Provenance, Request, Shape, Solved};
+use rcompose_engine::build::{BuildError, Builder, Built, FileSystem, Provenance, Request, Shape, Solved};
 use rcompose_engine::image::{
     Archive, ArchiveError, Descriptor, Digest, Folder, Platform, Reference, Store, StoreError,
 };
@@ -87,7 +87,7 @@ pub(super) fn deliver(
         match output.format {
             Format::Nothing => {}
             Format::Local => copy(builder, builds, output)?,
-            Format::Tar => write(output, |out| Ok(Files::archive(&trees(builder, builds)?, out)?))?,
+            Format::Tar => write(output, |out| Ok(FileSystem::archive(&trees(builder, builds)?, out)?))?,
             Format::Image | Format::Docker | Format::Oci => {
                 let names: Vec<Reference> = recipe.tags.iter().chain(&output.names).cloned().collect();
                 let made = Made::new(builder, (recipe, started), output, &names, builds)?;
@@ -216,7 +216,7 @@ fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Delive
 }
 
 /// Returns the file systems that were built, of several platforms each with the name of its directory.
-fn trees(builder: &Builder, builds: &Builds) -> Result<Vec<(PathBuf, Files)>, DeliverError> {
+fn trees(builder: &Builder, builds: &Builds) -> Result<Vec<(PathBuf, FileSystem)>, DeliverError> {
     let several = builds.len() > 1;
     let tree = |(request, solved): &(Arc<Request>, Arc<Solved>)| {
         let name = if several { request.graph.platform.to_string().replace('/', "_") } else { String::new() };
