@@ -11,6 +11,7 @@ pub mod fault;
 pub mod http;
 pub mod output;
 pub mod process;
+pub mod serve;
 pub mod stack;
 pub mod terminal;
 pub mod tokens;

@@ -2,12 +2,13 @@
 //! scratch folders, on ports of the loopback that the kernel chooses.
 
 use std::fs;
-use std::io::{Read as _, Write as _};
+use std::io::Write as _;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::thread;
 
+use compose_tests::serve;
 use compose_tests::stack::binary;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
@@ -65,44 +66,8 @@ impl Place {
 
     /// Makes a repository of the files below `repository/`, with the tag v1, and serves it.
     fn serve_git(&self) -> String {
-        let repository = self.path("repository");
-        let git = |arguments: &[&str]| {
-            let output = Command::new("git")
-                .args(["-c", "user.name=t", "-c", "user.email=t@localhost", "-c", "init.defaultBranch=main"])
-                .args(arguments)
-                .current_dir(&repository)
-                .env("GIT_CONFIG_GLOBAL", "/dev/null")
-                .output()
-                .expect("git is installed");
-            assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-        };
-        git(&["init", "--quiet", "."]);
-        git(&["add", "--all", "--force"]);
-        git(&["commit", "--quiet", "--message", "all"]);
-        git(&["tag", "v1"]);
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
-        let address = listener.local_addr().expect("a listener has an address");
-        let base = self.path("");
-        // It ends with the test's process; every connection gets a git of its own, as inetd would give it.
-        thread::spawn(move || {
-            for connection in listener.incoming().flatten() {
-                let output = connection.try_clone().expect("a socket can be duplicated");
-                let mut base_path = std::ffi::OsString::from("--base-path=");
-                base_path.push(&base);
-                let served = Command::new("git")
-                    .args(["daemon", "--inetd", "--export-all"])
-                    .arg(base_path)
-                    .env("GIT_CONFIG_COUNT", "1")
-                    .env("GIT_CONFIG_KEY_0", "safe.directory")
-                    .env("GIT_CONFIG_VALUE_0", "*")
-                    .stdin(std::os::fd::OwnedFd::from(connection))
-                    .stdout(std::os::fd::OwnedFd::from(output))
-                    .stderr(Stdio::null())
-                    .status();
-                served.expect("git is installed");
-            }
-        });
-        format!("git://{address}/repository/.git")
+        serve::make_repository(&self.path("repository"));
+        format!("git://{}/repository/.git", serve::serve_git(&self.path("")))
     }
 }
 
@@ -250,12 +215,7 @@ fn serve(contents: Vec<Content>) -> SocketAddr {
     let address = listener.local_addr().expect("a listener has an address");
     thread::spawn(move || {
         for mut connection in listener.incoming().flatten() {
-            let mut request = Vec::new();
-            let mut byte = [0];
-            while !request.ends_with(b"\r\n\r\n") && connection.read(&mut byte).is_ok_and(|read| read == 1) {
-                request.push(byte[0]);
-            }
-            let text = String::from_utf8_lossy(&request);
+            let text = serve::read_head(&mut connection);
             let path = text.split(' ').nth(1).unwrap_or_default();
             let (status, media_type, bytes) = match contents.iter().find(|content| content.path == path) {
                 Some(content) => ("200 OK", content.media_type, content.bytes.as_slice()),

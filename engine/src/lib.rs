@@ -6,6 +6,7 @@
 pub mod build;
 pub mod container;
 pub mod error;
+pub mod git;
 pub mod host;
 pub mod id;
 pub mod image;

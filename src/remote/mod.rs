@@ -14,6 +14,7 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Component, Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use rcompose_engine::git::GitError;
 use rcompose_engine::image::{ReferenceError, RegistryError, SettingsError};
 
 use crate::compose::files::NotFetched;
@@ -35,14 +36,8 @@ enum RemoteError {
         #[source]
         source: io::Error,
     },
-    #[error("cannot run git: {0}")]
-    NoGit(#[source] io::Error),
-    #[error("repository does not contain ref {reference}")]
-    NoReference { reference: String },
-    #[error("cannot {step}: {output}")]
-    Git { step: &'static str, output: String },
-    #[error("git answered with no commit but {answer:?}")]
-    NoCommit { answer: String },
+    #[error("{0}")]
+    Git(#[from] GitError),
     #[error("git subdirectory path traversal detected: {0}")]
     Traversal(String),
     #[error("git subdirectory must be relative, got: {0}")]
@@ -65,16 +60,14 @@ enum RemoteError {
     NoAnnotation { digest: String, annotation: &'static str },
     #[error("the artifact's file name {0:?} is not the name of a file")]
     FileName(String),
-    #[error("cannot ask registries: {0}")]
+    #[error("cannot ask servers: {0}")]
     Runtime(#[source] io::Error),
 }
 
 impl RemoteError {
     fn help(&self) -> Option<String> {
         let text = match self {
-            Self::NoGit(_) => "install git, or clone the repository elsewhere and give the path of the file",
-            Self::NoReference { .. } => "name a branch, a tag or a commit behind the `#`",
-            Self::Git { .. } => "git is not let ask for passwords: a credential helper or an SSH agent must know them",
+            Self::Git(error) => error.help()?,
             Self::NoCache => "set XDG_CACHE_HOME to a directory that may be written to",
             Self::Registry(RegistryError::Denied { .. }) => "log in: credentials are taken from Docker's config.json",
             _ => return None,
@@ -196,6 +189,17 @@ fn is_enabled(kind: &'static str, variable: &'static str) -> Result<(), RemoteEr
         "0" | "f" | "F" | "false" | "FALSE" | "False" => Err(RemoteError::Disabled { kind, variable }),
         value => Err(RemoteError::Switch { variable, value: value.to_owned() }),
     }
+}
+
+/// Waits for something. The caller may be inside of a runtime, in which no other one can wait.
+fn block_on<T: Send>(work: impl Future<Output = Result<T, RemoteError>> + Send) -> Result<T, RemoteError> {
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            runtime.map_err(RemoteError::Runtime)?.block_on(work)
+        });
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
 }
 
 /// Returns the tree with this name, after filling it if it is not there.

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use rcompose_engine::image::{Artifact, ArtifactKind, Client, Descriptor, Reference};
 
-use super::{Fetched, RemoteError, tree};
+use super::{Fetched, RemoteError, block_on, tree};
 use crate::project::pull::Sources;
 
 /// What an artifact with a project in it says it is.
@@ -31,22 +31,15 @@ const MAIN: &str = "compose.yaml";
 /// Fetches an artifact's files.
 pub(super) fn fetch(reference: &str, cache: &Path) -> Result<Fetched, RemoteError> {
     let reference: Reference = reference.parse()?;
-    // The caller may be inside of a runtime, in which no other one can wait.
-    let tree = std::thread::scope(|scope| {
-        let thread = scope.spawn(|| {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            runtime.map_err(RemoteError::Runtime)?.block_on(async {
-                let client = Sources::of_host().client()?;
-                let artifact = client.artifact(&reference, KIND).await?;
-                let name = artifact.digest.to_string().replace(':', "-");
-                if !cache.join(&name).is_dir() {
-                    let files = download(&client, &artifact).await?;
-                    return tree(cache, &name, |directory| write(directory, &files));
-                }
-                Ok(cache.join(&name))
-            })
-        });
-        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    let tree = block_on(async {
+        let client = Sources::of_host().client()?;
+        let artifact = client.artifact(&reference, KIND).await?;
+        let name = artifact.digest.to_string().replace(':', "-");
+        if !cache.join(&name).is_dir() {
+            let files = download(&client, &artifact).await?;
+            return tree(cache, &name, |directory| write(directory, &files));
+        }
+        Ok(cache.join(&name))
     })?;
     Ok(Fetched { file: tree.join(MAIN), tree })
 }

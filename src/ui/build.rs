@@ -62,6 +62,9 @@ impl BuildProgress {
             }
             Phase::Done(time) => self.lines.line(&format!("#{number} DONE {}\n", seconds(*time))),
             Phase::Failed(_, why) => self.lines.line(&format!("#{number} ERROR: {why}\n")),
+            Phase::Cancelled => self.lines.line(&format!("#{number} CANCELED\n")),
+            // Lines would be many, and stay.
+            Phase::Received(..) => {}
         }
     }
 
@@ -74,6 +77,11 @@ impl BuildProgress {
             Phase::Output(line) => show(State::Working, &tame(line)),
             Phase::Done(time) => show(State::Done, &seconds(*time)),
             Phase::Failed(time, _) => show(State::Error, &format!("ERROR {}", seconds(*time))),
+            Phase::Cancelled => show(State::Warning, "CANCELED"),
+            Phase::Received(received, of) => {
+                let amount = Some((*received, *of));
+                self.lines.event(&Line { amount, ..Line::new(&id, State::Working, "") });
+            }
         }
     }
 }

@@ -148,7 +148,7 @@ Binary::apt-get::APT::Keep-Downloaded-Packages "true";
 }
 
 /// Returns sources for [`SUITE`] on the mirrors that the host itself uses.
-fn sources() -> anyhow::Result<String> {
+pub fn sources() -> anyhow::Result<String> {
     let etc = Path::new("/etc/apt");
     let mut files = vec![etc.join("sources.list")];
     if let Ok(entries) = fs::read_dir(etc.join("sources.list.d")) {

@@ -23,7 +23,7 @@ use super::mode::ModeChange;
 use super::tree::{Found, Match, Tree, TreeError, kind};
 use crate::container::beneath;
 use crate::container::files::{self, LayError, Owner, Rules, lay};
-use crate::image::{Decompressor, Reader};
+use crate::image::{Decompressor, Reader, expand};
 use crate::sys::xattr;
 
 /// Why files could not be copied.
@@ -98,11 +98,8 @@ impl Destination<'_> {
         let path = Path::new(self.path);
         let Match { base, found, asked } = source.found;
         if source.found.is_directory() {
-            let existed = beneath::open(self.root, path, OFlag::O_PATH | OFlag::O_DIRECTORY).is_ok();
+            // What is copied is what is in it: one that is made has nothing of its owner and mode.
             let directory = self.directory(path)?;
-            if !existed {
-                self.finish_directory(&directory, path, source.tree, &found[0].stat)?;
-            }
             return self.below(source, &directory, path);
         }
         if source.unpack && self.unpack(source, path)? {
@@ -118,7 +115,8 @@ impl Destination<'_> {
         self.put(source, &found[0], parent.as_fd(), &name, &target)
     }
 
-    /// Makes a directory and those above it that are missing. What is made belongs to the owner of what is copied.
+    /// Makes a directory and those above it that are missing. What is made belongs to root and has the usual mode, unless
+    /// something else is asked for.
     pub(crate) fn directory(&self, path: &Path) -> Result<OwnedFd, CopyError> {
         let failed_open = |errno| match errno {
             Errno::ENOTDIR | Errno::EEXIST => CopyError::FileInTheWay(path.to_owned()),
@@ -127,11 +125,16 @@ impl Destination<'_> {
         if let Ok(directory) = beneath::open(self.root, path, OFlag::O_RDONLY | OFlag::O_DIRECTORY) {
             return Ok(directory);
         }
-        let Some((uid, gid)) = self.attributes.owner.filter(|owner| *owner != (0, 0)) else {
+        let (uid, gid) = self.attributes.owner.unwrap_or_default();
+        let mode = match self.attributes.mode {
+            Some(ModeChange::Absolute(mode)) => mode,
+            _ => 0o755,
+        };
+        if (uid, gid, mode) == (0, 0, 0o755) {
             let made = beneath::ensure_directory(self.root, path).map_err(failed_open)?;
             return openat(&made, ".", OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
                 .map_err(failed("open", path));
-        };
+        }
         // Those that are missing, from the top.
         let mut above: Vec<&Path> = path.ancestors().collect();
         above.reverse();
@@ -139,9 +142,12 @@ impl Destination<'_> {
             if beneath::open(self.root, directory, OFlag::O_PATH).is_ok() {
                 continue;
             }
-            let made = beneath::ensure_directory(self.root, directory).map_err(failed_open)?;
-            fchownat(&made, c"", Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)), AtFlags::AT_EMPTY_PATH)
+            beneath::ensure_directory(self.root, directory).map_err(failed_open)?;
+            let made =
+                beneath::open(self.root, directory, OFlag::O_RDONLY | OFlag::O_DIRECTORY).map_err(failed_open)?;
+            fchown(&made, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
                 .map_err(failed("set the owner of", directory))?;
+            fchmod(&made, Mode::from_bits_truncate(mode)).map_err(failed("set the mode of", directory))?;
         }
         beneath::open(self.root, path, OFlag::O_RDONLY | OFlag::O_DIRECTORY).map_err(failed_open)
     }
@@ -289,7 +295,7 @@ impl Destination<'_> {
         let directory = self.directory(path)?;
         let name = &source.found.asked;
         let read = |source| CopyError::File { action: "read", path: name.clone(), source };
-        let plain = Decompressor::new(open()?).map_err(read)?;
+        let plain = expand(open()?).map_err(read)?;
         let owner = match self.attributes.owner {
             Some((uid, gid)) => Owner::These(uid, gid),
             None => Owner::Archive,
@@ -300,13 +306,9 @@ impl Destination<'_> {
     }
 }
 
-/// Returns whether a file is an archive, compressed or not. One whose compression is not supported counts as one, so that it is
-/// not copied in silence as it is.
-fn is_archive(file: File) -> bool {
-    match Decompressor::new(file) {
-        Ok(plain) => matches!(Reader::new(plain).next(), Ok(Some(_))),
-        Err(error) => error.kind() == io::ErrorKind::Unsupported,
-    }
+/// Returns whether a file is an archive, compressed or not.
+pub(super) fn is_archive(file: File) -> bool {
+    Decompressor::new(file).is_ok_and(|plain| matches!(Reader::new(plain).next(), Ok(Some(_))))
 }
 
 /// Leaves out of a match what `--exclude` names; paths count from what was asked for.

@@ -11,9 +11,11 @@ use super::layer::LayerError;
 use super::run::RunError;
 use super::tree::TreeError;
 use super::uplink::UplinkError;
+use crate::container::files::LayError;
 use crate::container::{memory, user};
+use crate::git::GitError;
 use crate::host::HostError;
-use crate::image::{Digest, StoreError};
+use crate::image::{Digest, DownloadError, StoreError};
 use crate::network::files::InvalidHost;
 use crate::shim::protocol::Failure;
 
@@ -139,6 +141,20 @@ pub enum StepError {
     NoAgent(String),
     #[error("the build was not given the entitlement {0}")]
     Entitlement(&'static str),
+    #[error(transparent)]
+    Download(#[from] DownloadError),
+    #[error(transparent)]
+    Git(#[from] GitError),
+    #[error("{url} is not what it should be: its checksum is {actual}, and not {expected}")]
+    Checksum { url: String, expected: String, actual: String },
+    #[error("cannot unpack the build context")]
+    Unpack(#[source] LayError),
+    #[error("the build context has more than {limit} bytes")]
+    LargeContext { limit: u64 },
+    #[error("{} has more than {limit} bytes, and is no archive", path.display())]
+    TooLong { path: PathBuf, limit: u64 },
+    #[error("there is no directory {0} in the repository")]
+    NoDirectory(String),
     #[error("there is no build context called {0:?}")]
     NoContext(String),
     #[error("image {0} was removed meanwhile")]

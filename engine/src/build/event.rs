@@ -1,7 +1,9 @@
 //! How a build goes on, for whoever shows it.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use super::error::StepError;
 
 /// Is told how builds go on. Called from several threads; it should be quick.
 pub type Progress = Arc<dyn Fn(Event) + Send + Sync>;
@@ -30,8 +32,22 @@ pub enum Phase {
     Cached,
     /// A line that it wrote.
     Output(Vec<u8>),
+    /// So many bytes have come of what it fetches; of so many, where that is known.
+    Received(u64, Option<u64>),
     /// It is done, after this time.
     Done(Duration),
     /// It failed, after this time.
     Failed(Duration, String),
+    /// Something else failed, or somebody interrupted it.
+    Cancelled,
+}
+
+impl Phase {
+    /// Returns what happens to a step that began then and comes to nothing.
+    pub(super) fn ended(begun: Instant, error: &StepError) -> Self {
+        match error {
+            StepError::Interrupted => Self::Cancelled,
+            error => Self::Failed(begun.elapsed(), error.to_string()),
+        }
+    }
 }

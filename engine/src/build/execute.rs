@@ -13,19 +13,21 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::{BoxFuture, FutureExt as _, Shared, join_all};
 use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 
 use super::error::{BuildError, StepError};
 use super::event::{Event, Phase, Progress};
 use super::graph::{ImageSource, Operation, Vertex, VertexId};
 use super::ignore::Patterns;
-use super::request::Request;
+use super::request::{Files, Request};
 use super::run::Machine;
 use super::seen::Seen;
-use super::step::Work;
+use super::step::{Finds, Work, blocking};
 use super::uplink::{Uplink, UplinkError};
+use super::{repository, web};
 use crate::host::Host;
 use crate::id::Id;
-use crate::image::{CacheError, Digest, Image, Lease, Step, StepKey, Store};
+use crate::image::{CacheError, Client, Digest, Image, Lease, Step, StepKey, Store};
 use crate::root::{Root, make_directory};
 use crate::shim::sealed::sealed_exe;
 
@@ -34,7 +36,7 @@ use crate::shim::sealed::sealed_exe;
 pub(crate) enum State {
     /// Layers, bottom first.
     Layers(Arc<Vec<Digest>>),
-    /// A build context.
+    /// A build context that is a directory of the host.
     Context { directory: PathBuf, ignore: Arc<Patterns>, seen: Arc<Seen> },
     /// A directory of this build's own.
     Directory(Arc<Temporary>),
@@ -73,8 +75,10 @@ pub struct Builder(Arc<Shop>);
 pub(crate) struct Shop {
     pub(crate) store: Arc<Store>,
     pub(super) machine: Machine,
+    /// Asks web servers.
+    pub(super) client: Arc<Client>,
     pub(super) uplink: Uplink,
-    progress: Progress,
+    pub(super) progress: Progress,
     /// How many steps are worked on at once.
     pub(super) permits: Semaphore,
     /// Images that steps may name, by the digest of their manifest.
@@ -102,11 +106,17 @@ impl Shop {
         lock(&self.images).values().cloned().collect()
     }
 
-    /// Makes a directory that is this build's own.
+    /// Makes a directory of this process's own.
     pub(super) fn temporary(&self) -> Result<Temporary, StepError> {
-        let path = self.machine.root.data().join("build/tmp").join(Id::random().short());
-        make_directory(&path).map_err(|source| StepError::Io { action: "create", path: path.clone(), source })?;
-        Ok(Temporary(path))
+        let directory = self.unmade();
+        let failed = |source| StepError::Io { action: "create", path: directory.0.clone(), source };
+        make_directory(&directory.0).map_err(failed)?;
+        Ok(directory)
+    }
+
+    /// Returns where such a directory may be made, or moved to.
+    pub(super) fn unmade(&self) -> Temporary {
+        Temporary(self.machine.root.data().join("build/tmp").join(Id::random().short()))
     }
 }
 
@@ -120,7 +130,7 @@ pub struct Solved {
 
 impl Builder {
     /// Makes ready to build. What builds that were killed have left is removed.
-    pub fn open(root: &Root, store: Arc<Store>, progress: Progress) -> Result<Self, BuildError> {
+    pub fn open(root: &Root, store: Arc<Store>, client: Arc<Client>, progress: Progress) -> Result<Self, BuildError> {
         let io = |action, path: &Path| {
             let path = path.to_owned();
             move |source| BuildError::Io { action, path, source }
@@ -140,6 +150,7 @@ impl Builder {
         Ok(Self(Arc::new(Shop {
             store,
             machine,
+            client,
             uplink: Uplink::new(root),
             progress,
             permits: Semaphore::new(cores.max(4)),
@@ -162,22 +173,38 @@ impl Builder {
         // It may have to wait for garbage collection.
         let lease = tokio::task::spawn_blocking(move || store.lease()).await.map_err(|_| BuildError::Interrupted)??;
         let mut solving: Vec<Solving> = Vec::new();
+        // A step that fails ends those that run beside it.
+        let stop = request.interrupt.child_token();
         for (number, vertex) in request.graph.vertices.iter().enumerate() {
             let inputs: Vec<(VertexId, Solving)> =
                 vertex.operation.inputs().into_iter().map(|input| (input, solving[input.0].clone())).collect();
-            let task = Task { shop: Arc::clone(&shop), request: Arc::clone(&request), id: VertexId(number) };
-            solving.push(task.solve(inputs).boxed().shared());
+            let (shop, request) = (Arc::clone(&shop), Arc::clone(&request));
+            let task = Task { shop, request, stop: stop.clone(), id: VertexId(number) };
+            let stop = stop.clone();
+            let solved = async move {
+                let solved = task.solve(inputs).await;
+                if solved.is_err() {
+                    stop.cancel();
+                }
+                solved
+            };
+            solving.push(solved.boxed().shared());
         }
-        let all = join_all(solving.iter().cloned());
-        let interrupted = request.interrupt.clone();
         let mut done = Vec::new();
-        // A command that runs hears of the interrupt itself, and its step ends with it.
-        for ended in all.await {
+        let mut failure: Option<Arc<BuildError>> = None;
+        // A command that runs hears of the end itself, and its step ends with it.
+        for ended in join_all(solving.iter().cloned()).await {
             match ended {
                 Ok(ended) => done.push(Some(ended)),
-                Err(_) if interrupted.is_cancelled() => return Err(BuildError::Interrupted),
-                Err(error) => return Err(BuildError::Shared(error)),
+                // That others were ended by it is no failure.
+                Err(error) if failure.as_ref().is_none_or(|failure| failure.is_interruption()) => failure = Some(error),
+                Err(_) => {}
             }
+        }
+        match failure {
+            Some(_) if request.interrupt.is_cancelled() => return Err(BuildError::Interrupted),
+            Some(error) => return Err(BuildError::Shared(error)),
+            None => {}
         }
         for seen in lock(&shop.seen).values() {
             if let Err(error) = seen.keep() {
@@ -222,6 +249,8 @@ fn clear(build: &Path, store: &Store) -> io::Result<()> {
 pub(super) struct Task {
     pub(super) shop: Arc<Shop>,
     pub(super) request: Arc<Request>,
+    /// Ends the steps of this graph.
+    pub(super) stop: CancellationToken,
     id: VertexId,
 }
 
@@ -262,7 +291,7 @@ impl Task {
         {
             states.insert(id, ended);
         }
-        if self.request.interrupt.is_cancelled() {
+        if self.stop.is_cancelled() {
             return Err(Arc::new(BuildError::Interrupted));
         }
         let request = Arc::clone(&self.request);
@@ -271,13 +300,17 @@ impl Task {
             operation => {
                 let begun = Instant::now();
                 self.event(Phase::Started);
-                match self.source(operation) {
+                let state = tokio::select! {
+                    state = self.source(operation) => state,
+                    () = self.stop.cancelled() => Err(StepError::Interrupted),
+                };
+                match state {
                     Ok(state) => {
                         self.event(Phase::Done(begun.elapsed()));
                         Ok(Done { state, step: None, key: None })
                     }
                     Err(error) => {
-                        self.event(Phase::Failed(begun.elapsed(), error.to_string()));
+                        self.event(Phase::ended(begun, &error));
                         Err(self.failed(error, Vec::new()).into())
                     }
                 }
@@ -286,7 +319,7 @@ impl Task {
     }
 
     /// Has what stands at the beginning of a graph.
-    fn source(&self, operation: &Operation) -> Result<State, StepError> {
+    async fn source(&self, operation: &Operation) -> Result<State, StepError> {
         let shop = &self.shop;
         match operation {
             Operation::Image(ImageSource { reference, digest, .. }) => {
@@ -298,7 +331,10 @@ impl Task {
             Operation::Scratch => Ok(State::Layers(Arc::default())),
             Operation::Context(context) => {
                 let no_context = || StepError::NoContext(context.name.clone());
-                let directory = self.request.contexts.get(&context.name).ok_or_else(no_context)?.clone();
+                let directory = match self.request.contexts.get(&context.name).ok_or_else(no_context)? {
+                    Files::Directory(directory) => directory.clone(),
+                    Files::Fetched(fetched) => return Ok(State::Directory(Arc::clone(&fetched.0))),
+                };
                 let ignore = Patterns::new(&context.ignore)
                     .map_err(|_| StepError::Pattern { pattern: context.ignore.join("\n") })?;
                 let known = shop.machine.root.data().join("build/contexts");
@@ -310,21 +346,25 @@ impl Task {
                 Ok(State::Context { directory, ignore: Arc::new(ignore), seen })
             }
             Operation::Inline(inline) => {
-                let directory = self.temporary()?;
+                let directory = shop.temporary()?;
                 let path = directory.0.join(inline.name.trim_start_matches('/'));
                 fs::write(&path, &inline.contents)
                     .and_then(|()| fs::set_permissions(&path, fs::Permissions::from_mode(inline.mode)))
                     .map_err(|source| StepError::Io { action: "write", path, source })?;
                 Ok(State::Directory(Arc::new(directory)))
             }
-            Operation::Http(_) => Err(StepError::Unsupported("ADD of a URL")),
-            Operation::Git(_) => Err(StepError::Unsupported("ADD of a git repository")),
+            Operation::Http(http) => {
+                let file = web::fetch(shop, http, |received| self.event(Phase::Received(received, None))).await?;
+                let (shop, name) = (Arc::clone(shop), http.name.clone());
+                let placed = blocking(move || web::place(&shop, file, &name)).await?;
+                Ok(State::Directory(Arc::new(placed)))
+            }
+            Operation::Git(git) => {
+                let keys = repository::keys(&self.request.keyring, &git.remote)?;
+                Ok(State::Directory(Arc::new(repository::fetch(shop, git, keys).await?)))
+            }
             Operation::Run(_) | Operation::Copy(_) | Operation::MakeDirectory(_) => Err(StepError::Worker),
         }
-    }
-
-    pub(super) fn temporary(&self) -> Result<Temporary, StepError> {
-        self.shop.temporary()
     }
 
     /// Has the layer that a step makes.
@@ -336,13 +376,11 @@ impl Task {
         let work = Arc::new(work);
         let (key, found) = {
             let work = Arc::clone(&work);
-            tokio::task::spawn_blocking(move || work.key()).await.unwrap_or(Err(StepError::Worker)).map_err(
-                |error| {
-                    task.event(Phase::Started);
-                    task.event(Phase::Failed(begun.elapsed(), error.to_string()));
-                    task.failed(error, Vec::new())
-                },
-            )?
+            blocking(move || work.key()).await.map_err(|error| {
+                task.event(Phase::Started);
+                task.event(Phase::ended(begun, &error));
+                task.failed(error, Vec::new())
+            })?
         };
         let known = if task.vertex().no_cache {
             None
@@ -357,17 +395,7 @@ impl Task {
             task.event(Phase::Cached);
             step
         } else {
-            let (making, ours) = {
-                let mut all = lock(&task.shop.making);
-                let ours = !all.contains_key(&key);
-                let make = || Arc::clone(&work).make(key, found, begun).boxed().shared();
-                (all.entry(key).or_insert_with(make).clone(), ours)
-            };
-            let step = making.await?;
-            if !ours {
-                task.event(Phase::Cached);
-            }
-            step
+            task.made(&work, key, &found, begun).await?
         };
         let mut layers = Vec::clone(&below);
         layers.push(step.layer);
@@ -403,6 +431,39 @@ impl Task {
             }
         }
         None
+    }
+
+    /// Makes a layer, or waits for another build of this process that makes the same.
+    async fn made(
+        &self,
+        work: &Arc<Work>,
+        key: StepKey,
+        found: &Arc<Finds>,
+        begun: Instant,
+    ) -> Result<Step, Arc<BuildError>> {
+        loop {
+            let (making, ours) = {
+                let mut all = lock(&self.shop.making);
+                let ours = !all.contains_key(&key);
+                let make = || Arc::clone(work).make(key, Arc::clone(found), begun).boxed().shared();
+                (all.entry(key).or_insert_with(make).clone(), ours)
+            };
+            match making.clone().await {
+                // The other build has failed elsewhere, and does not need it any more.
+                Err(error) if !ours && error.is_interruption() && !self.stop.is_cancelled() => {
+                    let mut all = lock(&self.shop.making);
+                    if all.get(&key).is_some_and(|there| there.ptr_eq(&making)) {
+                        all.remove(&key);
+                    }
+                }
+                made => {
+                    if made.is_ok() && !ours {
+                        self.event(Phase::Cached);
+                    }
+                    return made;
+                }
+            }
+        }
     }
 
     /// Returns the layers of the file system that a step changes.

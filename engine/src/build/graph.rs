@@ -121,7 +121,7 @@ pub struct Http {
 }
 
 /// What is taken of a git repository.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Git {
     /// Where it is.
     pub remote: String,

@@ -9,7 +9,7 @@ use super::graph::{Copy, MakeDirectory, MountKind, Run, RunNetwork, Sharing};
 use crate::image::{Digest, StepKey};
 
 /// Changed whenever the same step would make another layer than before.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// What belongs to the build and not to one step, and is part of the keys.
 #[derive(Debug, Clone, Default, PartialEq)]

@@ -3,6 +3,7 @@
 //! [`graph`] is where the two halves meet: the language half ([`dockerfile`], [`dispatch`], [`check`]) makes a graph and
 //! never executes anything, the executing half ([`Builder`]) knows no Dockerfile.
 
+mod aside;
 mod attest;
 mod cache;
 mod cache_mount;
@@ -13,6 +14,7 @@ pub mod dockerfile;
 mod error;
 mod event;
 mod execute;
+mod fetched;
 mod files;
 pub mod graph;
 mod halt;
@@ -22,6 +24,7 @@ mod layer;
 mod mode;
 mod output;
 mod prune;
+mod repository;
 mod request;
 mod run;
 pub mod runner;
@@ -29,19 +32,22 @@ mod seen;
 mod step;
 mod tree;
 mod uplink;
+mod web;
 mod wildcard;
 
+pub use aside::Aside;
 pub use attest::Provenance;
 pub use cache_mount::CacheMountError;
 pub use copy::CopyError;
 pub use error::{Before, BuildError, StepError};
 pub use event::{Event, Phase, Progress};
 pub use execute::{Builder, Solved, seconds};
+pub use fetched::{Fetched, Received};
 pub use files::FileSystem;
 pub use layer::LayerError;
 pub use output::{Built, Shape};
 pub use prune::{PruneError, PruneOptions, Pruned, mounts, prune};
-pub use request::{Request, Secret};
+pub use request::{Files, Keyring, Request, Secret};
 pub use run::RunError;
 pub use tree::TreeError;
 pub use uplink::UplinkError;

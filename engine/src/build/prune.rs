@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 
+use super::web;
 use crate::container::store;
 use crate::error::chain;
 use crate::image::remove::remove_path;
@@ -68,6 +69,9 @@ pub fn prune(root: &Root, store: &Store, options: PruneOptions) -> Result<Pruned
             let path = root.data().join(known);
             remove_path(&path).map_err(|source| PruneError::Remove { path, source })?;
         }
+        let web = web::kept(root);
+        pruned.bytes += size(&web);
+        clear(&web).map_err(|source| PruneError::Remove { path: web, source })?;
     }
     let freed = store.gc(|| store::layers(root).map_err(PruneError::from))?;
     pruned.bytes += freed.bytes;
@@ -107,6 +111,14 @@ fn clear_mounts(directory: &Path) -> Result<u64, PruneError> {
         remove_path(&mount).map_err(failed(&mount))?;
     }
     Ok(bytes)
+}
+
+/// Removes everything in a directory, which stays: builds may put something into it right now.
+fn clear(directory: &Path) -> io::Result<()> {
+    match fs::read_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        entries => entries?.try_for_each(|entry| remove_path(&entry?.path())),
+    }
 }
 
 /// Returns about how many bytes a directory holds.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
+use super::fetched::Fetched;
 use super::graph::{Graph, RunNetwork};
 use super::key::Surroundings;
 use super::run::HOSTNAME;
@@ -30,6 +31,24 @@ impl std::fmt::Debug for Secret {
     }
 }
 
+/// What a build may use and must not keep.
+#[derive(Debug, Clone, Default)]
+pub struct Keyring {
+    /// Secrets, by id.
+    pub secrets: BTreeMap<String, Secret>,
+    /// Sockets of SSH agents, by id.
+    pub ssh: BTreeMap<String, PathBuf>,
+}
+
+/// The files of a build context.
+#[derive(Debug, Clone)]
+pub enum Files {
+    /// A directory of the host.
+    Directory(PathBuf),
+    /// What was fetched for these builds.
+    Fetched(Fetched),
+}
+
 /// One image that is to be built.
 #[derive(Debug, Clone)]
 pub struct Request {
@@ -39,12 +58,10 @@ pub struct Request {
     pub number: usize,
     /// The steps.
     pub graph: Graph,
-    /// The directories of contexts, by name.
-    pub contexts: BTreeMap<String, PathBuf>,
-    /// Secrets, by id.
-    pub secrets: BTreeMap<String, Secret>,
-    /// Sockets of SSH agents, by id.
-    pub ssh: BTreeMap<String, PathBuf>,
+    /// Contexts, by name.
+    pub contexts: BTreeMap<String, Files>,
+    /// What it may use and must not keep.
+    pub keyring: Keyring,
     /// What commands use that ask for nothing else.
     pub network: RunNetwork,
     /// Further lines of `/etc/hosts`: name and address, or `host-gateway`.

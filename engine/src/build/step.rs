@@ -67,7 +67,7 @@ impl Work {
             })
         };
         match self.states.get(&id) {
-            Some(State::Layers(layers)) if layers.is_empty() => Ok(Tree::plain(open(&self.task.temporary()?.0)?)),
+            Some(State::Layers(layers)) if layers.is_empty() => Ok(Tree::plain(open(&self.shop().temporary()?.0)?)),
             Some(State::Layers(layers)) => Ok(Tree::plain(rootfs::image(&self.shop().store.stack(layers))?)),
             Some(State::Context { directory, ignore, seen }) => {
                 Ok(Tree::context(open(directory)?, Arc::clone(ignore), Arc::clone(seen)))
@@ -78,13 +78,13 @@ impl Work {
     }
 
     /// Returns the step's key, and what was found on the way to it.
-    pub(super) fn key(&self) -> Result<(StepKey, Finds), StepError> {
+    pub(super) fn key(&self) -> Result<(StepKey, Arc<Finds>), StepError> {
         let around = self.task.request.surroundings();
         match self.operation() {
             Operation::Run(run) => {
                 let contents: Vec<_> =
                     run.mounts.iter().map(|mount| self.shown(mount)).collect::<Result<_, StepError>>()?;
-                Ok((key::run(run, &self.below, &contents, &around), Vec::new()))
+                Ok((key::run(run, &self.below, &contents, &around), Arc::default()))
             }
             Operation::Copy(copy) => {
                 let finds = self.find(copy)?;
@@ -98,9 +98,9 @@ impl Work {
                     }
                     sources.push(digests);
                 }
-                Ok((key::copy(copy, &self.below, &sources, &around), finds))
+                Ok((key::copy(copy, &self.below, &sources, &around), Arc::new(finds)))
             }
-            Operation::MakeDirectory(make) => Ok((key::make_directory(make, &self.below, &around), Vec::new())),
+            Operation::MakeDirectory(make) => Ok((key::make_directory(make, &self.below, &around), Arc::default())),
             _ => Err(StepError::Worker),
         }
     }
@@ -147,7 +147,7 @@ impl Work {
     pub(super) async fn make(
         self: Arc<Self>,
         key: StepKey,
-        finds: Finds,
+        finds: Arc<Finds>,
         begun: Instant,
     ) -> Result<Step, Arc<BuildError>> {
         let output = Arc::new(Mutex::new(VecDeque::new()));
@@ -172,7 +172,7 @@ impl Work {
             Err(error) => {
                 let output =
                     lock(&output).iter().map(|line: &Vec<u8>| String::from_utf8_lossy(line).into_owned()).collect();
-                task.event(Phase::Failed(begun.elapsed(), error.to_string()));
+                task.event(Phase::ended(begun, &error));
                 Err(Arc::new(task.failed(error, output).with_state(self.before())))
             }
         }
@@ -188,7 +188,7 @@ impl Work {
 
     async fn make_layer(
         self: &Arc<Self>,
-        finds: Finds,
+        finds: Arc<Finds>,
         output: &Arc<Mutex<VecDeque<Vec<u8>>>>,
     ) -> Result<Layer, StepError> {
         // Whoever waits for a cache mount has no permit, and whoever has one goes on.
@@ -225,7 +225,7 @@ impl Work {
     async fn permit(&self) -> Result<SemaphorePermit<'_>, StepError> {
         tokio::select! {
             permit = self.task.shop.permits.acquire() => permit.map_err(|_| StepError::Worker),
-            () = self.task.request.interrupt.cancelled() => Err(StepError::Interrupted),
+            () = self.task.stop.cancelled() => Err(StepError::Interrupted),
         }
     }
 
@@ -268,7 +268,7 @@ impl Work {
         });
         tokio::select! {
             held = held => held,
-            () = self.task.request.interrupt.cancelled() => Err(StepError::Interrupted),
+            () = self.task.stop.cancelled() => Err(StepError::Interrupted),
         }
     }
 
@@ -328,7 +328,7 @@ impl Work {
         }));
         let ended = tokio::select! {
             ended = &mut ended => ended,
-            () = request.interrupt.cancelled() => {
+            () = self.task.stop.cancelled() => {
                 // The container ends with the connection, and all that is its own with it.
                 socket::hang_up(&*control);
                 drop(ended.await);
@@ -392,7 +392,7 @@ impl Work {
             }
             MountKind::Tmpfs { size } => RunSource::Tmpfs { size: *size },
             MountKind::Secret { id, variable, required, mode, uid, gid } => {
-                let content = match request.secrets.get(id) {
+                let content = match request.keyring.secrets.get(id) {
                     Some(Secret::Value(value)) => value.clone(),
                     Some(Secret::File(path)) => {
                         memory::read(path).map_err(|source| StepError::Secret { id: id.clone(), source })?
@@ -413,7 +413,7 @@ impl Work {
                     variable,
                 ));
             }
-            MountKind::Ssh { id, required, .. } => match request.ssh.get(id) {
+            MountKind::Ssh { id, required, .. } => match request.keyring.ssh.get(id) {
                 Some(socket) => {
                     let variable = format!("SSH_AUTH_SOCK={}", mount.target);
                     return Ok((Some(RunSource::Socket(socket.clone())), Some(variable)));
@@ -512,7 +512,7 @@ fn large(found: &[Match]) -> Option<String> {
     ))
 }
 
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, StepError> + Send + 'static,
 ) -> Result<T, StepError> {
     tokio::task::spawn_blocking(work).await.unwrap_or(Err(StepError::Worker))

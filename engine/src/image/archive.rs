@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::blob::PendingFile;
 use super::config::ParsedConfig;
-use super::decompress::Decompressor;
+use super::decompress::{Bounded, Decompressor};
 use super::digest::{Digest, Hasher};
 use super::manifest::{
     Descriptor, Document, Index, MAX_CONFIG, MAX_MANIFEST, Manifest, ManifestError, Platform, is_dense, media,
@@ -32,11 +32,6 @@ const MAX_ENTRIES: usize = 100_000;
 const MAX_NAME: usize = 4096;
 /// Most bytes of all names in an archive together: they are remembered, since links may lead to any of them.
 const MAX_NAMES: usize = 16 * 1024 * 1024;
-/// What an archive may expand to: this much, and so many times what was read of it. Honest ones shrink to a tenth, seldom
-/// to a hundredth.
-const EXPANDED_AT_LEAST: u64 = 1 << 30;
-const EXPANSION: u64 = 250;
-
 /// Why an archive cannot be written or read.
 #[derive(Debug, thiserror::Error)]
 pub enum ArchiveError {
@@ -134,7 +129,7 @@ impl Store {
         let compressed = Cell::new(0);
         let counted = Counted { inner: input, count: &compressed };
         let plain = Decompressor::new(counted).map_err(ArchiveError::Read)?;
-        let mut reader = Reader::new(Bounded { inner: plain, count: 0, compressed: &compressed });
+        let mut reader = Reader::new(Bounded::new(plain, || compressed.get()));
         let mut contents = Contents::default();
         let (mut count, mut names) = (0, 0);
         while let Some(entry) = reader.next()? {
@@ -195,13 +190,30 @@ impl Store {
         reader: &mut Reader<R>,
         expected: Option<Digest>,
     ) -> Result<(Digest, Vec<u8>), ArchiveError> {
+        self.take(expected, |buffer| Ok(reader.read_data(buffer)?))
+    }
+
+    /// Stores a blob that must have this digest.
+    pub(super) fn take_file(&self, mut file: impl Read, expected: &Digest) -> Result<(), ArchiveError> {
+        if self.has_blob(expected) {
+            return Ok(());
+        }
+        self.take(Some(*expected), |buffer| file.read(buffer).map_err(ArchiveError::Read)).map(drop)
+    }
+
+    /// Stores what is read as a blob. Returns its digest and its first bytes.
+    fn take(
+        &self,
+        expected: Option<Digest>,
+        mut read: impl FnMut(&mut [u8]) -> Result<usize, ArchiveError>,
+    ) -> Result<(Digest, Vec<u8>), ArchiveError> {
         let temporary = self.temporary();
         let mut file = PendingFile::create(&temporary).map_err(io_error("create a file in", &temporary))?;
         let mut hasher = Hasher::new();
         let mut buffer = vec![0; 128 * 1024];
         let mut start = Vec::new();
         loop {
-            let read = reader.read_data(&mut buffer)?;
+            let read = read(&mut buffer)?;
             if read == 0 {
                 break;
             }
@@ -300,7 +312,7 @@ impl Store {
     }
 
     /// Checks that all of an image is here.
-    fn check_loaded(&self, manifest: &Manifest) -> Result<Platform, ArchiveError> {
+    pub(super) fn check_loaded(&self, manifest: &Manifest) -> Result<Platform, ArchiveError> {
         let digest = manifest.config.digest;
         let config = self.read_loaded(&digest, MAX_CONFIG)?;
         let parsed = ParsedConfig::parse(&config, manifest.layers.len())
@@ -336,26 +348,6 @@ impl<R: Read> Read for Counted<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let read = self.inner.read(buffer)?;
         self.count.set(self.count.get() + read as u64);
-        Ok(read)
-    }
-}
-
-/// Ends a stream that expands beyond measure.
-struct Bounded<'a, R> {
-    inner: R,
-    count: u64,
-    compressed: &'a Cell<u64>,
-}
-
-impl<R: Read> Read for Bounded<'_, R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = self.inner.read(buffer)?;
-        self.count += read as u64;
-        let limit = EXPANDED_AT_LEAST + self.compressed.get().saturating_mul(EXPANSION);
-        if self.count > limit {
-            let message = format!("it expands to more than {limit} bytes");
-            return Err(io::Error::new(io::ErrorKind::FileTooLarge, message));
-        }
         Ok(read)
     }
 }

@@ -1,15 +1,19 @@
-//! Decompresses layers: gzip, zstd or nothing, told apart by their first bytes.
+//! Decompresses layers and archives: gzip, zstd, xz, bzip2 or nothing, told apart by their first bytes.
 //!
 //! The media type is not asked: images exist whose layers are not compressed as declared, and Docker reads them too.
 //! The digest has the last word.
 //!
 //! A zstd frame says how much of what it has expanded must be kept in memory (RFC 8878, section 3.1.1.1.2). Usual images
-//! need 8 MiB at most; those that need more take turns, and more than 128 MiB is refused, as by `zstd -d`.
+//! need 8 MiB at most; those that need more take turns, and more than 128 MiB is refused, as by `zstd -d`. What is
+//! compressed with xz says so only on the way, and takes turns too.
 
-use std::io::{self, BufReader, Chain, Cursor, Read};
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Chain, Cursor, Read};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use bzip2::bufread::MultiBzDecoder;
 use flate2::bufread::MultiGzDecoder;
+use lzma_rust2::{Action, Status, XzStream};
 
 type Input<R> = BufReader<Chain<Cursor<Vec<u8>>, R>>;
 
@@ -23,6 +27,10 @@ const PEEKED: u64 = 18;
 /// Held while a stream with an unusually large window is read.
 static LARGE_WINDOW: Mutex<()> = Mutex::new(());
 
+fn large_window() -> MutexGuard<'static, ()> {
+    LARGE_WINDOW.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Reads what a compressed stream expands to.
 #[expect(clippy::large_enum_variant, reason = "there is one per layer in work")]
 pub(crate) enum Decompressor<R: Read> {
@@ -32,6 +40,8 @@ pub(crate) enum Decompressor<R: Read> {
         zstd::Decoder<'static, Input<R>>,
         #[expect(dead_code, reason = "held for its Drop")] Option<MutexGuard<'static, ()>>,
     ),
+    Xz(Xz<Input<R>>, #[expect(dead_code, reason = "held for its Drop")] MutexGuard<'static, ()>),
+    Bzip2(MultiBzDecoder<Input<R>>),
 }
 
 impl<R: Read> Decompressor<R> {
@@ -39,29 +49,71 @@ impl<R: Read> Decompressor<R> {
     pub(crate) fn new(mut inner: R) -> io::Result<Self> {
         let mut start = Vec::with_capacity(usize::try_from(PEEKED).expect("it is small"));
         inner.by_ref().take(PEEKED).read_to_end(&mut start)?;
-        let unsupported = |name: &str| {
-            Err(io::Error::new(io::ErrorKind::Unsupported, format!("the layer is compressed with {name}")))
-        };
-        let kind = match start.as_slice() {
-            [0x1f, 0x8b, ..] => Self::Gzip as fn(_) -> _,
-            // A frame, or a skippable frame before it; the latter is the start of no archive.
-            [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => {
-                // What stands behind a skippable frame is not known yet.
-                let usual = zstd_window(&start).is_some_and(|window| window <= 1 << USUAL_WINDOW);
-                let turn = if usual { None } else { Some(LARGE_WINDOW.lock().unwrap_or_else(PoisonError::into_inner)) };
-                let input = BufReader::with_capacity(128 * 1024, Cursor::new(start).chain(inner));
+        // What stands behind a skippable frame is not known yet.
+        let usual = zstd_window(&start).is_some_and(|window| window <= 1 << USUAL_WINDOW);
+        let kind = Kind::of(&start);
+        let input = BufReader::with_capacity(128 * 1024, Cursor::new(start).chain(inner));
+        Ok(match kind {
+            Kind::Plain => Self::Plain(input),
+            Kind::Gzip => Self::Gzip(MultiGzDecoder::new(input)),
+            Kind::Zstd => {
+                let turn = (!usual).then(large_window);
                 let mut decoder = zstd::Decoder::with_buffer(input)?;
                 decoder.window_log_max(if usual { USUAL_WINDOW } else { LARGEST_WINDOW })?;
-                return Ok(Self::Zstd(decoder, turn));
+                Self::Zstd(decoder, turn)
             }
-            [0xfd, b'7', b'z', b'X', b'Z', ..] => return unsupported("xz"),
-            [b'B', b'Z', b'h', b'1'..=b'9', 0x31, 0x41, 0x59, 0x26, ..] => return unsupported("bzip2"),
-            _ => {
-                return Ok(Self::Plain(BufReader::with_capacity(128 * 1024, Cursor::new(start).chain(inner))));
+            Kind::Xz => {
+                let turn = large_window();
+                Self::Xz(Xz { stream: XzStream::new_mem_limit(true, 1 << (LARGEST_WINDOW - 10)), input }, turn)
             }
-        };
-        let input = BufReader::with_capacity(128 * 1024, Cursor::new(start).chain(inner));
-        Ok(kind(MultiGzDecoder::new(input)))
+            Kind::Bzip2 => Self::Bzip2(MultiBzDecoder::new(input)),
+        })
+    }
+}
+
+/// How a stream is compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Plain,
+    Gzip,
+    Zstd,
+    Xz,
+    Bzip2,
+}
+
+impl Kind {
+    fn of(start: &[u8]) -> Self {
+        match start {
+            [0x1f, 0x8b, ..] => Self::Gzip,
+            // A frame, or a skippable frame before it; the latter is the start of no archive.
+            [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Self::Zstd,
+            [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Self::Xz,
+            [b'B', b'Z', b'h', b'1'..=b'9', 0x31, 0x41, 0x59, 0x26, ..] => Self::Bzip2,
+            _ => Self::Plain,
+        }
+    }
+}
+
+/// Reads what is compressed with xz, in any number of streams.
+pub(crate) struct Xz<R> {
+    stream: XzStream,
+    input: R,
+}
+
+impl<R: BufRead> Read for Xz<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            let compressed = self.input.fill_buf()?;
+            let ended = compressed.is_empty();
+            let done = self.stream.process(compressed, buffer, if ended { Action::Finish } else { Action::Run })?;
+            self.input.consume(done.bytes_consumed);
+            if done.bytes_produced > 0 || buffer.is_empty() || done.status == Status::StreamEnd {
+                return Ok(done.bytes_produced);
+            }
+            if ended {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
     }
 }
 
@@ -71,8 +123,47 @@ impl<R: Read> Read for Decompressor<R> {
             Self::Plain(input) => input.read(buffer),
             Self::Gzip(input) => input.read(buffer),
             Self::Zstd(input, _) => input.read(buffer),
+            Self::Xz(input, _) => input.read(buffer),
+            Self::Bzip2(input) => input.read(buffer),
         }
     }
+}
+
+/// What an archive may expand to: this much, and so many times what was read of it. Honest ones shrink to a tenth, seldom
+/// to a hundredth.
+const EXPANDED_AT_LEAST: u64 = 1 << 30;
+const EXPANSION: u64 = 250;
+
+/// Ends a stream that expands beyond measure. `compressed` says how much was read of what it was compressed to.
+pub(super) struct Bounded<R, C> {
+    inner: R,
+    count: u64,
+    compressed: C,
+}
+
+impl<R: Read, C: Fn() -> u64> Bounded<R, C> {
+    pub(super) fn new(inner: R, compressed: C) -> Self {
+        Self { inner, count: 0, compressed }
+    }
+}
+
+impl<R: Read, C: Fn() -> u64> Read for Bounded<R, C> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.inner.read(buffer)?;
+        self.count += read as u64;
+        let limit = EXPANDED_AT_LEAST + (self.compressed)().saturating_mul(EXPANSION);
+        if self.count > limit {
+            let message = format!("it expands to more than {limit} bytes");
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, message));
+        }
+        Ok(read)
+    }
+}
+
+/// Reads what a file expands to, as far as that is not beyond measure.
+pub(crate) fn expand(file: File) -> io::Result<impl Read> {
+    let length = file.metadata()?.len();
+    Ok(Bounded::new(Decompressor::new(file)?, move || length))
 }
 
 /// Reads the window size from the header of a zstd frame (RFC 8878, section 3.1.1.1), if it starts with one.
@@ -168,12 +259,31 @@ mod tests {
     }
 
     #[test]
-    fn damage_and_unknown_compressions_are_errors() {
+    fn damage_is_an_error() {
         let content = b"content ".repeat(1000);
         let whole = gzip(&content);
         assert!(expand(&whole[..whole.len() - 9]).is_err());
         assert!(expand(&[&whole[..], b"garbage"].concat()).is_err());
-        assert!(expand(b"\xfd7zXZ\0\0\0\0").unwrap_err().to_string().contains("xz"));
-        assert!(expand(b"BZh91AY&SY").unwrap_err().to_string().contains("bzip2"));
+        assert!(expand(b"\xfd7zXZ\0\0\0\0").is_err());
+        assert!(expand(b"BZh91AY&SY").is_err());
+        for whole in [XZ, BZIP2] {
+            assert!(expand(&whole[..whole.len() - 1]).is_err());
+            assert!(expand(&[whole, b"garbage"].concat()).is_err());
+        }
+    }
+
+    /// "content\n", as `xz` and `bzip2` compress it.
+    const XZ: &[u8] = b"\xfd7zXZ\x00\x00\x04\xe6\xd6\xb4F\x02\x00!\x01\x16\x00\x00\x00t/\xe5\xa3\x01\x00\x07content\x0a\x00\x16\x1a\xfd\xa1\x06\xce\xc3@\x00\x01 \x08\xbb\x19\xd9\xbb\x1f\xb6\xf3}\x01\x00\x00\x00\x00\x04YZ";
+    const BZIP2: &[u8] = b"BZh91AY&SY\x06\xd7\xfb\xa4\x00\x00\x00\xc1\x80\x00\x10\x0a\x01\x84\x00 \x00\x22\x18h0\x01(S\xb0\xbb\x92)\xc2\x84\x806\xbf\xdd ";
+    /// The same with a window of 1.5 GiB (`xz --lzma2=dict=1536MiB`).
+    const XZ_LARGE: &[u8] = b"\xfd7zXZ\x00\x00\x04\xe6\xd6\xb4F\x02\x00!\x01%\x00\x00\x00;x{A\x01\x00\x07content\x0a\x00\x16\x1a\xfd\xa1\x06\xce\xc3@\x00\x01 \x08\xbb\x19\xd9\xbb\x1f\xb6\xf3}\x01\x00\x00\x00\x00\x04YZ";
+
+    #[test]
+    fn what_other_programs_compress_expands() {
+        assert_eq!(expand(XZ).unwrap(), b"content\n");
+        assert_eq!(expand(&[XZ, XZ].concat()).unwrap(), b"content\ncontent\n");
+        assert!(expand(XZ_LARGE).is_err());
+        assert_eq!(expand(BZIP2).unwrap(), b"content\n");
+        assert_eq!(expand(&[BZIP2, BZIP2].concat()).unwrap(), b"content\ncontent\n");
     }
 }

@@ -6,8 +6,6 @@ use std::io::{self, Read, Write as _};
 use std::sync::Arc;
 
 use hyper::body::Bytes;
-use hyper::header::CONTENT_LENGTH;
-use hyper::{Method, StatusCode};
 use serde::{Deserialize, Deserializer, Serialize};
 use tokio::sync::mpsc;
 
@@ -16,14 +14,13 @@ use super::blob::PendingFile;
 use super::config::DockerConfig;
 use super::decompress::Decompressor;
 use super::digest::{Digest, Hasher};
-use super::http::{Request, TransportError};
+use super::download::DownloadError;
 use super::manifest::{Descriptor, Platform, media};
 use super::pull::{CHUNKS, ChannelReader, on_thread};
 use super::reference::Reference;
 use super::registry::Client;
 use super::store::{Store, StoreError, io_error};
 use super::unpack::Limits;
-use super::url::Url;
 
 /// What the new image is to be.
 #[derive(Debug, Clone)]
@@ -82,33 +79,13 @@ pub enum ImportError {
         /// What is accepted of an archive of this size.
         limit: u64,
     },
-    /// It is not where an archive can be fetched from.
-    #[error("cannot fetch {url:?}: it is no http or https URL without a user name")]
-    Url {
-        /// What was given.
-        url: String,
-    },
-    /// The server cannot be reached, or the connection failed.
-    #[error("cannot fetch {url}: {source}")]
-    Fetch {
-        /// The URL, without its query.
-        url: String,
-        /// What went wrong.
-        #[source]
-        source: TransportError,
-    },
-    /// The server does not have it, or does not give it.
-    #[error("cannot fetch {url}: the server answered {status}")]
-    Status {
-        /// The URL, without its query.
-        url: String,
-        /// What it answered.
-        status: StatusCode,
-    },
+    /// A server does not give it.
+    #[error(transparent)]
+    Download(#[from] DownloadError),
     /// A thread of ours died.
     #[error("cannot import {url}: a worker stopped unexpectedly")]
     Worker {
-        /// The URL, without its query.
+        /// The URL.
         url: String,
     },
     /// The store cannot take it.
@@ -172,8 +149,7 @@ impl Store {
     }
 }
 
-/// Makes an image as [`Store::import`] does, of an archive that a web server has. Redirects are followed, never from
-/// HTTPS to plain HTTP; proxies, certificates and time-outs are those of the client, and no credentials are sent.
+/// Makes an image as [`Store::import`] does, of an archive that a web server has.
 ///
 /// `progress` hears how many bytes have come and, where the server says so, of how many.
 pub async fn import_url(
@@ -183,15 +159,8 @@ pub async fn import_url(
     import: Import,
     progress: &(dyn Fn(u64, Option<u64>) + Sync),
 ) -> Result<Reference, ImportError> {
-    let parsed = Url::parse(url).ok_or_else(|| ImportError::Url { url: url.to_owned() })?;
-    // The query may hold a key.
-    let shown = parsed.without_query();
-    let fetch_failed = |source| ImportError::Fetch { url: shown.clone(), source };
-    let mut response = client.http.send(&Request::new(Method::GET, parsed)).await.map_err(fetch_failed)?;
-    if response.status != StatusCode::OK {
-        return Err(ImportError::Status { url: shown, status: response.status });
-    }
-    let total = response.header(CONTENT_LENGTH).and_then(|length| length.parse().ok());
+    let mut download = client.download(url).await?;
+    let total = download.length();
     let (sender, receiver) = mpsc::channel(CHUNKS);
     let importing = {
         let store = Arc::clone(store);
@@ -199,7 +168,7 @@ pub async fn import_url(
     };
     let mut received = 0;
     let failure = loop {
-        match response.body.chunk().await {
+        match download.chunk().await {
             Ok(Some(chunk)) => {
                 received += chunk.len() as u64;
                 // The receiver went away, so it has something to say.
@@ -209,14 +178,14 @@ pub async fn import_url(
                 progress(received, total);
             }
             Ok(None) => break None,
-            Err(source) => break Some(fetch_failed(source)),
+            Err(error) => break Some(error),
         }
     };
     // The end is said, so that what came before a failure is not taken for the whole.
     drop(sender.send(if failure.is_none() { Ok(Bytes::new()) } else { Err(()) }).await);
-    let imported = importing.await.map_err(|_| ImportError::Worker { url: shown.clone() })?;
+    let imported = importing.await.map_err(|_| ImportError::Worker { url: url.to_owned() })?;
     match failure {
-        Some(failure) => Err(failure),
+        Some(failure) => Err(failure.into()),
         None => imported,
     }
 }

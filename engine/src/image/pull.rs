@@ -683,7 +683,7 @@ fn finish(task: &LayerTask, unpacked: Result<(), StoreError>) -> Result<(), Pull
 }
 
 /// Runs something that blocks on a thread of its own, which the runtime does not wait for when it ends.
-pub(super) fn on_thread<T: Send + 'static>(
+pub(crate) fn on_thread<T: Send + 'static>(
     name: &str,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> oneshot::Receiver<T> {

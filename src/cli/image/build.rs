@@ -17,7 +17,7 @@ use crate::cli::debug::with_shell;
 use crate::cli::error::Error;
 use crate::project::build::Delivered;
 use crate::project::build::output::{Annotation, Output};
-use crate::project::build::recipe::Recipe;
+use crate::project::build::recipe::{Contents, Recipe};
 use crate::project::build::service::agent;
 use crate::ui::progress::Progress;
 
@@ -60,9 +60,9 @@ pub struct BuildArgs {
     /// Open a shell in the state before the command that fails
     #[arg(long)]
     debug: bool,
-    /// Name of the Dockerfile (default: "PATH/Dockerfile"; -: standard input)
+    /// Name of the Dockerfile (default: "PATH/Dockerfile"; -: standard input; or a URL)
     #[arg(short, long, value_name = "PATH")]
-    file: Option<PathBuf>,
+    file: Option<String>,
     /// Write the image ID to a file
     #[arg(long, value_name = "FILE")]
     iidfile: Option<PathBuf>,
@@ -126,8 +126,8 @@ pub struct BuildArgs {
     /// Ulimit options (format: "name=soft[:hard]")
     #[arg(long, value_name = "NAME=SOFT[:HARD]")]
     ulimit: Vec<String>,
-    /// The directory that is built
-    #[arg(value_name = "PATH")]
+    /// What is built: a directory, the URL of a repository, an archive or a Dockerfile, or - for standard input
+    #[arg(value_name = "PATH|URL|-")]
     context: String,
 }
 
@@ -187,22 +187,27 @@ fn network(text: &str) -> Result<RunNetwork, String> {
 }
 
 fn recipe(args: &BuildArgs) -> Result<Recipe, Error> {
-    let unsupported = args.context == "-" || args.context.contains("://");
-    if unsupported {
-        return Err(Error::new(format!(
-            "the build context {:?} is not supported yet: only directories are",
-            args.context
-        )));
+    let mut contents = Contents::parse(&args.context).map_err(|fault| Error::new(fault.to_string()))?;
+    let arguments = arguments(&args.build_arg);
+    contents.keep_git_directory(&arguments);
+    if let Contents::Directory(directory) = &mut contents {
+        *directory = std::path::absolute(&directory)?;
     }
-    let mut recipe = Recipe::new("", std::path::absolute(&args.context)?);
-    if args.file.as_deref() == Some(Path::new("-")) {
-        recipe.dockerfile_text = Some(std::io::read_to_string(std::io::stdin())?);
-    } else if let Some(file) = &args.file {
+    let mut recipe = Recipe::new("", contents);
+    match args.file.as_deref() {
+        Some("-") if recipe.context == Contents::Stdin => {
+            return Err(Error::new("invalid argument: can't use stdin for both build context and dockerfile"));
+        }
+        Some("-") => recipe.dockerfile_text = Some(std::io::read_to_string(std::io::stdin())?),
         // Relative to where the command is run, and not to the context.
-        recipe.dockerfile = std::path::absolute(file)?.display().to_string();
+        Some(file) if matches!(recipe.context, Contents::Directory(_)) && !file.contains("://") => {
+            recipe.dockerfile = std::path::absolute(file)?.display().to_string();
+        }
+        Some(file) => file.clone_into(&mut recipe.dockerfile),
+        None => {}
     }
     recipe.target.clone_from(&args.target);
-    recipe.arguments.extend(arguments(&args.build_arg));
+    recipe.arguments.extend(arguments);
     recipe.platforms.clone_from(&args.platform);
     recipe.outputs = outputs(args)?;
     recipe.memory = args.memory;

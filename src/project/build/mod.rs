@@ -2,6 +2,7 @@
 
 pub mod bake;
 mod cache;
+mod context;
 mod csv;
 mod deliver;
 pub mod output;
@@ -9,34 +10,31 @@ pub mod recipe;
 pub mod service;
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{self, Read as _};
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use jiff::Timestamp;
 use rcompose_engine::build::check::Warning;
-use rcompose_engine::build::dispatch::{Dispatched, NamedContext, Options, Plan, dispatch};
+use rcompose_engine::build::dispatch::{Dispatched, Options, Plan, dispatch};
 use rcompose_engine::build::dockerfile::{Dockerfile, Fault};
-use rcompose_engine::build::graph::{Base, Graph, ImageRequest, ImageSource, MAIN_CONTEXT, Operation, Span};
-use rcompose_engine::build::ignore::read_lines;
-use rcompose_engine::build::{BuildError, Builder, Progress, Request, Solved, UplinkError};
+use rcompose_engine::build::graph::{Base, Graph, ImageRequest, ImageSource, Operation, Span};
+use rcompose_engine::build::{Aside, BuildError, Builder, Keyring, Progress, Request, Solved, StepError, UplinkError};
 use rcompose_engine::error::chain;
 use rcompose_engine::image::{
-    CacheSource, Descriptor, Image, ImportedCache, Platform, PlatformError, PullError, PullOptions, PushError,
-    PushProgress, Reference, ReferenceError, Store, StoreError, no_progress, prepare, pull, push_as, resolve,
+    CacheSource, Descriptor, Digest, Image, ImportedCache, LayoutError, Platform, PlatformError,
+    Progress as PullProgress, PullError, PullOptions, PullPhase, PushError, PushProgress, Reference, ReferenceError,
+    Store, StoreError, prepare, pull, push_as, resolve,
 };
 use rcompose_engine::root::Root;
 use tokio_util::sync::CancellationToken;
 
 use self::cache::{CachePlace, CacheTarget};
+use self::context::{Gathered, Kept};
 pub use self::deliver::Delivered;
 use self::deliver::{DeliverError, deliver};
-use self::recipe::{Contents, Recipe, SOURCE_DATE_EPOCH};
+use self::recipe::{Recipe, SOURCE_DATE_EPOCH};
 use super::platform::runs;
-
-/// The longest Dockerfile and `.dockerignore`, in bytes.
-const LONGEST: u64 = 16 << 20;
 
 /// Why an image was not built.
 #[derive(Debug, thiserror::Error)]
@@ -47,14 +45,26 @@ pub enum FailedBuild {
         #[source]
         source: io::Error,
     },
-    #[error("{} is longer than {} MiB", .0.display(), LONGEST >> 20)]
-    TooLong(PathBuf),
+    #[error("{} is longer than {limit} MiB", path.display())]
+    TooLong { path: PathBuf, limit: u64 },
     #[error("unable to prepare context: path {:?} not found", .0)]
     NoContext(PathBuf),
     #[error("failed to read dockerfile: open {}: no such file or directory", .0)]
     NoDockerfile(String),
-    #[error("the build context {0:?} is not supported yet: only directories are")]
-    Unsupported(String),
+    #[error("ambiguous Dockerfile source: both stdin and flag correspond to Dockerfiles")]
+    Ambiguous,
+    #[error("{0}: a build context must be an archive")]
+    NoArchive(String),
+    #[error("{0}: a Dockerfile must be a text, and this is an archive")]
+    NoText(String),
+    #[error("failed to read the build context {context}")]
+    Context {
+        context: String,
+        #[source]
+        source: Box<StepError>,
+    },
+    #[error("interrupted")]
+    Interrupted,
     #[error("{source}")]
     Dockerfile {
         #[source]
@@ -76,6 +86,8 @@ pub enum FailedBuild {
     },
     #[error(transparent)]
     Platform(#[from] PlatformError),
+    #[error(transparent)]
+    Layout(#[from] LayoutError),
     #[error("{reference}: failed to resolve source metadata")]
     Pull {
         reference: String,
@@ -138,6 +150,7 @@ pub struct Workshop {
     builder: Builder,
     pull: PullOptions,
     interrupt: CancellationToken,
+    kept: Kept,
 }
 
 impl Workshop {
@@ -149,10 +162,10 @@ impl Workshop {
         interrupt: CancellationToken,
     ) -> Result<Self, FailedBuild> {
         let store = Arc::new(Store::open(root.data())?);
-        let builder = Builder::open(root, Arc::clone(&store), progress);
+        let builder = Builder::open(root, Arc::clone(&store), Arc::clone(&pull.client), progress);
         let no_file = || Box::new((String::new(), String::new()));
         let builder = builder.map_err(|source| FailedBuild::Build { source: Box::new(source), file: no_file() })?;
-        Ok(Self { store, builder, pull, interrupt })
+        Ok(Self { store, builder, pull, interrupt, kept: Kept::default() })
     }
 
     /// Removes what only these builds needed.
@@ -162,20 +175,17 @@ impl Workshop {
 
     /// Reads a recipe's Dockerfile and makes steps of it. Nothing is executed, but images that it is built on are fetched.
     pub async fn plan(&self, recipe: &Recipe, platform: &Platform) -> Result<(Plan, (String, String)), FailedBuild> {
-        let Contents::Directory(directory) = &recipe.context;
-        if !directory.is_dir() {
-            return Err(FailedBuild::NoContext(directory.clone()));
-        }
-        let (name, bytes) = read_dockerfile(recipe, directory)?;
-        let text = String::from_utf8_lossy(&bytes).into_owned();
+        let gathered = self.gather(recipe).await?;
+        let (name, bytes) = &gathered.dockerfile;
+        let text = String::from_utf8_lossy(bytes).into_owned();
         let file = || Box::new((name.clone(), text.clone()));
         let failed = |source| FailedBuild::Dockerfile { source: Box::new(source), file: file() };
-        let dockerfile = Dockerfile::parse(&bytes).map_err(failed)?;
-        let options = Self::options(recipe, platform, directory)?;
+        let dockerfile = Dockerfile::parse(bytes).map_err(failed)?;
+        let options = Self::options(recipe, platform, &gathered)?;
         let mut bases: BTreeMap<ImageRequest, Base> = BTreeMap::new();
         loop {
             match dispatch(&dockerfile, &options, &bases).map_err(|refused| failed(refused.fault))? {
-                Dispatched::Graph(plan) => return Ok((*plan, (name, text))),
+                Dispatched::Graph(plan) => return Ok((*plan, (name.clone(), text))),
                 Dispatched::Needs(requests) => {
                     let wanted = requests.into_iter().map(|request| self.base(recipe, request));
                     bases.extend(futures_util::future::try_join_all(wanted).await?);
@@ -253,21 +263,13 @@ impl Workshop {
         if let Some((step, platform)) = foreign(&plan.graph) {
             return Err(FailedBuild::Foreign { step, platform });
         }
-        let Contents::Directory(directory) = &recipe.context;
-        let mut contexts = BTreeMap::from([(MAIN_CONTEXT.to_owned(), directory.clone())]);
-        for (name, value) in &recipe.contexts {
-            if let NamedContext::Directory(path) = named(name, value)? {
-                contexts.insert(name.clone(), PathBuf::from(path));
-            }
-        }
         let (caches, notices) = self.caches(recipe, platform).await;
         let request = Arc::new(Request {
             name: recipe.name.as_str().into(),
             number,
             graph: plan.graph,
-            contexts,
-            secrets: recipe.secrets.clone(),
-            ssh: recipe.ssh.clone(),
+            contexts: self.gather(recipe).await?.files,
+            keyring: Keyring { secrets: recipe.secrets.clone(), ssh: recipe.ssh.clone() },
             network: recipe.network,
             hosts: recipe.hosts.clone(),
             hostname: recipe.arguments.get("BUILDKIT_SANDBOX_HOSTNAME").cloned(),
@@ -293,25 +295,15 @@ impl Workshop {
         Ok(Executed { build: (request, Arc::new(solved)), warnings: plan.warnings, notices, file })
     }
 
-    fn options(recipe: &Recipe, platform: &Platform, directory: &Path) -> Result<Options, FailedBuild> {
-        let mut contexts = BTreeMap::new();
-        let mut context_ignore = BTreeMap::new();
-        for (name, value) in &recipe.contexts {
-            let context = named(name, value)?;
-            if let NamedContext::Directory(path) = &context {
-                context_ignore
-                    .insert(name.clone(), read_ignore(&Path::new(path).join(".dockerignore"))?.unwrap_or_default());
-            }
-            contexts.insert(name.clone(), context);
-        }
+    fn options(recipe: &Recipe, platform: &Platform, gathered: &Gathered) -> Result<Options, FailedBuild> {
         Ok(Options {
             target: recipe.target.clone(),
             arguments: recipe.arguments.clone(),
             platform: platform.clone(),
             several_platforms: recipe.platforms.len() > 1,
-            contexts,
-            ignore: ignore_of(recipe, directory)?,
-            context_ignore,
+            contexts: gathered.named.clone(),
+            ignore: gathered.ignore.clone(),
+            context_ignore: gathered.context_ignore.clone(),
             labels: recipe.labels.clone(),
             no_cache: recipe.no_cache,
             no_cache_filter: recipe.no_cache_filter.clone(),
@@ -320,20 +312,39 @@ impl Workshop {
         })
     }
 
-    /// Has an image that something is built on, fetched where it is not there.
+    /// Has an image that something is built on, and says so.
     async fn base(&self, recipe: &Recipe, request: ImageRequest) -> Result<(ImageRequest, Base), FailedBuild> {
-        let reference: Reference = request
-            .reference
-            .parse()
-            .map_err(|source| FailedBuild::Reference { reference: request.reference.clone(), source })?;
+        let name =
+            request.reference.parse().map_or_else(|_| request.reference.clone(), |name: Reference| name.to_string());
+        let aside = Arc::new(self.builder.aside(&recipe.name, &format!("[internal] load metadata for {name}")));
+        let found = self.find_base(recipe, request, &listener(&aside)).await;
+        aside.end(found.as_ref().err().map(|error| chain(error)));
+        found
+    }
+
+    /// Finds an image that something is built on, and fetches it where it is not there.
+    async fn find_base(
+        &self,
+        recipe: &Recipe,
+        request: ImageRequest,
+        listener: &PullProgress,
+    ) -> Result<(ImageRequest, Base), FailedBuild> {
         let platform: Platform = request.platform.parse()?;
+        let layout = request.reference.strip_prefix("oci-layout://");
+        let reference: Reference = match layout {
+            Some(layout) => self.store.load_layout(layout, &platform)?,
+            None => request
+                .reference
+                .parse()
+                .map_err(|source| FailedBuild::Reference { reference: request.reference.clone(), source })?,
+        };
         let options = PullOptions { platform: Some(platform.clone()), ..self.pull.clone() };
         let failed = |source| FailedBuild::Pull { reference: request.reference.clone(), source: Box::new(source) };
         // What was built here a moment ago is in no registry.
-        let ask = recipe.pull && !recipe.built_here.contains(&reference.familiar());
+        let ask = recipe.pull && layout.is_none() && !recipe.built_here.contains(&reference.familiar());
         let there = |reference: Reference| {
             let (options, failed) = (&options, &failed);
-            async move { prepare(&self.store, &reference, options, &no_progress()).await.map_err(failed) }
+            async move { prepare(&self.store, &reference, options, listener).await.map_err(failed) }
         };
         let named = if ask { None } else { there(reference.clone()).await? };
         let named = named.filter(|image| {
@@ -342,14 +353,14 @@ impl Workshop {
         let image = match named {
             Some(image) => image,
             None if platform == Platform::host() => {
-                pull(&self.store, &reference, &options, &no_progress()).await.map_err(failed)?
+                pull(&self.store, &reference, &options, listener).await.map_err(failed)?
             }
             // The name stays with the image that containers here are made of.
             None => {
                 let exact = resolve(&reference, &options).await.map_err(failed)?;
                 match there(exact.clone()).await? {
                     Some(image) => image,
-                    None => pull(&self.store, &exact, &options, &no_progress()).await.map_err(failed)?,
+                    None => pull(&self.store, &exact, &options, listener).await.map_err(failed)?,
                 }
             }
         };
@@ -392,9 +403,19 @@ fn foreign(graph: &Graph) -> Option<(String, Platform)> {
     None
 }
 
-fn named(name: &str, value: &str) -> Result<NamedContext, FailedBuild> {
-    NamedContext::parse(value)
-        .map_err(|source| FailedBuild::NamedContext { name: name.to_owned(), source: Box::new(source) })
+/// Returns what adds up the layers of a pull.
+fn listener(aside: &Arc<Aside>) -> PullProgress {
+    let aside = Arc::clone(aside);
+    let known: Mutex<(BTreeMap<Digest, u64>, Option<u64>)> = Mutex::default();
+    Arc::new(move |event| {
+        let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
+        match (event.layer, &event.phase) {
+            (Some(layer), _) => drop(known.0.insert(layer, event.current)),
+            (None, PullPhase::Resolved { .. }) => known.1 = Some(event.total),
+            (None, _) => return,
+        }
+        aside.received(known.0.values().sum(), known.1);
+    })
 }
 
 fn epoch(recipe: &Recipe) -> Result<Option<u64>, FailedBuild> {
@@ -402,53 +423,14 @@ fn epoch(recipe: &Recipe) -> Result<Option<u64>, FailedBuild> {
     given.map(|text| text.parse().map_err(|_| FailedBuild::Epoch(text.clone()))).transpose()
 }
 
-/// Returns what the Dockerfile is called, and its text.
-fn read_dockerfile(recipe: &Recipe, directory: &Path) -> Result<(String, Vec<u8>), FailedBuild> {
-    if let Some(text) = &recipe.dockerfile_text {
-        return Ok(("Dockerfile".to_owned(), text.clone().into_bytes()));
-    }
-    let path = directory.join(&recipe.dockerfile);
-    let name = path.file_name().map_or_else(|| recipe.dockerfile.clone(), |name| name.to_string_lossy().into_owned());
-    match read(&path)? {
-        Some(bytes) => Ok((name, bytes)),
-        None => Err(FailedBuild::NoDockerfile(name)),
-    }
-}
-
-/// Returns the patterns of files that are left out of the context: those of the Dockerfile, else those of the context.
-fn ignore_of(recipe: &Recipe, directory: &Path) -> Result<Vec<String>, FailedBuild> {
-    if recipe.dockerfile_text.is_none() {
-        let own = directory.join(format!("{}.dockerignore", recipe.dockerfile));
-        if let Some(lines) = read_ignore(&own)? {
-            return Ok(lines);
-        }
-    }
-    Ok(read_ignore(&directory.join(".dockerignore"))?.unwrap_or_default())
-}
-
-fn read_ignore(path: &Path) -> Result<Option<Vec<String>>, FailedBuild> {
-    Ok(read(path)?.map(read_lines))
-}
-
-/// Reads a file if it is there.
-fn read(path: &Path) -> Result<Option<Vec<u8>>, FailedBuild> {
-    let failed = |source| FailedBuild::Read { path: path.to_owned(), source };
-    let file = match File::open(path) {
-        Ok(file) => file,
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
-            return Ok(None);
-        }
-        Err(error) => return Err(failed(error)),
-    };
-    let mut bytes = Vec::new();
-    file.take(LONGEST + 1).read_to_end(&mut bytes).map_err(failed)?;
-    if bytes.len() as u64 > LONGEST { Err(FailedBuild::TooLong(path.to_owned())) } else { Ok(Some(bytes)) }
-}
-
 impl FailedBuild {
     /// Returns whether somebody wanted it to end.
     pub fn is_interruption(&self) -> bool {
-        matches!(self, Self::Build { source, .. } if source.is_interruption())
+        match self {
+            Self::Interrupted => true,
+            Self::Build { source, .. } => source.is_interruption(),
+            _ => false,
+        }
     }
 
     /// Returns where in the Dockerfile it went wrong, and what that is called and says.

@@ -1,11 +1,13 @@
 //! What one image is built from, whoever asks for it: a service or a command line.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use rcompose_engine::build::Secret;
-use rcompose_engine::build::graph::RunNetwork;
+use rcompose_engine::build::dispatch::NamedContext;
+use rcompose_engine::build::dockerfile::{Fault, parse_bool};
+use rcompose_engine::build::graph::{Git, RunNetwork};
 use rcompose_engine::container::config::Ulimit;
 use rcompose_engine::image::{CacheSource, Compression, Platform, PlatformError, Reference};
 
@@ -71,9 +73,40 @@ pub struct Recipe {
 }
 
 /// Where the files of a build are.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Contents {
     Directory(PathBuf),
+    /// An archive on standard input, or a Dockerfile alone.
+    Stdin,
+    /// An archive or a Dockerfile that a web server has.
+    Url(String),
+    Git(Git),
+}
+
+impl Contents {
+    /// Reads what a context is: `-`, the URL of a repository, an archive or a Dockerfile, or a path.
+    pub fn parse(text: &str) -> Result<Self, Fault> {
+        if text == "-" {
+            return Ok(Self::Stdin);
+        }
+        // The short form of one server's repositories, unless there is such a directory.
+        let short = text.starts_with("github.com/") && !Path::new(text).is_dir();
+        let url = if short { format!("https://{text}") } else { text.to_owned() };
+        match NamedContext::parse(&url)? {
+            NamedContext::Git(git) => Ok(Self::Git(git)),
+            NamedContext::Archive(url) => Ok(Self::Url(url)),
+            NamedContext::Directory(path) => Ok(Self::Directory(PathBuf::from(path))),
+            NamedContext::Image(_) => Err(Fault::new(format!("{text}: an image cannot be the build context"))),
+        }
+    }
+
+    /// Keeps the `.git` of a repository if the arguments of the build say so.
+    pub fn keep_git_directory(&mut self, arguments: &BTreeMap<String, String>) {
+        let asked = arguments.get("BUILDKIT_CONTEXT_KEEP_GIT_DIR").is_some_and(|value| parse_bool(value) == Some(true));
+        if let Self::Git(git) = self {
+            git.keep_git_dir |= asked;
+        }
+    }
 }
 
 /// How much is attested of where an image comes from.
@@ -151,11 +184,11 @@ impl Recipe {
         Ok(platforms)
     }
 
-    /// Returns the recipe of a directory with its Dockerfile.
-    pub fn new(name: impl Into<String>, directory: PathBuf) -> Self {
+    /// Returns the recipe of a context with its Dockerfile.
+    pub fn new(name: impl Into<String>, context: Contents) -> Self {
         Self {
             name: name.into(),
-            context: Contents::Directory(directory),
+            context,
             dockerfile: "Dockerfile".to_owned(),
             dockerfile_text: None,
             target: None,

@@ -9,7 +9,7 @@ use rcompose_engine::build::graph::RunNetwork;
 use rcompose_engine::container::config::Ulimit;
 use rcompose_engine::image::{Compression, Platform, Reference, ReferenceError};
 
-use super::recipe::Recipe;
+use super::recipe::{Contents, Recipe};
 use crate::compose::model::{Build, Project, Service};
 use crate::project::names;
 
@@ -111,15 +111,22 @@ fn bases(build: &Build) -> impl Iterator<Item = &str> {
 fn recipe(project: &Project, service: &Service, build: &Build, overrides: &Overrides) -> Result<Recipe, RecipeError> {
     let invalid = |attribute, reason: String| RecipeError::Invalid { service: service.name.clone(), attribute, reason };
     let name = names::image(&project.name, service);
-    let mut recipe = Recipe::new(&service.name, PathBuf::from(&build.context));
+    let mut context = Contents::parse(&build.context).map_err(|fault| invalid("context", fault.to_string()))?;
+    let arguments: BTreeMap<String, String> = build
+        .args
+        .iter()
+        // One without a value anywhere is as if it were not there.
+        .filter_map(|(name, value)| Some((name.clone(), value.clone()?)))
+        .chain(overrides.arguments.clone())
+        .collect();
+    context.keep_git_directory(&arguments);
+    let mut recipe = Recipe::new(&service.name, context);
     if !build.dockerfile.is_empty() {
         recipe.dockerfile.clone_from(&build.dockerfile);
     }
     recipe.dockerfile_text.clone_from(&build.dockerfile_inline);
     recipe.target = build.target.clone().filter(|target| !target.is_empty());
-    // One without a value anywhere is as if it were not there.
-    let given = build.args.iter().filter_map(|(name, value)| Some((name.clone(), value.clone()?)));
-    recipe.arguments.extend(given.chain(overrides.arguments.clone()));
+    recipe.arguments.extend(arguments);
     recipe.platforms =
         platforms(service, build, overrides.all_platforms).map_err(|reason| invalid("platforms", reason))?;
     recipe.compression = overrides.push.then_some(Compression::USUAL);

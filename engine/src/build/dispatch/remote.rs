@@ -115,10 +115,13 @@ pub enum NamedContext {
     Image(String),
     /// A tree of a git repository.
     Git(Git),
+    /// The files of an archive that a web server has.
+    Archive(String),
 }
 
 impl NamedContext {
-    /// Reads what a context is: `docker-image://REF`, `oci-layout://PATH`, a git URL, or the path of a directory.
+    /// Reads what a context is: `docker-image://REF`, `oci-layout://PATH`, a git URL, the URL of an archive, or the path of
+    /// a directory.
     pub fn parse(value: &str) -> Result<Self, Fault> {
         if let Some(reference) = value.strip_prefix("docker-image://") {
             return Ok(Self::Image(reference.to_owned()));
@@ -128,11 +131,7 @@ impl NamedContext {
         }
         match git(value) {
             Some(url) => url.map(|url| Self::Git(Git { keep_git_dir: url.keep_git_dir.unwrap_or(false), ..url.git })),
-            None if is_web(value) => {
-                let message =
-                    format!("cannot use {value} as a named context: a web address must be that of a git repository");
-                Err(Fault::new(message))
-            }
+            None if is_web(value) => Ok(Self::Archive(value.to_owned())),
             None => Ok(Self::Directory(value.to_owned())),
         }
     }
@@ -177,6 +176,7 @@ mod tests {
         assert_eq!(NamedContext::parse("docker-image://a:1").unwrap(), NamedContext::Image("a:1".to_owned()));
         assert_eq!(NamedContext::parse("../dir").unwrap(), NamedContext::Directory("../dir".to_owned()));
         assert!(matches!(NamedContext::parse("https://host.test/a.git"), Ok(NamedContext::Git(_))));
-        assert!(NamedContext::parse("https://host.test/a.tar").is_err());
+        let url = "https://host.test/a.tar";
+        assert_eq!(NamedContext::parse(url).unwrap(), NamedContext::Archive(url.to_owned()));
     }
 }

@@ -210,7 +210,7 @@ impl<'a> Builder<'a> {
         match &node.origin {
             Origin::Context(name) => match &options.contexts[name] {
                 NamedContext::Image(_) => self.begin_image(&mut state, node, label, total, stage),
-                NamedContext::Directory(_) => {
+                NamedContext::Directory(_) | NamedContext::Archive(_) => {
                     let ignore = options.context_ignore.get(name).cloned().unwrap_or_default();
                     let context = Context { name: name.clone(), ignore };
                     let shown = format!("[context {name}] load from client");

@@ -152,7 +152,7 @@ pub(crate) fn parse_bytes(text: &str) -> Option<u64> {
 }
 
 /// Reads a boolean as `strconv.ParseBool` does.
-pub(crate) fn parse_bool(text: &str) -> Option<bool> {
+pub fn parse_bool(text: &str) -> Option<bool> {
     match text {
         "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
         "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),

@@ -20,5 +20,6 @@ mod words;
 
 pub use fault::Fault;
 pub(crate) use fault::closest;
+pub use go::parse_bool;
 pub use instruction::{Dockerfile, Stage, Word};
 pub(crate) use parse::parse_trigger;
