@@ -241,7 +241,11 @@ mod tests {
 
     #[test]
     fn outputs_are_read_as_docker_reads_them() {
-        let read = |text: &str| Output::parse(text).map(|output| (output.format, output.destination, output.form()));
+        let read = |text: &str| {
+            let output = Output::parse(text)?;
+            let form = output.form();
+            Ok::<_, String>((output.format, output.destination, form))
+        };
         let file = |path: &str| Destination::File(PathBuf::from(path));
         let folder = |path: &str| Destination::Directory(PathBuf::from(path));
         let (plain, gzip) = (Compression::None, Compression::USUAL);
