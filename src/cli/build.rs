@@ -7,15 +7,18 @@ use std::sync::{Arc, OnceLock};
 use clap::Args;
 use rcompose_engine::build::{BuildError, Event};
 use rcompose_engine::error::chain;
-use rcompose_engine::image::Store;
+use rcompose_engine::image::{Reference, Store};
 use rcompose_engine::root::Root;
 use tokio_util::sync::CancellationToken;
 
 use super::context::Context;
+use super::debug::{Halted, with_shell};
 use super::error::{Error, INTERRUPTED};
 use super::signals;
 use crate::compose::Project;
 use crate::compose::model::PullPolicy;
+use crate::compose::units::parse_bytes;
+use crate::project::build::bake::bake;
 use crate::project::build::recipe::Recipe;
 use crate::project::build::service::{Overrides, Round, rounds};
 use crate::project::build::{FailedBuild, Outcome, Workshop};
@@ -33,12 +36,27 @@ pub struct BuildArgs {
     /// Set build-time variables for services
     #[arg(long = "build-arg", value_name = "KEY[=VALUE]")]
     build_arg: Vec<String>,
+    /// Set builder to use: there is one, "default"
+    #[arg(long, value_parser = builder, value_name = "NAME")]
+    builder: Option<String>,
     /// Check build configuration
     #[arg(long)]
     check: bool,
+    /// Open a shell in the state before the command that fails
+    #[arg(long, conflicts_with = "check")]
+    debug: bool,
+    /// Set memory limit for the commands of the build
+    #[arg(short, long, value_name = "BYTES", value_parser = memory)]
+    memory: Option<u64>,
     /// Do not use cache when building the image
     #[arg(long)]
     no_cache: bool,
+    /// Print equivalent bake file
+    #[arg(long)]
+    print: bool,
+    /// Add a provenance attestation
+    #[arg(long, value_name = "MODE", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    provenance: Option<String>,
     /// Always attempt to pull a newer version of the image
     #[arg(long)]
     pull: bool,
@@ -48,6 +66,9 @@ pub struct BuildArgs {
     /// Suppress the build output
     #[arg(short, long)]
     quiet: bool,
+    /// Add a SBOM attestation
+    #[arg(long, value_name = "MODE", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    sbom: Option<String>,
     /// Set SSH authentications used when building service images. (use 'default' for using your default SSH Agent)
     #[arg(long, value_name = "ID[=SOCKET]")]
     ssh: Vec<String>,
@@ -58,6 +79,10 @@ pub struct BuildArgs {
 }
 
 pub fn run(context: &Context, args: &BuildArgs) -> Result<(), Error> {
+    with_shell(context, args.debug, |halted| run_with(context, args, halted))
+}
+
+fn run_with(context: &Context, args: &BuildArgs, halted: Option<&Halted>) -> Result<(), Error> {
     let project = context.project(&args.services)?;
     let asked = |name: &String| args.services.is_empty() || args.with_dependencies || args.services.contains(name);
     let buildable = |name: &String| project.services[name].build.is_some();
@@ -71,8 +96,17 @@ pub fn run(context: &Context, args: &BuildArgs) -> Result<(), Error> {
         arguments: arguments(&args.build_arg),
         no_cache: args.no_cache,
         pull: args.pull,
+        push: args.push,
+        all_platforms: true,
+        memory: args.memory,
+        halted: halted.cloned(),
+        provenance: args.provenance.clone(),
+        sbom: args.sbom.clone(),
         ssh: args.ssh.clone(),
     };
+    if args.print {
+        return Ok(context.ui.out(&format!("{:#}\n", bake(&project, &chosen, &overrides)))?);
+    }
     let rounds = rounds(&project, &chosen, &overrides)?;
     let root = context.root()?;
     context.block_on(async {
@@ -85,6 +119,17 @@ pub fn run(context: &Context, args: &BuildArgs) -> Result<(), Error> {
         built?;
         if args.push { push_all(&root, &project, &chosen, &progress).await } else { Ok(()) }
     })
+}
+
+/// Reads `--builder`. There is one.
+pub fn builder(name: &str) -> Result<String, String> {
+    if name == "default" { Ok(name.to_owned()) } else { Err(format!("no builder {name:?} found")) }
+}
+
+/// Reads a number of bytes.
+pub fn memory(text: &str) -> Result<u64, String> {
+    let bytes = parse_bytes(text).ok().and_then(|bytes| u64::try_from(bytes).ok());
+    bytes.ok_or_else(|| format!("invalid size: {text:?}"))
 }
 
 /// Reads `--build-arg`. One without a value has that of the environment, or none.
@@ -164,7 +209,7 @@ pub async fn build(
     let failure = OnceLock::new();
     for round in rounds {
         let all = round.iter().map(|recipe| async {
-            match one(ui, &workshop, recipe, &interrupt, progress).await {
+            match one(ui, root, &workshop, recipe, &interrupt, progress).await {
                 Ok(outcome) => Some((recipe.name.clone(), outcome)),
                 Err(error) => {
                     // It ends the others of its round, whose commands are waited for. That they were stopped is no failure.
@@ -189,6 +234,7 @@ pub async fn build(
 
 async fn one(
     ui: Ui,
+    root: &Root,
     workshop: &Workshop,
     recipe: &Recipe,
     interrupt: &CancellationToken,
@@ -200,11 +246,16 @@ async fn one(
                 let line = warning.span.start.line;
                 ui.warn(&format!("{} ({}:{line}): {}", warning.rule.name(), outcome.file.0, warning.message));
             }
+            for notice in &outcome.notices {
+                ui.warn(notice);
+            }
             if let Some(tag) = recipe.tags.first() {
                 let name = tag.familiar();
                 let name = name.strip_suffix(":latest").unwrap_or(&name);
                 progress.event(&Line { text: "Built", ..Line::new(name, State::Done, "") });
             }
+            let shown = outcome.delivered.push.first().map(Reference::familiar).unwrap_or_default();
+            push_names(root, &outcome.delivered.push, &shown, progress).await?;
             Ok(outcome)
         }
         Err(_) if interrupt.is_cancelled() => Err(Error::Exit(INTERRUPTED)),
@@ -214,7 +265,7 @@ async fn one(
 }
 
 /// Says what went wrong as BuildKit says it: the last lines of the step's output, the lines of the Dockerfile, the reason.
-fn failed(ui: Ui, name: &str, error: &FailedBuild) -> Error {
+pub fn failed(ui: Ui, name: &str, error: &FailedBuild) -> Error {
     let mut reason = chain(error);
     if let FailedBuild::Build { source, .. } = error
         && let BuildError::Step { name, output, source, .. } = source.root()
@@ -229,7 +280,8 @@ fn failed(ui: Ui, name: &str, error: &FailedBuild) -> Error {
     Error::new(format!("{target}failed to solve: {reason}"))
 }
 
-async fn check(context: &Context, root: &Root, rounds: Vec<Round>) -> Result<(), Error> {
+/// Says what the checks have to say.
+pub async fn check(context: &Context, root: &Root, rounds: Vec<Round>) -> Result<(), Error> {
     let options = pull_options(&Sources::of_host())?;
     let workshop = Workshop::open(root, options, Arc::new(|_| ()), signals::interrupt()?)
         .map_err(|error| failed(context.ui, "", &error))?;
@@ -237,8 +289,9 @@ async fn check(context: &Context, root: &Root, rounds: Vec<Round>) -> Result<(),
     let mut found = 0;
     for mut recipe in rounds.into_iter().flatten() {
         recipe.all_stages = recipe.target.is_none();
-        let (plan, (file, dockerfile)) =
-            workshop.plan(&recipe).await.map_err(|error| failed(context.ui, &recipe.name, &error))?;
+        let platform = recipe.platforms().map_err(|error| Error::new(error.to_string()))?.swap_remove(0);
+        let planned = workshop.plan(&recipe, &platform).await;
+        let (plan, (file, dockerfile)) = planned.map_err(|error| failed(context.ui, &recipe.name, &error))?;
         found += plan.warnings.len();
         for warning in &plan.warnings {
             let _ = writeln!(text, "WARNING: {}", warning.rule.name());
@@ -260,14 +313,24 @@ async fn check(context: &Context, root: &Root, rounds: Vec<Round>) -> Result<(),
 }
 
 async fn push_all(root: &Root, project: &Project, chosen: &BTreeSet<String>, progress: &Progress) -> Result<(), Error> {
-    let store = Arc::new(Store::open(root.data())?);
-    let options = pull_options(&Sources::of_host())?;
     for name in chosen {
         let service = &project.services[name];
         let (Some(image), Some(build)) = (&service.image, &service.build) else { continue };
-        for reference in std::iter::once(image).chain(&build.tags) {
-            push::push(&store, &images::reference(name, reference)?, &options, progress, name).await?;
-        }
+        let names = std::iter::once(image).chain(&build.tags).map(|reference| images::reference(name, reference));
+        push_names(root, &names.collect::<Result<Vec<_>, _>>()?, name, progress).await?;
+    }
+    Ok(())
+}
+
+/// Sends images of the store to the registries of their names.
+async fn push_names(root: &Root, names: &[Reference], shown: &str, progress: &Progress) -> Result<(), Error> {
+    if names.is_empty() {
+        return Ok(());
+    }
+    let store = Arc::new(Store::open(root.data())?);
+    let options = pull_options(&Sources::of_host())?;
+    for name in names {
+        push::push(&store, name, &options, progress, shown).await?;
     }
     Ok(())
 }

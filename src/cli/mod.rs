@@ -12,6 +12,7 @@ pub mod config;
 pub mod context;
 pub mod cp;
 pub mod create;
+pub mod debug;
 pub mod doctor;
 pub mod down;
 pub mod error;

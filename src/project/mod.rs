@@ -28,3 +28,4 @@ pub mod provider;
 pub mod pull;
 pub mod push;
 pub mod timeline;
+pub mod whole_file;

@@ -21,8 +21,8 @@ pub struct BuildProgress {
     steps: Mutex<Steps>,
 }
 
-/// The steps that are known: by build and vertex, the number and when it began.
-type Steps = BTreeMap<(String, usize), (usize, Instant)>;
+/// The steps that are known: by build, graph and vertex, the number and when it began.
+type Steps = BTreeMap<(String, usize, usize), (usize, Instant)>;
 
 impl BuildProgress {
     /// `several`: steps say which build they belong to.
@@ -34,8 +34,9 @@ impl BuildProgress {
     pub fn event(&self, event: &Event) {
         let mut steps = self.steps.lock().unwrap_or_else(PoisonError::into_inner);
         let next = steps.len() + 1;
-        let (number, begun) =
-            *steps.entry((event.build.to_string(), event.vertex)).or_insert_with(|| (next, Instant::now()));
+        let (number, begun) = *steps
+            .entry((event.build.to_string(), event.graph, event.vertex))
+            .or_insert_with(|| (next, Instant::now()));
         let name = self.name(event);
         if self.lines.is_plain() {
             self.plain(event, number, &name, begun);

@@ -53,6 +53,6 @@ impl Aside {
 
     fn event(&self, phase: Phase) {
         let (build, name) = (Arc::clone(&self.build), Arc::clone(&self.name));
-        (self.progress)(Event { build, vertex: self.number, name, phase });
+        (self.progress)(Event { build, graph: 0, vertex: self.number, name, phase });
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::cache_mount::CacheMountError;
 use super::copy::CopyError;
-use super::graph::Span;
+use super::graph::{Run, Span};
 use super::layer::LayerError;
 use super::run::RunError;
 use super::tree::TreeError;
@@ -15,7 +15,7 @@ use crate::container::files::LayError;
 use crate::container::{memory, user};
 use crate::git::GitError;
 use crate::host::HostError;
-use crate::image::{DownloadError, StoreError};
+use crate::image::{Digest, DownloadError, StoreError};
 use crate::network::files::InvalidHost;
 use crate::shim::protocol::Failure;
 
@@ -31,6 +31,8 @@ pub enum BuildError {
         at: Option<Span>,
         /// The last lines that it wrote.
         output: Vec<String>,
+        /// Of a command: what there was before it.
+        before: Option<Box<Before>>,
         /// What went wrong.
         #[source]
         source: Box<StepError>,
@@ -38,6 +40,13 @@ pub enum BuildError {
     /// The image cannot be put together.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// What was built cannot be written where it is wanted.
+    #[error("cannot write what was built: {source}")]
+    Export {
+        /// What went wrong.
+        #[source]
+        source: Box<StepError>,
+    },
     /// The builder's own directories cannot be used.
     #[error("cannot {action} {}", path.display())]
     Io {
@@ -60,6 +69,15 @@ pub enum BuildError {
     Shared(Arc<BuildError>),
 }
 
+/// The state before a command.
+#[derive(Debug, Clone)]
+pub struct Before {
+    /// The layers of its file system, bottom first.
+    pub(crate) layers: Vec<Digest>,
+    /// The command, as it was to be run.
+    pub(crate) run: Run,
+}
+
 impl BuildError {
     /// Returns whether somebody wanted it to end.
     pub fn is_interruption(&self) -> bool {
@@ -68,6 +86,14 @@ impl BuildError {
             Self::Shared(error) => error.is_interruption(),
             _ => false,
         }
+    }
+
+    /// Adds what there was before the command that failed.
+    pub(crate) fn with_state(mut self, state: Option<Box<Before>>) -> Self {
+        if let Self::Step { before, .. } = &mut self {
+            *before = state;
+        }
+        self
     }
 
     /// Returns the error itself, whoever else has it too.

@@ -13,6 +13,8 @@ pub type Progress = Arc<dyn Fn(Event) + Send + Sync>;
 pub struct Event {
     /// Which build of this process.
     pub build: Arc<str>,
+    /// Which of the build's graphs: there is one for each platform.
+    pub graph: usize,
     /// Which vertex of its graph; what is not one comes after all that are.
     pub vertex: usize,
     /// What it is called: `[build 2/5] RUN make`.

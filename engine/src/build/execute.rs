@@ -27,7 +27,7 @@ use super::uplink::{Uplink, UplinkError};
 use super::{repository, web};
 use crate::host::Host;
 use crate::id::Id;
-use crate::image::{Client, Digest, Image, Lease, Step, StepKey, Store};
+use crate::image::{CacheError, Client, Digest, Image, Lease, Step, StepKey, Store};
 use crate::root::{Root, make_directory};
 use crate::shim::sealed::sealed_exe;
 
@@ -48,6 +48,8 @@ pub(crate) struct Done {
     pub(crate) state: State,
     /// The layer that it made, if it makes one.
     pub(crate) step: Option<Step>,
+    /// The key of that.
+    pub(crate) key: Option<StepKey>,
 }
 
 /// A directory that goes away when nobody needs it any more.
@@ -97,6 +99,11 @@ impl Shop {
     /// Returns an image that was offered.
     pub(crate) fn image(&self, digest: &Digest) -> Option<Image> {
         lock(&self.images).get(digest).cloned()
+    }
+
+    /// Returns all images that were offered.
+    pub(super) fn images(&self) -> Vec<Image> {
+        lock(&self.images).values().cloned().collect()
     }
 
     /// Makes a directory of this process's own.
@@ -255,22 +262,24 @@ impl Task {
     pub(super) fn event(&self, phase: Phase) {
         (self.shop.progress)(Event {
             build: Arc::clone(&self.request.name),
+            graph: self.request.number,
             vertex: self.id.0,
             name: self.vertex().name.as_str().into(),
             phase,
         });
     }
 
-    pub(super) fn failed(&self, source: StepError, output: Vec<String>) -> Arc<BuildError> {
+    pub(super) fn failed(&self, source: StepError, output: Vec<String>) -> BuildError {
         if matches!(source, StepError::Interrupted) {
-            return Arc::new(BuildError::Interrupted);
+            return BuildError::Interrupted;
         }
-        Arc::new(BuildError::Step {
+        BuildError::Step {
             name: self.vertex().name.clone(),
             at: self.vertex().at,
             output,
+            before: None,
             source: Box::new(source),
-        })
+        }
     }
 
     async fn solve(self, inputs: Vec<(VertexId, Solving)>) -> Result<Done, Arc<BuildError>> {
@@ -298,11 +307,11 @@ impl Task {
                 match state {
                     Ok(state) => {
                         self.event(Phase::Done(begun.elapsed()));
-                        Ok(Done { state, step: None })
+                        Ok(Done { state, step: None, key: None })
                     }
                     Err(error) => {
                         self.event(Phase::ended(begun, &error));
-                        Err(self.failed(error, Vec::new()))
+                        Err(self.failed(error, Vec::new()).into())
                     }
                 }
             }
@@ -376,7 +385,11 @@ impl Task {
         let known = if task.vertex().no_cache {
             None
         } else {
-            task.shop.store.step(&key).map_err(|error| task.failed(error.into(), Vec::new()))?
+            let own = task.shop.store.step(&key).map_err(|error| task.failed(error.into(), Vec::new()))?;
+            match own {
+                Some(step) => Some(step),
+                None => task.imported(&key).await,
+            }
         };
         let step = if let Some(step) = known {
             task.event(Phase::Cached);
@@ -386,7 +399,38 @@ impl Task {
         };
         let mut layers = Vec::clone(&below);
         layers.push(step.layer);
-        Ok(Done { state: State::Layers(Arc::new(layers)), step: Some(step) })
+        Ok(Done { state: State::Layers(Arc::new(layers)), step: Some(step), key: Some(key) })
+    }
+
+    /// Has the layer of a step from a cache that the build was given. One that cannot be had is as good as none.
+    async fn imported(&self, key: &StepKey) -> Option<Step> {
+        let store = &self.shop.store;
+        for cache in &self.request.caches {
+            let Some(layer) = cache.get(key) else { continue };
+            let step = Step {
+                layer: layer.diff_id,
+                size: 0,
+                created: layer.created,
+                name: self.vertex().name.clone(),
+                used: None,
+            };
+            let fetched = match cache.fetch(store, layer).await {
+                Ok(()) => {
+                    let size = store.layer_size(&layer.diff_id).map_or(0, |unpacked| unpacked.bytes);
+                    let step = Step { size, ..step };
+                    store.remember_step(key, &step).map(|()| step).map_err(CacheError::from)
+                }
+                Err(error) => Err(error),
+            };
+            match fetched {
+                Ok(step) => return Some(step),
+                Err(error) => {
+                    self.event(Phase::Started);
+                    self.event(Phase::Output(format!("cannot be taken from the cache: {error}").into_bytes()));
+                }
+            }
+        }
+        None
     }
 
     /// Makes a layer, or waits for another build of this process that makes the same.

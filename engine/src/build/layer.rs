@@ -5,7 +5,7 @@
 //! compressed, whose digest is the diff id.
 
 use std::fs::{self, File};
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
@@ -17,12 +17,9 @@ use crate::container::files::{PackError, pack_layer};
 use crate::container::rootfs;
 use crate::container::step::{Context as _, Step};
 use crate::id::Id;
-use crate::image::{Digest, Hasher, PendingFile, Store, StoreError, Unpacked, io_error};
+use crate::image::{Digest, HashedFile, Store, StoreError, Unpacked, io_error};
 use crate::root::make_directory;
 use crate::shim::config::Rootfs;
-
-/// Written between two requests to the kernel to begin to write it out.
-const WRITE_OUT: u64 = 2 << 20;
 
 /// Why what a step made cannot be kept.
 #[derive(Debug, thiserror::Error)]
@@ -99,13 +96,13 @@ impl Draft {
         let changed = attributes(&root)? != self.before;
         let opened = File::open(&root).map_err(io_error("open", &root))?;
         let temporary = store.temporary();
-        let pending = PendingFile::create(&temporary).map_err(io_error("create a file in", &temporary))?;
-        let mut out = BufWriter::with_capacity(256 << 10, Blob { pending, hasher: Hasher::new(), unwritten: 0 });
+        let file = HashedFile::create(&temporary).map_err(io_error("create a file in", &temporary))?;
+        let mut out = BufWriter::with_capacity(256 << 10, file);
         let packed = pack_layer(opened.as_fd(), changed, latest, &mut out)?;
-        let blob = out.into_inner().map_err(|error| io_error("write a file in", &temporary)(error.into_error()))?;
-        let id = blob.hasher.finish();
+        let file = out.into_inner().map_err(|error| io_error("write a file in", &temporary)(error.into_error()))?;
+        let (id, blob) = file.finish();
         if !store.has_blob(&id) {
-            store.publish_blob(blob.pending, &id)?;
+            store.publish_blob(blob, &id)?;
         }
         if latest.is_some() {
             clamp_times(&root, latest).map_err(io_error("set the times in", &root))?;
@@ -145,29 +142,4 @@ fn clamp_times(directory: &Path, latest: Option<u64>) -> io::Result<()> {
         }
     }
     Ok(())
-}
-
-/// The archive on its way to the store: kept and hashed.
-struct Blob {
-    pending: PendingFile,
-    hasher: Hasher,
-    unwritten: u64,
-}
-
-impl Write for Blob {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let written = self.pending.file_mut().write(bytes)?;
-        self.hasher.update(&bytes[..written]);
-        self.unwritten += written as u64;
-        if self.unwritten >= WRITE_OUT {
-            // The disk works while we do, so that the fsync at the end finds little left.
-            crate::sys::file::start_write_out(self.pending.file())?;
-            self.unwritten = 0;
-        }
-        Ok(written)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
 }

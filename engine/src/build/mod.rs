@@ -4,6 +4,8 @@
 //! never executes anything, the executing half ([`Builder`]) knows no Dockerfile.
 
 mod aside;
+mod attest;
+mod cache;
 mod cache_mount;
 pub mod check;
 mod copy;
@@ -13,7 +15,9 @@ mod error;
 mod event;
 mod execute;
 mod fetched;
+mod files;
 pub mod graph;
+mod halt;
 pub mod ignore;
 mod key;
 mod layer;
@@ -32,14 +36,16 @@ mod web;
 mod wildcard;
 
 pub use aside::Aside;
+pub use attest::Provenance;
 pub use cache_mount::CacheMountError;
 pub use copy::CopyError;
-pub use error::{BuildError, StepError};
+pub use error::{Before, BuildError, StepError};
 pub use event::{Event, Phase, Progress};
 pub use execute::{Builder, Solved, seconds};
 pub use fetched::{Fetched, Received};
+pub use files::FileSystem;
 pub use layer::LayerError;
-pub use output::Built;
+pub use output::{Built, Shape};
 pub use prune::{PruneError, PruneOptions, Pruned, mounts, prune};
 pub use request::{Files, Keyring, Request, Secret};
 pub use run::RunError;

@@ -1,15 +1,28 @@
 //! The image that a build has made: its configuration and manifest, in the store.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::error::BuildError;
-use super::execute::{Builder, Solved, State};
+use super::execute::{Builder, Solved};
 use super::request::Request;
-use crate::image::{Descriptor, Digest, Image, Reference, media};
+use crate::image::{Compression, Descriptor, Digest, INLINE, Index, media};
 
 /// What is said of each step in the history, so that tools know who wrote it; as BuildKit has it.
 const COMMENT: &str = "buildkit.dockerfile.v0";
+
+/// What an image is to be like, beside what its steps have made.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Shape {
+    /// The form of the layers that were made.
+    pub compression: Compression,
+    /// Annotations of the manifest.
+    pub annotations: BTreeMap<String, String>,
+    /// The image says of its layers which steps made them, so that it is a cache for other builds.
+    pub inline_cache: bool,
+}
 
 /// An image that was built.
 #[derive(Debug, Clone, PartialEq)]
@@ -23,9 +36,8 @@ pub struct Built {
 }
 
 impl Builder {
-    /// Makes the image of a graph that was executed, and gives it these names. Without a name it is called like a loaded image
-    /// without one.
-    pub fn export(&self, request: &Request, solved: &Solved, names: &[Reference]) -> Result<Built, BuildError> {
+    /// Makes the image of a graph that was executed. It has no name yet: it stays only while `solved` does.
+    pub fn image(&self, request: &Request, solved: &Solved, shape: &Shape) -> Result<Built, BuildError> {
         let graph = &request.graph;
         let shop = self.shop();
         let store = &shop.store;
@@ -46,7 +58,7 @@ impl Builder {
             let step = entry.layer.and_then(|layer| solved.done.get(layer.0)?.as_ref()?.step.as_ref());
             if let Some(step) = step {
                 created = created.max(step.created);
-                layers.push(Descriptor::new(media::OCI_LAYER, step.layer, store.blob_length(&step.layer)?));
+                layers.push(store.layer_as(&step.layer, shape.compression)?);
                 diff_ids.push(step.layer);
             }
             let mut said = json!({
@@ -68,27 +80,23 @@ impl Builder {
         if let Some(author) = &graph.author {
             config["author"] = author.as_str().into();
         }
-        let (id, descriptor) = store.put_image(&config, layers, graph.platform.clone())?;
-        let digest = descriptor.digest;
-        if names.is_empty() {
-            store.set_entry(&crate::image::named(None, &id), descriptor.clone())?;
+        if shape.inline_cache {
+            config[INLINE] = Self::inline_cache(request, solved, &diff_ids).into();
         }
-        for name in names {
-            store.set_entry(name, descriptor.clone())?;
-        }
-        Ok(Built { id, digest, descriptor })
+        let (id, descriptor) = store.put_image(&config, layers, graph.platform.clone(), shape.annotations.clone())?;
+        Ok(Built { id, digest: descriptor.digest, descriptor })
     }
 
-    /// Returns the layers of the file system that a graph has made, bottom first.
-    pub fn layers(&self, request: &Request, solved: &Solved) -> Vec<Digest> {
-        match solved.done.get(request.graph.target.0).and_then(Option::as_ref).map(|done| &done.state) {
-            Some(State::Layers(layers)) => Vec::clone(layers),
-            _ => Vec::new(),
+    /// Makes one image of those for several platforms, and of what is attested of them.
+    pub fn index(
+        &self,
+        manifests: Vec<Descriptor>,
+        annotations: &BTreeMap<String, String>,
+    ) -> Result<Descriptor, BuildError> {
+        let mut index = Index { media_type: Some(media::OCI_INDEX.to_owned()), manifests, ..Index::default() };
+        if !annotations.is_empty() {
+            index.other.insert("annotations".to_owned(), json!(annotations));
         }
-    }
-
-    /// Returns an image that was offered.
-    pub fn offered(&self, digest: &Digest) -> Option<Image> {
-        self.shop().image(digest)
+        Ok(self.shop().store.put_index(&index)?)
     }
 }

@@ -65,8 +65,10 @@ pub fn prune(root: &Root, store: &Store, options: PruneOptions) -> Result<Pruned
     }
     if options.all && options.until.is_none() {
         pruned.bytes += clear_mounts(&mounts(root))?;
-        let contexts = root.data().join("build/contexts");
-        remove_path(&contexts).map_err(|source| PruneError::Remove { path: contexts, source })?;
+        for known in ["build/contexts", "build/compressed"] {
+            let path = root.data().join(known);
+            remove_path(&path).map_err(|source| PruneError::Remove { path, source })?;
+        }
         let web = web::kept(root);
         pruned.bytes += size(&web);
         clear(&web).map_err(|source| PruneError::Remove { path: web, source })?;

@@ -11,6 +11,7 @@ use super::graph::{Graph, RunNetwork};
 use super::key::Surroundings;
 use super::run::HOSTNAME;
 use crate::container::config::Ulimit;
+use crate::image::ImportedCache;
 
 /// A secret of a build.
 #[derive(Clone)]
@@ -53,6 +54,8 @@ pub enum Files {
 pub struct Request {
     /// What events call this build.
     pub name: Arc<str>,
+    /// What they call this graph of it.
+    pub number: usize,
     /// The steps.
     pub graph: Graph,
     /// Contexts, by name.
@@ -67,6 +70,8 @@ pub struct Request {
     pub hostname: Option<String>,
     /// Bytes of `/dev/shm`.
     pub shm_size: Option<u64>,
+    /// Bytes of memory that a command may use.
+    pub memory: Option<u64>,
     /// Limits of commands.
     pub ulimits: Vec<Ulimit>,
     /// The cgroup that the commands' are in.
@@ -77,6 +82,8 @@ pub struct Request {
     pub insecure: bool,
     /// `RUN --network=host` is allowed.
     pub host_network: bool,
+    /// Caches of other builds, in the order in which they are asked.
+    pub caches: Vec<Arc<ImportedCache>>,
     /// Ends the build.
     pub interrupt: CancellationToken,
 }

@@ -89,6 +89,7 @@ pub(crate) struct Container {
     pub(crate) devices: Vec<String>,
     pub(crate) mounts: Vec<RunMount>,
     pub(crate) shm_size: Option<u64>,
+    pub(crate) memory: Option<u64>,
     pub(crate) ulimits: Vec<Ulimit>,
     pub(crate) cgroup_parent: Option<String>,
     pub(crate) network: ContainerNetwork,
@@ -245,6 +246,7 @@ impl Machine {
         config.privileged = container.insecure;
         config.cdi_devices = container.devices;
         config.shm_size = container.shm_size;
+        config.resources.memory = container.memory;
         config.ulimits = container.ulimits;
         config.cgroup_parent = container.cgroup_parent;
         config.network = match container.network {

@@ -11,7 +11,7 @@ use tokio::sync::SemaphorePermit;
 
 use super::cache_mount::{self, CacheMount};
 use super::copy::{self, Attributes, Destination, Source};
-use super::error::{BuildError, StepError};
+use super::error::{Before, BuildError, StepError};
 use super::event::Phase;
 use super::execute::{Shop, State, Task, lock};
 use super::graph::{Copy, MakeDirectory, Mount, MountKind, Operation, Run, RunNetwork, VertexId};
@@ -173,8 +173,16 @@ impl Work {
                 let output =
                     lock(&output).iter().map(|line: &Vec<u8>| String::from_utf8_lossy(line).into_owned()).collect();
                 task.event(Phase::ended(begun, &error));
-                Err(task.failed(error, output))
+                Err(Arc::new(task.failed(error, output).with_state(self.before())))
             }
+        }
+    }
+
+    /// Returns what there was before a command.
+    fn before(&self) -> Option<Box<Before>> {
+        match self.operation() {
+            Operation::Run(run) => Some(Box::new(Before { layers: Vec::clone(&self.below), run: run.clone() })),
+            _ => None,
         }
     }
 
@@ -363,6 +371,7 @@ impl Work {
             devices: run.devices.clone(),
             mounts,
             shm_size: request.shm_size,
+            memory: request.memory,
             ulimits: request.ulimits.clone(),
             cgroup_parent: request.cgroup_parent.clone(),
             network,

@@ -1,20 +1,18 @@
-//! Writes images into one file and reads them back (`save`, `load`).
+//! Reads images out of one file (`load`).
 //!
-//! What is written is an OCI image layout and a Docker archive in one: `index.json` and `manifest.json` point to the same
-//! blobs, as Docker's own `save` has it, so that Docker, skopeo and podman all load it. What is read is either, also as
-//! older programs wrote it. An archive is as hostile as a registry: every blob is hashed as it is read, names in it are
-//! only ever compared, and nothing is unpacked before its digest is known.
+//! It is an OCI image layout, a Docker archive or both in one ([`super::save`] writes that), also as older programs wrote it. An
+//! archive is as hostile as a registry: every blob is hashed as it is read, names in it are only ever compared, and nothing is
+//! unpacked before its digest is known.
 
 use std::cell::Cell;
-use std::collections::{BTreeMap, HashMap};
-use std::fs::File;
+use std::collections::HashMap;
 use std::io::{self, Read, Write};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 use super::blob::PendingFile;
-use super::config::{Image, ParsedConfig};
+use super::config::ParsedConfig;
 use super::decompress::{Bounded, Decompressor};
 use super::digest::{Digest, Hasher};
 use super::manifest::{
@@ -25,7 +23,7 @@ use super::store::{REF_NAME, Store, StoreError, io_error};
 use super::tar::{Kind, Reader, TarError};
 
 /// The annotation that containerd and Docker keep an image's whole name in.
-const CONTAINERD_NAME: &str = "io.containerd.image.name";
+pub(super) const CONTAINERD_NAME: &str = "io.containerd.image.name";
 /// Largest table of contents in an archive that is read, in bytes.
 const MAX_TABLE: u64 = 16 * 1024 * 1024;
 /// Most entries of an archive.
@@ -84,75 +82,14 @@ impl From<StoreError> for ArchiveError {
 /// One image in Docker's table of contents.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct DockerEntry {
-    config: String,
+pub(super) struct DockerEntry {
+    pub(super) config: String,
     #[serde(default)]
-    repo_tags: Option<Vec<String>>,
-    layers: Vec<String>,
+    pub(super) repo_tags: Option<Vec<String>>,
+    pub(super) layers: Vec<String>,
 }
 
 impl Store {
-    /// Writes images with their names into an archive. Images that are there under several names share everything.
-    pub fn save(&self, images: &[Image], output: impl Write) -> Result<(), ArchiveError> {
-        let _lease = self.lease()?;
-        let mut builder = tar::Builder::new(output);
-        let mut index = Index::default();
-        let mut docker: BTreeMap<Digest, DockerEntry> = BTreeMap::new();
-        let mut blobs: BTreeMap<Digest, u64> = BTreeMap::new();
-        for image in images {
-            let (manifest, media_type) = self.manifest_of(image)?;
-            let mut entry = Descriptor::new(&media_type, image.digest, manifest.len() as u64);
-            entry.platform = Some(image.platform.clone());
-            let mut tags = Vec::new();
-            if let Some(tag) = image.reference.tag().filter(|_| !image.dangling) {
-                entry =
-                    entry.with_annotation(CONTAINERD_NAME, image.reference.to_string()).with_annotation(REF_NAME, tag);
-                tags.push(format!("{}:{tag}", image.reference.familiar_name()));
-            }
-            index.manifests.push(entry);
-            blobs.insert(image.digest, manifest.len() as u64);
-            blobs.insert(image.id, self.blob_length(&image.id)?);
-            blobs.extend(image.layers.iter().map(|layer| (layer.digest, layer.size)));
-            let known = docker.entry(image.digest).or_insert_with(|| DockerEntry {
-                config: blob_name(&image.id),
-                repo_tags: Some(Vec::new()),
-                layers: image.layers.iter().map(|layer| blob_name(&layer.digest)).collect(),
-            });
-            known.repo_tags.get_or_insert_default().extend(tags);
-        }
-        let docker: Vec<DockerEntry> = docker.into_values().collect();
-        let index = serde_json::to_vec(&index).expect("an index can be written");
-        let docker = serde_json::to_vec(&docker).expect("a table can be written");
-        let mut add = |name: &str, length: u64, content: &mut dyn Read| {
-            let mut header = tar::Header::new_ustar();
-            header.set_size(length);
-            header.set_mode(0o644);
-            header.set_mtime(0);
-            builder.append_data(&mut header, name, content).map_err(ArchiveError::Write)
-        };
-        // The tables first: whoever reads a stream knows what to expect.
-        let layout = br#"{"imageLayoutVersion":"1.0.0"}"#;
-        add("oci-layout", layout.len() as u64, &mut &layout[..])?;
-        add("index.json", index.len() as u64, &mut index.as_slice())?;
-        add("manifest.json", docker.len() as u64, &mut docker.as_slice())?;
-        for (digest, length) in blobs {
-            let path = self.blob_path(&digest);
-            let file = match File::open(&path) {
-                Ok(file) => file,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    return Err(StoreError::MissingBlob { digest }.into());
-                }
-                Err(error) => return Err(io_error("open", &path)(error).into()),
-            };
-            let actual = file.metadata().map_err(io_error("look at", &path))?.len();
-            if actual != length {
-                return Err(StoreError::WrongSize { digest, expected: length, actual }.into());
-            }
-            add(&blob_name(&digest), length, &mut file.take(length))?;
-        }
-        builder.finish().map_err(ArchiveError::Write)
-    }
-
     /// Reads an archive, compressed or not, and enters its images. Returns their names; their layers are not unpacked yet
     /// (see [`super::prepare`]).
     ///
@@ -449,7 +386,8 @@ impl Contents {
     }
 }
 
-fn blob_name(digest: &Digest) -> String {
+/// Returns where a blob is in an archive.
+pub(super) fn blob_name(digest: &Digest) -> String {
     format!("blobs/sha256/{}", digest.hex())
 }
 

@@ -7,6 +7,11 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::digest::{Digest, Hasher};
+
+/// What is written to disk between two requests to start writing it out; about as much is left to wait for at the end.
+pub(super) const WRITE_OUT: u64 = 2 << 20;
+
 /// A file that becomes visible under its name when it is complete, and goes away when it is dropped before.
 #[derive(Debug)]
 pub(crate) struct PendingFile {
@@ -78,6 +83,44 @@ impl Drop for PendingFile {
             // What cannot be removed is removed by the next garbage collection.
             let _ = fs::remove_file(&self.temporary);
         }
+    }
+}
+
+/// A file on its way to the store: hashed as it is written, and written out as it grows, so that the `fsync` at the end finds
+/// little left.
+#[derive(Debug)]
+pub(crate) struct HashedFile {
+    pending: PendingFile,
+    hasher: Hasher,
+    unwritten: u64,
+}
+
+impl HashedFile {
+    /// Starts a file in the directory for temporary files.
+    pub(crate) fn create(directory: &Path) -> io::Result<Self> {
+        Ok(Self { pending: PendingFile::create(directory)?, hasher: Hasher::new(), unwritten: 0 })
+    }
+
+    /// Returns the digest of what was written, and the file.
+    pub(crate) fn finish(self) -> (Digest, PendingFile) {
+        (self.hasher.finish(), self.pending)
+    }
+}
+
+impl Write for HashedFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.pending.file.write(bytes)?;
+        self.hasher.update(&bytes[..written]);
+        self.unwritten += written as u64;
+        if self.unwritten >= WRITE_OUT {
+            crate::sys::file::start_write_out(&self.pending.file)?;
+            self.unwritten = 0;
+        }
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 

@@ -1,6 +1,7 @@
 //! The built-in image `rcompose.local/whoami`: the program itself, which answers HTTP requests when it is called
 //! `whoami`. It needs no registry, so that a first stack runs on a machine without a network.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Cursor, Read, Write};
 use std::os::unix::fs::MetadataExt;
@@ -116,7 +117,7 @@ pub fn ensure(store: &Store, reference: &Reference, binary: &Path) -> Result<Ima
         "rootfs": {"type": "layers", "diff_ids": [digest]},
         "history": [{"created": CREATED, "created_by": "rcompose"}],
     });
-    let (_, entry) = store.put_image(&config, vec![layer], platform)?;
+    let (_, entry) = store.put_image(&config, vec![layer], platform, BTreeMap::new())?;
     store.set_entry(reference, entry.with_annotation(FINGERPRINT, fingerprint))?;
     store.get(reference)?.ok_or_else(|| StoreError::NoSuchImage(reference.familiar()).into())
 }

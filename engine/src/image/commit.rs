@@ -1,5 +1,6 @@
 //! Makes an image of another one and what a container has changed of it (`commit`).
 
+use std::collections::BTreeMap;
 use std::io::Read;
 
 use serde_json::{Value, json};
@@ -53,7 +54,7 @@ impl Store {
         push(&mut rootfs["diff_ids"], json!(layer));
         let mut layers = base.layers.clone();
         layers.push(Descriptor::new(media::OCI_LAYER, layer, size));
-        let (id, entry) = self.put_image(&config, layers, base.platform.clone())?;
+        let (id, entry) = self.put_image(&config, layers, base.platform.clone(), BTreeMap::new())?;
         let name = commit.name.clone().unwrap_or_else(|| super::archive::named(None, &id));
         self.set_entry(&name, entry)?;
         Ok(name)

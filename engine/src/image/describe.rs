@@ -44,8 +44,9 @@ impl Store {
         self.update_index(|index| {
             for entry in &mut index.manifests {
                 if is_named(entry, name) {
-                    *entry = without(entry.clone(), &[SOURCE_DIGEST])
-                        .with_annotation(CHECKED, jiff::Timestamp::now().to_string());
+                    let source = if self.own_index(entry).is_some() { "" } else { SOURCE_DIGEST };
+                    *entry =
+                        without(entry.clone(), &[source]).with_annotation(CHECKED, jiff::Timestamp::now().to_string());
                 }
             }
         })

@@ -25,11 +25,13 @@ pub struct Freed {
 /// How much the store holds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// Bytes of all blobs.
+    /// Bytes of the blobs of images.
     pub blob_bytes: u64,
-    /// Bytes of all unpacked layers.
+    /// Bytes of their unpacked layers.
     pub layer_bytes: u64,
-    /// Number of unpacked layers.
+    /// Bytes of blobs and unpacked layers that no image has: those of the build cache.
+    pub cache_bytes: u64,
+    /// Number of unpacked layers, of both.
     pub layers: u64,
 }
 
@@ -114,28 +116,41 @@ impl Store {
     /// Returns how much the store holds, by what it noted when it took things in.
     pub fn usage(&self) -> Result<Usage, StoreError> {
         let mut usage = Usage::default();
+        let of_images = self.reached_by_images()?;
         let blobs = self.images().join("blobs/sha256");
         for name in names(&blobs)? {
-            usage.blob_bytes += fs::metadata(blobs.join(name)).map_or(0, |metadata| metadata.len());
+            let bytes = fs::metadata(blobs.join(&name)).map_or(0, |metadata| metadata.len());
+            let is_image = Digest::from_hex(&name).is_some_and(|digest| of_images.blobs.contains(&digest));
+            *(if is_image { &mut usage.blob_bytes } else { &mut usage.cache_bytes }) += bytes;
         }
         for name in names(self.layers())? {
             if let Some(digest) = Digest::from_hex(&name) {
                 usage.layers += 1;
-                usage.layer_bytes += self.layer_size(&digest).map_or(0, |unpacked| unpacked.bytes);
+                let bytes = self.layer_size(&digest).map_or(0, |unpacked| unpacked.bytes);
+                let is_image = of_images.layers.contains(&digest);
+                *(if is_image { &mut usage.layer_bytes } else { &mut usage.cache_bytes }) += bytes;
             }
         }
         Ok(usage)
     }
 
     fn reachable(&self) -> Result<Reachable, StoreError> {
+        let mut reachable = self.reached_by_images()?;
+        for (_, step) in self.steps()? {
+            reachable.blobs.insert(step.layer);
+            reachable.layers.insert(step.layer);
+        }
+        Ok(reachable)
+    }
+
+    fn reached_by_images(&self) -> Result<Reachable, StoreError> {
         let mut reachable = Reachable::default();
         let index = self.index()?;
         for entry in &index.manifests {
             self.reach(entry, &mut reachable, 0)?;
-        }
-        for (_, step) in self.steps()? {
-            reachable.blobs.insert(step.layer);
-            reachable.layers.insert(step.layer);
+            if let Some(index) = self.own_index(entry) {
+                self.reach(&index, &mut reachable, 0)?;
+            }
         }
         Ok(reachable)
     }

@@ -1,6 +1,7 @@
 //! Makes an image of one layer of an archive (`import`), from a file or from a web server.
 
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::io::{self, Read, Write as _};
 use std::sync::Arc;
 
@@ -110,7 +111,7 @@ impl Store {
             "history": [{"created": now, "comment": import.comment}],
         });
         let layers = vec![Descriptor::new(media::OCI_LAYER, layer, size)];
-        let (id, entry) = self.put_image(&config, layers, import.platform.clone())?;
+        let (id, entry) = self.put_image(&config, layers, import.platform.clone(), BTreeMap::new())?;
         let name = import.name.clone().unwrap_or_else(|| super::archive::named(None, &id));
         self.set_entry(&name, entry)?;
         Ok(name)

@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
-use super::blob::{PendingFile, sync_directory, write_volatile};
+use super::blob::{PendingFile, WRITE_OUT, sync_directory, write_volatile};
 use super::decompress::Decompressor;
 use super::digest::{Digest, Hasher};
 use super::lock::Lock;
@@ -15,9 +15,6 @@ use super::manifest::Descriptor;
 use super::remove::remove_path;
 use super::store::{Store, StoreError, io_error};
 use super::unpack::{Limits, Unpacked, unpack};
-
-/// What is written to disk between two requests to start writing it out; about as much is left to wait for at the end.
-const WRITE_OUT: u64 = 2 << 20;
 
 /// A layer to take in: which blob, and what it must unpack to.
 #[derive(Debug, Clone)]

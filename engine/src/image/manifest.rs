@@ -31,6 +31,8 @@ pub mod media {
     pub const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
     /// OCI image configuration.
     pub const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+    /// A statement about an image (in-toto).
+    pub const IN_TOTO: &str = "application/vnd.in-toto+json";
     /// OCI layer, not compressed.
     pub const OCI_LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
     /// OCI layer, gzip.

@@ -261,6 +261,22 @@ pub async fn pull(
     }
 }
 
+/// Asks the registry which image it has under a reference for the options' platform. Returns the reference by the digest of its
+/// manifest.
+pub async fn resolve(reference: &Reference, options: &PullOptions) -> Result<Reference, PullError> {
+    let failed = |error| PullError::registry(reference, error);
+    let found = options.client.manifest(reference).await.map_err(failed)?;
+    let platform = options.platform.clone().unwrap_or_else(Platform::host);
+    let digest = match &found.document {
+        Document::Manifest(_) => found.digest,
+        Document::Index(index) => {
+            let chosen = index.choose(&platform);
+            chosen.map_err(|source| PullError::Manifest { image: reference.familiar(), source })?.digest
+        }
+    };
+    Ok(format!("{}@{digest}", reference.name()).parse().expect("made of a valid name and a digest"))
+}
+
 /// Returns an image that is in the store, after unpacking those of its layers that are not, from their blobs.
 ///
 /// That happens to images that another tool copied into the store, and after a power cut.
@@ -440,7 +456,7 @@ impl Pulling<'_> {
     }
 
     /// Makes sure that layers are in the store and unpacked; without an endpoint, from what is there.
-    async fn fetch_layers(
+    pub(super) async fn fetch_layers(
         &self,
         endpoint: Option<&Endpoint>,
         layers: &[Descriptor],

@@ -3,7 +3,6 @@
 //! A blob that the registry has in another repository of ours is mounted from there instead of being sent. Mirrors are
 //! never pushed to.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -21,6 +20,7 @@ use super::manifest::{Descriptor, MAX_MANIFEST};
 use super::pull::PullOptions;
 use super::reference::Reference;
 use super::registry::{Client, RegistryError, back_off};
+use super::save::Whole;
 use super::settings::Endpoint;
 use super::store::{Store, StoreError};
 
@@ -111,28 +111,37 @@ pub async fn push(
     progress: &PushProgress,
 ) -> Result<Digest, PushError> {
     let store_failed = |source| PushError::Store { image: name.familiar(), source: Box::new(source) };
-    let registry_failed = |source| PushError::Registry { image: name.familiar(), source: Box::new(source) };
-    let Some(tag) = name.tag().filter(|_| name.digest().is_none()) else {
-        return Err(PushError::Digest { image: name.familiar() });
-    };
     let _lease = store.lease().map_err(store_failed)?;
     let image = store
         .load_by_name(name)
         .map_err(store_failed)?
         .ok_or_else(|| store_failed(StoreError::NoSuchImage(name.familiar())))?;
-    let (manifest, media_type) = store.manifest_of(&image).map_err(store_failed)?;
+    let top = store.pushed(&image).map_err(store_failed)?;
+    push_as(store, &top, name, options, progress).await?;
+    store.set_checked(name).map_err(store_failed)?;
+    Ok(top.digest)
+}
+
+/// Pushes a manifest or an index of the store, with all that it needs, under a name that need not be one of the store. The caller
+/// holds a lease.
+pub async fn push_as(
+    store: &Arc<Store>,
+    top: &Descriptor,
+    name: &Reference,
+    options: &PullOptions,
+    progress: &PushProgress,
+) -> Result<(), PushError> {
+    let store_failed = |source| PushError::Store { image: name.familiar(), source: Box::new(source) };
+    let registry_failed = |source| PushError::Registry { image: name.familiar(), source: Box::new(source) };
+    let Some(tag) = name.tag().filter(|_| name.digest().is_none()) else {
+        return Err(PushError::Digest { image: name.familiar() });
+    };
+    let Whole { documents, blobs } = store.whole(top).map_err(store_failed)?;
     let endpoint = reach(&options.client, name).await.map_err(registry_failed)?;
 
     let others: Vec<Image> = store.list().map_err(store_failed)?;
-    let config_size = store.blob_length(&image.id).map_err(store_failed)?;
-    let mut blobs = image.layers.clone();
-    blobs.push(Descriptor::new("", image.id, config_size));
     let mut tasks = JoinSet::new();
-    let mut started = HashSet::new();
     for blob in blobs {
-        if !started.insert(blob.digest) {
-            continue;
-        }
         if !store.has_blob(&blob.digest) {
             return Err(store_failed(StoreError::MissingBlob { digest: blob.digest }));
         }
@@ -160,24 +169,43 @@ pub async fn push(
         result.map_err(|_| PushError::Worker { image: name.familiar() })?.map_err(registry_failed)?;
     }
 
-    let url = endpoint.base.join(&format!("v2/{}/manifests/{tag}", name.repository()));
-    let content_type = HeaderValue::from_str(&media_type).expect("it was compared with known types");
-    let mut request = Request::new(Method::PUT, url).header(CONTENT_TYPE, content_type);
-    request.body = Payload::Bytes(Bytes::from(manifest));
-    let step = "the upload of the manifest";
-    let written = endpoint.base.join(&format!("v2/{}/manifests/{}", name.repository(), image.digest));
-    let _turn = options.client.turn(&written).await;
-    let response =
-        options.client.request(&endpoint, &request, &push_scope(name), step).await.map_err(registry_failed)?;
-    let declared: Option<Digest> = response.header("docker-content-digest").and_then(|text| text.parse().ok());
-    if let Some(actual) = declared.filter(|actual| *actual != image.digest) {
-        let registry = endpoint.registry.clone();
-        return Err(registry_failed(RegistryError::WrongDigest { registry, expected: image.digest, actual }));
+    for document in documents {
+        let content = store.read_blob(&document.digest, MAX_MANIFEST).map_err(store_failed)?;
+        let tag = Some(tag).filter(|_| document.digest == top.digest);
+        put_manifest(&options.client, &endpoint, name, tag, &document, content).await.map_err(registry_failed)?;
     }
-    store.set_checked(name).map_err(store_failed)?;
-    let phase = PushPhase::Done { digest: image.digest };
+    let phase = PushPhase::Done { digest: top.digest };
     progress(PushEvent { image: name.clone(), blob: None, phase, current: 0, total: 0 });
-    Ok(image.digest)
+    Ok(())
+}
+
+/// Sends a manifest or an index: under a tag, or else by its digest.
+async fn put_manifest(
+    client: &Client,
+    endpoint: &Endpoint,
+    name: &Reference,
+    tag: Option<&str>,
+    document: &Descriptor,
+    content: Vec<u8>,
+) -> Result<(), RegistryError> {
+    let written = endpoint.base.join(&format!("v2/{}/manifests/{}", name.repository(), document.digest));
+    let url = match tag {
+        Some(tag) => endpoint.base.join(&format!("v2/{}/manifests/{tag}", name.repository())),
+        None => written.clone(),
+    };
+    let content_type = HeaderValue::from_str(&document.media_type).expect("it was compared with known types");
+    let mut request = Request::new(Method::PUT, url).header(CONTENT_TYPE, content_type);
+    request.body = Payload::Bytes(Bytes::from(content));
+    let _turn = client.turn(&written).await;
+    let response = client.request(endpoint, &request, &push_scope(name), "the upload of the manifest").await?;
+    let declared: Option<Digest> = response.header("docker-content-digest").and_then(|text| text.parse().ok());
+    match declared.filter(|actual| *actual != document.digest) {
+        Some(actual) => {
+            let registry = endpoint.registry.clone();
+            Err(RegistryError::WrongDigest { registry, expected: document.digest, actual })
+        }
+        None => Ok(()),
+    }
 }
 
 /// Finds out how the registry wants to be spoken to, and gets a token on the way.
@@ -294,6 +322,14 @@ impl Store {
         let entry = index.manifests.iter().find(|entry| entry.digest == image.digest);
         let media_type = entry.map(|entry| entry.media_type.clone());
         Ok((content, media_type.ok_or_else(|| StoreError::NoSuchImage(image.reference.familiar()))?))
+    }
+
+    /// Returns what is pushed under an image's name: the index that it was made as a part of, or else its manifest.
+    fn pushed(&self, image: &Image) -> Result<Descriptor, StoreError> {
+        match self.index_of(image.digest, image.source_digest) {
+            Some(index) => Ok(index),
+            None => self.descriptor(image),
+        }
     }
 
     pub(crate) fn blob_length(&self, digest: &Digest) -> Result<u64, StoreError> {

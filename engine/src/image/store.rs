@@ -18,7 +18,7 @@
 //! Whoever adds to the store holds the lock `store` shared; garbage collection holds it exclusively. Whoever makes a
 //! container of an image holds the lock `use` shared besides; whoever removes an image holds it exclusively.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::fd::AsFd;
@@ -26,7 +26,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::blob::{PendingFile, sync_directory, write_file};
+use super::blob::{HashedFile, PendingFile, sync_directory, write_file};
 use super::config::{ConfigError, Image, ParsedConfig};
 use super::digest::Digest;
 use super::lock::Lock;
@@ -357,7 +357,8 @@ impl Store {
         }
         let entry = entry.ok_or_else(|| StoreError::NoSuchImage(image.reference.familiar()))?;
         // The digest in the old name's registry says nothing about the new name's.
-        self.set_entry(name, without(entry, &[SOURCE_DIGEST, CHECKED, TAGGED]))
+        let source = if self.own_index(&entry).is_some() { "" } else { SOURCE_DIGEST };
+        self.set_entry(name, without(entry, &[source, CHECKED, TAGGED]))
     }
 
     /// Takes a name away. Returns whether it was there. What nothing refers to any more is freed by [`Store::gc`].
@@ -476,27 +477,81 @@ impl Store {
         Ok(content)
     }
 
-    /// Stores an image that was made here: its configuration, and a manifest with its layers. Returns the image's id, which is its
-    /// configuration's digest, and the manifest's descriptor, to which an entry is to refer.
+    /// Stores an image that was made here: its configuration, and a manifest with its layers and annotations. Returns the image's
+    /// id, which is its configuration's digest, and the manifest's descriptor, to which an entry is to refer.
     pub(crate) fn put_image(
         &self,
         config: &serde_json::Value,
         layers: Vec<Descriptor>,
         platform: Platform,
+        annotations: BTreeMap<String, String>,
     ) -> Result<(Digest, Descriptor), StoreError> {
         let config = config.to_string().into_bytes();
-        let id = self.put_blob(&config)?;
+        let mut descriptor = self.put_manifest(&config, media::OCI_CONFIG, layers, annotations)?;
+        descriptor.platform = Some(platform);
+        Ok((Digest::of(&config), descriptor))
+    }
+
+    /// Stores a manifest of layers that are in the store, and its configuration, whatever kind of one that is.
+    pub(crate) fn put_manifest(
+        &self,
+        config: &[u8],
+        config_type: &str,
+        layers: Vec<Descriptor>,
+        annotations: BTreeMap<String, String>,
+    ) -> Result<Descriptor, StoreError> {
         let manifest = Manifest {
             schema_version: 2,
             media_type: Some(media::OCI_MANIFEST.to_owned()),
-            config: Descriptor::new(media::OCI_CONFIG, id, config.len() as u64),
+            config: Descriptor::new(config_type, self.put_blob(config)?, config.len() as u64),
             layers,
-            annotations: None,
+            annotations: Some(annotations).filter(|annotations| !annotations.is_empty()),
         };
         let manifest = serde_json::to_vec(&manifest).expect("a manifest can be written");
-        let mut descriptor = Descriptor::new(media::OCI_MANIFEST, self.put_blob(&manifest)?, manifest.len() as u64);
-        descriptor.platform = Some(platform);
-        Ok((id, descriptor))
+        Ok(Descriptor::new(media::OCI_MANIFEST, self.put_blob(&manifest)?, manifest.len() as u64))
+    }
+
+    /// Copies what is read into a file that can become a blob, and returns its digest.
+    pub(crate) fn take_in(&self, mut content: impl Read) -> io::Result<(Digest, PendingFile)> {
+        let mut file = HashedFile::create(&self.temporary())?;
+        io::copy(&mut content, &mut file)?;
+        Ok(file.finish())
+    }
+
+    /// Stores an index of manifests that are in the store. Returns its descriptor.
+    pub(crate) fn put_index(&self, index: &Index) -> Result<Descriptor, StoreError> {
+        let content = serde_json::to_vec(index).expect("an index can be written");
+        Ok(Descriptor::new(media::OCI_INDEX, self.put_blob(&content)?, content.len() as u64))
+    }
+
+    /// Enters an image that was made here under names; one without a name is called like a loaded one without. `index` is the
+    /// index that it is a part of: it stays in the store with the name, with all that it names, and is what is pushed under it.
+    pub fn name_image(
+        &self,
+        names: &[Reference],
+        id: &Digest,
+        image: &Descriptor,
+        index: Option<&Descriptor>,
+    ) -> Result<(), StoreError> {
+        let entry = match index {
+            Some(index) => image.clone().with_annotation(SOURCE_DIGEST, index.digest.to_string()),
+            None => image.clone(),
+        };
+        if names.is_empty() {
+            return self.set_entry(&super::archive::named(None, id), entry);
+        }
+        names.iter().try_for_each(|name| self.set_entry(name, entry.clone()))
+    }
+
+    /// Returns the index that an entry's image was made as a part of, if the store has it. Those of registries are not kept.
+    pub(crate) fn own_index(&self, entry: &Descriptor) -> Option<Descriptor> {
+        self.index_of(entry.digest, entry.annotation(SOURCE_DIGEST)?.parse().ok()?)
+    }
+
+    /// Likewise of a manifest and what its name meant where it came from.
+    pub(crate) fn index_of(&self, manifest: Digest, source: Digest) -> Option<Descriptor> {
+        let length = self.blob_length(&source).ok().filter(|_| source != manifest)?;
+        Some(Descriptor::new(media::OCI_INDEX, source, length))
     }
 
     /// Stores bytes under their digest. The name is durable when an entry refers to it (see [`Store::set_entry`]).

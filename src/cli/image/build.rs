@@ -9,11 +9,14 @@ use rcompose_engine::build::graph::RunNetwork;
 use rcompose_engine::container::config::Ulimit;
 use serde_json::json;
 
+use super::call::{Call, Method, answer};
 use super::reference;
 use crate::cli::build::{self, arguments};
 use crate::cli::context::Context;
+use crate::cli::debug::with_shell;
 use crate::cli::error::Error;
-use crate::compose::units::parse_bytes;
+use crate::project::build::Delivered;
+use crate::project::build::output::{Annotation, Output};
 use crate::project::build::recipe::{Contents, Recipe};
 use crate::project::build::service::agent;
 use crate::ui::progress::Progress;
@@ -27,15 +30,36 @@ pub struct BuildArgs {
     /// Allow extra privileged entitlement (e.g., "network.host", "security.insecure")
     #[arg(long, value_name = "ENTITLEMENT")]
     allow: Vec<String>,
+    /// Add annotation to the image (format: "[where:]key=value")
+    #[arg(long, value_name = "ANNOTATION")]
+    annotation: Vec<String>,
     /// Set build-time variables
     #[arg(long, value_name = "KEY[=VALUE]")]
     build_arg: Vec<String>,
     /// Additional build contexts (e.g., name=path)
     #[arg(long, value_name = "NAME=PATH")]
     build_context: Vec<String>,
+    /// Set builder to use: there is one, "default"
+    #[arg(long, value_parser = build::builder, value_name = "NAME")]
+    builder: Option<String>,
+    /// External cache sources (e.g., "user/app:cache", "type=local,src=path/to/dir")
+    #[arg(long, value_name = "CACHE")]
+    cache_from: Vec<String>,
+    /// Cache export destinations (e.g., "user/app:cache", "type=local,dest=path/to/dir")
+    #[arg(long, value_name = "CACHE")]
+    cache_to: Vec<String>,
+    /// Set method for evaluating build ("build", "check", "outline", "targets"; with ",format=json")
+    #[arg(long, value_name = "METHOD", value_parser = Call::parse, default_value = "build")]
+    call: Call,
+    /// Shorthand for "--call=check"
+    #[arg(long, conflicts_with = "call")]
+    check: bool,
     /// Set the parent cgroup for the "RUN" instructions during build
     #[arg(long)]
     cgroup_parent: Option<String>,
+    /// Open a shell in the state before the command that fails
+    #[arg(long)]
+    debug: bool,
     /// Name of the Dockerfile (default: "PATH/Dockerfile"; -: standard input; or a URL)
     #[arg(short, long, value_name = "PATH")]
     file: Option<String>,
@@ -45,6 +69,12 @@ pub struct BuildArgs {
     /// Set metadata for an image
     #[arg(long, value_name = "KEY=VALUE")]
     label: Vec<String>,
+    /// Shorthand for "--output=type=docker"
+    #[arg(long)]
+    load: bool,
+    /// Set memory limit for the commands of the build
+    #[arg(short, long, value_name = "BYTES", value_parser = build::memory)]
+    memory: Option<u64>,
     /// Write build result metadata to a file
     #[arg(long, value_name = "FILE")]
     metadata_file: Option<PathBuf>,
@@ -57,21 +87,33 @@ pub struct BuildArgs {
     /// Do not cache specified stages
     #[arg(long, value_name = "STAGE", value_delimiter = ',')]
     no_cache_filter: Vec<String>,
-    /// Set target platform for build
-    #[arg(long)]
-    platform: Option<String>,
+    /// Output destination (format: "type=local,dest=path"; types: image, registry, oci, docker, local, tar, cacheonly)
+    #[arg(short, long, value_name = "OUTPUT")]
+    output: Vec<String>,
+    /// Set target platforms for build
+    #[arg(long, value_delimiter = ',')]
+    platform: Vec<String>,
+    /// Shorthand for "--attest=type=provenance"
+    #[arg(long, value_name = "MODE", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    provenance: Option<String>,
     /// Always attempt to pull all referenced images
     #[arg(long)]
     pull: bool,
+    /// Shorthand for "--output=type=registry"
+    #[arg(long)]
+    push: bool,
     /// Suppress the build output and print image ID on success
     #[arg(short, long)]
     quiet: bool,
+    /// Shorthand for "--attest=type=sbom"
+    #[arg(long, value_name = "MODE", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    sbom: Option<String>,
     /// Secret to expose to the build (format: "id=mysecret[,src=/local/secret|,env=VARIABLE]")
     #[arg(long, value_name = "SECRET")]
     secret: Vec<String>,
     /// Shared memory size for build containers
-    #[arg(long, value_name = "BYTES")]
-    shm_size: Option<String>,
+    #[arg(long, value_name = "BYTES", value_parser = build::memory)]
+    shm_size: Option<u64>,
     /// SSH agent socket to expose to the build (format: "default|<id>[=<socket>]")
     #[arg(long, value_name = "ID[=SOCKET]")]
     ssh: Vec<String>,
@@ -91,26 +133,44 @@ pub struct BuildArgs {
 
 pub fn run(context: &Context, args: &BuildArgs) -> Result<(), Error> {
     let recipe = recipe(args)?;
+    let call = if args.check { Call { method: Method::Check, json: false } } else { args.call };
+    if call.method != Method::Build {
+        return answer(context, recipe, call);
+    }
     let root = context.root()?;
-    let progress = if args.quiet { Progress::quiet() } else { context.ui.progress("Building") };
-    let built = context.block_on(build::build(context.ui, &root, vec![vec![recipe]], &progress));
-    progress.finish();
-    let Some((_, outcome)) = built?.pop_first() else { return Ok(()) };
-    let id = outcome.built.id.to_string();
-    if let Some(path) = &args.iidfile {
-        write(path, &id)?;
+    let mut built = with_shell(context, args.debug, |halted| {
+        let recipe = Recipe { halted: halted.cloned(), ..recipe };
+        let progress = if args.quiet { Progress::quiet() } else { context.ui.progress("Building") };
+        let built = context.block_on(build::build(context.ui, &root, vec![vec![recipe]], &progress));
+        progress.finish();
+        built
+    })?;
+    let Some((_, outcome)) = built.pop_first() else { return Ok(()) };
+    let id = outcome.delivered.id().map(|id| id.to_string());
+    if let (Some(path), Some(id)) = (&args.iidfile, &id) {
+        write(path, id)?;
     }
     if let Some(path) = &args.metadata_file {
-        let names: Vec<&str> = args.tag.iter().map(String::as_str).collect();
-        let metadata = json!({
-            "containerimage.config.digest": id,
-            "containerimage.descriptor": outcome.built.descriptor,
-            "containerimage.digest": outcome.built.digest,
-            "image.name": names.join(","),
-        });
-        write(path, &format!("{metadata:#}\n"))?;
+        write(path, &format!("{:#}\n", metadata(args, &outcome.delivered)))?;
     }
-    if args.quiet { Ok(context.ui.out(&format!("{id}\n"))?) } else { Ok(()) }
+    match id {
+        Some(id) if args.quiet => Ok(context.ui.out(&format!("{id}\n"))?),
+        _ => Ok(()),
+    }
+}
+
+/// Returns what is said of what was built, in the words of BuildKit.
+fn metadata(args: &BuildArgs, delivered: &Delivered) -> serde_json::Value {
+    let mut metadata = json!({});
+    if let (Some(image), None) = (&delivered.image, &delivered.index) {
+        metadata["containerimage.config.digest"] = json!(image.id);
+    }
+    if let Some(descriptor) = delivered.descriptor() {
+        metadata["containerimage.descriptor"] = json!(descriptor);
+        metadata["containerimage.digest"] = json!(descriptor.digest);
+        metadata["image.name"] = args.tag.join(",").into();
+    }
+    metadata
 }
 
 fn write(path: &Path, text: &str) -> Result<(), Error> {
@@ -147,8 +207,15 @@ fn recipe(args: &BuildArgs) -> Result<Recipe, Error> {
         None => {}
     }
     recipe.target.clone_from(&args.target);
-    recipe.arguments = arguments;
-    recipe.platform.clone_from(&args.platform);
+    recipe.arguments.extend(arguments);
+    recipe.platforms.clone_from(&args.platform);
+    recipe.outputs = outputs(args)?;
+    recipe.memory = args.memory;
+    recipe.attest(args.provenance.as_deref(), args.sbom.as_deref()).map_err(Error::new)?;
+    recipe.use_caches(&args.cache_from, &args.cache_to).map_err(Error::new)?;
+    for annotation in &args.annotation {
+        recipe.annotations.extend(Annotation::parse(annotation).map_err(Error::new)?);
+    }
     recipe.contexts = pairs("--build-context", &args.build_context)?;
     recipe.labels = pairs("--label", &args.label)?;
     recipe.tags = args.tag.iter().map(|tag| reference(tag)).collect::<Result<_, _>>()?;
@@ -170,16 +237,24 @@ fn recipe(args: &BuildArgs) -> Result<Recipe, Error> {
             host.split_once(['=', ':']).ok_or_else(|| Error::new(format!("bad format for add-host: {host:?}")))?;
         recipe.hosts.push((parsed.0.to_owned(), parsed.1.to_owned()));
     }
-    if let Some(size) = &args.shm_size {
-        let parsed = parse_bytes(size).ok().and_then(|size| u64::try_from(size).ok());
-        recipe.shm_size = Some(parsed.ok_or_else(|| Error::new(format!("invalid size: {size:?}")))?);
-    }
+    recipe.shm_size = args.shm_size;
     recipe.ulimits = args.ulimit.iter().map(|limit| parse_ulimit(limit)).collect::<Result<_, _>>()?;
     recipe.cgroup_parent.clone_from(&args.cgroup_parent);
     let allowed = |what: &str| args.allow.iter().any(|given| given == what);
     recipe.insecure = allowed("security.insecure");
     recipe.host_network = allowed("network.host") || args.network == RunNetwork::Host;
     Ok(recipe)
+}
+
+fn outputs(args: &BuildArgs) -> Result<Vec<Output>, Error> {
+    let given = args.output.iter().map(|output| Output::parse(output));
+    let shorthand = |asked: bool, text: &str| asked.then(|| Output::parse(text));
+    let all = given.chain(shorthand(args.push, "type=registry")).chain(shorthand(args.load, "type=docker"));
+    let outputs = all.collect::<Result<Vec<_>, _>>().map_err(|reason| Error::new(format!("--output: {reason}")))?;
+    if outputs.iter().any(|output| output.push && output.names.is_empty()) && args.tag.is_empty() {
+        return Err(Error::new("tag is needed when pushing to registry"));
+    }
+    Ok(outputs)
 }
 
 fn pairs(flag: &str, given: &[String]) -> Result<BTreeMap<String, String>, Error> {

@@ -1,6 +1,7 @@
 //! `image`: the images of this host, whatever project they are for.
 
 pub mod build;
+pub mod call;
 pub mod history;
 pub mod import;
 pub mod inspect;

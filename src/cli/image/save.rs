@@ -1,8 +1,7 @@
 //! `image save`: images into one file that Docker, Podman and skopeo read.
 
-use std::fs::File;
 use std::io::{self, BufWriter, IsTerminal as _, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Args;
 use rcompose_engine::image::Platform;
@@ -10,6 +9,7 @@ use rcompose_engine::image::Platform;
 use super::local::Local;
 use crate::cli::context::Context;
 use crate::cli::error::Error;
+use crate::project::whole_file::write_whole;
 
 #[derive(Debug, Args)]
 #[command(after_help = "Example: rcompose image save -o images.tar redis:7 postgres:16")]
@@ -48,7 +48,11 @@ pub fn run(context: &Context, args: &SaveArgs) -> Result<(), Error> {
         }
     }
     match &args.output {
-        Some(path) => save_to_file(&local, &images, path),
+        Some(path) => write_whole(
+            path,
+            |output| Ok(local.store.save(&images, output)?),
+            |verb, error| Error::new(format!("cannot {verb} {}: {error}", path.display())),
+        ),
         None if io::stdout().is_terminal() => {
             Err(Error::new("cowardly refusing to save to a terminal. Use the -o flag or redirect"))
         }
@@ -58,30 +62,4 @@ pub fn run(context: &Context, args: &SaveArgs) -> Result<(), Error> {
             Ok(output.flush()?)
         }
     }
-}
-
-/// Writes the archive beside its place and then renames it: what is there under the name is whole.
-fn save_to_file(local: &Local, images: &[rcompose_engine::image::Image], path: &Path) -> Result<(), Error> {
-    let failed = |verb: &str, error: io::Error| Error::new(format!("cannot {verb} {}: {error}", path.display()));
-    // Pipes and devices are written to where they are.
-    if path.exists() && !path.is_file() {
-        let file = File::options().write(true).open(path).map_err(|error| failed("open", error))?;
-        let mut output = BufWriter::with_capacity(1 << 17, file);
-        local.store.save(images, &mut output)?;
-        return output.flush().map_err(|error| failed("write", error));
-    }
-    let mut name = path.file_name().map(std::ffi::OsString::from).unwrap_or_default();
-    name.push(format!(".{}.partial", std::process::id()));
-    let partial = path.with_file_name(name);
-    let written = File::create(&partial).map_err(|error| failed("create", error)).and_then(|file| {
-        let mut output = BufWriter::with_capacity(1 << 17, file);
-        local.store.save(images, &mut output)?;
-        output.flush().map_err(|error| failed("write", error))?;
-        std::fs::rename(&partial, path).map_err(|error| failed("write", error))
-    });
-    if written.is_err() {
-        // What is told is why there is no archive.
-        let _ = std::fs::remove_file(&partial);
-    }
-    written
 }

@@ -121,8 +121,7 @@ fn images(local: &Local, containers: &[Container]) -> Result<Total, Error> {
 fn build_cache(local: &Local) -> Result<Total, Error> {
     let steps = local.store.steps()?;
     let kept = local.images.iter().flat_map(|image| &image.diff_ids).collect::<BTreeSet<_>>();
-    let own = steps.iter().map(|(_, step)| (step.layer, step.size)).filter(|(layer, _)| !kept.contains(layer));
-    let bytes = own.collect::<BTreeMap<_, _>>().values().sum::<u64>() + disk::used(&mounts(&local.root))?;
+    let bytes = local.store.usage()?.cache_bytes + disk::used(&mounts(&local.root))?;
     let active = steps.iter().filter(|(_, step)| kept.contains(&step.layer)).count();
     Ok(Total { name: "Build Cache", count: steps.len(), active, bytes, reclaimable: bytes })
 }

@@ -1,6 +1,11 @@
 //! Images that are built: from a context and a Dockerfile to steps, and from those to an image of the store.
 
+pub mod bake;
+mod cache;
 mod context;
+mod csv;
+mod deliver;
+pub mod output;
 pub mod recipe;
 pub mod service;
 
@@ -9,25 +14,28 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use jiff::Timestamp;
 use rcompose_engine::build::check::Warning;
 use rcompose_engine::build::dispatch::{Dispatched, Options, Plan, dispatch};
 use rcompose_engine::build::dockerfile::{Dockerfile, Fault};
-use rcompose_engine::build::graph::{Base, ImageRequest, ImageSource, Span};
-use rcompose_engine::build::{Aside, BuildError, Builder, Built, Keyring, Progress, Request, StepError, UplinkError};
+use rcompose_engine::build::graph::{Base, Graph, ImageRequest, ImageSource, Operation, Span};
+use rcompose_engine::build::{Aside, BuildError, Builder, Keyring, Progress, Request, Solved, StepError, UplinkError};
 use rcompose_engine::error::chain;
 use rcompose_engine::image::{
-    Digest, Image, LayoutError, Platform, PlatformError, Progress as PullProgress, PullError, PullOptions, PullPhase,
-    Reference, ReferenceError, Store, StoreError, prepare, pull,
+    CacheSource, Descriptor, Digest, Image, ImportedCache, LayoutError, Platform, PlatformError,
+    Progress as PullProgress, PullError, PullOptions, PullPhase, PushError, PushProgress, Reference, ReferenceError,
+    Store, StoreError, prepare, pull, push_as, resolve,
 };
 use rcompose_engine::root::Root;
 use tokio_util::sync::CancellationToken;
 
+use self::cache::{CachePlace, CacheTarget};
 pub use self::context::ignored_of;
 use self::context::{Gathered, Kept};
-use self::recipe::Recipe;
-
-/// The argument that makes a build reproducible.
-const SOURCE_DATE_EPOCH: &str = "SOURCE_DATE_EPOCH";
+pub use self::deliver::Delivered;
+use self::deliver::{DeliverError, deliver};
+use self::recipe::{Recipe, SOURCE_DATE_EPOCH};
+use super::platform::runs;
 
 /// Why an image was not built.
 #[derive(Debug, thiserror::Error)]
@@ -106,15 +114,34 @@ pub enum FailedBuild {
     },
     #[error(transparent)]
     Uplink(#[from] UplinkError),
+    #[error(transparent)]
+    Deliver(#[from] DeliverError),
+    #[error("cannot write the cache")]
+    Cache(#[from] PushError),
+    #[error(
+        "{step}: this machine cannot execute programs for {platform}: no handler of binfmt_misc is registered for them \
+         (packages such as qemu-user-static register some)"
+    )]
+    Foreign { step: String, platform: Platform },
 }
 
 /// What became of a recipe.
 #[derive(Debug)]
 pub struct Outcome {
-    pub built: Built,
+    pub delivered: Delivered,
     pub warnings: Vec<Warning>,
+    /// What it asked for and did not get.
+    pub notices: Vec<String>,
     /// What the Dockerfile is called, and its text.
     pub file: (String, String),
+}
+
+/// The steps for one platform, executed.
+struct Executed {
+    build: (Arc<Request>, Arc<Solved>),
+    warnings: Vec<Warning>,
+    notices: Vec<String>,
+    file: (String, String),
 }
 
 /// What several builds have in common.
@@ -148,14 +175,14 @@ impl Workshop {
     }
 
     /// Reads a recipe's Dockerfile and makes steps of it. Nothing is executed, but images that it is built on are fetched.
-    pub async fn plan(&self, recipe: &Recipe) -> Result<(Plan, (String, String)), FailedBuild> {
+    pub async fn plan(&self, recipe: &Recipe, platform: &Platform) -> Result<(Plan, (String, String)), FailedBuild> {
         let gathered = self.gather(recipe).await?;
         let (name, bytes) = &gathered.dockerfile;
         let text = String::from_utf8_lossy(bytes).into_owned();
         let file = || Box::new((name.clone(), text.clone()));
         let failed = |source| FailedBuild::Dockerfile { source: Box::new(source), file: file() };
         let dockerfile = Dockerfile::parse(bytes).map_err(failed)?;
-        let options = Self::options(recipe, &gathered)?;
+        let options = Self::options(recipe, platform, &gathered)?;
         let mut bases: BTreeMap<ImageRequest, Base> = BTreeMap::new();
         loop {
             match dispatch(&dockerfile, &options, &bases).map_err(|refused| failed(refused.fault))? {
@@ -168,11 +195,79 @@ impl Workshop {
         }
     }
 
-    /// Builds an image.
+    /// Builds what a recipe says, for all its platforms at once, and gives it away.
     pub async fn build(&self, recipe: &Recipe) -> Result<Outcome, FailedBuild> {
-        let (plan, file) = self.plan(recipe).await?;
+        let started = Timestamp::now();
+        let platforms = recipe.platforms()?;
+        let one = |(number, platform)| self.solve(recipe, number, platform);
+        let all = futures_util::future::try_join_all(platforms.iter().enumerate().map(one)).await?;
+        let mut builds = Vec::new();
+        let (mut warnings, mut notices, mut file) = (Vec::new(), recipe.notices.clone(), None);
+        for solved in all {
+            builds.push(solved.build);
+            // The same Dockerfile, so mostly the same warnings.
+            warnings.extend(solved.warnings);
+            notices.extend(solved.notices);
+            file = Some(solved.file);
+        }
+        warnings.sort();
+        warnings.dedup();
+        let (workshop, for_delivery, kept) = (self.clone(), recipe.clone(), builds.clone());
+        let delivered = tokio::task::spawn_blocking(move || {
+            deliver(&workshop.builder, &workshop.store, &for_delivery, started, &builds)
+        });
+        let delivered = delivered.await.unwrap_or(Err(DeliverError::Worker))?;
+        for (target, cache) in &delivered.caches {
+            self.push_cache(target, cache, &mut notices).await?;
+        }
+        // Until now nothing else kept what was made for it.
+        drop(kept);
+        Ok(Outcome { delivered, warnings, notices, file: file.unwrap_or_default() })
+    }
+
+    async fn push_cache(
+        &self,
+        target: &CacheTarget,
+        cache: &Descriptor,
+        notices: &mut Vec<String>,
+    ) -> Result<(), FailedBuild> {
+        let CachePlace::Registry(name) = &target.place else { return Ok(()) };
+        let quiet: PushProgress = Arc::new(|_| ());
+        match push_as(&self.store, cache, name, &self.pull, &quiet).await {
+            Err(error) if target.ignore_error => notices.push(chain(&error)),
+            result => result?,
+        }
+        Ok(())
+    }
+
+    /// Finds the caches that a recipe names. One that cannot be used is none.
+    async fn caches(&self, recipe: &Recipe, platform: &Platform) -> (Vec<Arc<ImportedCache>>, Vec<String>) {
+        let options = PullOptions { platform: Some(platform.clone()), ..self.pull.clone() };
+        let all = recipe.cache_from.iter().map(|source| ImportedCache::find(source, &options));
+        let (mut caches, mut notices) = (Vec::new(), Vec::new());
+        for (source, found) in recipe.cache_from.iter().zip(futures_util::future::join_all(all).await) {
+            let place = match source {
+                CacheSource::Registry(name) => name.familiar(),
+                CacheSource::Directory { path, .. } => path.display().to_string(),
+            };
+            match found {
+                Ok(cache) => caches.push(Arc::new(cache)),
+                Err(error) => notices.push(format!("the cache {place} cannot be used: {}", chain(&error))),
+            }
+        }
+        (caches, notices)
+    }
+
+    /// Executes the steps for one platform.
+    async fn solve(&self, recipe: &Recipe, number: usize, platform: &Platform) -> Result<Executed, FailedBuild> {
+        let (plan, file) = self.plan(recipe, platform).await?;
+        if let Some((step, platform)) = foreign(&plan.graph) {
+            return Err(FailedBuild::Foreign { step, platform });
+        }
+        let (caches, notices) = self.caches(recipe, platform).await;
         let request = Arc::new(Request {
             name: recipe.name.as_str().into(),
+            number,
             graph: plan.graph,
             contexts: self.gather(recipe).await?.files,
             keyring: Keyring { secrets: recipe.secrets.clone(), ssh: recipe.ssh.clone() },
@@ -180,27 +275,33 @@ impl Workshop {
             hosts: recipe.hosts.clone(),
             hostname: recipe.arguments.get("BUILDKIT_SANDBOX_HOSTNAME").cloned(),
             shm_size: recipe.shm_size,
+            memory: recipe.memory,
             ulimits: recipe.ulimits.clone(),
             cgroup_parent: recipe.cgroup_parent.clone(),
             epoch: epoch(recipe)?,
             insecure: recipe.insecure,
             host_network: recipe.host_network,
+            caches,
             interrupt: self.interrupt.clone(),
         });
         let failed = |source| FailedBuild::Build { source: Box::new(source), file: Box::new(file.clone()) };
-        let solved = self.builder.solve(Arc::clone(&request)).await.map_err(failed)?;
-        let built = self.builder.export(&request, &solved, &recipe.tags).map_err(failed)?;
-        Ok(Outcome { built, warnings: plan.warnings, file })
+        let solved = self.builder.solve(Arc::clone(&request)).await;
+        if let (Err(error), Some(halted)) = (&solved, &recipe.halted)
+            && let BuildError::Step { before: Some(before), .. } = error.root()
+        {
+            // That of another platform may have been there before.
+            let _ = halted.set(self.builder.halted(before).map_err(failed)?);
+        }
+        let solved = solved.map_err(failed)?;
+        Ok(Executed { build: (request, Arc::new(solved)), warnings: plan.warnings, notices, file })
     }
 
-    fn options(recipe: &Recipe, gathered: &Gathered) -> Result<Options, FailedBuild> {
+    fn options(recipe: &Recipe, platform: &Platform, gathered: &Gathered) -> Result<Options, FailedBuild> {
         Ok(Options {
             target: recipe.target.clone(),
             arguments: recipe.arguments.clone(),
-            platform: match &recipe.platform {
-                Some(platform) => platform.parse::<Platform>()?,
-                None => Platform::host(),
-            },
+            platform: platform.clone(),
+            several_platforms: recipe.platforms.len() > 1,
             contexts: gathered.named.clone(),
             ignore: gathered.ignore.clone(),
             context_ignore: gathered.context_ignore.clone(),
@@ -242,14 +343,27 @@ impl Workshop {
         let failed = |source| FailedBuild::Pull { reference: request.reference.clone(), source: Box::new(source) };
         // What was built here a moment ago is in no registry.
         let ask = recipe.pull && layout.is_none() && !recipe.built_here.contains(&reference.familiar());
-        let there =
-            if ask { None } else { prepare(&self.store, &reference, &options, listener).await.map_err(failed)? };
-        let there = there.filter(|image| {
+        let there = |reference: Reference| {
+            let (options, failed) = (&options, &failed);
+            async move { prepare(&self.store, &reference, options, listener).await.map_err(failed) }
+        };
+        let named = if ask { None } else { there(reference.clone()).await? };
+        let named = named.filter(|image| {
             (&image.platform.os, &image.platform.architecture) == (&platform.os, &platform.architecture)
         });
-        let image = match there {
+        let image = match named {
             Some(image) => image,
-            None => pull(&self.store, &reference, &options, listener).await.map_err(failed)?,
+            None if platform == Platform::host() => {
+                pull(&self.store, &reference, &options, listener).await.map_err(failed)?
+            }
+            // The name stays with the image that containers here are made of.
+            None => {
+                let exact = resolve(&reference, &options).await.map_err(failed)?;
+                match there(exact.clone()).await? {
+                    Some(image) => image,
+                    None => pull(&self.store, &exact, &options, listener).await.map_err(failed)?,
+                }
+            }
         };
         let base = self.describe(&request.reference, &image)?;
         self.builder.offer(image);
@@ -269,6 +383,25 @@ impl Workshop {
             ImageSource { reference: reference.to_owned(), digest: image.digest, platform: image.platform.clone() };
         Ok(Base { source, config, author })
     }
+}
+
+/// Returns the first command of a graph that this machine cannot execute, and for what machine it is.
+fn foreign(graph: &Graph) -> Option<(String, Platform)> {
+    let mut platforms: Vec<&Platform> = Vec::new();
+    for vertex in &graph.vertices {
+        let platform = match &vertex.operation {
+            Operation::Image(image) => &image.platform,
+            Operation::Run(run) => platforms[run.on.0],
+            Operation::Copy(copy) => platforms[copy.on.0],
+            Operation::MakeDirectory(make) => platforms[make.on.0],
+            _ => &graph.platform,
+        };
+        if matches!(vertex.operation, Operation::Run(_)) && !runs(platform) {
+            return Some((vertex.name.clone(), platform.clone()));
+        }
+        platforms.push(platform);
+    }
+    None
 }
 
 /// Returns what adds up the layers of a pull.

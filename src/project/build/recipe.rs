@@ -2,13 +2,21 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 
 use rcompose_engine::build::Secret;
 use rcompose_engine::build::dispatch::NamedContext;
 use rcompose_engine::build::dockerfile::{Fault, parse_bool};
 use rcompose_engine::build::graph::{Git, RunNetwork};
 use rcompose_engine::container::config::Ulimit;
-use rcompose_engine::image::Reference;
+use rcompose_engine::image::{CacheSource, Compression, Platform, PlatformError, Reference};
+
+use super::cache::{self, CachePlace, CacheTarget, Told};
+use super::csv::fields;
+use super::output::{Annotation, Output};
+
+/// The argument that makes a build reproducible.
+pub(super) const SOURCE_DATE_EPOCH: &str = "SOURCE_DATE_EPOCH";
 
 /// Everything that says how an image is built.
 #[derive(Debug, Clone)]
@@ -22,7 +30,8 @@ pub struct Recipe {
     pub dockerfile_text: Option<String>,
     pub target: Option<String>,
     pub arguments: BTreeMap<String, String>,
-    pub platform: Option<String>,
+    /// For what machines; none: for this one.
+    pub platforms: Vec<String>,
     /// Named contexts, as they are written.
     pub contexts: BTreeMap<String, String>,
     pub labels: BTreeMap<String, String>,
@@ -38,6 +47,8 @@ pub struct Recipe {
     pub network: RunNetwork,
     pub hosts: Vec<(String, String)>,
     pub shm_size: Option<u64>,
+    /// Bytes of memory that a command may use.
+    pub memory: Option<u64>,
     pub ulimits: Vec<Ulimit>,
     pub cgroup_parent: Option<String>,
     /// `RUN --security=insecure` is allowed.
@@ -46,6 +57,19 @@ pub struct Recipe {
     pub host_network: bool,
     /// Look at every stage, for the checks.
     pub all_stages: bool,
+    /// What is made of it; none: an image of the store.
+    pub outputs: Vec<Output>,
+    /// The form of the image's layers, where no output says one.
+    pub compression: Option<Compression>,
+    pub annotations: Vec<Annotation>,
+    pub cache_from: Vec<CacheSource>,
+    pub cache_to: Vec<CacheTarget>,
+    /// What is attested of where the image comes from.
+    pub provenance: Attested,
+    /// Where it is said, after a command that failed, what image there is of the state before it.
+    pub halted: Option<Arc<OnceLock<Reference>>>,
+    /// What is to be said of what it asks for and does not get.
+    pub notices: Vec<String>,
 }
 
 /// Where the files of a build are.
@@ -85,7 +109,81 @@ impl Contents {
     }
 }
 
+/// How much is attested of where an image comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Attested {
+    None,
+    Min,
+    /// Also what the build was told.
+    Max,
+}
+
+impl Attested {
+    /// Reads `--provenance`: `true`, `false`, `mode=min`, `mode=max`, `disabled=true`.
+    fn parse(text: &str) -> Result<Self, String> {
+        let mut attested = Self::Min;
+        for (key, value) in fields(text)? {
+            match (key.as_str(), value.as_str()) {
+                ("false", "") | ("disabled", "true") => attested = Self::None,
+                ("true" | "", "") | ("mode", "min") | ("disabled", "false") => {}
+                ("mode", "max") => attested = Self::Max,
+                _ => return Err(format!("invalid provenance {text:?}: true, false, mode=min and mode=max are known")),
+            }
+        }
+        Ok(attested)
+    }
+}
+
 impl Recipe {
+    /// Takes up what is to be attested: `--provenance` and `--sbom`, or the attributes of a service.
+    pub fn attest(&mut self, provenance: Option<&str>, sbom: Option<&str>) -> Result<(), String> {
+        if let Some(text) = provenance {
+            self.provenance = Attested::parse(text)?;
+        }
+        if sbom.is_some_and(|text| !matches!(text, "false" | "disabled=true")) {
+            self.notices.push("no SBOM is made: there is no scanner here".to_owned());
+        }
+        Ok(())
+    }
+
+    /// Takes up what it is told of caches: `--cache-from` and `--cache-to`, or the attributes of a service.
+    pub fn use_caches(&mut self, from: &[String], to: &[String]) -> Result<(), String> {
+        for text in from {
+            match cache::source(text)? {
+                Told::Known(source) => self.cache_from.push(source),
+                Told::Unsupported(notice) => self.notices.push(notice),
+            }
+        }
+        for text in to {
+            match cache::target(text)? {
+                Told::Known(target) => self.cache_to.push(target),
+                Told::Unsupported(notice) => self.notices.push(notice),
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns whether the image is to be a cache for other builds.
+    pub fn inline_cache(&self) -> bool {
+        let asked = self.arguments.get("BUILDKIT_INLINE_CACHE").is_some_and(|value| value == "1");
+        asked || self.cache_to.iter().any(|target| target.place == CachePlace::Inline)
+    }
+
+    /// Returns for what machines it is, each once; at least one.
+    pub fn platforms(&self) -> Result<Vec<Platform>, PlatformError> {
+        let mut platforms = Vec::new();
+        for platform in &self.platforms {
+            let platform = platform.parse()?;
+            if !platforms.contains(&platform) {
+                platforms.push(platform);
+            }
+        }
+        if platforms.is_empty() {
+            platforms.push(Platform::host());
+        }
+        Ok(platforms)
+    }
+
     /// Returns the recipe of a context with its Dockerfile.
     pub fn new(name: impl Into<String>, context: Contents) -> Self {
         Self {
@@ -94,8 +192,13 @@ impl Recipe {
             dockerfile: "Dockerfile".to_owned(),
             dockerfile_text: None,
             target: None,
-            arguments: BTreeMap::new(),
-            platform: None,
+            // Taken from the environment where nothing else says it, as Docker does it.
+            arguments: std::env::var(SOURCE_DATE_EPOCH)
+                .into_iter()
+                .filter(|epoch| !epoch.is_empty())
+                .map(|epoch| (SOURCE_DATE_EPOCH.to_owned(), epoch))
+                .collect(),
+            platforms: Vec::new(),
             contexts: BTreeMap::new(),
             labels: BTreeMap::new(),
             tags: Vec::new(),
@@ -108,11 +211,20 @@ impl Recipe {
             network: RunNetwork::Default,
             hosts: Vec::new(),
             shm_size: None,
+            memory: None,
             ulimits: Vec::new(),
             cgroup_parent: None,
             insecure: false,
             host_network: false,
             all_stages: false,
+            outputs: Vec::new(),
+            compression: None,
+            annotations: Vec::new(),
+            cache_from: Vec::new(),
+            cache_to: Vec::new(),
+            provenance: Attested::None,
+            halted: None,
+            notices: Vec::new(),
         }
     }
 }

@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
 
 use rcompose_engine::build::Secret;
 use rcompose_engine::build::graph::RunNetwork;
 use rcompose_engine::container::config::Ulimit;
-use rcompose_engine::image::{Reference, ReferenceError};
+use rcompose_engine::image::{Compression, Platform, Reference, ReferenceError};
 
 use super::recipe::{Contents, Recipe};
 use crate::compose::model::{Build, Project, Service};
@@ -37,6 +38,17 @@ pub struct Overrides {
     pub arguments: BTreeMap<String, String>,
     pub no_cache: bool,
     pub pull: bool,
+    /// What is built goes to registries.
+    pub push: bool,
+    /// It is built for all platforms that services list, and not only for the one that they run on.
+    pub all_platforms: bool,
+    /// Bytes of memory that a command may use.
+    pub memory: Option<u64>,
+    /// What is attested, as it is written, in place of what services say.
+    pub provenance: Option<String>,
+    pub sbom: Option<String>,
+    /// Where it is said what there was before a command that failed.
+    pub halted: Option<Arc<OnceLock<Reference>>>,
     /// `--ssh`, as it is written.
     pub ssh: Vec<String>,
 }
@@ -114,8 +126,10 @@ fn recipe(project: &Project, service: &Service, build: &Build, overrides: &Overr
     }
     recipe.dockerfile_text.clone_from(&build.dockerfile_inline);
     recipe.target = build.target.clone().filter(|target| !target.is_empty());
-    recipe.arguments = arguments;
-    recipe.platform = service.platform.clone().or_else(|| build.platforms.first().cloned());
+    recipe.arguments.extend(arguments);
+    recipe.platforms =
+        platforms(service, build, overrides.all_platforms).map_err(|reason| invalid("platforms", reason))?;
+    recipe.compression = overrides.push.then_some(Compression::USUAL);
     for (context, value) in &build.additional_contexts {
         let value = match value.strip_prefix(SERVICE) {
             Some(base) => {
@@ -129,6 +143,14 @@ fn recipe(project: &Project, service: &Service, build: &Build, overrides: &Overr
         };
         recipe.contexts.insert(context.clone(), value);
     }
+    recipe.use_caches(&build.cache_from, &build.cache_to).map_err(|reason| invalid("cache_from, cache_to", reason))?;
+    let provenance = overrides.provenance.as_ref().or(build.provenance.as_ref());
+    let sbom = overrides.sbom.as_ref().or(build.sbom.as_ref());
+    recipe
+        .attest(provenance.map(String::as_str), sbom.map(String::as_str))
+        .map_err(|reason| invalid("provenance", reason))?;
+    recipe.memory = overrides.memory;
+    recipe.halted.clone_from(&overrides.halted);
     recipe.labels.clone_from(&build.labels);
     for name in std::iter::once(&name).chain(&build.tags) {
         recipe.tags.push(reference(service, name)?);
@@ -175,6 +197,26 @@ fn recipe(project: &Project, service: &Service, build: &Build, overrides: &Overr
     recipe.insecure = build.privileged || entitled("security.insecure");
     recipe.host_network = entitled("network.host") || recipe.network == RunNetwork::Host;
     Ok(recipe)
+}
+
+/// Returns for what machines a service's image is built.
+fn platforms(service: &Service, build: &Build, all: bool) -> Result<Vec<String>, String> {
+    let own = service.platform.as_ref().filter(|platform| !platform.is_empty());
+    let listed = |platform: &String| build.platforms.iter().any(|listed| same(listed, platform));
+    if let Some(own) = own.filter(|own| !build.platforms.is_empty() && !listed(own)) {
+        return Err(format!("they lack the service's platform {own:?}"));
+    }
+    if all && !build.platforms.is_empty() {
+        return Ok(build.platforms.clone());
+    }
+    let host = Platform::host().to_string();
+    let usual = build.platforms.iter().find(|listed| same(listed, &host)).or(build.platforms.first());
+    Ok(own.or(usual).cloned().into_iter().collect())
+}
+
+/// Returns whether two platforms are one, however they are written. What is no platform is found out by the build.
+fn same(one: &str, other: &str) -> bool {
+    one == other || one.parse::<Platform>().is_ok_and(|one| other.parse() == Ok(one))
 }
 
 /// Returns the socket of an SSH agent: the one given, else that of the user.

@@ -2,6 +2,7 @@
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line program")]
 
+mod build;
 mod network;
 mod pull;
 
@@ -281,6 +282,9 @@ fn run(options: &Options) -> anyhow::Result<()> {
     }
     if wanted(PULL) {
         pulls(&sides, options.iterations)?;
+    }
+    if wanted(build::BUILD) {
+        build::measure(&sides, options.iterations)?;
     }
     if wanted(TRAFFIC) {
         traffic(&sides, options.iterations)?;

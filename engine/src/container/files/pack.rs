@@ -85,6 +85,21 @@ pub fn pack_layer(fd: BorrowedFd<'_>, root: bool, latest: Option<u64>, out: impl
     Ok(packed)
 }
 
+/// Writes an archive of whole trees, each below a directory of its name; what is in one without a name stands at the top. Nothing
+/// in it is younger than `latest`.
+pub fn pack_trees(trees: &[(&Path, BorrowedFd<'_>)], latest: Option<u64>, out: impl Write) -> Result<(), PackError> {
+    let mut builder = tar::Builder::new(out);
+    for (name, tree) in trees {
+        let mut packer = Packer { latest, ..Packer::new(&mut builder, Content::Files) };
+        if name.as_os_str().is_empty() {
+            packer.children(*tree, name)?;
+        } else {
+            packer.add(*tree, name)?;
+        }
+    }
+    builder.into_inner().and_then(|mut out| out.flush()).map_err(failed("write", Path::new("the archive")))
+}
+
 /// Writes an archive without anything in it.
 pub fn pack_nothing(out: impl Write) -> Result<(), PackError> {
     let finished = tar::Builder::new(out).into_inner().and_then(|mut out| out.flush());

@@ -1,0 +1,501 @@
+//! What becomes of what was built: files, archives, images of registries, and caches of other builds.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Read as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
+use compose_tests::factory::registry::Registry;
+use compose_tests::http;
+use compose_tests::stack::Stack;
+use compose_tests::wait;
+use flate2::read::GzDecoder;
+use serde_json::{Value, json};
+
+/// Says for which machine it was built, and needs none.
+const FOR_ANY: &str = "FROM scratch
+ARG TARGETPLATFORM
+ARG TARGETARCH
+COPY --chmod=640 hello /in/hello-${TARGETARCH}
+LABEL platform=$TARGETPLATFORM
+";
+
+/// Two commands, of which the first is not in the image.
+const TWO_STAGES: &str = "FROM busybox:musl AS made
+RUN echo 1 >/made
+FROM busybox:musl
+COPY --from=made /made /made
+RUN echo 2 >/two
+";
+
+fn stack(name: &str, dockerfile: &str) -> Stack {
+    let stack = Stack::new(name);
+    stack.write("context/Dockerfile", dockerfile);
+    stack.write("context/hello", "hello\n");
+    stack
+}
+
+/// Another store, with nothing in it.
+fn elsewhere(stack: &Stack) -> BTreeMap<String, String> {
+    let root = stack.project_folder().join("elsewhere");
+    BTreeMap::from([("RCOMPOSE_ROOT".to_owned(), root.display().to_string())])
+}
+
+/// The files of an archive, by name.
+fn files(archive: impl std::io::Read) -> BTreeMap<String, Vec<u8>> {
+    let mut files = BTreeMap::new();
+    for entry in tar::Archive::new(archive).entries().expect("it is an archive") {
+        let mut entry = entry.expect("it is whole");
+        let name = entry.path().expect("names are text").display().to_string();
+        let mut content = Vec::new();
+        entry.read_to_end(&mut content).expect("it is whole");
+        files.insert(name, content);
+    }
+    files
+}
+
+fn names(files: &BTreeMap<String, Vec<u8>>) -> Vec<&str> {
+    files.keys().map(String::as_str).collect()
+}
+
+fn document(files: &BTreeMap<String, Vec<u8>>, name: &str) -> Value {
+    serde_json::from_slice(&files[name]).expect("it is a document")
+}
+
+/// What a descriptor names.
+fn blob(files: &BTreeMap<String, Vec<u8>>, descriptor: &Value) -> Value {
+    document(files, &blob_name(descriptor))
+}
+
+fn blob_name(descriptor: &Value) -> String {
+    format!("blobs/{}", descriptor["digest"].as_str().expect("it has a digest").replace(':', "/"))
+}
+
+#[test]
+fn files_are_given_away_as_they_are() {
+    let stack = stack("build-files", FOR_ANY);
+    let folder = stack.project_folder();
+    stack.write("out/in/kept", "was here");
+    stack.run(&["image", "build", "-q", "-o", "out", "context"]).ok();
+    let hello = folder.join("out/in/hello-amd64");
+    assert_eq!(fs::read_to_string(&hello).unwrap(), "hello\n");
+    assert_eq!(fs::metadata(&hello).unwrap().permissions().mode() & 0o777, 0o640);
+    assert!(folder.join("out/in/kept").exists());
+    stack
+        .run(&[
+            "image",
+            "build",
+            "-q",
+            "--platform",
+            "linux/amd64,linux/arm64",
+            "-o",
+            "type=tar,dest=all.tar",
+            "context",
+        ])
+        .ok();
+    let all = files(fs::File::open(folder.join("all.tar")).unwrap());
+    assert_eq!(
+        names(&all),
+        [
+            "linux_amd64/",
+            "linux_amd64/in/",
+            "linux_amd64/in/hello-amd64",
+            "linux_arm64/",
+            "linux_arm64/in/",
+            "linux_arm64/in/hello-arm64"
+        ]
+    );
+    let piped = stack.run(&["image", "build", "-q", "-o", "-", "context"]).ok();
+    assert_eq!(names(&files(piped.stdout.as_bytes())), ["in/", "in/hello-amd64"]);
+    assert_eq!(stack.run(&["image", "ls", "-q"]).ok().stdout, "", "no image was asked for");
+    stack.finish();
+}
+
+#[test]
+fn what_leads_out_of_a_folder_is_not_followed() {
+    let stack = stack(
+        "build-files-hostile",
+        "FROM busybox:musl\nRUN rm -rf /tmp && mkdir /tmp && echo x >/tmp/x && mknod /dev-null c 1 3\n",
+    );
+    let folder = stack.project_folder();
+    fs::create_dir_all(folder.join("outside")).unwrap();
+    fs::create_dir_all(folder.join("out")).unwrap();
+    std::os::unix::fs::symlink("../outside", folder.join("out/tmp")).unwrap();
+    stack.run(&["image", "build", "-q", "-o", "out", "context"]).fails().complains("/tmp");
+    assert_eq!(fs::read_dir(folder.join("outside")).unwrap().count(), 0);
+    fs::remove_file(folder.join("out/tmp")).unwrap();
+    stack.run(&["image", "build", "-q", "-o", "out", "context"]).ok();
+    assert!(folder.join("out/tmp/x").exists());
+    assert!(!folder.join("out/dev-null").exists(), "a device would be one of this host");
+    stack.finish();
+}
+
+#[test]
+fn archives_have_what_their_readers_expect() {
+    let stack = stack("build-archives", FOR_ANY);
+    let folder = stack.project_folder();
+    let build = |rest: &[&str]| {
+        stack
+            .run(
+                &[&["image", "build", "-q", "--metadata-file", "metadata", "-t", "a/b:1"], rest, &["context"]].concat(),
+            )
+            .ok()
+    };
+    let read = |name: &str| files(fs::File::open(folder.join(name)).unwrap());
+    build(&["-o", "type=docker,dest=docker.tar"]);
+    let docker = read("docker.tar");
+    let table = &document(&docker, "manifest.json")[0];
+    assert_eq!(table["RepoTags"], json!(["a/b:1"]));
+    let layer = docker[table["Layers"][0].as_str().unwrap()].as_slice();
+    assert_eq!(names(&files(GzDecoder::new(layer))), ["in/", "in/hello-amd64"]);
+
+    let several = [
+        "--platform",
+        "linux/amd64,linux/arm64",
+        "--annotation",
+        "index:who=me",
+        "--annotation",
+        "manifest[linux/arm64]:arm=yes",
+    ];
+    build(&[&several[..], &["-o", "type=oci,dest=oci.tar,compression=zstd"]].concat());
+    let oci = read("oci.tar");
+    let top = &document(&oci, "index.json")["manifests"][0];
+    assert_eq!(top["annotations"]["io.containerd.image.name"], "docker.io/a/b:1");
+    let metadata: Value = serde_json::from_slice(&fs::read(folder.join("metadata")).unwrap()).unwrap();
+    assert_eq!((&metadata["containerimage.digest"], &metadata["image.name"]), (&top["digest"], &json!("a/b:1")));
+    let index = blob(&oci, top);
+    assert_eq!(index["annotations"], json!({"who": "me"}));
+    for (manifest, architecture) in index["manifests"].as_array().unwrap().iter().zip(["amd64", "arm64"]) {
+        assert_eq!(manifest["platform"]["architecture"], architecture);
+        let manifest = blob(&oci, manifest);
+        assert_eq!(manifest["annotations"]["arm"] == "yes", architecture == "arm64");
+        assert_eq!(manifest["layers"][0]["mediaType"], "application/vnd.oci.image.layer.v1.tar+zstd");
+        let config = blob(&oci, &manifest["config"]);
+        assert_eq!(config["config"]["Labels"]["platform"], format!("linux/{architecture}"));
+    }
+    build(&[&several[..], &["-o", "type=oci,dest=folder,tar=false,compression=zstd"]].concat());
+    let same = fs::read(folder.join("folder").join(blob_name(top))).unwrap();
+    assert_eq!(same, oci[&blob_name(top)]);
+    stack
+        .run(&[
+            "image",
+            "build",
+            "-q",
+            "--platform",
+            "linux/amd64,linux/arm64",
+            "-o",
+            "type=docker,dest=x.tar",
+            "context",
+        ])
+        .fails()
+        .complains("type=oci");
+    assert!(!folder.join("x.tar").exists());
+    assert_eq!(stack.run(&["image", "ls", "-q"]).ok().stdout, "", "no image was asked for");
+    stack.finish();
+}
+
+#[test]
+fn the_same_epoch_makes_the_same_bytes() {
+    let stack = stack(
+        "build-epoch",
+        "FROM busybox:musl\nCOPY hello /hello\nRUN date >/dev/null; touch /touched; mkdir /made\n",
+    );
+    let archive = |root: &str, touched: i64| {
+        let hello = fs::File::options().write(true).open(stack.project_folder().join("context/hello")).unwrap();
+        let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(touched.unsigned_abs());
+        hello.set_modified(time).unwrap();
+        let environment = BTreeMap::from([
+            ("RCOMPOSE_ROOT".to_owned(), stack.project_folder().join(root).display().to_string()),
+            ("SOURCE_DATE_EPOCH".to_owned(), "1700000000".to_owned()),
+        ]);
+        let arguments = ["image", "build", "-q", "-o", "type=oci,dest=epoch.tar,rewrite-timestamp=true", "context"];
+        stack.run_with(&arguments, &environment, "").ok();
+        fs::read(stack.project_folder().join("epoch.tar")).unwrap()
+    };
+    let first = archive("one", 1_750_000_000);
+    assert!(first == archive("other", 1_760_000_000), "the archives differ");
+    stack.finish();
+}
+
+/// Asks a registry for what a tag names.
+fn manifest(registry: &Registry, name: &str, tag: &str) -> Value {
+    let target = format!("/v2/{name}/manifests/{tag}");
+    let types = "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json";
+    let answer = http::request(registry.address(), "GET", &target, &[("Accept", types)], None, wait::PATIENCE);
+    let answer = answer.expect("the registry answers");
+    serde_json::from_slice(&answer.body).expect("it is a document")
+}
+
+#[test]
+fn several_platforms_are_pushed_as_one_image() {
+    let stack = stack("build-push", FOR_ANY);
+    let registry = Registry::start(&stack.project_folder().join("registry")).unwrap();
+    let name = format!("{}/team/app", registry.address());
+    let tag = |tag: &str| format!("{name}:{tag}");
+    let platforms = ["--platform", "linux/amd64,linux/arm64"];
+    stack.run(&[&["image", "build", "-q", "--push", "-t", &tag("1")], &platforms[..], &["context"]].concat()).ok();
+    let index = manifest(&registry, "team/app", "1");
+    let architectures: Vec<&Value> =
+        index["manifests"].as_array().unwrap().iter().map(|entry| &entry["platform"]["architecture"]).collect();
+    assert_eq!(architectures, ["amd64", "arm64"]);
+    let entry = index["manifests"][1]["digest"].as_str().unwrap();
+    let layer = &manifest(&registry, "team/app", entry)["layers"][0];
+    assert_eq!(layer["mediaType"], "application/vnd.oci.image.layer.v1.tar+gzip");
+    // Here the name means the image that runs here; it is pushed under further names as a whole.
+    let architecture = ["image", "inspect", &tag("1"), "--format", "{{.Architecture}}"];
+    assert_eq!(stack.run(&architecture).ok().stdout, "amd64\n");
+    stack.run(&["image", "tag", &tag("1"), &tag("2")]).ok();
+    stack.run(&["image", "prune", "-f"]).ok();
+    stack.run(&["image", "push", "-q", &tag("2")]).ok();
+    assert_eq!(manifest(&registry, "team/app", "2"), index);
+    let pull = ["image", "pull", "-q", "--platform", "linux/arm64", &tag("2")];
+    stack.run_with(&pull, &elsewhere(&stack), "").ok();
+    stack.run(&["image", "build", "--push", "context"]).fails().complains("tag is needed");
+
+    // Likewise for services; commands of other machines need a handler for their programs.
+    stack.write("compose.yaml", &format!(
+        "services:\n  any:\n    image: {name}:3\n    build: {{context: context, platforms: [linux/amd64, linux/arm64]}}\n"
+    ));
+    stack.run(&["build", "--push"]).ok();
+    assert_eq!(manifest(&registry, "team/app", "3"), index);
+    stack.finish();
+}
+
+#[test]
+fn a_command_for_another_machine_is_refused_by_name() {
+    let stack = stack("build-foreign", "FROM scratch\nCOPY hello /\nRUN [\"/hello\"]\n");
+    stack
+        .run(&["image", "build", "--platform", "linux/mips64le", "context"])
+        .fails()
+        .complains("RUN [\"/hello\"]")
+        .complains("linux/mips64le: no handler of binfmt_misc");
+    stack.finish();
+}
+
+#[test]
+fn caches_are_shared_by_folders_and_registries() {
+    let stack = stack("build-cache", TWO_STAGES);
+    let registry = Registry::start(&stack.project_folder().join("registry")).unwrap();
+    let name = |tag: &str| format!("{}/team/cache:{tag}", registry.address());
+    let to_registry = format!("type=registry,ref={},mode=max,compression=zstd", name("max"));
+    stack
+        .run(&[
+            "image",
+            "build",
+            "-q",
+            "-t",
+            "x",
+            "--cache-to",
+            "type=local,dest=cache",
+            "--cache-to",
+            &to_registry,
+            "context",
+        ])
+        .ok();
+    let inline = name("inline");
+    stack.run(&["image", "build", "-q", "--push", "-t", &inline, "--cache-to", "type=inline", "context"]).ok();
+    let cache = manifest(&registry, "team/cache", "max");
+    assert_eq!(cache["config"]["mediaType"], "application/vnd.buildkit.cacheconfig.v0");
+
+    // With all steps; with those of the image; from the image itself.
+    let first = "[made 2/2] RUN echo 1 >/made";
+    for (from, made) in [
+        (format!("type=registry,ref={}", name("max")), vec![]),
+        ("type=local,src=cache".to_owned(), vec![first]),
+        (inline, vec![first]),
+    ] {
+        let root = stack.project_folder().join("elsewhere");
+        if root.exists() {
+            fs::remove_dir_all(&root).unwrap();
+        }
+        let arguments = ["--progress", "plain", "image", "build", "--cache-from", &from, "context"];
+        let output = stack.run_with(&arguments, &elsewhere(&stack), "").ok();
+        for step in [first, "[stage-1 2/3] COPY --from=made /made /made", "[stage-1 3/3] RUN echo 2 >/two"] {
+            let cached = after(&output.stderr, step) == "CACHED";
+            assert_eq!(cached, !made.contains(&step), "{from}: {step}\n{output:?}");
+        }
+    }
+    // A cache that is not there, or of a kind that is not supported, is worth a warning.
+    let arguments = [
+        "image",
+        "build",
+        "--cache-from",
+        "type=local,src=nowhere",
+        "--cache-from",
+        "type=gha",
+        "--cache-to",
+        "type=s3,bucket=b",
+        "context",
+    ];
+    let output = stack.run(&arguments).ok();
+    output.complains("nowhere cannot be used").complains("type gha is ignored").complains("type s3 is ignored");
+    stack.finish();
+}
+
+/// What is said of a step, below the line with its name.
+fn after<'a>(text: &'a str, step: &str) -> &'a str {
+    let mut lines = text.lines().skip_while(|line| !line.ends_with(step));
+    lines.nth(1).and_then(|line| line.split_once(' ')).map_or("", |(_, said)| said)
+}
+
+#[test]
+fn a_cache_that_lies_is_not_believed() {
+    let stack = stack("build-cache-lies", "FROM busybox:musl\nRUN echo true >/made\n");
+    stack.run(&["image", "build", "-q", "--cache-to", "type=local,dest=cache", "context"]).ok();
+    let blobs = stack.project_folder().join("cache/blobs/sha256");
+    // Every layer is something else now; what says so is the same.
+    for entry in fs::read_dir(&blobs).unwrap() {
+        let path = entry.unwrap().path();
+        if fs::read(&path).unwrap().starts_with(&[0x1f, 0x8b]) {
+            fs::write(&path, "something else").unwrap();
+        }
+    }
+    let arguments = ["--progress", "plain", "image", "build", "--cache-from", "type=local,src=cache", "context"];
+    let output = stack.run_with(&arguments, &elsewhere(&stack), "").ok();
+    assert!(output.stderr.contains("cannot be taken from the cache"), "{output:?}");
+    assert!(!output.stderr.contains("CACHED"), "{output:?}");
+    assert!(!Path::new("/made").exists());
+    stack.finish();
+}
+
+#[test]
+fn where_an_image_comes_from_is_attested() {
+    let stack = stack("build-provenance", "FROM busybox:musl\nARG WHO\nCOPY hello /hello\n");
+    let build = |mode: &str| {
+        let output = ["-o", "type=oci,dest=attested.tar", "--build-arg", "WHO=me", "-t", "a/b:1", "context"];
+        let output = stack.run(&[&["image", "build", "-q", mode, "--sbom"], &output[..]].concat()).ok();
+        output.complains("no SBOM is made");
+        let archive = files(fs::File::open(stack.project_folder().join("attested.tar")).unwrap());
+        let index = blob(&archive, &document(&archive, "index.json")["manifests"][0]);
+        let [image, attestation] = index["manifests"].as_array().unwrap().as_slice() else { panic!("{index}") };
+        assert_eq!(attestation["platform"], json!({"architecture": "unknown", "os": "unknown"}));
+        assert_eq!(attestation["annotations"]["vnd.docker.reference.type"], "attestation-manifest");
+        assert_eq!(attestation["annotations"]["vnd.docker.reference.digest"], image["digest"]);
+        let layer = &blob(&archive, attestation)["layers"][0];
+        assert_eq!(layer["mediaType"], "application/vnd.in-toto+json");
+        let statement = blob(&archive, layer);
+        assert_eq!(statement["predicateType"], layer["annotations"]["in-toto.io/predicate-type"]);
+        let digest = image["digest"].as_str().unwrap().strip_prefix("sha256:").unwrap();
+        let subject = json!([{"name": "pkg:docker/a/b@1?platform=linux%2Famd64", "digest": {"sha256": digest}}]);
+        assert_eq!(statement["subject"], subject);
+        statement["predicate"].clone()
+    };
+    let min = build("--provenance");
+    assert_eq!(min["materials"][0]["uri"], "pkg:docker/busybox@musl?platform=linux%2Famd64");
+    assert!(min["invocation"]["parameters"]["args"].is_null());
+    let max = build("--provenance=mode=max");
+    assert_eq!(max["invocation"]["parameters"]["args"]["build-arg:WHO"], "me");
+    stack.finish();
+}
+
+/// What is answered was recorded from BuildKit (Docker Engine 28).
+#[test]
+fn a_dockerfile_says_what_it_offers() {
+    let stack = stack(
+        "build-call",
+        "# base is where it begins
+FROM scratch AS base
+# WHO it is for
+ARG WHO=me
+RUN --mount=type=secret,id=tok --mount=type=cache,target=/c --mount=type=ssh,id=k true
+# final it is
+FROM base AS final
+ARG NODEF
+RUN echo $WHO
+FROM base
+",
+    );
+    let call =
+        |method: &str| stack.run(&["image", "build", "--call", method, "--target", "final", "context"]).ok().stdout;
+    assert_eq!(call("targets"), "TARGET    DESCRIPTION\nbase      is where it begins\nfinal     it is\n(default) \n");
+    assert_eq!(
+        call("outline"),
+        "TARGET:      final
+DESCRIPTION: it is
+
+BUILD ARG   VALUE   DESCRIPTION
+WHO         me      it is for
+NODEF               
+
+SECRET   REQUIRED
+tok      
+
+SSH   REQUIRED
+k     
+
+"
+    );
+    let outline: Value = serde_json::from_str(&call("outline,format=json")).expect("it is JSON");
+    assert_eq!(outline["args"][0]["location"]["ranges"][0]["start"]["line"], 4);
+    assert_eq!(outline["secrets"][0]["name"], "tok");
+    let targets: Value = serde_json::from_str(&call("targets,format=json")).expect("it is JSON");
+    assert_eq!(targets["targets"][2]["default"], true);
+    assert_eq!(call("check"), "Check complete, no warnings found.\n");
+    stack.write("context/Dockerfile", "FROM scratch as lower\nCOPY hello /\n");
+    let warned = stack.run(&["image", "build", "--check", "context"]).fails();
+    assert!(warned.code == 1 && warned.stdout.contains("FromAsCasing"), "{warned:?}");
+    stack.run(&["image", "build", "--builder", "other", "context"]).fails().complains("no builder \"other\" found");
+    stack.finish();
+}
+
+#[test]
+fn services_are_printed_for_bake() {
+    let stack = stack("build-print", FOR_ANY);
+    stack.write(
+        "compose.yaml",
+        "services:
+  web:
+    image: a/web:1
+    build:
+      context: context
+      target: final
+      args: {WHO: you}
+      platforms: [linux/amd64]
+      cache_from: [\"type=local,src=c\"]
+      tags: [b/c:1]
+  base:
+    build: {context: context, additional_contexts: {other: \"service:web\"}}
+",
+    );
+    let printed = stack.run(&["build", "--print", "--push", "--build-arg", "WHO=me"]).ok().stdout;
+    let bake: Value = serde_json::from_str(&printed).expect("it is JSON");
+    assert_eq!(bake["group"]["default"]["targets"], json!(["base", "web"]));
+    let web = &bake["target"]["web"];
+    assert_eq!((&web["args"], &web["output"]), (&json!({"WHO": "me"}), &json!(["type=registry"])));
+    assert_eq!((&web["tags"], &web["cache-from"]), (&json!(["b/c:1", "a/web:1"]), &json!(["type=local,src=c"])));
+    let dockerfile = stack.project_folder().canonicalize().unwrap().join("context/Dockerfile");
+    assert_eq!(web["dockerfile"], dockerfile.display().to_string());
+    assert_eq!(bake["target"]["base"]["contexts"], json!({"other": "target:web"}));
+    stack.finish();
+}
+
+#[test]
+fn a_failed_build_can_be_entered() {
+    let dockerfile =
+        "FROM busybox:musl\nENV WHO=me\nWORKDIR /in\nRUN echo before >made\nRUN echo after >made; exit 3\n";
+    let stack = stack("build-debug", dockerfile);
+    let typed = "echo $WHO in $PWD: $(cat made)\n";
+    let output = stack.run_with(&["image", "build", "-q", "--debug", "context"], &BTreeMap::new(), typed);
+    assert_eq!((output.code, output.stdout.trim_end()), (1, "me in /in: before"), "{output:?}");
+    assert!(output.stderr.contains("exit code: 3"), "{output:?}");
+    stack.write("compose.yaml", "services: {web: {build: context}}\n");
+    let output = stack.run_with(&["build", "--debug"], &BTreeMap::new(), typed);
+    assert_eq!((output.code, output.stdout.trim_end()), (1, "me in /in: before"), "{output:?}");
+    assert_eq!(stack.run(&["image", "ls", "-q", "localhost/build-halted"]).ok().stdout, "");
+    stack.finish();
+}
+
+#[test]
+fn what_only_builds_keep_is_not_counted_as_images() {
+    let stack = stack("build-usage", FOR_ANY);
+    stack.write("context/hello", &"x".repeat(3_000_000));
+    stack.run(&["image", "build", "-q", "-o", "type=cacheonly", "context"]).ok();
+    let sizes = ["system", "df", "--format", "{{.Type}} {{.Size}}"];
+    let before = stack.run(&sizes).ok().stdout;
+    assert!(before.contains("Images 0B\n") && before.contains("Build Cache 6"), "{before}");
+    stack.run(&["image", "build", "-q", "context"]).ok();
+    let after = stack.run(&sizes).ok().stdout;
+    assert!(after.contains("Images 6") && after.contains("Build Cache 0B\n"), "{after}");
+    stack.finish();
+}

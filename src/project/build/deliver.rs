@@ -1,0 +1,251 @@
+//! Gives away what was built, as its outputs say: images of the store, archives, files.
+
+use std::collections::BTreeMap;
+use std::io::{self, BufWriter, IsTerminal as _, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use rcompose_engine::build::{BuildError, Builder, Built, FileSystem, Provenance, Request, Shape, Solved};
+use rcompose_engine::image::{
+    Archive, ArchiveError, Descriptor, Digest, Folder, Platform, Reference, Store, StoreError,
+};
+
+use super::cache::{CachePlace, CacheTarget};
+use super::output::{Annotated, Annotation, Destination, Format, Output};
+use super::recipe::{Attested, Recipe};
+use crate::project::whole_file::write_whole;
+
+/// Why what was built could not be given away.
+#[derive(Debug, thiserror::Error)]
+pub enum DeliverError {
+    #[error(transparent)]
+    Build(#[from] BuildError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
+    #[error("cannot {action} {}", path.display())]
+    File {
+        action: &'static str,
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("cannot write to standard output")]
+    Stdout(#[source] io::Error),
+    #[error("refusing to write an archive to a terminal: give --output a dest, or redirect")]
+    Terminal,
+    #[error(
+        "a Docker archive has one image and no attestations: use type=oci for several platforms, or for provenance"
+    )]
+    DockerIndex,
+    #[error("a worker stopped unexpectedly")]
+    Worker,
+}
+
+/// What was given away.
+#[derive(Debug, Clone, Default)]
+pub struct Delivered {
+    /// The image; of several platforms the one that this machine runs, or else the first.
+    pub image: Option<Built>,
+    /// The index of all, if there is one.
+    pub index: Option<Descriptor>,
+    /// Names of the store that are to be sent to their registries.
+    pub push: Vec<Reference>,
+    /// Caches of the store that are to be sent to registries.
+    pub(super) caches: Vec<(CacheTarget, Descriptor)>,
+}
+
+impl Delivered {
+    /// Returns what stands for the whole image.
+    pub fn descriptor(&self) -> Option<&Descriptor> {
+        self.index.as_ref().or(self.image.as_ref().map(|image| &image.descriptor))
+    }
+
+    /// Returns the image's id; of several platforms the digest of the index.
+    pub fn id(&self) -> Option<Digest> {
+        self.index.as_ref().map(|index| index.digest).or(self.image.as_ref().map(|image| image.id))
+    }
+}
+
+/// What was built, for each platform.
+pub(super) type Builds = Vec<(Arc<Request>, Arc<Solved>)>;
+
+/// Makes all outputs of a recipe. It may take long, and keeps a thread.
+pub(super) fn deliver(
+    builder: &Builder,
+    store: &Store,
+    recipe: &Recipe,
+    started: Timestamp,
+    builds: &Builds,
+) -> Result<Delivered, DeliverError> {
+    let mut delivered = Delivered::default();
+    let usual = [Output { compression: recipe.compression, ..Output::image() }];
+    let outputs = if recipe.outputs.is_empty() { &usual[..] } else { &recipe.outputs[..] };
+    for output in outputs {
+        match output.format {
+            Format::Nothing => {}
+            Format::Local => copy(builder, builds, output)?,
+            Format::Tar => write(output, |out| Ok(FileSystem::archive(&trees(builder, builds)?, out)?))?,
+            Format::Image | Format::Docker | Format::Oci => {
+                let names: Vec<Reference> = recipe.tags.iter().chain(&output.names).cloned().collect();
+                let made = Made::new(builder, (recipe, started), output, &names, builds)?;
+                made.put(store, output, &names)?;
+                if output.push {
+                    delivered.push.extend(names);
+                }
+                delivered.image = Some(made.image);
+                delivered.index = made.index;
+            }
+        }
+    }
+    for target in recipe.cache_to.iter().filter(|target| target.place != CachePlace::Inline) {
+        let cache = builder.cache(builds, target.all, target.compression)?;
+        match &target.place {
+            CachePlace::Directory { path, tag } => store.save_cache(&cache, path.clone(), tag)?,
+            _ => delivered.caches.push((target.clone(), cache)),
+        }
+    }
+    Ok(delivered)
+}
+
+/// An image that was made.
+struct Made {
+    image: Built,
+    index: Option<Descriptor>,
+    /// Remarks on what refers to it in a layout.
+    remarks: BTreeMap<String, String>,
+}
+
+impl Made {
+    fn new(
+        builder: &Builder,
+        (recipe, started): (&Recipe, Timestamp),
+        output: &Output,
+        names: &[Reference],
+        builds: &Builds,
+    ) -> Result<Self, DeliverError> {
+        let annotations = || recipe.annotations.iter().chain(&output.annotations);
+        let mut images = Vec::new();
+        for (request, solved) in builds {
+            let platform = &request.graph.platform;
+            let shape = Shape {
+                compression: output.form(),
+                annotations: on(annotations(), Annotated::Manifest, Some(platform)),
+                inline_cache: recipe.inline_cache(),
+            };
+            let mut image = builder.image(request, solved, &shape)?;
+            for (key, value) in on(annotations(), Annotated::ManifestDescriptor, Some(platform)) {
+                image.descriptor = image.descriptor.with_annotation(&key, value);
+            }
+            images.push(image);
+        }
+        let mut manifests: Vec<Descriptor> = images.iter().map(|image| image.descriptor.clone()).collect();
+        if let Some(provenance) = provenance(recipe, started) {
+            for ((request, _), image) in builds.iter().zip(&images) {
+                manifests.push(builder.attest(request, image, names, &provenance)?);
+            }
+        }
+        let index = if manifests.len() > 1 {
+            Some(builder.index(manifests, &on(annotations(), Annotated::Index, None))?)
+        } else {
+            None
+        };
+        let host = Platform::host();
+        let rank = |image: &Built| image.descriptor.platform.as_ref().and_then(|offered| host.rank(offered));
+        let best = (0..images.len()).min_by_key(|at| rank(&images[*at]).unwrap_or(u32::MAX));
+        let image = images.swap_remove(best.ok_or(DeliverError::Worker)?);
+        Ok(Self { image, index, remarks: on(annotations(), Annotated::IndexDescriptor, None) })
+    }
+
+    fn put(&self, store: &Store, output: &Output, names: &[Reference]) -> Result<(), DeliverError> {
+        let image = &self.image;
+        if output.destination == Destination::Store {
+            return Ok(store.name_image(names, &image.id, &image.descriptor, self.index.as_ref())?);
+        }
+        let docker = output.format == Format::Docker;
+        if docker && self.index.is_some() {
+            return Err(DeliverError::DockerIndex);
+        }
+        let mut whole = self.index.clone().unwrap_or_else(|| image.descriptor.clone());
+        for (key, value) in &self.remarks {
+            whole = whole.with_annotation(key, value.clone());
+        }
+        if let Destination::Directory(path) = &output.destination {
+            let mut folder = Folder::new(path.clone()).map_err(failed("create", path))?;
+            return Ok(store.save_as(&whole, names, docker, &mut folder)?);
+        }
+        write(output, |out| {
+            let mut archive = Archive::new(out);
+            store.save_as(&whole, names, docker, &mut archive)?;
+            archive.finish().map_err(|error| ArchiveError::Write(error).into())
+        })
+    }
+}
+
+/// Returns what is attested of where the images come from, in the words of BuildKit.
+fn provenance(recipe: &Recipe, started: Timestamp) -> Option<Provenance> {
+    let max = match recipe.provenance {
+        Attested::None => return None,
+        Attested::Min => false,
+        Attested::Max => true,
+    };
+    let named = |(name, value): (&String, &String)| (format!("build-arg:{name}"), value.clone());
+    let mut arguments: BTreeMap<String, String> = recipe.arguments.iter().map(named).collect();
+    arguments.extend(recipe.target.clone().map(|target| ("target".to_owned(), target)));
+    arguments.extend(recipe.labels.iter().map(|(name, value)| (format!("label:{name}"), value.clone())));
+    Some(Provenance { max, entry_point: recipe.dockerfile.clone(), arguments, started })
+}
+
+/// Returns the remarks that are on something.
+fn on<'a>(
+    all: impl Iterator<Item = &'a Annotation>,
+    on: Annotated,
+    platform: Option<&Platform>,
+) -> BTreeMap<String, String> {
+    let meant = |annotation: &&Annotation| {
+        annotation.on == on && (annotation.platform.is_none() || annotation.platform.as_ref() == platform)
+    };
+    all.filter(meant).map(|annotation| (annotation.key.clone(), annotation.value.clone())).collect()
+}
+
+fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> DeliverError {
+    let path = path.to_owned();
+    move |source| DeliverError::File { action, path, source }
+}
+
+/// Returns the file systems that were built, of several platforms each with the name of its directory.
+fn trees(builder: &Builder, builds: &Builds) -> Result<Vec<(PathBuf, FileSystem)>, DeliverError> {
+    let several = builds.len() > 1;
+    let tree = |(request, solved): &(Arc<Request>, Arc<Solved>)| {
+        let name = if several { request.graph.platform.to_string().replace('/', "_") } else { String::new() };
+        Ok((PathBuf::from(name), builder.files(request, solved)?))
+    };
+    builds.iter().map(tree).collect()
+}
+
+fn copy(builder: &Builder, builds: &Builds, output: &Output) -> Result<(), DeliverError> {
+    let Destination::Directory(directory) = &output.destination else { return Err(DeliverError::Worker) };
+    for (name, files) in trees(builder, builds)? {
+        files.copy_to(&directory.join(name))?;
+    }
+    Ok(())
+}
+
+/// Writes an archive to where it goes. A file is written aside and then renamed: what is there under its name is whole.
+fn write(
+    output: &Output,
+    content: impl FnOnce(&mut dyn Write) -> Result<(), DeliverError>,
+) -> Result<(), DeliverError> {
+    let path = match &output.destination {
+        Destination::File(path) => path,
+        _ if io::stdout().is_terminal() => return Err(DeliverError::Terminal),
+        _ => {
+            let mut out = BufWriter::with_capacity(1 << 17, io::stdout().lock());
+            content(&mut out)?;
+            return out.flush().map_err(DeliverError::Stdout);
+        }
+    };
+    write_whole(path, content, |action, source| failed(action, path)(source))
+}
