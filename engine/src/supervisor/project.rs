@@ -290,6 +290,9 @@ impl Project {
         let removal = self.networks.remove(name).await.map_err(|error| match error {
             // Another project's supervisor, or another command, was faster.
             NetworkError::Unknown(_) => gone(),
+            NetworkError::InUse { .. } => {
+                Failure { kind: FailureKind::Conflict, message: error.to_string(), hint: None }
+            }
             error => caused(error),
         })?;
         let (project, name) = (Arc::clone(self), name.to_owned());

@@ -93,7 +93,7 @@ pub fn run(context: &Context, args: &BuildArgs) -> Result<(), Error> {
     let recipe = recipe(args)?;
     let root = context.root()?;
     let progress = if args.quiet { Progress::quiet() } else { context.ui.progress("Building") };
-    let built = context.block_on(build::build(context.ui, &root, vec![vec![recipe]], &progress));
+    let built = context.block_on(build::build(context.ui, &root, vec![vec![recipe]], &progress, false));
     progress.finish();
     let Some((_, outcome)) = built?.pop_first() else { return Ok(()) };
     let id = outcome.built.id.to_string();

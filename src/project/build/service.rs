@@ -98,7 +98,7 @@ fn bases(build: &Build) -> impl Iterator<Item = &str> {
 
 fn recipe(project: &Project, service: &Service, build: &Build, overrides: &Overrides) -> Result<Recipe, RecipeError> {
     let invalid = |attribute, reason: String| RecipeError::Invalid { service: service.name.clone(), attribute, reason };
-    let name = names::image(&project.name, service);
+    let name = names::image(project, service);
     let mut recipe = Recipe::new(&service.name, PathBuf::from(&build.context));
     if !build.dockerfile.is_empty() {
         recipe.dockerfile.clone_from(&build.dockerfile);
@@ -114,7 +114,7 @@ fn recipe(project: &Project, service: &Service, build: &Build, overrides: &Overr
             Some(base) => {
                 let base = find(project, base)
                     .ok_or_else(|| invalid("additional_contexts", format!("there is no service {base:?}")))?;
-                let image = names::image(&project.name, base);
+                let image = names::image(project, base);
                 recipe.built_here.insert(reference(service, &image)?.familiar());
                 format!("docker-image://{image}")
             }
