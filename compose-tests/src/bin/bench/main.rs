@@ -26,7 +26,9 @@ const USAGE: &str = "usage: bench [--only TEXT] [--iterations N] [--docker COMMA
 const PULL: &str = "pull, 200 MB in 5 layers";
 
 /// How the names of all rows about networks begin.
-const NETWORK: &str = "network: ";
+const TRAFFIC: &str = "network traffic: ";
+const MANY_NETWORKS: &str = "many networks: ";
+const NETWORK_COSTS: &str = "network: its part of ";
 
 /// What the command line asked for.
 struct Options {
@@ -280,8 +282,14 @@ fn run(options: &Options) -> anyhow::Result<()> {
     if wanted(PULL) {
         pulls(&sides, options.iterations)?;
     }
-    if wanted(NETWORK) {
-        networks(&sides, options.iterations)?;
+    if wanted(TRAFFIC) {
+        traffic(&sides, options.iterations)?;
+    }
+    if wanted(MANY_NETWORKS) {
+        many_networks(&sides[0])?;
+    }
+    if wanted(NETWORK_COSTS) {
+        network_costs(&sides, options.iterations)?;
     }
     if wanted("memory") {
         memory(&sides)?;
@@ -332,27 +340,15 @@ fn pulls(sides: &[Side<'_>], iterations: usize) -> anyhow::Result<()> {
 /// One of the figures of a measurement.
 type Part = fn(&network::Speed) -> f64;
 
-/// Measures what networks carry, and what they cost when containers start and go.
-fn networks(sides: &[Side<'_>], iterations: usize) -> anyhow::Result<()> {
-    const CONTAINERS: u32 = 50;
-    const NETWORKS: u32 = 500;
-    let stack = sides[0].stack;
-    stack.write("network.yaml", &network::project());
-    stack.write("n50.yaml", &network::without_network(CONTAINERS as usize));
+/// Measures what networks carry.
+fn traffic(sides: &[Side<'_>], iterations: usize) -> anyhow::Result<()> {
+    sides[0].stack.write("network.yaml", &network::project());
     let mut speeds = vec![Vec::new(); sides.len()];
-    let mut costs = vec![(Vec::new(), Vec::new()); sides.len()];
     for _ in 0..iterations.div_ceil(2) {
-        for (index, side) in sides.iter().enumerate() {
+        for (side, speeds) in sides.iter().zip(&mut speeds) {
             side.time(&["-f", "network.yaml", "up", "-d"])?;
-            speeds[index].push(network::measure().with_context(|| side.name)?);
+            speeds.push(network::measure().with_context(|| side.name)?);
             side.time(&["-f", "network.yaml", "down", "-t", "0"])?;
-            let mut times = [Duration::ZERO; 4];
-            for (file, times) in ["s50.yaml", "n50.yaml"].iter().zip(times.chunks_mut(2)) {
-                times[0] = side.time(&["-f", file, "up", "-d"])?;
-                times[1] = side.time(&["-f", file, "down", "-t", "0"])?;
-            }
-            costs[index].0.push(times[0].saturating_sub(times[2]) / CONTAINERS);
-            costs[index].1.push(times[1].saturating_sub(times[3]) / CONTAINERS);
         }
     }
     let rates: [(&str, &str, Part); 4] = [
@@ -363,21 +359,43 @@ fn networks(sides: &[Side<'_>], iterations: usize) -> anyhow::Result<()> {
     ];
     for (name, unit, part) in rates {
         let values = speeds.iter().map(|speeds| speeds.iter().map(part).collect()).collect::<Vec<_>>();
-        rate(&format!("{NETWORK}{name}"), unit, values);
+        rate(&format!("{TRAFFIC}{name}"), unit, values);
     }
-    // Docker's own pools are used up by 31.
-    let ours = &sides[0];
+    Ok(())
+}
+
+/// Measures many networks at once; ours alone, because Docker's own pools are used up by 31.
+fn many_networks(ours: &Side<'_>) -> anyhow::Result<()> {
+    const NETWORKS: u32 = 500;
     let mut times = [vec![Duration::ZERO], vec![Duration::ZERO]];
     for (words, times) in [["network", "create"], ["network", "rm"]].iter().zip(&mut times) {
         for number in 0..NETWORKS {
             times[0] += ours.time(&[words[0], words[1], &format!("bench{number}")])?;
         }
     }
-    row(&format!("{NETWORK}{NETWORKS} of them made, a command each"), &mut times[..1]);
-    row(&format!("{NETWORK}{NETWORKS} of them removed, a command each"), &mut times[1..]);
-    let (mut starts, mut ends): (Vec<_>, Vec<_>) = costs.into_iter().unzip();
-    row(&format!("{NETWORK}its part of up -d, each of {CONTAINERS} services"), &mut starts);
-    row(&format!("{NETWORK}its part of down -t 0, each of {CONTAINERS} services"), &mut ends);
+    row(&format!("{MANY_NETWORKS}{NETWORKS} of them made, a command each"), &mut times[..1]);
+    row(&format!("{MANY_NETWORKS}{NETWORKS} of them removed, a command each"), &mut times[1..]);
+    Ok(())
+}
+
+/// Measures what networks cost when containers start and go.
+fn network_costs(sides: &[Side<'_>], iterations: usize) -> anyhow::Result<()> {
+    const CONTAINERS: u32 = 50;
+    sides[0].stack.write("n50.yaml", &network::without_network(CONTAINERS as usize));
+    let (mut starts, mut ends) = (vec![Vec::new(); sides.len()], vec![Vec::new(); sides.len()]);
+    for _ in 0..iterations.div_ceil(2) {
+        for (index, side) in sides.iter().enumerate() {
+            let mut times = [Duration::ZERO; 4];
+            for (file, times) in ["s50.yaml", "n50.yaml"].iter().zip(times.chunks_mut(2)) {
+                times[0] = side.time(&["-f", file, "up", "-d"])?;
+                times[1] = side.time(&["-f", file, "down", "-t", "0"])?;
+            }
+            starts[index].push(times[0].saturating_sub(times[2]) / CONTAINERS);
+            ends[index].push(times[1].saturating_sub(times[3]) / CONTAINERS);
+        }
+    }
+    row(&format!("{NETWORK_COSTS}up -d, each of {CONTAINERS} services"), &mut starts);
+    row(&format!("{NETWORK_COSTS}down -t 0, each of {CONTAINERS} services"), &mut ends);
     Ok(())
 }
 

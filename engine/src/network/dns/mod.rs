@@ -2,6 +2,7 @@
 //!
 //! Each sandbox has a server of its own on its own sockets, because what may be answered depends on who asks.
 
+mod datagram;
 mod forward;
 mod server;
 pub(crate) mod table;

@@ -12,7 +12,9 @@ use hickory_server::net::runtime::Time;
 use hickory_server::net::xfer::Protocol;
 use hickory_server::server::{Request, RequestHandler, ResponseHandler, ResponseInfo};
 use hickory_server::zone_handler::MessageResponseBuilder;
+use tokio::task::JoinSet;
 
+use super::datagram;
 use super::forward::{Forwarder, Upstream};
 use super::table::{Answer, Kind, View};
 
@@ -25,7 +27,8 @@ const QUEUE: usize = 64;
 
 /// A running server. It ends when this is dropped.
 pub(crate) struct Resolver {
-    _server: Server<Handler>,
+    _datagrams: JoinSet<()>,
+    _connections: Server<Handler>,
     view: Arc<View>,
 }
 
@@ -43,10 +46,12 @@ impl Resolver {
         forwarder: Arc<Forwarder>,
         upstream: Option<Upstream>,
     ) -> std::io::Result<Self> {
-        let mut server = Server::new(Handler { view: Arc::clone(&view), forwarder, upstream });
-        server.register_socket(tokio::net::UdpSocket::from_std(udp)?);
-        server.register_listener(tokio::net::TcpListener::from_std(tcp)?, IDLE, QUEUE);
-        Ok(Self { _server: server, view })
+        let handler = Handler { view: Arc::clone(&view), forwarder, upstream };
+        let mut connections = Server::new(handler.clone());
+        connections.register_listener(tokio::net::TcpListener::from_std(tcp)?, IDLE, QUEUE);
+        let mut datagrams = JoinSet::new();
+        datagrams.spawn(datagram::serve(tokio::net::UdpSocket::from_std(udp)?, Arc::new(handler)));
+        Ok(Self { _datagrams: datagrams, _connections: connections, view })
     }
 
     pub(crate) fn view(&self) -> &View {
@@ -54,6 +59,7 @@ impl Resolver {
     }
 }
 
+#[derive(Clone)]
 struct Handler {
     view: Arc<View>,
     forwarder: Arc<Forwarder>,
