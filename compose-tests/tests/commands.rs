@@ -169,7 +169,7 @@ fn replay(scenario: &str) {
             entries.for_each(|entry| entry.needed = true);
         }
     }
-    stack.run(&["rm", "-sf"]).ok();
+    stack.run(&["--profile", "*", "rm", "-sf"]).ok();
     stack.finish();
     assert!(unknown.is_empty(), "not as Docker Compose, and not in the file of differences:\n{}", unknown.join("\n\n"));
     let unneeded = known.iter().filter(|entry| !entry.needed).map(|entry| format!("{} {}", entry.part, entry.line));

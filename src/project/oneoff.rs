@@ -180,11 +180,9 @@ mod tests {
     fn its_name_has_the_slug() {
         let one_off = OneOff { slug: "0123456789abcdef".into(), ..OneOff::default() };
         let service = Service { name: "web".into(), ..Service::default() };
-        assert_eq!(
-            one_off.name(&Project { name: "shop".into(), ..Project::default() }, &service),
-            "shop-web-run-0123456789ab"
-        );
+        let shop = Project { name: "shop".into(), ..Project::default() };
+        assert_eq!(one_off.name(&shop, &service), "shop-web-run-0123456789ab");
         let named = OneOff { name: Some("mine".into()), ..one_off };
-        assert_eq!(named.name("shop", &service), "mine");
+        assert_eq!(named.name(&shop, &service), "mine");
     }
 }
