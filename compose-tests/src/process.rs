@@ -54,7 +54,7 @@ pub fn of_root(root: &Path) -> Vec<Process> {
     let needle = root.to_string_lossy().into_owned();
     let me = std::process::id();
     let mounts = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/mnt")).ok();
-    let host = mounts("self");
+    let host = mounts("thread-self");
     pids()
         .into_iter()
         .filter(|pid| u32::try_from(*pid).is_ok_and(|pid| pid != me))

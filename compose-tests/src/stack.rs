@@ -299,7 +299,7 @@ impl Stack {
     /// Takes the project down and checks that nothing of it is left anywhere.
     pub fn finish(mut self) {
         let containers = census::container_ids(&self.root());
-        self.run(&["down", "-v", "-t", "0", "--remove-orphans"]).ok();
+        self.run(&["--profile", "*", "down", "-v", "-t", "0", "--remove-orphans"]).ok();
         self.assert_nothing_left(&containers);
         self.finished = true;
     }
@@ -327,7 +327,7 @@ impl Drop for Stack {
             return;
         }
         // The test has failed already; this only keeps its remains away from the next one.
-        let mut down = self.command(&["down", "-v", "-t", "0", "--remove-orphans"]);
+        let mut down = self.command(&["--profile", "*", "down", "-v", "-t", "0", "--remove-orphans"]);
         down.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         if let Ok(mut child) = down.spawn() {
             let started = Instant::now();

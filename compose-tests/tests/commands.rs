@@ -68,10 +68,16 @@ fn differences(scenario: &str) -> Vec<Difference> {
     entries.filter(|(of, _)| of == scenario).map(|(_, difference)| difference).collect()
 }
 
-/// Brings a line to what two runs can have in common: no ids, one project, one way to warn, no reasons that only we give, and
-/// blanks count as one.
+/// Brings a line to what two runs can have in common: no ids, one project, one way to warn, no reasons that only we give, no
+/// colours, and blanks count as one.
 fn comparable(line: &str, project: &str) -> String {
-    let line = line.split_once(" (killed at once: ").map_or(line, |(said, _)| said).replace(project, RECORDED);
+    let line = without_escapes(line);
+    let reason = [" (killed at once: ", " (network "].into_iter().find_map(|begin| line.split_once(begin));
+    let line = match reason.map(|(said, why)| (said, why.split_once(')'))) {
+        Some((said, Some((_, rest)))) => format!("{said}{rest}"),
+        _ => line,
+    };
+    let line = line.replace(project, RECORDED);
     let line = match line.split_once(" level=warning msg=\"") {
         Some((time, message)) if time.starts_with("time=") => {
             format!("warning: {}", message.trim_end_matches('"').replace("\\\"", "\""))
@@ -79,6 +85,16 @@ fn comparable(line: &str, project: &str) -> String {
         _ => line,
     };
     line.split_whitespace().map(without_ids).collect::<Vec<_>>().join(" ")
+}
+
+/// Leaves out what a terminal would obey (ECMA-48, control sequences), which Docker Compose sends to files too.
+fn without_escapes(line: &str) -> String {
+    let mut parts = line.split("\x1b[");
+    let mut text = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        text.push_str(part.find(|letter| matches!(letter, '@'..='~')).map_or("", |end| &part[end + 1..]));
+    }
+    text
 }
 
 /// Replaces ids, whole and short.
@@ -135,7 +151,8 @@ fn replay(scenario: &str) {
     assert!(commands.iter().eq(asked.lines()), "the scenario has changed: record it again");
     let mut known = differences(scenario);
     let stack = Stack::new(scenario);
-    stack.write("compose.yaml", &read("compose.yaml"));
+    let own = format!("{scenario}.yaml");
+    stack.write("compose.yaml", &read(if folder().join(&own).exists() { &own } else { "compose.yaml" }));
     stack.run(&["pull", "-q", "web"]).ok();
     let mut unknown = Vec::new();
     for theirs in recorded {
@@ -152,7 +169,7 @@ fn replay(scenario: &str) {
             entries.for_each(|entry| entry.needed = true);
         }
     }
-    stack.run(&["rm", "-sf"]).ok();
+    stack.run(&["--profile", "*", "rm", "-sf"]).ok();
     stack.finish();
     assert!(unknown.is_empty(), "not as Docker Compose, and not in the file of differences:\n{}", unknown.join("\n\n"));
     let unneeded = known.iter().filter(|entry| !entry.needed).map(|entry| format!("{} {}", entry.part, entry.line));
@@ -173,6 +190,31 @@ fn run() {
 #[test]
 fn lifecycle() {
     replay("lifecycle");
+}
+
+#[test]
+fn up() {
+    replay("up");
+}
+
+#[test]
+fn create() {
+    replay("create");
+}
+
+#[test]
+fn down() {
+    replay("down");
+}
+
+#[test]
+fn build() {
+    replay("build");
+}
+
+#[test]
+fn ls() {
+    replay("ls");
 }
 
 #[test]
@@ -202,5 +244,6 @@ fn answers_are_read_as_they_are_recorded() {
 fn ids_and_the_project_are_nobodys_business() {
     let line = comparable("Container  mine-web-run-0123456789ab  is abcdef012345: Up", "mine");
     assert_eq!(line, "Container recordedproject-web-run-ID is ID: Up");
+    assert_eq!(comparable("\u{1b}[31m\u{1b}[1mone\u{1b}[0m", "mine"), "one");
     assert_eq!(comparable("time=\"x\" level=warning msg=\"a \\\"b\\\" c\"", "mine"), "warning: a \"b\" c");
 }

@@ -9,6 +9,7 @@ use std::{collections::BTreeSet, env, fmt, fs, path::PathBuf, thread, time::Dura
 use compose_tests::{census, census::Census, output::Output, stack::Stack, wait};
 use nix::{
     mount::{MntFlags, MsFlags, mount, umount2},
+    sched::{CloneFlags, unshare},
     sys::signal::Signal,
 };
 use proptest::{
@@ -196,6 +197,10 @@ impl Bench {
         let stack = Stack::new("model");
         stack.write("compose.yaml", PROJECT);
         fs::create_dir_all(stack.root()).expect("folders can be made");
+        // Of this thread and what it starts, so that the disk goes away with them even if they are killed.
+        unshare(CloneFlags::CLONE_NEWNS).expect("a mount namespace can be made (tests run as root)");
+        mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
+            .expect("mounts can be made private");
         mount(Some("rcompose-model"), &stack.root(), Some("tmpfs"), MsFlags::empty(), Some(DISK))
             .expect("a tmpfs can be mounted");
         let disk = Disk(stack.root());

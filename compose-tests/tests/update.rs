@@ -219,25 +219,36 @@ fn attached_up_replaces_the_same_way() {
     stack.finish();
 }
 
-/// A service whose containers do what `script` says, and whose update does what `update` says.
-fn replicas(count: u32, script: &str, update: &str) -> String {
+/// A service whose containers do what `script` says, and which is updated as `deploy` says. A container is healthy once there is
+/// /dev/shm/up, of which each of its runs has its own.
+fn service(count: u32, script: &str, deploy: &str) -> String {
     format!(
         "services:
   web:
     image: busybox
     command: [sh, -c, '{script}']
     volumes: ['shared:/shared']
-    healthcheck: {{test: test -e /up, interval: 100ms, retries: 2, start_period: 1h}}
-    stop_grace_period: 1s
-    deploy: {{replicas: {count}, update_config: {update}}}
+    healthcheck: {{test: test -e /dev/shm/up, interval: 100ms, retries: 2, start_period: 1h}}
+    stop_grace_period: 1m
+    deploy: {{replicas: {count}, {deploy}}}
 volumes: {{shared: }}
 "
     )
 }
 
-const UP: &str = "touch /up; exec sleep 1000";
+fn replicas(count: u32, script: &str, update: &str) -> String {
+    service(count, script, &format!("update_config: {update}"))
+}
+
+const UP: &str = "touch /dev/shm/up; exec sleep 1000";
 /// Only the first container that does this comes up.
-const ONE_FAILS: &str = "mkdir /shared/one && touch /up && exec sleep 1000; exit 7";
+const ONE_FAILS: &str = "mkdir /shared/one && touch /dev/shm/up && exec sleep 1000; exit 7";
+
+/// Returns what the containers of a service wrote to `/shared/log`.
+fn log(stack: &Stack) -> Vec<String> {
+    let log = stack.run(&["exec", "-T", "web", "cat", "/shared/log"]).ok().stdout;
+    log.lines().map(str::to_owned).collect()
+}
 
 #[test]
 fn what_fails_is_rolled_back() {
@@ -297,7 +308,11 @@ fn what_becomes_unhealthy_while_it_is_watched_gives_its_place_back() {
     // The start period ends with the first success.
     stack.write(
         "compose.yaml",
-        &replicas(1, "touch /up; while [ ! -e /shared/down ]; do sleep 0.1; done; rm /up; exec sleep 1000", update),
+        &replicas(
+            1,
+            "touch /dev/shm/up; while [ ! -e /shared/down ]; do sleep 0.1; done; rm /dev/shm/up; exec sleep 1000",
+            update,
+        ),
     );
     let up = stack.spawn(&["up", "-d"]);
     let new = wait::until(wait::PATIENCE, "a container that took over", || {
@@ -327,7 +342,7 @@ fn an_update_that_was_cut_short_is_begun_anew() {
     let before = ids(&stack, "web");
     stack.write(
         "compose.yaml",
-        &replicas(2, "while [ ! -e /shared/go ]; do sleep 0.1; done; touch /up; exec sleep 1000", update),
+        &replicas(2, "while [ ! -e /shared/go ]; do sleep 0.1; done; touch /dev/shm/up; exec sleep 1000", update),
     );
     let running = |count: usize| {
         wait::until(wait::PATIENCE, "a container beside the old ones", || {
@@ -347,5 +362,122 @@ fn an_update_that_was_cut_short_is_begun_anew() {
     assert_eq!(names(&after), names(&before));
     assert!(after.iter().all(|found| !before.contains(found)), "{after:?}");
     assert!(stack.run(&["plan"]).ok().stdout.contains("nothing to do"));
+    stack.finish();
+}
+
+#[test]
+fn as_many_are_replaced_at_a_time_as_parallelism_says() {
+    let stack = Stack::new("parallel");
+    let update = "{parallelism: 2}";
+    let old = "trap \"echo ended >>/shared/log; exit\" TERM; touch /dev/shm/up; while :; do sleep 0.1; done";
+    stack.write("compose.yaml", &replicas(4, old, update));
+    stack.run(&["up", "-d", "--wait"]).ok();
+    // Each waits for one that began with it: alone, or as one of three, it never gets ready.
+    let new = "echo began >>/shared/log; while n=$$(grep -c began /shared/log); [ $$((n % 2)) = 1 ]; do sleep 0.1; done; \
+               echo ready >>/shared/log; touch /dev/shm/up; exec sleep 1000";
+    stack.write("compose.yaml", &replicas(4, new, update));
+    stack.run(&["up", "-d"]).ok();
+    let log = log(&stack);
+    let [first, second] = [&log[..6], &log[6..]].map(|half| {
+        let count = |word: &str| half.iter().filter(|line| *line == word).count();
+        [count("ended"), count("began"), count("ready")]
+    });
+    assert_eq!([first, second], [[2, 2, 2]; 2], "{log:?}");
+    stack.finish();
+}
+
+#[test]
+fn a_delay_lies_between_replacements() {
+    let stack = Stack::new("delayed");
+    stack.write("compose.yaml", &replicas(2, UP, "{delay: 1h}"));
+    stack.run(&["up", "-d", "--wait"]).ok();
+    let before = ids(&stack, "web");
+    let new = "touch /dev/shm/up; exec sleep 1001";
+    stack.write("compose.yaml", &replicas(2, new, "{delay: 1h}"));
+    let up = stack.spawn(&["up", "-d"]);
+    wait::until(wait::PATIENCE, "a container in another's place", || {
+        let new = stack.containers().into_iter().find(|container| {
+            before.iter().all(|(_, id)| container["ID"].as_str().is_some_and(|other| !other.starts_with(id)))
+                && container["Health"] == "healthy"
+        });
+        new.ok_or("none")
+    });
+    // It waits, and can be interrupted in that.
+    up.signal(Signal::SIGINT);
+    assert_eq!(up.wait().code, 130);
+    let running = || stack.containers().into_iter().filter(|container| container["State"] == "running").count();
+    assert_eq!(running(), 2);
+    // The next one goes on from there.
+    stack.write("compose.yaml", &replicas(2, new, "{delay: 2s}"));
+    stack.run(&["up", "-d"]).ok();
+    let after = ids(&stack, "web");
+    assert_eq!(after.len(), 2);
+    assert!(after.iter().all(|found| !before.contains(found)), "{after:?}");
+    // Each starts so long after the one before.
+    let told = format!("date +%s >>/shared/log; {UP}");
+    stack.write("compose.yaml", &replicas(2, &told, "{delay: 2s}"));
+    stack.run(&["up", "-d"]).ok();
+    let started: Vec<u64> = log(&stack).iter().map(|time| time.parse().expect("a time in seconds")).collect();
+    assert!(started.len() == 2 && started[1] - started[0] >= 2, "{started:?}");
+    stack.finish();
+}
+
+#[test]
+fn what_fails_is_brought_back_as_rollback_config_says() {
+    let stack = Stack::new("back");
+    // One at a time beside the old ones, and back together, each when the one in its place has stopped.
+    let deploy = "update_config: {order: start-first, failure_action: rollback}, \
+                  rollback_config: {order: stop-first, parallelism: 2}";
+    let old = "if [ -e /shared/new ]; then echo again >>/shared/log; while n=$$(grep -c again /shared/log); \
+               [ $$((n % 2)) = 1 ]; do sleep 0.1; done; fi; touch /dev/shm/up; exec sleep 1000";
+    stack.write("compose.yaml", &service(3, old, deploy));
+    stack.run(&["up", "-d", "--wait"]).ok();
+    let before = ids(&stack, "web");
+    let new = "touch /shared/new; mkdir /shared/a || mkdir /shared/b || exit 7; \
+               trap \"echo gone >>/shared/log; exit\" TERM; touch /dev/shm/up; while :; do sleep 0.1; done";
+    stack.write("compose.yaml", &service(3, new, deploy));
+    let output = stack.run(&["up", "-d"]);
+    assert_eq!(output.code, 1, "{output:?}");
+    assert!(output.stderr.contains("the update of service \"web\" failed and was rolled back"), "{output:?}");
+    assert_eq!(ids(&stack, "web"), before);
+    let log = log(&stack);
+    assert_eq!(log.len(), 4, "{log:?}");
+    for end in 0..=log.len() {
+        let count = |word: &str| log[..end].iter().filter(|line| *line == word).count();
+        assert!(count("again") <= count("gone"), "{log:?}");
+    }
+    stack.finish();
+}
+
+#[test]
+fn what_cannot_be_brought_back_stays_replaced() {
+    let stack = Stack::new("half-back");
+    for (action, kept) in [("pause", 2), ("continue", 1)] {
+        let deploy = format!(
+            "update_config: {{order: start-first, failure_action: rollback}}, rollback_config: {{failure_action: {action}}}"
+        );
+        // The first that comes back fails.
+        let old = "[ ! -e /shared/new ] || ! mkdir /shared/back || exit 9; touch /dev/shm/up; exec sleep 1000";
+        stack.write("compose.yaml", &service(3, old, &deploy));
+        stack.run(&["up", "-d", "--wait"]).ok();
+        let before = ids(&stack, "web");
+        let new = "touch /shared/new; [ -e /known ] || mkdir /shared/a || mkdir /shared/b || exit 7; \
+                   touch /known /dev/shm/up; exec sleep 1000";
+        stack.write("compose.yaml", &service(3, new, &deploy));
+        let output = stack.run(&["up", "-d"]);
+        assert_eq!(output.code, 1, "{output:?}");
+        assert!(output.stderr.contains("failed and could not be rolled back as a whole"), "{output:?}");
+        assert!(output.stderr.contains("exited (7)"), "{output:?}");
+        let after = ids(&stack, "web");
+        let names = |all: &[(String, String)]| all.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
+        assert_eq!(names(&after), names(&before));
+        assert_eq!(after.iter().filter(|found| !before.contains(found)).count(), kept, "{action}: {output:?}");
+        // What was started again in its old place is not waited for.
+        wait::until(wait::PATIENCE, "healthy containers", || {
+            let all = stack.containers();
+            if all.iter().all(|container| container["Health"] == "healthy") { Ok(()) } else { Err(all) }
+        });
+        stack.run(&["down", "-v", "-t", "0"]).ok();
+    }
     stack.finish();
 }

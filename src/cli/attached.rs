@@ -213,6 +213,13 @@ impl<'a> Session<'a> {
         });
         let mut containers = engine.containers()?;
         containers.retain(|container| !container.is_oneoff() && project.services.contains_key(container.service()));
+        // Who was named is waited for and stopped in the end; what they depend on goes on.
+        let named = |service: &str| {
+            let mut all = args.converge.services.iter().chain(&args.exit_code_from);
+            args.converge.services.is_empty() || all.any(|name| name == service)
+        };
+        let members = containers.iter().filter(|container| named(container.service()));
+        let members = members.map(|container| container.config.id.clone()).collect();
         containers.sort_by(|a, b| a.config.name.cmp(&b.config.name));
         let shown = containers.iter().filter(|container| attached.contains(container.service())).collect::<Vec<_>>();
         let name = |container: &Container| names::short(&engine.project, &container.config.name).to_owned();
@@ -240,9 +247,9 @@ impl<'a> Session<'a> {
             context,
             args,
             engine,
-            services: project.services.keys().cloned().collect(),
+            services: project.services.keys().filter(|service| named(service)).cloned().collect(),
             attached,
-            members: containers.into_iter().map(|container| container.config.id).collect(),
+            members,
             feeds,
             begun: now,
             ends: JoinSet::new(),

@@ -114,7 +114,7 @@ fn run_with(context: &Context, args: &BuildArgs, halted: Option<&Halted>) -> Res
             return check(context, &root, rounds).await;
         }
         let progress = if args.quiet { Progress::quiet() } else { context.ui.progress("Building") };
-        let built = build(context.ui, &root, rounds, &progress).await;
+        let built = build(context.ui, &root, rounds, &progress, false).await;
         progress.finish();
         built?;
         if args.push { push_all(&root, &project, &chosen, &progress).await } else { Ok(()) }
@@ -186,20 +186,23 @@ pub async fn provide(
         return Ok(());
     }
     let rounds = rounds(project, &chosen, &Overrides::default())?;
-    let progress = if quiet { Progress::quiet() } else { context.ui.progress("Building") };
-    let built = build(context.ui, &engine.root, rounds, &progress).await;
+    let progress = context.ui.progress("Building");
+    let built = build(context.ui, &engine.root, rounds, &progress, quiet).await;
     progress.finish();
     built.map(drop)
 }
 
-/// Builds all recipes, those of a round at once. Returns what became of them, by name.
+/// Builds all recipes, those of a round at once; with `quiet`, only what comes of them is told. Returns what became of them, by
+/// name.
 pub async fn build(
     ui: Ui,
     root: &Root,
     rounds: Vec<Round>,
     progress: &Progress,
+    quiet: bool,
 ) -> Result<BTreeMap<String, Outcome>, Error> {
-    let shown = BuildProgress::new(progress.clone(), rounds.iter().map(Vec::len).sum::<usize>() > 1);
+    let told = if quiet { Progress::quiet() } else { progress.clone() };
+    let shown = BuildProgress::new(told, rounds.iter().map(Vec::len).sum::<usize>() > 1);
     let listener = Arc::new(move |event: Event| shown.event(&event));
     let interrupt = signals::interrupt()?;
     let stop = interrupt.child_token();

@@ -253,6 +253,30 @@ impl Scope {
         Ok(selected)
     }
 
+    /// Returns those of the containers that belong to these services (none: all of the active profiles), one-off ones left out.
+    pub fn select_active<'a>(
+        &self,
+        containers: &'a [Container],
+        services: &[String],
+    ) -> Result<Vec<&'a Container>, Error> {
+        let mut selected = self.select(containers, services)?;
+        selected.retain(|container| !services.is_empty() || self.is_active(container));
+        Ok(selected)
+    }
+
+    /// Returns whether a container is of a service that the files do not have; those of inactive profiles they have.
+    pub fn is_orphan(&self, container: &Container) -> bool {
+        self.project.as_ref().is_some_and(|project| {
+            let service = container.service();
+            !project.services.contains_key(service) && !project.disabled_services.contains_key(service)
+        })
+    }
+
+    /// Returns whether a container is of a service that takes part: one of the active profiles. Without files, all do.
+    pub fn is_active(&self, container: &Container) -> bool {
+        self.project.as_ref().is_none_or(|project| project.services.contains_key(container.service()))
+    }
+
     /// Likewise with those that `run` made.
     pub fn select_all<'a>(
         &self,

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
+use rcompose_engine::container::config::NetworkMode;
 use rcompose_engine::container::store::Container;
 
 use super::context::{Context, Scope, timeout};
@@ -20,7 +21,7 @@ pub struct DownArgs {
     /// Remove containers for services not defined in the compose file
     #[arg(long, env = "COMPOSE_REMOVE_ORPHANS", hide_env = true)]
     remove_orphans: bool,
-    /// Remove images used by services. "local" removes only images that don't have a custom tag
+    /// Remove images used by services. "local" removes only images that were built here
     #[arg(long, value_enum)]
     rmi: Option<Images>,
     /// Specify a shutdown timeout in seconds
@@ -29,6 +30,9 @@ pub struct DownArgs {
     /// Remove named volumes declared in the "volumes" section and anonymous volumes attached to containers
     #[arg(short, long)]
     volumes: bool,
+    /// Also those of inactive profiles
+    #[arg(skip)]
+    every_service: bool,
     services: Vec<String>,
 }
 
@@ -41,7 +45,7 @@ enum Images {
 impl DownArgs {
     /// Returns what leaves nothing at all.
     pub fn everything(timeout: Option<i64>) -> Self {
-        Self { remove_orphans: true, rmi: None, timeout, volumes: true, services: Vec::new() }
+        Self { remove_orphans: true, rmi: None, timeout, volumes: true, every_service: true, services: Vec::new() }
     }
 }
 
@@ -49,7 +53,8 @@ pub fn run(context: &Context, args: &DownArgs) -> Result<(), Error> {
     let scope = context.scope()?;
     let engine = Arc::new(context.engine(&scope.name)?);
     let plan = plan(args, &scope, &engine, &context.own(&scope, &engine)?)?;
-    if plan.is_empty() && args.services.is_empty() {
+    // A project with files has networks, of which it is said nothing when they are not there.
+    if plan.is_empty() && args.services.is_empty() && scope.project.is_none() {
         context.ui.warn(&format!("No resource found to remove for project \"{}\".", scope.name));
     }
     context.block_on(async {
@@ -74,22 +79,28 @@ pub fn run(context: &Context, args: &DownArgs) -> Result<(), Error> {
 }
 
 fn plan(args: &DownArgs, scope: &Scope, engine: &Engine, containers: &[Container]) -> Result<Plan, Error> {
-    let orphan = |container: &&Container| {
-        scope.project.as_ref().is_some_and(|project| {
-            let service = container.service();
-            !project.services.contains_key(service) && !project.disabled_services.contains_key(service)
-        })
+    let goes = |container: &&Container| {
+        args.every_service || scope.is_active(container) || (args.remove_orphans && scope.is_orphan(container))
     };
     let chosen: Vec<_> = if args.services.is_empty() {
-        containers.iter().filter(|container| args.remove_orphans || !orphan(container)).collect()
+        containers.iter().filter(goes).collect()
     } else {
         let all = scope.select_all(containers, &args.services)?;
         all.into_iter().filter(|container| !container.is_oneoff() || container.is_hook()).collect()
     };
-    // As long as a container stays, so does what it may need.
     let everything = args.services.is_empty();
+    let mut networks = engine.own_networks()?;
+    if chosen.len() < containers.len() {
+        // What only others have is theirs, and what is in use stays in any case.
+        let declared = |name: &str| {
+            let mut all = scope.project.iter().flat_map(|project| project.networks.values());
+            everything && all.any(|network| network.name == name)
+        };
+        let connected = |name: &str| chosen.iter().any(|container| self::networks(container).any(|own| own == name));
+        networks.retain(|name| declared(name) || connected(name));
+    }
     let resources = Resources {
-        networks: if everything || chosen.len() == containers.len() { engine.own_networks()? } else { Vec::new() },
+        networks,
         volumes: if everything && args.volumes { engine.own_volumes()? } else { Vec::new() },
         anonymous_volumes: if everything && args.volumes { engine.anonymous_volumes()? } else { Vec::new() },
         images: images(args.rmi, scope, &chosen),
@@ -97,12 +108,21 @@ fn plan(args: &DownArgs, scope: &Scope, engine: &Engine, containers: &[Container
     Ok(down::down(&chosen, &resources, &Options { timeout: timeout(args.timeout), volumes: args.volumes }))
 }
 
+/// Returns the names of the networks that a container is on.
+fn networks(container: &Container) -> impl Iterator<Item = &str> {
+    let endpoints = match &container.config.network {
+        NetworkMode::Networks(endpoints) => endpoints.as_slice(),
+        _ => &[],
+    };
+    endpoints.iter().map(|endpoint| endpoint.network.as_str())
+}
+
 /// Returns the images that go: all that are used, or those that only a build of this project can have made.
 fn images(which: Option<Images>, scope: &Scope, containers: &[&Container]) -> BTreeSet<String> {
     let built = |container: &&&Container| {
         let project = scope.project.as_ref();
         let service = project.and_then(|project| project.services.get(container.service()));
-        service.is_some_and(|service| service.image.is_none())
+        service.is_some_and(|service| service.build.is_some())
     };
     match which {
         None => BTreeSet::new(),

@@ -2,25 +2,19 @@
 
 use std::io::{self, IsTerminal as _};
 use std::os::fd::AsFd as _;
-use std::time::{Duration, Instant};
 
 use clap::Args;
 use rcompose_engine::container::state::Status;
 use rcompose_engine::container::store::Container;
-use rcompose_engine::id::Id;
 use rcompose_engine::shim::client::{Client, ClientError};
 use rcompose_engine::shim::protocol::Exec;
-use rcompose_engine::supervisor::client::Client as SupervisorClient;
 
 use super::context::Context;
 use super::error::Error;
+use super::shim;
 use crate::project::engine::Engine;
 use crate::ui::lend;
 use crate::ui::terminal::{Ended, Session};
-
-/// How long a container that runs may be without a shim, and how often it is looked for.
-const PATIENCE: Duration = Duration::from_secs(3);
-const PAUSE: Duration = Duration::from_millis(10);
 
 /// The exit code of what was killed.
 const KILLED: u8 = 137;
@@ -82,7 +76,7 @@ pub fn run(context: &Context, args: &ExecArgs) -> Result<(), Error> {
         size: None,
         privileged: args.privileged,
     };
-    let mut client = connect(context, &engine, &container.config.id)?;
+    let mut client = connect(context, &engine, container)?;
     let code = if tty {
         with_terminal(&mut client, request)?
     } else if args.detach {
@@ -114,24 +108,16 @@ fn with_terminal(client: &mut Client, request: Exec) -> Result<Ended, Error> {
     Ok(session.run(client, request)?)
 }
 
-/// Connects to the shim of a running container. One that was killed is replaced by the supervisor, and so is a supervisor
-/// that was killed too, by the one that is started here: that takes a moment.
-fn connect(context: &Context, engine: &Engine, id: &Id) -> Result<Client, Error> {
-    let run = engine.root.container_run(id);
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        match Client::connect(&run) {
-            Err(ClientError::NotRunning(_)) if Instant::now() < deadline => {
-                context.block_on(async {
-                    let supervisor = SupervisorClient::connect_or_start(&engine.root, &engine.project).await?;
-                    tokio::time::sleep(PAUSE).await;
-                    drop(supervisor);
-                    Ok(())
-                })?;
-            }
-            result => return Ok(result?),
-        }
-    }
+/// Connects to the shim of a running container.
+fn connect(context: &Context, engine: &Engine, container: &Container) -> Result<Client, Error> {
+    let run = engine.root.container_run(&container.config.id);
+    let attempt = || match Client::connect(&run) {
+        Ok(client) => Ok(Some(client)),
+        Err(ClientError::NotRunning(_)) => Ok(None),
+        Err(error) => Err(error),
+    };
+    let client = context.block_on(shim::reach(engine, &container.config.id, attempt))?;
+    client.ok_or_else(|| Error::new(format!("container {} is not running", container.config.name)))
 }
 
 /// Says why the process could not be run, and returns Docker Compose's exit code for that.

@@ -6,7 +6,6 @@ use clap::Args;
 
 use super::context::Context;
 use super::error::Error;
-use crate::project::labels::Labelled as _;
 use crate::project::plan::lifecycle;
 
 #[derive(Debug, Args)]
@@ -26,13 +25,7 @@ pub fn run(context: &Context, args: &KillArgs) -> Result<(), Error> {
     let containers = context.own(&scope, &engine)?;
     let mut chosen = scope.select_all(&containers, &args.services)?;
     // Docker Compose's flag has this name, and does this.
-    chosen.retain(|container| {
-        let known = scope.project.as_ref().is_none_or(|project| {
-            let service = container.service();
-            project.services.contains_key(service) || project.disabled_services.contains_key(service)
-        });
-        args.remove_orphans || known
-    });
+    chosen.retain(|container| args.remove_orphans || !scope.is_orphan(container));
     let plan = lifecycle::kill(&chosen, &args.signal);
     if plan.steps.node_count() == 0 {
         context.ui.say("no container to kill");

@@ -42,15 +42,13 @@ pub fn run(context: &Context, args: &LsArgs) -> Result<(), Error> {
             _ => return Err(Error::new(format!("unknown filter `{filter}`: only name=… is known"))),
         }
     }
-    let containers = store::list(&context.root()?, None)?;
+    let mut containers = store::list(&context.root()?, None)?;
+    containers.retain(|container| args.all || lifecycle::is_active(container));
     let mut projects = BTreeMap::<&str, Vec<&Container>>::new();
     for container in &containers {
         projects.entry(container.label(PROJECT).unwrap_or(&container.config.project)).or_default().push(container);
     }
-    projects.retain(|name, containers| {
-        (args.all || containers.iter().any(|container| lifecycle::is_active(container)))
-            && (names.is_empty() || names.iter().any(|wanted| name.contains(wanted)))
-    });
+    projects.retain(|name, _| names.is_empty() || names.iter().any(|wanted| name.contains(wanted)));
     let rows = projects.iter().map(|(name, containers)| {
         let files = containers.iter().find_map(|container| container.label(CONFIG_FILES)).unwrap_or("N/A");
         vec![(*name).to_owned(), statuses(containers.iter().map(|container| container.state.status)), files.to_owned()]

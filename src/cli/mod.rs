@@ -42,6 +42,7 @@ pub mod restart;
 pub mod rm;
 pub mod run;
 pub mod scale;
+pub mod shim;
 pub mod signals;
 pub mod start;
 pub mod stats;
@@ -119,7 +120,7 @@ pub struct GlobalArgs {
     #[arg(long)]
     pub all_resources: bool,
     /// Run in backward compatibility mode
-    #[arg(long)]
+    #[arg(long, env = "COMPOSE_COMPATIBILITY", hide_env = true)]
     pub compatibility: bool,
     /// Say on standard error what is read and done; `RCOMPOSE_LOG` says of what
     #[arg(long, hide = true)]
@@ -144,7 +145,7 @@ impl GlobalArgs {
             environment,
             working_dir: working_dir(),
             all_resources: self.all_resources,
-            no_normalize: self.compatibility,
+            compatibility: self.compatibility,
             ..LoadOptions::default()
         }
     }

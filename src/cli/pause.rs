@@ -17,6 +17,6 @@ pub fn run(context: &Context, args: &PauseArgs) -> Result<(), Error> {
     let scope = context.scope()?;
     let engine = Arc::new(context.engine(&scope.name)?);
     let containers = context.own(&scope, &engine)?;
-    let plan = lifecycle::pause(&scope.select(&containers, &args.services)?);
+    let plan = lifecycle::pause(&scope.select_active(&containers, &args.services)?);
     context.block_on(context.apply(&engine, plan, "Pausing", true))
 }

@@ -1,5 +1,7 @@
 //! `ps`: the containers of the project.
 
+use std::collections::BTreeMap;
+
 use clap::Args;
 use rcompose_engine::container::config::{MountSource, NetworkMode};
 use rcompose_engine::container::state::{ContainerState, HealthStatus, Status};
@@ -198,6 +200,8 @@ struct Json<'a> {
     #[serde(rename = "ID")]
     id: &'a str,
     image: &'a str,
+    /// For templates alone (`format::LABEL`).
+    label: &'a BTreeMap<String, String>,
     labels: String,
     local_volumes: String,
     mounts: String,
@@ -255,6 +259,7 @@ impl<'a> Json<'a> {
             health: state.health.as_ref().map_or("", |health| health.status.as_str()),
             id: if whole { config.id.as_str() } else { config.id.short() },
             image: &config.image,
+            label: &config.labels,
             labels: labels.collect::<Vec<_>>().join(","),
             local_volumes: volumes.count().to_string(),
             mounts: mounts.map(short).collect::<Vec<_>>().join(","),

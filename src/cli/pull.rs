@@ -94,7 +94,7 @@ async fn fetch(
             continue;
         }
         let mounted = images::further(service).into_iter().map(str::to_owned);
-        for reference in std::iter::once(names::image(&project.name, service)).chain(mounted) {
+        for reference in std::iter::once(names::image(project, service)).chain(mounted) {
             let force = match policy {
                 // `latest` is what somebody else changes; Docker Compose asks for it in any case.
                 Some(PullPolicy::Missing) => images::reference(name, &reference)?.tag() == Some(DEFAULT_TAG),

@@ -26,7 +26,7 @@ pub fn run(context: &Context, args: &RestartArgs) -> Result<(), Error> {
     let scope = context.scope()?;
     let engine = Arc::new(context.engine(&scope.name)?);
     let containers = context.own(&scope, &engine)?;
-    let mut chosen = scope.select(&containers, &args.services)?;
+    let mut chosen = scope.select_active(&containers, &args.services)?;
     if !args.no_deps {
         with_dependents(&containers, &mut chosen);
     }

@@ -27,11 +27,11 @@ pub fn run(context: &Context, args: &RmArgs) -> Result<(), Error> {
     let engine = Arc::new(context.engine(&scope.name)?);
     if args.stop {
         let containers = context.own(&scope, &engine)?;
-        let plan = lifecycle::stop(&scope.select(&containers, &args.services)?, None);
+        let plan = lifecycle::stop(&scope.select_active(&containers, &args.services)?, None);
         context.block_on(context.apply(&engine, plan, "Stopping", true))?;
     }
     let containers = context.own(&scope, &engine)?;
-    let mut stopped = scope.select(&containers, &args.services)?;
+    let mut stopped = scope.select_active(&containers, &args.services)?;
     // Those that were only said to be stopped as well.
     let pretended = args.stop && context.global.dry_run;
     stopped.retain(|container| pretended || !lifecycle::is_active(container));

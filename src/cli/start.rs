@@ -7,10 +7,10 @@ use std::time::Duration;
 use clap::Args;
 use rcompose_engine::container::store::Container;
 
-use super::context::Context;
+use super::context::{Context, Scope};
 use super::error::Error;
 use super::{pull, up};
-use crate::compose::Project;
+use crate::compose::{Project, Service};
 use crate::project::engine::Engine;
 use crate::project::labels::Labelled as _;
 use crate::project::plan::Plan;
@@ -33,7 +33,17 @@ pub fn run(context: &Context, args: &StartArgs) -> Result<(), Error> {
     let scope = context.scope()?;
     let engine = Arc::new(context.engine(&scope.name)?);
     let containers = context.own(&scope, &engine)?;
-    let chosen = scope.select(&containers, &args.services)?;
+    let there = |name: &String| containers.iter().any(|own| own.service() == name && !own.is_oneoff());
+    let wanted =
+        |name: &String| scope.project.as_ref().and_then(|project| project.services.get(name)).map(Service::replicas);
+    if let Some(name) = args.services.iter().find(|name| !there(name) && wanted(name).is_some_and(|number| number > 0))
+    {
+        return Err(Error::with_hint(
+            format!("service \"{name}\" has no container to start"),
+            format!("rcompose up -d {name}"),
+        ));
+    }
+    let chosen = scope.select_active(&containers, &with_dependencies(&scope, &args.services))?;
     let plan = match &scope.project {
         Some(project) if chosen.iter().any(|container| is_prepared(project, container)) => {
             prepared(context, &engine, project.clone(), &containers, &chosen, args.wait)?
@@ -43,6 +53,20 @@ pub fn run(context: &Context, args: &StartArgs) -> Result<(), Error> {
     let limit = args.wait_timeout.map(Duration::from_secs);
     let takes_part = |container: &Container| chosen.iter().any(|other| other.config.id == container.config.id);
     context.block_on(up::within(limit, &engine, takes_part, context.apply(&engine, plan, "Running", false)))
+}
+
+/// Returns these services and all that they depend on.
+fn with_dependencies(scope: &Scope, services: &[String]) -> Vec<String> {
+    let mut all = services.to_vec();
+    let mut next = 0;
+    while let Some(name) = all.get(next) {
+        let service = scope.project.as_ref().and_then(|project| project.services.get(name));
+        let new = service.into_iter().flat_map(|service| service.depends_on.keys());
+        let new = new.filter(|name| !all.contains(name)).cloned().collect::<Vec<_>>();
+        all.extend(new);
+        next += 1;
+    }
+    all
 }
 
 /// Returns whether something runs before a container starts (`pre_start`).

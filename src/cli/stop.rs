@@ -20,6 +20,7 @@ pub fn run(context: &Context, args: &StopArgs) -> Result<(), Error> {
     let scope = context.scope()?;
     let engine = Arc::new(context.engine(&scope.name)?);
     let containers = context.own(&scope, &engine)?;
-    let plan = lifecycle::stop(&scope.select(&containers, &args.services)?, timeout(args.timeout));
+    let chosen = scope.select_active(&containers, &args.services)?;
+    let plan = lifecycle::stop(&chosen, timeout(args.timeout));
     context.block_on(context.apply(&engine, plan, "Stopping", true))
 }

@@ -4,7 +4,6 @@ use std::fs::File;
 use std::io::{self, IsTerminal as _};
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant};
 
 use rcompose_engine::id::Id;
 use rcompose_engine::protocol::{Condition, EventKind, FailureKind};
@@ -16,13 +15,10 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::context::Context;
 use super::error::Error;
+use super::shim;
 use crate::project::engine::Engine;
 use crate::ui::attach::{AttachError, Keys, Left, Session};
 use crate::ui::terminal::{self, Before};
-
-/// How long a container that runs may be without a shim, and how often it is looked for.
-const PATIENCE: Duration = Duration::from_secs(3);
-const PAUSE: Duration = Duration::from_millis(10);
 
 /// How many signals to end make us end, whatever the container does.
 const TERMINATIONS: u32 = 3;
@@ -149,8 +145,7 @@ pub fn exit(context: &Context, name: &str, outcome: &Outcome) -> Result<(), Erro
     }
 }
 
-/// Attaches to the container's shim. One that was killed is replaced by the supervisor, which takes a moment; `None`: the
-/// container has ended.
+/// Attaches to the container's shim; `None`: the container has ended.
 async fn connect(
     engine: &Arc<Engine>,
     id: &Id,
@@ -158,27 +153,18 @@ async fn connect(
     keys: &Keys,
 ) -> Result<Option<(Session, Option<File>)>, Error> {
     let run = engine.root.container_run(id);
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        let attached = match Client::connect(&run) {
-            Ok(client) => Session::attach(client, stdin, keys.clone()),
-            Err(error) => Err(AttachError::Client(error)),
-        };
-        match attached {
-            Err(AttachError::Client(ShimError::Failed(_))) => return Ok(None),
-            Err(AttachError::Client(ShimError::NotRunning(_) | ShimError::Gone | ShimError::Talk(_)))
-                if Instant::now() < deadline =>
-            {
-                // Whether it has ended meanwhile, the supervisor knows.
-                let inspected = engine.client().await?.inspect(id).await;
-                if !inspected.is_ok_and(|state| state.status.is_running()) {
-                    return Ok(None);
-                }
-                tokio::time::sleep(PAUSE).await;
-            }
-            result => return Ok(Some(result?)),
-        }
-    }
+    let attach = || match Client::connect(&run) {
+        Ok(client) => Session::attach(client, stdin, keys.clone()),
+        Err(error) => Err(AttachError::Client(error)),
+    };
+    let attached = shim::reach(engine, id, || match attach() {
+        Ok(attached) => Ok(Some(Some(attached))),
+        // It attends to a container that has ended.
+        Err(AttachError::Client(ShimError::Failed(_))) => Ok(Some(None)),
+        Err(AttachError::Client(ShimError::NotRunning(_) | ShimError::Gone | ShimError::Talk(_))) => Ok(None),
+        Err(error) => Err(error),
+    });
+    Ok(attached.await?.flatten())
 }
 
 /// Gives the container's terminal the size of ours, and this many rows and columns more.

@@ -17,6 +17,6 @@ pub fn run(context: &Context, args: &UnpauseArgs) -> Result<(), Error> {
     let scope = context.scope()?;
     let engine = Arc::new(context.engine(&scope.name)?);
     let containers = context.own(&scope, &engine)?;
-    let plan = lifecycle::unpause(&scope.select(&containers, &args.services)?);
+    let plan = lifecycle::unpause(&scope.select_active(&containers, &args.services)?);
     context.block_on(context.apply(&engine, plan, "Unpausing", true))
 }

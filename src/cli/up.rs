@@ -370,6 +370,7 @@ pub fn options(context: &Context, args: &ConvergeArgs) -> Options {
         renew_anonymous_volumes: args.renew_anon_volumes,
         remove_orphans: args.remove_orphans,
         ignore_orphans: context.is_set("COMPOSE_IGNORE_ORPHANS"),
+        all_resources: context.global.all_resources,
         no_start: args.no_start,
         started: None,
         wait: args.wait,

@@ -84,6 +84,8 @@ pub struct LoadOptions {
     pub services: Vec<String>,
     /// Keep networks, volumes, configs and secrets that no active service uses.
     pub all_resources: bool,
+    /// Join the parts of names by `_` (`--compatibility`).
+    pub compatibility: bool,
     /// Leave variables alone (`config --no-interpolate`).
     pub no_interpolate: bool,
     /// Do not fill in names and defaults (`config --no-normalize`).
@@ -122,6 +124,7 @@ pub struct Resolved {
     pub environment: Environment,
     /// The files that places refer to.
     pub sources: Sources,
+    compatibility: bool,
     disabled: Map,
     profiles: Vec<String>,
     directory: String,
@@ -302,6 +305,7 @@ fn finish(
         depth,
         name,
         warnings,
+        compatibility: options.compatibility,
         environment: discovered.environment,
         sources: faults.sources,
         disabled: selection.disabled,

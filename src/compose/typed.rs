@@ -20,6 +20,7 @@ pub(super) fn project(resolved: &Resolved, faults: &mut Faults) -> Project {
         working_dir: resolved.directory.clone().into(),
         compose_files: resolved.files.iter().map(Into::into).collect(),
         environment: resolved.environment.values.clone(),
+        compatibility: resolved.compatibility,
         profiles: resolved.profiles.clone(),
         ..Project::default()
     };

@@ -61,7 +61,7 @@ pub fn look_up(store: &Store, project: &Project, fresh: bool) -> Result<Images, 
         if service.image.is_none() && service.build.is_none() {
             return Err(ImagesError::Neither(service.name.clone()));
         }
-        let reference = names::image(&project.name, service);
+        let reference = names::image(project, service);
         match stored(store, &service.name, &reference)? {
             Some(stored) if !is_of(&stored, service) && !is_builtin(&reference) => {
                 let other = Some(stored.platform);

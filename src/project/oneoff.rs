@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use crate::compose::Service;
 use crate::compose::model::{HostPorts, Mount, MountBind, MountKind, MountVolume, Port};
 use crate::compose::short;
+use crate::compose::{Project, Service};
+use crate::project::names;
 
 /// A container that is none of those that its service has.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -25,9 +26,10 @@ pub struct OneOff {
 
 impl OneOff {
     /// Returns what it is called.
-    pub fn name(&self, project: &str, service: &Service) -> String {
-        let slug = &self.slug[..self.slug.len().min(12)];
-        self.name.clone().unwrap_or_else(|| format!("{project}-{}-run-{slug}", service.name))
+    pub fn name(&self, project: &Project, service: &Service) -> String {
+        let (slug, between) = (&self.slug[..self.slug.len().min(12)], names::separator(project));
+        let name = || format!("{}{between}{}{between}run{between}{slug}", project.name, service.name);
+        self.name.clone().unwrap_or_else(name)
     }
 }
 
@@ -178,8 +180,9 @@ mod tests {
     fn its_name_has_the_slug() {
         let one_off = OneOff { slug: "0123456789abcdef".into(), ..OneOff::default() };
         let service = Service { name: "web".into(), ..Service::default() };
-        assert_eq!(one_off.name("shop", &service), "shop-web-run-0123456789ab");
+        let shop = Project { name: "shop".into(), ..Project::default() };
+        assert_eq!(one_off.name(&shop, &service), "shop-web-run-0123456789ab");
         let named = OneOff { name: Some("mine".into()), ..one_off };
-        assert_eq!(named.name("shop", &service), "mine");
+        assert_eq!(named.name(&shop, &service), "mine");
     }
 }

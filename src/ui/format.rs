@@ -26,7 +26,7 @@ impl Listing<'_> {
         let format = format.replace("\\t", "\t").replace("\\n", "\n");
         match format.trim() {
             "" | "table" => Ok(self.table()),
-            "json" => Ok(super::lines(self.rows)),
+            "json" => Ok(super::lines(self.rows.iter().map(without_methods))),
             _ => {
                 if let Some(template) = format.trim_start().strip_prefix("table ") {
                     return self.own_table(template.trim());
@@ -46,13 +46,27 @@ impl Listing<'_> {
 
     fn own_table(&self, template: &str) -> Result<String, TemplateError> {
         let template = Template::parse(template)?;
-        let headings: Map<String, Value> =
-            self.columns.iter().map(|(field, heading)| ((*field).to_owned(), (*heading).into())).collect();
+        // As in Go, a field without a heading has no value there.
+        let fields = self.rows.iter().filter_map(Value::as_object).flat_map(|row| row.keys().cloned());
+        let mut headings: Map<String, Value> = fields.map(|field| (field, Value::Null)).collect();
+        headings.insert(LABEL.to_owned(), Map::new().into());
+        headings.extend(self.columns.iter().map(|(field, heading)| ((*field).to_owned(), (*heading).into())));
         let split = |text: String| text.split('\t').map(str::to_owned).collect::<Vec<_>>();
         let header = split(template.execute(&Value::Object(headings))?);
         let rows = self.rows.iter().map(|row| template.execute(row).map(split)).collect::<Result<Vec<_>, _>>()?;
         Ok(table::render(table::DOCKER, &header.iter().map(String::as_str).collect::<Vec<_>>(), &rows))
     }
+}
+
+/// The field for `.Label "name"`, a method of Docker's lists: the labels by name. It is for templates alone.
+pub const LABEL: &str = "Label";
+
+fn without_methods(row: &Value) -> Value {
+    let mut row = row.clone();
+    if let Some(fields) = row.as_object_mut() {
+        fields.shift_remove(LABEL);
+    }
+    row
 }
 
 /// Returns documents as Docker's `inspect` shows them: each through a template, all in one line as JSON, or laid out.

@@ -9,10 +9,8 @@ use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::unistd::Pid;
 use oci_spec::runtime::{ContainerState, Hook, Hooks, State, StateBuilder};
@@ -123,18 +121,7 @@ fn run_one(kind: &str, hook: &Hook, state: &str) -> Step<()> {
 
 /// Waits for the end of a child.
 fn ends_within(pid: Pid, time: Duration) -> nix::Result<bool> {
-    let process = pidfd::open(pid)?;
-    let end = Instant::now() + time;
-    loop {
-        let left = end.saturating_duration_since(Instant::now());
-        // Rounded up, so as not to give up before the time.
-        let timeout = PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);
-        match poll(&mut [PollFd::new(process.as_fd(), PollFlags::POLLIN)], timeout) {
-            Err(Errno::EINTR) => {}
-            Ok(0) if !left.is_zero() => {}
-            result => return result.map(|count| count > 0),
-        }
-    }
+    pidfd::wait_ended(pidfd::open(pid)?.as_fd(), time)
 }
 
 #[cfg(test)]

@@ -8,20 +8,22 @@
 use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, SockaddrIn6, bind, getsockname, listen, setsockopt, socket,
     sockopt,
 };
+use nix::unistd::Pid;
 
 use super::instance;
 use crate::container::config::{Protocol, PublishedPort};
 use crate::container::state::BoundPort;
+use crate::sys::pidfd;
 
 /// Why a port could not be published.
 #[derive(Debug, thiserror::Error)]
@@ -148,30 +150,35 @@ pub(crate) fn reserve(
 }
 
 /// A container that is started again may find its port still open in the process that kept it for the last run, if that
-/// was killed and has not ended yet; the kernel does not tell when a port is free. Tries again while the holder is a process of this very program.
+/// was killed and has not ended yet. Waits for the end of a holder that is a process of this very program.
 fn after_a_shim_of_ours(
     wanted: &PublishedPort,
     addresses: &[IpAddr],
     optional_v6: bool,
     busy: SocketAddr,
 ) -> Option<Result<Vec<Reservation>, PortError>> {
+    const PATIENCE: Duration = Duration::from_millis(100);
     const WAIT: Duration = Duration::from_millis(5);
-    const TIMES: usize = 20;
     wanted.host_port.filter(|(first, last)| first == last)?;
     let program = |pid: &str| fs::metadata(format!("/proc/{pid}/exe")).map(|meta| (meta.dev(), meta.ino())).ok();
-    for _ in 0..TIMES {
+    let deadline = Instant::now() + PATIENCE;
+    while Instant::now() < deadline {
         match attempt(wanted, addresses, busy.port(), optional_v6) {
             Ok(Attempt::Bound(bound)) => return Some(Ok(bound)),
             Ok(Attempt::Busy(_)) => {}
             Err(error) => return Some(Err(error)),
         }
-        // Of one that is ending nothing can be seen any more, a moment before the port is free.
-        if let Some((pid, _)) = process_holding(busy, wanted.protocol)
-            && (pid == std::process::id() || program(&pid.to_string()) != program("self"))
-        {
+        let Some((pid, _)) = process_holding(busy, wanted.protocol) else {
+            // It is past the point where its descriptors can be seen, and the kernel tells nobody when the port is free.
+            std::thread::sleep(WAIT);
+            continue;
+        };
+        let Ok(holder) = pidfd::open(Pid::from_raw(pid.cast_signed())) else { continue };
+        // One that is ending may have no program any more.
+        if pid == std::process::id() || program(&pid.to_string()).is_some_and(|its| Some(its) != program("self")) {
             return None;
         }
-        std::thread::sleep(WAIT);
+        pidfd::wait_ended(holder.as_fd(), deadline.saturating_duration_since(Instant::now())).ok()?;
     }
     None
 }

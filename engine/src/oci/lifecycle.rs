@@ -3,10 +3,9 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt as _;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use oci_spec::runtime::{ContainerState, LinuxResources};
 use serde::Serialize;
 use serde_json::Value;
@@ -191,15 +190,9 @@ pub(super) fn end(record: &Record, process: BorrowedFd<'_>) -> Result<(), OciErr
     if record.cgroup.is_frozen() {
         record.cgroup.freeze(false)?;
     }
-    let until = Instant::now() + PATIENCE;
-    loop {
-        let left = until.saturating_duration_since(Instant::now());
-        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
-        match poll(&mut [PollFd::new(process, PollFlags::POLLIN)], timeout) {
-            Err(Errno::EINTR) => {}
-            Ok(0) => return Err(OciError::Kill(Errno::ETIMEDOUT)),
-            Ok(_) => return Ok(()),
-            Err(errno) => return Err(OciError::Kill(errno)),
-        }
+    match pidfd::wait_ended(process, PATIENCE) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(OciError::Kill(Errno::ETIMEDOUT)),
+        Err(errno) => Err(OciError::Kill(errno)),
     }
 }

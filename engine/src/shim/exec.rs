@@ -17,7 +17,7 @@ use oci_spec::runtime::{Process as OciProcess, UserBuilder};
 use super::channel::{self, Message};
 use super::config::{Namespaces, Network, Seccomp, ShimConfig, Time};
 use super::init::{PROGRAM, console_size, filter, read_spec, set_oom_score};
-use super::protocol::{Exec, Failure, FromShim};
+use super::protocol::{Exec, ExecNews, Failure, FromShim};
 use super::running::open_path;
 use super::{Shim, died};
 use crate::container::cgroup::{Plan, Version};
@@ -154,12 +154,12 @@ impl Process {
     /// Returns what the supervisor is to know of it: once, when it was started or its program could not be executed.
     pub(super) fn began(&mut self) -> FromShim {
         let id = self.id.insert(Id::random()).clone();
-        FromShim::ExecBegan { id, args: std::mem::take(&mut self.args) }
+        FromShim::Exec(ExecNews::Began { id, args: std::mem::take(&mut self.args) })
     }
 
     /// Returns what the supervisor is to know of its end.
     pub(super) fn ended(&self, code: i32) -> Option<FromShim> {
-        self.id.clone().map(|id| FromShim::ExecEnded { id, code })
+        self.id.clone().map(|id| FromShim::Exec(ExecNews::Ended { id, code }))
     }
 
     pub(crate) fn take_terminal(&mut self) -> Option<OwnedFd> {

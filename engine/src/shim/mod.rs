@@ -4,6 +4,7 @@
 //! namespace, sockets), writes the log, starts further processes, reaps PID 1 and records how it ended. It has one thread
 //! and no runtime, and is a clone of the [`launcher`], so that it costs next to no memory.
 
+pub mod arrival;
 mod audience;
 pub(crate) mod channel;
 pub mod client;

@@ -143,17 +143,21 @@ pub enum FromShim {
         exec: u32,
         code: i32,
     },
-    /// To the supervisor: somebody has started a further process, or tried to with a program that cannot be executed.
-    ExecBegan {
+    /// To the supervisor.
+    Exec(ExecNews),
+}
+
+/// What becomes of a further process of a container.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum ExecNews {
+    /// Somebody has started it, or tried to with a program that cannot be executed.
+    Began {
         id: Id,
         /// Its arguments.
         args: Vec<String>,
     },
-    /// To the supervisor, before whoever started it knows.
-    ExecEnded {
-        id: Id,
-        code: i32,
-    },
+    /// It has ended, which whoever started it is told only after this.
+    Ended { id: Id, code: i32 },
 }
 
 /// A step of container creation that failed.

@@ -3,69 +3,37 @@
 //! The actor never waits for a container while it could hear a command: what takes long (a stop, a restart's pause, a
 //! health check) is a state of the actor, not a place in its code.
 
+mod commands;
 mod connect;
+mod remove;
+mod stop;
 mod succeed;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nix::unistd::Pid;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
+pub(super) use self::commands::Container;
+use self::commands::{Answer, Command, reply};
+use self::remove::Removing;
+use self::stop::Stopping;
 use super::health::{Monitor, Plan};
 use super::project::{Project, caused, other};
 use super::restart::{self, Backoff};
 use super::run::{self, Audience, News, Run};
-use crate::container::config::{ContainerConfig, Endpoint};
-use crate::container::signal;
+use crate::container::config::ContainerConfig;
 use crate::container::state::{ContainerState, Health, HealthStatus, Status};
-use crate::container::{memory, store};
+use crate::container::store;
 use crate::error::chain;
-use crate::id::Id;
-use crate::protocol::{Condition, EventKind, Failure, FailureKind, Stopped};
-use crate::shim::protocol::Exit;
-use crate::volume;
-
-/// How long a container has between its stop signal and `SIGKILL` where nobody said.
-const GRACE: Duration = Duration::from_secs(10);
-/// Commands that may wait for an actor before their senders wait too.
-const COMMANDS: usize = 64;
-const KILL: i32 = nix::sys::signal::Signal::SIGKILL as i32;
-
-type Answer<T> = oneshot::Sender<Result<T, Failure>>;
-
-enum Command {
-    Start(Audience, Answer<()>),
-    StartBeside(Id, Answer<()>),
-    TakeOver(Box<ContainerConfig>, Answer<()>),
-    GiveWay(Answer<()>),
-    Config(Answer<Box<ContainerConfig>>),
-    Pause(Answer<()>),
-    Unpause(Answer<()>),
-    Stop(Option<Duration>, Answer<Stopped>),
-    Restart(Option<Duration>, Answer<()>),
-    Kill(String, Answer<()>),
-    Remove { force: bool, volumes: bool, answer: Answer<()> },
-    Rename(String, Answer<()>),
-    Report(EventKind, BTreeMap<String, String>, Answer<()>),
-    Connect(Box<Endpoint>, Answer<()>),
-    Disconnect(String, Answer<()>),
-    Wait(Condition, Answer<Box<ContainerState>>),
-    Inspect(Answer<Box<ContainerState>>),
-}
-
-/// A handle to a supervised container; cheap to clone.
-#[derive(Debug, Clone)]
-pub(super) struct Container {
-    commands: mpsc::Sender<Command>,
-}
+use crate::protocol::{Condition, EventKind, Failure, FailureKind};
+use crate::shim::protocol::{ExecNews, Exit};
 
 impl Container {
     /// Begins to supervise a container; with `running`, one whose process is there already.
     pub(super) fn supervise(project: Arc<Project>, container: store::Container, running: Option<Run>) -> Self {
-        let (commands, receiver) = mpsc::channel(COMMANDS);
+        let (handle, receiver) = Self::new();
         let mut actor = Actor {
             project,
             config: container.config,
@@ -92,104 +60,8 @@ impl Container {
             }
             actor.act(receiver).await;
         });
-        Self { commands }
+        handle
     }
-
-    async fn ask<T>(&self, command: impl FnOnce(Answer<T>) -> Command) -> Result<T, Failure> {
-        let gone = || Failure {
-            kind: FailureKind::NoSuchContainer,
-            message: "the container has been removed meanwhile".to_owned(),
-            hint: None,
-        };
-        let (sender, receiver) = oneshot::channel();
-        self.commands.send(command(sender)).await.map_err(|_| gone())?;
-        receiver.await.map_err(|_| gone())?
-    }
-
-    pub(super) async fn start(&self, audience: Audience) -> Result<(), Failure> {
-        self.ask(|answer| Command::Start(audience, answer)).await
-    }
-
-    /// Starts it beside another one, whose place it is to take.
-    pub(super) async fn start_beside(&self, other: Id) -> Result<(), Failure> {
-        self.ask(|answer| Command::StartBeside(other, answer)).await
-    }
-
-    /// Leads to it what leads to `from`.
-    pub(super) async fn take_over(&self, from: Box<ContainerConfig>) -> Result<(), Failure> {
-        self.ask(|answer| Command::TakeOver(from, answer)).await
-    }
-
-    /// Tells it that another one has taken over from it.
-    pub(super) async fn give_way(&self) -> Result<(), Failure> {
-        self.ask(Command::GiveWay).await
-    }
-
-    pub(super) async fn config(&self) -> Result<Box<ContainerConfig>, Failure> {
-        self.ask(Command::Config).await
-    }
-
-    pub(super) async fn pause(&self) -> Result<(), Failure> {
-        self.ask(Command::Pause).await
-    }
-
-    pub(super) async fn unpause(&self) -> Result<(), Failure> {
-        self.ask(Command::Unpause).await
-    }
-
-    pub(super) async fn stop(&self, timeout: Option<Duration>) -> Result<Stopped, Failure> {
-        self.ask(|answer| Command::Stop(timeout, answer)).await
-    }
-
-    pub(super) async fn restart(&self, timeout: Option<Duration>) -> Result<(), Failure> {
-        self.ask(|answer| Command::Restart(timeout, answer)).await
-    }
-
-    pub(super) async fn kill(&self, signal: String) -> Result<(), Failure> {
-        self.ask(|answer| Command::Kill(signal, answer)).await
-    }
-
-    pub(super) async fn remove(&self, force: bool, volumes: bool) -> Result<(), Failure> {
-        self.ask(|answer| Command::Remove { force, volumes, answer }).await
-    }
-
-    pub(super) async fn rename(&self, name: String) -> Result<(), Failure> {
-        self.ask(|answer| Command::Rename(name, answer)).await
-    }
-
-    pub(super) async fn report(&self, kind: EventKind, attributes: BTreeMap<String, String>) -> Result<(), Failure> {
-        self.ask(|answer| Command::Report(kind, attributes, answer)).await
-    }
-
-    pub(super) async fn connect(&self, endpoint: Box<Endpoint>) -> Result<(), Failure> {
-        self.ask(|answer| Command::Connect(endpoint, answer)).await
-    }
-
-    pub(super) async fn disconnect(&self, network: String) -> Result<(), Failure> {
-        self.ask(|answer| Command::Disconnect(network, answer)).await
-    }
-
-    pub(super) async fn wait(&self, condition: Condition) -> Result<Box<ContainerState>, Failure> {
-        self.ask(|answer| Command::Wait(condition, answer)).await
-    }
-
-    pub(super) async fn inspect(&self) -> Result<Box<ContainerState>, Failure> {
-        self.ask(Command::Inspect).await
-    }
-}
-
-/// A stop under way.
-struct Stopping {
-    /// When `SIGKILL` is sent; `None` once it was.
-    deadline: Option<Instant>,
-    how: Stopped,
-    answers: Vec<Answer<Stopped>>,
-}
-
-/// A removal that waits for the container's end.
-struct Removing {
-    volumes: bool,
-    answers: Vec<Answer<()>>,
 }
 
 struct Actor {
@@ -228,29 +100,10 @@ impl Actor {
             self.remove_ended();
         }
         loop {
-            if let Some(removing) = self.removing.take_if(|_| self.run.is_none()) {
-                let result = self.destroy(removing.volumes).await;
-                for answer in removing.answers {
-                    reply(answer, result.clone());
-                }
-                if let Some((answer, failure)) = self.failed_start.take() {
-                    reply(answer, Err(failure));
-                }
-                if let Err(failure) = &result {
-                    tracing::warn!(container = %self.config.name, error = %failure, "cannot remove it");
-                    self.save();
-                    // It stays, and so nobody may wait for its removal, now or later.
-                    for (_, answer) in self.waiting.extract_if(.., |(condition, _)| *condition == Condition::Removed) {
-                        reply(answer, Err(failure.clone()));
-                    }
-                    self.unremoved = Some(failure.clone());
-                    self.answer_waiting(false);
-                    self.project.settle();
-                } else {
-                    self.answer_waiting(true);
-                    self.project.settle();
-                    return;
-                }
+            if let Some(removing) = self.removing.take_if(|_| self.run.is_none())
+                && self.end_removal(removing).await
+            {
+                return;
             }
             let deadline = self.stopping.as_ref().and_then(|stopping| stopping.deadline);
             let wake = tokio::select! {
@@ -266,12 +119,8 @@ impl Actor {
                 Wake::Command(Some(command)) => self.obey(command).await,
                 Wake::Command(None) => return,
                 Wake::News(News::Ended(exit)) => self.ended(exit).await,
-                Wake::News(News::ExecBegan { id, args }) => {
-                    self.exec_began(&id, &args);
-                    continue;
-                }
-                Wake::News(News::ExecEnded { id, code }) => {
-                    self.event(EventKind::ExecDie, [("execID", id.to_string()), ("exitCode", code.to_string())]);
+                Wake::News(News::Exec(news)) => {
+                    self.tell_exec(news);
                     continue;
                 }
                 Wake::Deadline => self.stop_by_force(),
@@ -473,127 +322,21 @@ impl Actor {
         Ok(())
     }
 
-    /// Removes a container that has ended, if that was asked for when it was made.
-    fn remove_ended(&mut self) {
-        if self.config.auto_remove {
-            self.removing.get_or_insert(Removing { volumes: true, answers: Vec::new() });
-            // Nobody may be waiting for it but the supervisor itself.
-            self.project.note(&self.config.id, Status::Removing);
-        }
-    }
-
-    /// Lets a paused container take the signal that it was just sent.
-    fn thaw_for_signal(&mut self) {
-        if let Err(failure) = self.thaw() {
-            tracing::error!(container = %self.config.name, error = %failure, "cannot unpause it");
-        }
-    }
-
-    fn stop(&mut self, timeout: Option<Duration>, answer: Answer<Stopped>) {
-        self.restart_at = None;
-        if !self.state.stopped {
-            self.state.stopped = true;
-            if self.state.status == Status::Restarting {
-                self.state.status = Status::Exited;
+    /// A further process was started, or has ended.
+    fn tell_exec(&self, news: ExecNews) {
+        match news {
+            ExecNews::Began { id, args } => {
+                // Docker has the program, a space, and the arguments, even where there are none.
+                let (program, arguments) =
+                    args.split_first().map_or(("", &[][..]), |(first, rest)| (first.as_str(), rest));
+                let command = format!("{program} {}", arguments.join(" "));
+                for kind in [EventKind::ExecCreate(command.clone()), EventKind::ExecStart(command)] {
+                    self.event(kind, [("execID", id.to_string())]);
+                }
             }
-            self.save();
-        }
-        let Some(run) = &self.run else { return reply(answer, Ok(Stopped::NotRunning)) };
-        let grace = timeout.or(self.config.stop_grace_period).unwrap_or(GRACE);
-        if let Some(stopping) = &mut self.stopping {
-            // A second, more impatient request shortens the first.
-            stopping.deadline = stopping.deadline.map(|deadline| deadline.min(Instant::now() + grace));
-            stopping.answers.push(answer);
-            return;
-        }
-        let signal = run.stop_signal;
-        let reachable = signal::can_receive(Pid::from_raw(run.pid), signal);
-        let now = Instant::now();
-        let (how, deadline) = if reachable {
-            (Stopped::Signal, now + grace)
-        } else {
-            (Stopped::Unreachable { signal: signal::name(signal) }, now)
-        };
-        self.stopping = Some(Stopping { deadline: Some(deadline), how, answers: vec![answer] });
-        // Also where there is no time for it, or the kernel drops it: listeners know a stop by it.
-        self.signal(signal);
-        if grace.is_zero() || !reachable {
-            self.stop_by_force();
-        } else {
-            self.thaw_for_signal();
-        }
-    }
-
-    fn stop_by_force(&mut self) {
-        let Some(stopping) = &mut self.stopping else { return };
-        stopping.deadline = None;
-        if stopping.how == Stopped::Signal {
-            stopping.how = Stopped::Killed;
-        }
-        self.signal(KILL);
-        self.thaw_for_signal();
-    }
-
-    fn kill(&mut self, name: &str) -> Result<(), Failure> {
-        let signal = signal::parse(name).ok_or_else(|| Failure {
-            kind: FailureKind::Other,
-            message: format!("`{name}` is not a signal"),
-            hint: Some("use a name such as SIGTERM or a number".to_owned()),
-        })?;
-        if self.run.is_none() {
-            return Err(conflict(&self.config, "is not running"));
-        }
-        // As Docker: who sends the container its end by hand does not want it back.
-        let deadly = signal == KILL || self.run.as_ref().is_some_and(|run| signal == run.stop_signal);
-        if deadly {
-            self.state.stopped = true;
-            self.save();
-        }
-        self.signal(signal);
-        if deadly {
-            self.thaw_for_signal();
-        }
-        Ok(())
-    }
-
-    fn signal(&self, signal: i32) {
-        if let Some(run) = &self.run {
-            // A process that has just ended cannot be sent anything, and its end is on its way to this actor.
-            if let Err(error) = run.signal(signal) {
-                tracing::debug!(container = %self.config.name, %error, "cannot send {}", signal::name(signal));
+            ExecNews::Ended { id, code } => {
+                self.event(EventKind::ExecDie, [("execID", id.to_string()), ("exitCode", code.to_string())]);
             }
-            self.event(EventKind::Kill, [("signal", signal.to_string())]);
-        }
-    }
-
-    fn remove(&mut self, force: bool, volumes: bool, answer: Answer<()>) {
-        if self.run.is_some() && !force {
-            let failure = conflict(&self.config, "is running");
-            return reply(
-                answer,
-                Err(Failure { hint: Some("stop it first, or remove it with force".to_owned()), ..failure }),
-            );
-        }
-        if let Some(removing) = &mut self.removing {
-            removing.answers.push(answer);
-            return;
-        }
-        self.removing = Some(Removing { volumes, answers: vec![answer] });
-        self.restart_at = None;
-        self.state.stopped = true;
-        if self.run.is_some() {
-            self.signal(KILL);
-            self.thaw_for_signal();
-        }
-    }
-
-    /// A further process was started.
-    fn exec_began(&self, id: &Id, args: &[String]) {
-        // Docker has the program, a space, and the arguments, even where there are none.
-        let (program, arguments) = args.split_first().map_or(("", &[][..]), |(first, rest)| (first.as_str(), rest));
-        let command = format!("{program} {}", arguments.join(" "));
-        for kind in [EventKind::ExecCreate(command.clone()), EventKind::ExecStart(command)] {
-            self.event(kind, [("execID", id.to_string())]);
         }
     }
 
@@ -674,35 +417,6 @@ impl Actor {
         }
     }
 
-    /// Removes everything of a container that does not run.
-    async fn destroy(&mut self, volumes: bool) -> Result<(), Failure> {
-        use crate::container::config::MountSource;
-        let root = self.project.root.clone();
-        let config = self.config.clone();
-        // The writable layer may be large.
-        let removed = tokio::task::spawn_blocking(move || -> Result<(), Failure> {
-            memory::remove(&root, &config.id).map_err(caused)?;
-            store::remove(&root, &config).map_err(caused)?;
-            for mount in &config.mounts {
-                if let MountSource::Volume { name, anonymous: true, .. } = &mount.source
-                    && volumes
-                {
-                    volume::remove(&root, name).map_err(caused)?;
-                }
-            }
-            Ok(())
-        });
-        let removed = removed.await.map_err(caused).flatten();
-        let forgotten = self.project.networks.forget(&self.config.id).await.map_err(caused);
-        if let Err(failure) = removed.and(forgotten) {
-            self.project.untidy();
-            return Err(failure);
-        }
-        self.project.forget(&self.config.id);
-        self.event(EventKind::Destroy, []);
-        Ok(())
-    }
-
     /// Answers those whose condition holds, or can no longer come to hold.
     fn answer_waiting(&mut self, removed: bool) {
         let running = self.state.status.is_running() || self.state.status == Status::Restarting;
@@ -760,11 +474,6 @@ async fn at(time: Option<Instant>) {
         Some(time) => tokio::time::sleep_until(time).await,
         None => std::future::pending().await,
     }
-}
-
-fn reply<T>(answer: Answer<T>, result: Result<T, Failure>) {
-    // Whoever asked may be gone.
-    let _ = answer.send(result);
 }
 
 fn conflict(config: &ContainerConfig, what: &str) -> Failure {

@@ -290,7 +290,9 @@ impl Project {
         let removal = self.networks.remove(name).await.map_err(|error| match error {
             // Another project's supervisor, or another command, was faster.
             NetworkError::Unknown(_) => gone(),
-            NetworkError::InUse { .. } => caused(error),
+            NetworkError::InUse { .. } => {
+                Failure { kind: FailureKind::Conflict, message: error.to_string(), hint: None }
+            }
             error => {
                 // It may be off the list by now, and then no command comes back for it.
                 self.untidy();

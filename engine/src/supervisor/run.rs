@@ -16,11 +16,10 @@ use crate::container::signal;
 use crate::container::state::{BoundPort, ContainerState, EndpointState, ProcessStart};
 use crate::container::{memory, store};
 use crate::error::chain;
-use crate::id::Id;
 use crate::protocol::Failure;
 use crate::root::{make_directory, make_directory_of_many};
 use crate::shim;
-use crate::shim::protocol::{Exit, FromShim, Spawn, Task, ToShim};
+use crate::shim::protocol::{ExecNews, Exit, FromShim, Spawn, Task, ToShim};
 use crate::sys::{pidfd, readiness};
 use crate::volume;
 
@@ -54,15 +53,7 @@ pub(super) struct Run {
 /// What a shim tells of a container that runs.
 pub(super) enum News {
     Ended(Exit),
-    /// A further process was started, with these arguments.
-    ExecBegan {
-        id: Id,
-        args: Vec<String>,
-    },
-    ExecEnded {
-        id: Id,
-        code: i32,
-    },
+    Exec(ExecNews),
 }
 
 /// Who is there when a container starts.
@@ -316,8 +307,7 @@ impl Run {
                     let _ = self.shim.send(&ToShim::Release, &[]).await;
                     return News::Ended(self.known(exit));
                 }
-                Ok(Some((FromShim::ExecBegan { id, args }, _))) => return News::ExecBegan { id, args },
-                Ok(Some((FromShim::ExecEnded { id, code }, _))) => return News::ExecEnded { id, code },
+                Ok(Some((FromShim::Exec(exec), _))) => return News::Exec(exec),
                 Ok(Some((FromShim::Failed(failure), _))) => self.leave_unattended(&failure),
                 Ok(Some(_)) => {}
                 Ok(None) | Err(_) => {

@@ -2,6 +2,7 @@
 //! not ours.
 
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::time::Duration;
 
 use nix::Result;
 use nix::errno::Errno;
@@ -9,6 +10,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
+
+use super::readiness;
 
 /// Returns a descriptor of this process.
 pub fn open(pid: Pid) -> Result<OwnedFd> {
@@ -33,6 +36,11 @@ pub fn has_ended(pidfd: BorrowedFd<'_>) -> Result<bool> {
     let mut fds = [PollFd::new(pidfd, PollFlags::POLLIN)];
     poll(&mut fds, PollTimeout::ZERO)?;
     Ok(fds[0].any().unwrap_or(true))
+}
+
+/// Waits for the end of a process (it may be a zombie then), at most so long. Returns whether it came.
+pub fn wait_ended(pidfd: BorrowedFd<'_>, patience: Duration) -> Result<bool> {
+    readiness::wait(pidfd, PollFlags::POLLIN, patience)
 }
 
 /// Returns the exit code of a process that has ended, as a shell says it (128 + n after signal n), or `None` where it

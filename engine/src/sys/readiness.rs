@@ -1,8 +1,11 @@
-//! Descriptors that tokio's reactor watches (`epoll(7)`).
+//! Waiting for descriptors: by tokio's reactor (`epoll(7)`), or on the calling thread (`poll(2)`).
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -17,4 +20,19 @@ pub fn watch(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
 pub fn watch_reading(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: as in `watch`.
     unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }.map_err(io::Error::from)
+}
+
+/// Waits on this thread for what `flags` say of a descriptor, at most so long. Returns whether it came.
+pub fn wait(fd: BorrowedFd<'_>, flags: PollFlags, patience: Duration) -> nix::Result<bool> {
+    let end = Instant::now() + patience;
+    loop {
+        let left = end.saturating_duration_since(Instant::now());
+        // Rounded up, so as not to give up before the time.
+        let timeout = PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);
+        match poll(&mut [PollFd::new(fd, flags)], timeout) {
+            Err(Errno::EINTR) => {}
+            Ok(0) if !left.is_zero() => {}
+            result => return result.map(|count| count > 0),
+        }
+    }
 }

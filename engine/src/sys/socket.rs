@@ -112,17 +112,19 @@ fn bear(error: Errno, patience: &mut u32) -> Result<()> {
 }
 
 /// Listens at `name` in a directory, whose path may be longer than a socket's address allows (108 bytes).
-/// A socket file that is there already is replaced.
+/// A socket file that is there already is replaced. It takes its name when it listens, for which others watch.
 pub fn listen_in(directory: impl AsFd, name: &str) -> Result<OwnedFd> {
     let fd = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None)?;
-    match nix::unistd::unlinkat(directory.as_fd(), name, nix::unistd::UnlinkatFlags::NoRemoveDir) {
+    let new = format!("{name}.new");
+    match nix::unistd::unlinkat(directory.as_fd(), new.as_str(), nix::unistd::UnlinkatFlags::NoRemoveDir) {
         Ok(()) | Err(Errno::ENOENT) => {}
         Err(error) => return Err(error),
     }
     // The mode of the socket file follows that of the descriptor (unix(7): fchmod before bind).
     nix::sys::stat::fchmod(&fd, nix::sys::stat::Mode::from_bits_truncate(0o600))?;
-    bind(fd.as_raw_fd(), &address(directory.as_fd(), name)?)?;
+    bind(fd.as_raw_fd(), &address(directory.as_fd(), &new)?)?;
     listen(&fd, Backlog::new(64)?)?;
+    nix::fcntl::renameat(directory.as_fd(), new.as_str(), directory.as_fd(), name)?;
     Ok(fd)
 }
 

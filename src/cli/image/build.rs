@@ -141,7 +141,7 @@ pub fn run(context: &Context, args: &BuildArgs) -> Result<(), Error> {
     let mut built = with_shell(context, args.debug, |halted| {
         let recipe = Recipe { halted: halted.cloned(), ..recipe };
         let progress = if args.quiet { Progress::quiet() } else { context.ui.progress("Building") };
-        let built = context.block_on(build::build(context.ui, &root, vec![vec![recipe]], &progress));
+        let built = context.block_on(build::build(context.ui, &root, vec![vec![recipe]], &progress, false));
         progress.finish();
         built
     })?;

@@ -174,7 +174,11 @@ async fn remove(
         removed.push(plan.add(action, Cause::Asked, &[]));
     }
     for network in networks {
-        plan.add(Action::RemoveNetwork { name: network.config.name.clone() }, Cause::Asked, &removed);
+        plan.add(
+            Action::RemoveNetwork { name: network.config.name.clone(), unless_used: true },
+            Cause::Asked,
+            &removed,
+        );
     }
     context.apply_on(&engine, plan, &Progress::quiet(), true).await?;
     if engine.containers()?.is_empty()

@@ -20,7 +20,6 @@ use crate::compose::Project;
 use crate::compose::model::WatchAction;
 use crate::project::build::service::{Overrides, rounds};
 use crate::ui::logs::{Printer, Style};
-use crate::ui::progress::Progress;
 use crate::watch::rules::{RuleError, Rules};
 use crate::watch::source::{self, Source};
 
@@ -128,9 +127,9 @@ fn bring_up(context: &Context, args: &WatchArgs, project: &Project) -> Result<()
     if !built.is_empty() && !context.global.dry_run {
         let rounds = rounds(project, &built, &Overrides::default())?;
         let root = context.root()?;
-        let progress = if args.quiet { Progress::quiet() } else { context.ui.progress("Building") };
+        let progress = context.ui.progress("Building");
         context.block_on(async {
-            let built = build::build(context.ui, &root, rounds, &progress).await;
+            let built = build::build(context.ui, &root, rounds, &progress, args.quiet).await;
             progress.finish();
             built.map(drop)
         })?;

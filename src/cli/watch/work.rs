@@ -53,7 +53,7 @@ impl Hands<'_> {
         let progress = self.progress("Building");
         let rounds = rounds(self.project, services, &Overrides::default())?;
         let root = &self.engine.root;
-        if let Err(error) = build::build(self.context.ui, root, rounds, &progress).await {
+        if let Err(error) = build::build(self.context.ui, root, rounds, &progress, false).await {
             self.voice.say("Build failed.")?;
             return Err(error);
         }
@@ -157,7 +157,7 @@ impl Hands<'_> {
         let store = Local::open(self.context)?.store;
         let mut known = BTreeSet::new();
         for service in services.iter().filter_map(|name| self.project.services.get(name)) {
-            known.extend(store.find(&names::image(&self.project.name, service))?.map(|image| image.id));
+            known.extend(store.find(&names::image(self.project, service))?.map(|image| image.id));
         }
         Ok(known)
     }

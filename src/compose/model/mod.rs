@@ -41,6 +41,8 @@ pub struct Project {
     pub compose_files: Vec<PathBuf>,
     /// The variables that interpolation could see: the process environment over the `.env` files.
     pub environment: BTreeMap<String, String>,
+    /// Whether names are made as Docker Compose 1 made them, with `_` (`--compatibility`).
+    pub compatibility: bool,
     /// The active profiles.
     pub profiles: Vec<String>,
     /// The services whose profiles are active.

@@ -32,7 +32,8 @@ pub struct Options {
     pub parallel: Option<usize>,
     /// Go on with everything that is left when a step fails, as when things are taken down.
     pub keep_going: bool,
-    /// Nothing more is begun once this is cancelled; what was begun is brought to its end.
+    /// Nothing more is begun once this is cancelled; what was begun is brought to its end, or to the next place where it can
+    /// stay as it is.
     pub interrupt: CancellationToken,
     /// Only say what would be done.
     pub pretend: bool,
@@ -79,6 +80,7 @@ pub async fn apply(engine: &Arc<Engine>, plan: Plan, progress: &Progress, option
         creating: plan.steps.node_indices().filter(|step| plan.steps[*step].action.makes_containers()).collect(),
         hold: options.hold,
         audience: options.audience,
+        interrupt: options.interrupt.clone(),
         plan,
     };
     run.release();
@@ -128,6 +130,7 @@ struct Run {
     creating: HashSet<NodeIndex>,
     hold: Option<Hold>,
     audience: Audience,
+    interrupt: CancellationToken,
     recording: Recording,
 }
 
@@ -143,10 +146,11 @@ impl Run {
             action => {
                 let (engine, progress, permits) = (Arc::clone(engine), progress.clone(), Arc::clone(permits));
                 let (waits, audience) = (matches!(action, Action::Wait(_)), self.audience.clone());
+                let interrupt = self.interrupt.clone();
                 let task = self.tasks.spawn(async move {
                     // Waiting is no work.
                     let permit = if waits { None } else { permits.acquire().await.ok() };
-                    let result = Box::pin(step::run(&engine, &progress, action, &audience)).await;
+                    let result = Box::pin(step::run(&engine, &progress, action, (&audience, &interrupt))).await;
                     drop(permit);
                     (step, result)
                 });

@@ -1,5 +1,6 @@
 //! One step of a plan: asks the engine, and says so in Docker Compose's words.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,6 +10,8 @@ use rcompose_engine::image;
 use rcompose_engine::protocol::{FailureKind, ProvidedFile, Stopped};
 use rcompose_engine::supervisor::client::{Client, ClientError};
 use rcompose_engine::volume::{self, VolumeConfig, VolumeError};
+
+use tokio_util::sync::CancellationToken;
 
 use super::super::container::AnonymousVolume;
 use super::super::engine::Engine;
@@ -57,6 +60,9 @@ pub enum StepError {
     Waited(#[from] Unready),
     #[error(transparent)]
     Hook(#[from] HookError),
+    /// Somebody wanted no more of it.
+    #[error("interrupted")]
+    Interrupted,
     #[error("the update of service \"{service}\" failed {then}")]
     Update {
         service: String,
@@ -118,10 +124,13 @@ const IN_USE: &str = "Resource is still in use";
 fn words(action: &Action) -> Option<(String, [&'static str; 2])> {
     Some(match action {
         Action::CreateNetwork(config) => (format!("Network {}", config.name), ["Creating", "Created"]),
-        Action::RemoveNetwork { name } => (format!("Network {name}"), REMOVED),
+        Action::RemoveNetwork { name, .. } => (format!("Network {name}"), REMOVED),
         Action::CreateVolume(volume) => (format!("Volume {}", volume.name), ["Creating", "Created"]),
         Action::RemoveVolume { name, anonymous: false } => (format!("Volume {name}"), REMOVED),
-        Action::RemoveImage { reference } => (format!("Image {reference}"), REMOVED),
+        Action::RemoveImage { reference } => {
+            let whole = reference.parse::<image::Reference>().map(|reference| reference.familiar());
+            (format!("Image {}", whole.as_ref().unwrap_or(reference)), REMOVED)
+        }
         // Whoever asks for a one-off container sees it soon enough.
         Action::Create(new) if new.is_one_off() => return None,
         Action::Create(new) => (title(&Named::from(&new.config)), ["Creating", "Created"]),
@@ -178,7 +187,7 @@ enum Outcome {
     /// It was done in a way that deserves a word.
     Remarked(String),
     /// There was nothing to do, or nothing that could be done, for this reason.
-    Left(&'static str),
+    Left(Cow<'static, str>),
 }
 
 /// Carries out one step.
@@ -186,13 +195,13 @@ pub(super) async fn run(
     engine: &Arc<Engine>,
     progress: &Progress,
     action: Action,
-    audience: &Audience,
+    (audience, interrupt): (&Audience, &CancellationToken),
 ) -> Result<(), StepError> {
     let words = words(&action);
     if let Some((id, [working, _])) = &words {
         begin(progress, id, working);
     }
-    let result = work(engine, progress, action, audience).await;
+    let result = work(engine, progress, action, (audience, interrupt)).await;
     if let Some((id, [_, done])) = &words {
         match &result {
             Ok(Outcome::Done) => progress.done(id, done),
@@ -208,10 +217,10 @@ async fn work(
     engine: &Arc<Engine>,
     progress: &Progress,
     action: Action,
-    audience: &Audience,
+    (audience, interrupt): (&Audience, &CancellationToken),
 ) -> Result<Outcome, StepError> {
     match action {
-        Action::RemoveNetwork { name } => return remove_network(engine, &name).await,
+        Action::RemoveNetwork { name, unless_used } => return remove_network(engine, &name, unless_used).await,
         Action::RemoveVolume { name, .. } => return remove_volume(engine, name).await,
         Action::RemoveImage { reference } => return remove_image(engine, &reference),
         Action::CreateNetwork(config) => {
@@ -221,7 +230,7 @@ async fn work(
         }
         Action::CreateVolume(volume) => create_volume(engine, &volume)?,
         Action::Rename { container, name } => rename(engine, &container, &name).await?,
-        Action::Update(update) => Box::pin(update::run(engine, progress, *update, audience)).await?,
+        Action::Update(update) => Box::pin(update::run(engine, progress, *update, audience, interrupt)).await?,
         Action::Create(new) => create(engine, *new).await?,
         Action::Recreate { old, running, new, timeout, pre_stop } => {
             Box::pin(recreate(engine, &old, running, *new, timeout, (pre_stop, audience))).await?;
@@ -389,15 +398,17 @@ pub(super) async fn remove(engine: &Engine, container: &Named, force: bool, volu
     }
 }
 
-async fn remove_network(engine: &Engine, name: &str) -> Result<Outcome, StepError> {
+async fn remove_network(engine: &Engine, name: &str, unless_used: bool) -> Result<Outcome, StepError> {
     let removed = match engine.client().await {
         Ok(client) => client.remove_network(name).await,
         Err(error) => Err(error),
     };
     match removed {
         Ok(()) => Ok(Outcome::Done),
-        Err(error) if is(&error, FailureKind::NoSuchNetwork) => Ok(Outcome::Left(NOTHING)),
-        Err(error) if is(&error, FailureKind::Conflict) => Ok(Outcome::Left(IN_USE)),
+        Err(error) if is(&error, FailureKind::NoSuchNetwork) => Ok(Outcome::Left(NOTHING.into())),
+        Err(ClientError::Failed(failure)) if unless_used && failure.kind == FailureKind::Conflict => {
+            Ok(Outcome::Left(format!("{IN_USE} ({})", failure.message).into()))
+        }
         Err(error) => Err(StepError::network("remove", name)(error)),
     }
 }
@@ -408,8 +419,8 @@ async fn remove_volume(engine: &Engine, name: String) -> Result<Outcome, StepErr
     let removed = tokio::task::spawn_blocking(move || volume::remove(&root, &victim)).await;
     match removed.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic())) {
         Ok(true) => Ok(Outcome::Done),
-        Ok(false) => Ok(Outcome::Left(NOTHING)),
-        Err(VolumeError::InUse { .. }) => Ok(Outcome::Left(IN_USE)),
+        Ok(false) => Ok(Outcome::Left(NOTHING.into())),
+        Err(VolumeError::InUse { .. }) => Ok(Outcome::Left(IN_USE.into())),
         Err(error) => Err(StepError::volume("remove", &name)(error)),
     }
 }
@@ -427,7 +438,7 @@ impl From<image::StoreError> for RemoveError {
 }
 
 fn remove_image(engine: &Engine, reference: &str) -> Result<Outcome, StepError> {
-    let Ok(parsed) = reference.parse::<image::Reference>() else { return Ok(Outcome::Left(NOTHING)) };
+    let Ok(parsed) = reference.parse::<image::Reference>() else { return Ok(Outcome::Left(NOTHING.into())) };
     let removed = image::Store::open(engine.root.data()).map_err(RemoveError::Store).and_then(|images| {
         let removed = images.remove(&parsed)?;
         images.gc(|| layers(&engine.root).map_err(RemoveError::Containers))?;
@@ -435,7 +446,7 @@ fn remove_image(engine: &Engine, reference: &str) -> Result<Outcome, StepError> 
     });
     match removed {
         Ok(true) => Ok(Outcome::Done),
-        Ok(false) => Ok(Outcome::Left(NOTHING)),
+        Ok(false) => Ok(Outcome::Left(NOTHING.into())),
         Err(RemoveError::Store(source)) => {
             Err(StepError::Image { reference: reference.to_owned(), source: Box::new(source) })
         }

@@ -2,7 +2,8 @@
 //!
 //! The old containers are kept, stopped, until the whole service has been replaced: to roll back is to start them again, and
 //! nothing of them is lost. A command that is killed meanwhile leaves each place with a container that has its ports and
-//! names, and the next `up` brings the rest in order.
+//! names, and the next `up` brings the rest in order. So it is when the command is interrupted, except that it takes away again
+//! what was made for places whose turn did not come.
 
 use std::collections::VecDeque;
 use std::fmt::{self, Display};
@@ -10,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
 use super::super::engine::Engine;
 use super::super::plan::update::{OnFailure, Order, Policy, Replacement, Side, Update};
@@ -71,25 +73,30 @@ struct Crew {
     service: String,
     timeout: Option<Duration>,
     audience: Audience,
+    interrupt: CancellationToken,
 }
 
-/// Carries out an update.
+/// Carries out an update, until `interrupt` is cancelled.
 pub(super) async fn run(
     engine: &Arc<Engine>,
     progress: &Progress,
     update: Update,
     audience: &Audience,
+    interrupt: &CancellationToken,
 ) -> Result<(), StepError> {
     let Update { service, replacements, policy, rollback, timeout } = update;
     let (engine, progress, audience) = (Arc::clone(engine), progress.clone(), audience.clone());
-    let crew = Crew { engine, progress, service, timeout, audience };
+    let crew = Crew { engine, progress, service, timeout, audience, interrupt: interrupt.clone() };
     let total = replacements.len();
     let swaps = crew.make(replacements).await?;
     let mut rolled = crew.roll(swaps, &policy).await;
     for (swap, _) in &rolled.failed {
         crew.discard(&swap.to.container).await;
     }
-    if !policy.is_exceeded_by(rolled.failed.len(), total) {
+    if crew.interrupt.is_cancelled() || !policy.is_exceeded_by(rolled.failed.len(), total) {
+        for swap in &rolled.rest {
+            crew.discard(&swap.to.container).await;
+        }
         for (swap, error) in &rolled.failed {
             crew.progress.warning(&swap.title(), &format!("Skipped: {error}"));
         }
@@ -142,14 +149,16 @@ impl Crew {
         Ok(swaps)
     }
 
-    /// Replaces containers, as many at a time as the policy says, until too many have failed.
+    /// Replaces containers, as many at a time as the policy says, until too many have failed or somebody interrupts it.
     async fn roll(&self, swaps: Vec<Swap>, policy: &Policy) -> Rolled {
         let total = swaps.len();
         let mut rest = VecDeque::from(swaps);
         let mut rolled = Rolled::default();
-        while !rest.is_empty() && !policy.is_exceeded_by(rolled.failed.len(), total) {
-            if rest.len() < total {
-                tokio::time::sleep(policy.delay).await;
+        while !rest.is_empty() && !policy.is_exceeded_by(rolled.failed.len(), total) && !self.interrupt.is_cancelled() {
+            if rest.len() < total
+                && self.interrupt.run_until_cancelled(tokio::time::sleep(policy.delay)).await.is_none()
+            {
+                break;
             }
             let mut tasks = JoinSet::new();
             for swap in rest.drain(..policy.at_a_time(total).min(rest.len())) {
@@ -192,7 +201,7 @@ impl Crew {
             self.halt(&swap.to).await;
             return Err(error);
         }
-        if let Err(error) = wait::steady(&self.engine, &self.ready(), &swap.coming(), monitor).await {
+        if let Err(error) = self.watch(swap, monitor).await {
             // The first error is the one to tell.
             if let Ok(client) = self.engine.client().await {
                 let _ = client.take_over(&from.id, &to.id).await;
@@ -211,7 +220,7 @@ impl Crew {
         let client = self.engine.client().await.map_err(StepError::container("start", to))?;
         client.start_beside(&to.id, &from.id).await.map_err(StepError::container("start", to))?;
         hook::run(&self.engine, to, (POST_START, swap.to.hooks.post_start.clone()), &self.audience).await?;
-        wait::ready(&self.engine, &self.ready(), &swap.coming()).await?;
+        self.await_ready(swap).await?;
         client.take_over(&to.id, &from.id).await.map_err(StepError::container("lead everything to", to))
     }
 
@@ -220,8 +229,8 @@ impl Crew {
         self.stop(&swap.from).await?;
         let started = async {
             self.start(&swap.to).await?;
-            wait::ready(&self.engine, &self.ready(), &swap.coming()).await?;
-            wait::steady(&self.engine, &self.ready(), &swap.coming(), monitor).await
+            self.await_ready(swap).await?;
+            self.watch(swap, monitor).await
         };
         if let Err(error) = started.await {
             self.halt(&swap.to).await;
@@ -230,6 +239,20 @@ impl Crew {
             return Err(error);
         }
         Ok(())
+    }
+
+    /// Waits until the one who comes is ready.
+    async fn await_ready(&self, swap: &Swap) -> Result<(), StepError> {
+        let (wanted, coming) = (self.ready(), swap.coming());
+        let ready = self.interrupt.run_until_cancelled(wait::ready(&self.engine, &wanted, &coming)).await;
+        ready.unwrap_or(Err(StepError::Interrupted))
+    }
+
+    /// Watches the one who came. What has shown no fault until somebody interrupts it is good.
+    async fn watch(&self, swap: &Swap, monitor: Duration) -> Result<(), StepError> {
+        let (wanted, coming) = (self.ready(), swap.coming());
+        let steady = wait::steady(&self.engine, &wanted, &coming, monitor);
+        self.interrupt.run_until_cancelled(steady).await.unwrap_or(Ok(()))
     }
 
     async fn start(&self, side: &Side) -> Result<(), StepError> {

@@ -49,7 +49,7 @@ fn target(project: &Project, service: &Service, build: &Build, overrides: &Overr
     labels.insert(labels::SERVICE.to_owned(), service.name.clone());
     labels.insert(labels::VERSION.to_owned(), env!("CARGO_PKG_VERSION").to_owned());
     set("labels", json!(labels));
-    set("tags", build.tags.iter().cloned().chain([names::image(&project.name, service)]).collect());
+    set("tags", build.tags.iter().cloned().chain([names::image(project, service)]).collect());
     set("cache-from", json!(build.cache_from));
     set("cache-to", json!(build.cache_to));
     set("target", json!(build.target));

@@ -110,7 +110,7 @@ fn bases(build: &Build) -> impl Iterator<Item = &str> {
 
 fn recipe(project: &Project, service: &Service, build: &Build, overrides: &Overrides) -> Result<Recipe, RecipeError> {
     let invalid = |attribute, reason: String| RecipeError::Invalid { service: service.name.clone(), attribute, reason };
-    let name = names::image(&project.name, service);
+    let name = names::image(project, service);
     let mut context = Contents::parse(&build.context).map_err(|fault| invalid("context", fault.to_string()))?;
     let arguments: BTreeMap<String, String> = build
         .args
@@ -135,7 +135,7 @@ fn recipe(project: &Project, service: &Service, build: &Build, overrides: &Overr
             Some(base) => {
                 let base = find(project, base)
                     .ok_or_else(|| invalid("additional_contexts", format!("there is no service {base:?}")))?;
-                let image = names::image(&project.name, base);
+                let image = names::image(project, base);
                 recipe.built_here.insert(reference(service, &image)?.familiar());
                 format!("docker-image://{image}")
             }

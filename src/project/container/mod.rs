@@ -99,8 +99,8 @@ impl Blueprint<'_> {
         let mut config = ContainerConfig {
             id,
             name: match self.one_off {
-                Some(one_off) => one_off.name(&self.project.name, service),
-                None => names::container(&self.project.name, service, number),
+                Some(one_off) => one_off.name(self.project, service),
+                None => names::container(self.project, service, number),
             },
             project: self.project.name.clone(),
             image: self.image.reference.clone(),

@@ -94,7 +94,7 @@ impl Blueprint<'_> {
             add(alias.to_owned(), service.to_owned());
             if let Some(linked) = self.project.services.get(service) {
                 for number in 1..=linked.replicas() {
-                    add(format!("{service}-{number}"), names::container(&self.project.name, linked, number));
+                    add(format!("{service}-{number}"), names::container(self.project, linked, number));
                 }
             }
         }

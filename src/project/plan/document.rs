@@ -256,7 +256,7 @@ fn entry(id: usize, step: &Step, facts: &Facts<'_>) -> Entry {
     };
     let (action, kind, name) = match &step.action {
         Action::CreateNetwork(config) => (Verb::Create, Kind::Network, &config.name),
-        Action::RemoveNetwork { name } => (Verb::Remove, Kind::Network, name),
+        Action::RemoveNetwork { name, .. } => (Verb::Remove, Kind::Network, name),
         Action::CreateVolume(volume) => (Verb::Create, Kind::Volume, &volume.name),
         Action::RemoveVolume { name, .. } => {
             loses.push("all that is in it".to_owned());

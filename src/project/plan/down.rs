@@ -46,7 +46,7 @@ pub fn down(containers: &[&Container], resources: &Resources, options: &Options)
         _ => vec![plan.add(Action::Barrier, Cause::Asked, &last)],
     };
     for name in &resources.networks {
-        plan.add(Action::RemoveNetwork { name: name.clone() }, Cause::Asked, &gone);
+        plan.add(Action::RemoveNetwork { name: name.clone(), unless_used: true }, Cause::Asked, &gone);
     }
     for (names, anonymous) in [(&resources.volumes, false), (&resources.anonymous_volumes, true)] {
         for name in names {

@@ -68,6 +68,8 @@ pub enum Action {
     CreateNetwork(Box<NetworkConfig>),
     RemoveNetwork {
         name: String,
+        /// Whether it stays without an error where somebody uses it.
+        unless_used: bool,
     },
     CreateVolume(Volume),
     RemoveVolume {
@@ -322,7 +324,7 @@ mod testing {
     fn describe(action: &Action) -> String {
         match action {
             Action::CreateNetwork(config) => format!("create network {}", config.name),
-            Action::RemoveNetwork { name } => format!("remove network {name}"),
+            Action::RemoveNetwork { name, .. } => format!("remove network {name}"),
             Action::CreateVolume(volume) => format!("create volume {}", volume.name),
             Action::RemoveVolume { name, .. } => format!("remove volume {name}"),
             Action::Rename { container, name } => format!("rename {} to {name}", container.name),

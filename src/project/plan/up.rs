@@ -50,6 +50,8 @@ pub struct Options {
     pub renew_anonymous_volumes: bool,
     pub remove_orphans: bool,
     pub ignore_orphans: bool,
+    /// Also networks and volumes that no service uses are made.
+    pub all_resources: bool,
     /// Only make containers, start none.
     pub no_start: bool,
     /// The services whose containers are started; `None`: all.

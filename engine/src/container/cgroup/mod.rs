@@ -4,25 +4,32 @@
 //! decided beforehand, as a [`Plan`], so that the shim only makes directories and writes files.
 
 pub mod devices;
+mod events;
 pub mod limits;
 pub mod support;
 
 use std::io::{self, Write as _};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
+use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
 use super::step::{Context, Step, fault};
 use crate::host::Cgroups;
+use crate::sys::pidfd;
 
-/// How often, a millisecond apart, it is looked whether all processes of a container stand still.
-const FREEZE_ROUNDS: u32 = 2000;
+/// How long the processes of a container have to stand still, or to have left a group that is to be removed.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// How long what is killed has to end before it is looked for what it has started meanwhile.
+const KILLED: Duration = Duration::from_millis(100);
+/// How often a freezer of version 1 is looked at.
+const FREEZER: Duration = Duration::from_millis(1);
 
 /// Where a container's cgroups are and what limits they get; part of `shim.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -266,7 +273,7 @@ impl Plan {
         let mut first_error = None;
         for hierarchy in &self.hierarchies {
             let path = hierarchy.mount.join(&self.path);
-            if let Err(error) = remove_group(&path) {
+            if let Err(error) = remove_group(&path, self.version) {
                 first_error.get_or_insert(error);
                 continue;
             }
@@ -322,22 +329,31 @@ impl Plan {
             .join(file);
         let write = || std::fs::write(&path, value).step(|| format!("write {value} to {}", path.display()));
         write()?;
-        let standing = || match self.version {
-            Version::V1 => std::fs::read_to_string(&path).is_ok_and(|state| state.trim() == value),
-            Version::V2 => std::fs::read_to_string(path.with_file_name("cgroup.events"))
-                .is_ok_and(|events| events.lines().any(|line| line == "frozen 1")),
-        };
-        let mut rounds = 0;
-        while frozen && !standing() {
-            rounds += 1;
-            if rounds > FREEZE_ROUNDS {
-                // Half of it must not stay as it is.
-                self.freeze(false)?;
-                return Err(fault("freeze the container: its processes do not stand still".into()));
+        if !frozen {
+            return Ok(());
+        }
+        let stand = match self.version {
+            Version::V1 => {
+                let standing = || std::fs::read_to_string(&path).is_ok_and(|state| state.trim() == value);
+                let deadline = Instant::now() + PATIENCE;
+                // It has no event: the state changes when it is read, and a process that was born meanwhile may be
+                // overlooked until it is asked again.
+                while !standing() && Instant::now() < deadline {
+                    std::thread::sleep(FREEZER);
+                    write()?;
+                }
+                standing()
             }
-            std::thread::sleep(Duration::from_millis(1));
-            // Version 1 may have overlooked a process that was born meanwhile, until it is asked again.
-            write()?;
+            Version::V2 => {
+                let group = path.parent().unwrap_or(&path);
+                events::wait(group, events::FROZEN, PATIENCE)
+                    .step(|| format!("wait for the processes in {} to stand still", group.display()))?
+            }
+        };
+        if !stand {
+            // Half of it must not stay as it is.
+            self.freeze(false)?;
+            return Err(fault("freeze the container: its processes do not stand still".into()));
         }
         Ok(())
     }
@@ -349,19 +365,42 @@ impl Plan {
         if std::fs::write(directory.join("cgroup.kill"), "1").is_ok() {
             return;
         }
-        // A process may fork while the list is read, so until the list is empty; each round leaves fewer.
-        for _ in 0..100 {
-            let list = std::fs::read_to_string(directory.join("cgroup.procs")).unwrap_or_default();
-            let pids: Vec<i32> = list.lines().filter_map(|line| line.parse().ok()).collect();
-            if pids.is_empty() {
+        // A process may fork while the list is read, so until the list is empty; each round leaves fewer. What stands still
+        // neither forks nor ends.
+        let frozen = self.is_frozen();
+        let deadline = Instant::now() + KILLED;
+        loop {
+            let members = members(&directory);
+            for (_, process) in &members {
+                // It may have ended meanwhile.
+                pidfd::send_signal(process.as_fd(), Signal::SIGKILL as i32).ok();
+            }
+            if frozen {
                 return;
             }
-            for pid in pids {
-                nix::sys::signal::kill(Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).ok();
+            for (_, process) in &members {
+                let left = deadline.saturating_duration_since(Instant::now());
+                // Where it does not end in time, nothing else would help.
+                pidfd::wait_ended(process.as_fd(), left).ok();
             }
-            std::thread::sleep(Duration::from_millis(1));
+            if members.is_empty() || Instant::now() >= deadline {
+                return;
+            }
         }
     }
+}
+
+/// Returns the processes of a group.
+fn members(group: &Path) -> Vec<(i32, OwnedFd)> {
+    let list = || -> Vec<i32> {
+        let list = std::fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
+        list.lines().filter_map(|line| line.parse().ok()).collect()
+    };
+    let open = |pid: i32| Some((pid, pidfd::open(Pid::from_raw(pid)).ok()?));
+    let opened: Vec<_> = list().into_iter().filter_map(open).collect();
+    // A number that was another process's by the time it was opened is not in the list any more.
+    let still = list();
+    opened.into_iter().filter(|(pid, _)| still.contains(pid)).collect()
 }
 
 fn open_directory(path: &Path) -> nix::Result<OwnedFd> {
@@ -397,26 +436,38 @@ fn is_busy(error: &io::Error) -> bool {
 }
 
 /// Removes a group and, first, the groups that the container made in it.
-fn remove_group(path: &Path) -> io::Result<()> {
-    let mut waited = Duration::ZERO;
+fn remove_group(path: &Path, version: Version) -> io::Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    let mut pause = Duration::from_millis(1);
     loop {
         let error = match remove_directory(path) {
             Ok(()) => return Ok(()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(error) => error,
         };
-        if !is_busy(&error) || waited > Duration::from_secs(2) {
+        if !is_busy(&error) || Instant::now() >= deadline {
             return Err(error);
         }
         for entry in std::fs::read_dir(path)?.flatten() {
             if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                remove_group(&entry.path())?;
+                remove_group(&entry.path(), version)?;
             }
         }
-        // The last member is a zombie that is being reaped; there is nothing to wait for but time.
-        let pause = Duration::from_millis(1).max(waited / 4);
-        std::thread::sleep(pause);
-        waited += pause;
+        let left = deadline.saturating_duration_since(Instant::now());
+        match version {
+            // The last member has just ended, of which version 1 tells nobody.
+            Version::V1 => {
+                std::thread::sleep(pause);
+                pause += pause / 4;
+            }
+            Version::V2 => match events::wait(path, events::EMPTY, left) {
+                Ok(_) => {}
+                // Somebody else has removed it, as the next attempt tells.
+                Err(error)
+                    if [Errno::ENOENT, Errno::ENODEV].map(|e| Some(e as i32)).contains(&error.raw_os_error()) => {}
+                Err(error) => return Err(error),
+            },
+        }
     }
 }
 

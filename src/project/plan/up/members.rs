@@ -72,7 +72,7 @@ impl Planner<'_> {
             } else {
                 let running = lifecycle::is_active(container);
                 let (named, cause) = (Named::from(container), Cause::UpToDate);
-                let name = names::container(&self.wanted.project.name, service, container.number());
+                let name = names::container(self.wanted.project, service, container.number());
                 if container.config.name != name
                     && self
                         .observed

@@ -20,7 +20,8 @@ impl Planner<'_> {
     pub(super) fn networks(&mut self) -> Result<(), UpError> {
         let project = self.wanted.project;
         let used = project.services.values().flat_map(|service| service.networks.keys()).collect::<BTreeSet<_>>();
-        for (key, network) in project.networks.iter().filter(|(key, _)| used.contains(key)) {
+        let wanted = |key: &String| self.options.all_resources || used.contains(key);
+        for (key, network) in project.networks.iter().filter(|(key, _)| wanted(key)) {
             let there = self.observed.networks.get(&network.name);
             if network.external {
                 if there.is_none() {
@@ -47,7 +48,8 @@ impl Planner<'_> {
                 let changes = network_changes(key, there, &config);
                 let cause = Cause::NetworkChanged { name: network.name.clone(), changes };
                 let gone = self.leave(|container| connected_to(container, &network.name), &cause);
-                let removed = self.plan.add(Action::RemoveNetwork { name: network.name.clone() }, cause.clone(), &gone);
+                let removal = Action::RemoveNetwork { name: network.name.clone(), unless_used: false };
+                let removed = self.plan.add(removal, cause.clone(), &gone);
                 let step = self.plan.add(Action::CreateNetwork(Box::new(config)), cause, &[removed]);
                 self.resources.push(step);
             }
@@ -78,7 +80,8 @@ impl Planner<'_> {
             .filter(|mount| mount.kind == MountKind::Volume)
             .map(|mount| mount.source.as_str())
             .collect::<BTreeSet<_>>();
-        for (key, volume) in project.volumes.iter().filter(|(key, _)| used.contains(key.as_str())) {
+        let wanted = |key: &String| self.options.all_resources || used.contains(key.as_str());
+        for (key, volume) in project.volumes.iter().filter(|(key, _)| wanted(key)) {
             let name = &volume.name;
             let Some(there) = self.observed.volumes.get(name) else {
                 if volume.external {
