@@ -44,6 +44,6 @@ fn line(finding: &Finding, colours: bool) -> String {
     let word = format!("{word:<8}");
     let word = if colours { colour.paint(&word) } else { word };
     let subject = if colours { BOLD.paint(&finding.subject) } else { finding.subject.clone() };
-    let cure = finding.cure.iter().map(|cure| format!("\n           = help: {cure}")).collect::<String>();
+    let cure = finding.cure.as_ref().map_or_else(String::new, |cure| format!("\n           = help: {cure}"));
     format!("{word} {subject}: {}{cure}", finding.says)
 }

@@ -2,7 +2,7 @@
 
 use super::{Findings, Subject, service};
 use crate::compose::key::Key;
-use crate::compose::model::{Condition, HealthTest};
+use crate::compose::model::{Condition, HealthTest, Healthcheck};
 
 /// Whether a service has a health check, as far as that is known here.
 enum Checked {
@@ -14,7 +14,7 @@ enum Checked {
 
 fn checked(subject: &Subject<'_>, name: &str) -> Checked {
     let own = subject.project.services.get(name).and_then(|definition| definition.healthcheck.as_ref());
-    match own.map(|healthcheck| healthcheck.check()) {
+    match own.map(Healthcheck::check) {
         Some(Some(HealthTest::None)) => Checked::No,
         Some(Some(_)) => Checked::Yes,
         _ => match subject.images.get(name) {

@@ -399,7 +399,7 @@ mod tests {
         assert!(inline_steps(none.to_string().as_bytes(), &[]).is_err());
     }
 
-    /// As BuildKit 0.25 writes it (`--cache-to type=local`), shortened.
+    /// The form that BuildKit reads and writes (`--cache-to type=local`), written by hand.
     #[test]
     fn what_buildkit_writes_is_read() {
         let text = r#"{

@@ -182,7 +182,7 @@ impl Workshop {
         let file = || Box::new((name.clone(), text.clone()));
         let failed = |source| FailedBuild::Dockerfile { source: Box::new(source), file: file() };
         let dockerfile = Dockerfile::parse(bytes).map_err(failed)?;
-        let options = Self::options(recipe, platform, &gathered)?;
+        let options = Self::options(recipe, platform, &gathered);
         let mut bases: BTreeMap<ImageRequest, Base> = BTreeMap::new();
         loop {
             match dispatch(&dockerfile, &options, &bases).map_err(|refused| failed(refused.fault))? {
@@ -296,8 +296,8 @@ impl Workshop {
         Ok(Executed { build: (request, Arc::new(solved)), warnings: plan.warnings, notices, file })
     }
 
-    fn options(recipe: &Recipe, platform: &Platform, gathered: &Gathered) -> Result<Options, FailedBuild> {
-        Ok(Options {
+    fn options(recipe: &Recipe, platform: &Platform, gathered: &Gathered) -> Options {
+        Options {
             target: recipe.target.clone(),
             arguments: recipe.arguments.clone(),
             platform: platform.clone(),
@@ -310,7 +310,7 @@ impl Workshop {
             no_cache_filter: recipe.no_cache_filter.clone(),
             all_stages: recipe.all_stages,
             ..Options::default()
-        })
+        }
     }
 
     /// Has an image that something is built on, and says so.
