@@ -15,5 +15,6 @@ pub mod serve;
 pub mod stack;
 pub mod terminal;
 pub mod tokens;
+pub mod victim;
 pub mod vm;
 pub mod wait;

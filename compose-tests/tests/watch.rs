@@ -9,6 +9,7 @@ use std::path::Path;
 
 use compose_tests::output::Output;
 use compose_tests::stack::{Running, Stack};
+use compose_tests::victim::Victim;
 use compose_tests::wait;
 use nix::sys::signal::Signal;
 use serde::Deserialize;
@@ -234,35 +235,9 @@ fn a_dry_run_says_what_it_would_do() {
 #[test]
 fn a_container_that_exchanges_directories_gets_nothing_out_of_its_root() {
     let stack = Stack::new("watch-race");
-    let victim = stack.root().with_file_name("victim");
-    fs::create_dir(&victim).unwrap();
-    fs::write(victim.join("passwd"), "secret of the host\n").unwrap();
-    // What the links lead to is there for the host only.
-    stack.write(
-        "compose.yaml",
-        &format!(
-            "services:
-  racer:
-    image: busybox
-    stop_grace_period: 0s
-    command:
-      - sh
-      - -c
-      - |
-        mkdir -p /race/dir; ln -s {0} /race/link; ln -s ../../../../../..{0} /race/up
-        mv /race/dir /race/x
-        while :; do
-          mv /race/x /race/dir; mv /race/link /race/x
-          mv /race/x /race/link; mv /race/up /race/x
-          mv /race/x /race/up; mv /race/dir /race/x
-        done
-    develop:
-      watch:
-        - {{path: ./src, action: sync, target: /race/x}}
-",
-            victim.display()
-        ),
-    );
+    let victim = Victim::new(&stack);
+    let rule = "    develop: {watch: [{path: ./src, action: sync, target: /race/x}]}\n";
+    stack.write("compose.yaml", &victim.project(rule));
     stack.write("src/passwd", "");
     let running = watch(&stack, &["watch"]);
     for number in 1..=60 {
@@ -272,7 +247,6 @@ fn a_container_that_exchanges_directories_gets_nothing_out_of_its_root() {
     }
     running.signal(Signal::SIGINT);
     running.wait();
-    assert_eq!(fs::read_to_string(victim.join("passwd")).unwrap(), "secret of the host\n");
-    assert_eq!(fs::read_dir(&victim).unwrap().count(), 1);
+    victim.is_unharmed();
     stack.finish();
 }

@@ -68,7 +68,7 @@ fn ask(server: IpAddr) -> std::io::Result<()> {
 pub async fn registry(client: &Client) -> Finding {
     let subject = "registry";
     let cure = "see the proxy settings, `rcompose login`, and the mirrors of docs/images.md";
-    match tokio::time::timeout(PATIENCE, client.check_login(DEFAULT_REGISTRY, None)).await {
+    match tokio::time::timeout(PATIENCE, client.reach(DEFAULT_REGISTRY)).await {
         // It is there, and wants to know who asks.
         Ok(Ok(()) | Err(RegistryError::Denied { .. })) => Finding::good(subject, format!("{DEFAULT_REGISTRY} answers")),
         Ok(Err(error)) => Finding::doubtful(subject, format!("{DEFAULT_REGISTRY}: {}", chain(&error)), cure),

@@ -611,8 +611,18 @@ impl Client {
         if credentials.is_some() {
             self.credentials.lock().await.insert(registry.to_owned(), credentials);
         }
+        self.knock(registry, self.push_endpoints(registry)?).await
+    }
+
+    /// Asks whether anybody is there to pull from: a registry, or a mirror of it.
+    pub async fn reach(&self, registry: &str) -> Result<(), RegistryError> {
+        self.knock(registry, self.options.settings.endpoints(registry)?).await
+    }
+
+    /// Asks for the API (OCI distribution specification, `end-1`), of the first endpoint that is there.
+    async fn knock(&self, registry: &str, endpoints: Vec<Endpoint>) -> Result<(), RegistryError> {
         let mut failure = None;
-        for endpoint in self.push_endpoints(registry)? {
+        for endpoint in endpoints {
             let request = Request::new(Method::GET, endpoint.base.join("v2/"));
             match self.request(&endpoint, &request, "", "the request for access").await {
                 Ok(_) => return Ok(()),
