@@ -6,7 +6,7 @@ use std::{
     os::{fd::OwnedFd, unix::process::ExitStatusExt as _},
     process::{Child, Command, Stdio},
     sync::{Arc, Mutex},
-    thread,
+    thread::{self, JoinHandle},
     time::Duration,
 };
 
@@ -27,9 +27,10 @@ pub struct Terminal {
     child: Child,
     master: File,
     /// The other end, by which the settings are looked at: they are there as long as this is open.
-    end: OwnedFd,
+    end: Option<OwnedFd>,
     before: Settings,
     shown: Arc<Mutex<Vec<u8>>>,
+    reader: JoinHandle<()>,
 }
 
 /// What can be set of a terminal.
@@ -60,17 +61,21 @@ impl Terminal {
         }
         let child = session.stdin(open()).stdout(open()).stderr(open()).spawn().expect("util-linux is installed");
         let master = File::from(pty.master);
-        let mut reader = master.try_clone().expect("there are descriptors");
+        let mut copy = master.try_clone().expect("there are descriptors");
         let shown = Arc::new(Mutex::new(Vec::new()));
         let screen = Arc::clone(&shown);
         // Ends with the terminal, which has no writer any more then.
-        thread::spawn(move || {
+        let reader = thread::spawn(move || {
             let mut buffer = [0; 4096];
-            while let Ok(count @ 1..) = reader.read(&mut buffer) {
+            while let Ok(count @ 1..) = copy.read(&mut buffer) {
                 screen.lock().expect("nobody panics with it").extend_from_slice(&buffer[..count]);
             }
         });
-        Terminal { child, master, end: pty.slave, before, shown }
+        Terminal { child, master, end: Some(pty.slave), before, shown, reader }
+    }
+
+    fn end(&self) -> &OwnedFd {
+        self.end.as_ref().expect("it is closed at the end only")
     }
 
     /// Types something.
@@ -81,7 +86,7 @@ impl Terminal {
     /// Makes the window another size.
     pub fn resize(&self, rows: u16, columns: u16) {
         let size = format!("stty rows {rows} cols {columns}");
-        let end = self.end.try_clone().expect("there are descriptors");
+        let end = self.end().try_clone().expect("there are descriptors");
         let status = Command::new("sh").args(["-c", &size]).stdin(end).status().expect("there is a shell");
         assert!(status.success(), "the size of a terminal can be set");
     }
@@ -148,7 +153,7 @@ impl Terminal {
     #[track_caller]
     pub fn wait_until_raw(&self) {
         wait::until(wait::PATIENCE, "the terminal to pass everything on", || {
-            let now = Settings::of(&self.end);
+            let now = Settings::of(self.end());
             if now == self.before { Err(now) } else { Ok(()) }
         });
     }
@@ -161,7 +166,12 @@ impl Terminal {
             Ok(Some(status)) => Ok(status),
             _ => Err(self.shown()),
         });
-        assert_eq!(Settings::of(&self.end), self.before, "the terminal is not as it was: {}", self.shown());
+        assert_eq!(Settings::of(self.end()), self.before, "the terminal is not as it was: {}", self.shown());
+        // What was written last may still be on its way; nobody but us has the terminal open any more.
+        self.end = None;
+        wait::until(wait::PATIENCE, "the end of what is shown", || {
+            if self.reader.is_finished() { Ok(()) } else { Err(self.shown()) }
+        });
         (status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0)), self.shown())
     }
 }

@@ -17,8 +17,8 @@ impl Victim {
     /// Makes it, beside a stack's root, where only the host sees it.
     pub fn new(stack: &Stack) -> Self {
         let directory = stack.root().with_file_name("victim");
-        fs::create_dir(&directory).unwrap();
-        fs::write(directory.join("passwd"), SECRET).unwrap();
+        fs::create_dir(&directory).expect("a stack has a temporary folder");
+        fs::write(directory.join("passwd"), SECRET).expect("it was just made");
         Self(directory)
     }
 
@@ -48,8 +48,9 @@ impl Victim {
 
     /// Checks that nothing was written to it.
     pub fn is_unharmed(&self) {
-        let there: Vec<_> = fs::read_dir(&self.0).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        let there = fs::read_dir(&self.0).expect("it is still there");
+        let there: Vec<_> = there.map(|entry| entry.expect("it is a directory of ours").file_name()).collect();
         assert_eq!(there, ["passwd"]);
-        assert_eq!(fs::read_to_string(self.0.join("passwd")).unwrap(), SECRET);
+        assert_eq!(fs::read_to_string(self.0.join("passwd")).expect("it is still there"), SECRET);
     }
 }

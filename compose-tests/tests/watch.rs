@@ -206,6 +206,11 @@ fn what_cannot_be_watched_is_said() {
         ),
         ("    develop: {watch: [{path: ., action: sync, target: /x}]}\n", "up --watch -d", "--watch"),
         ("    develop: {watch: [{path: ., action: sync, target: /x}]}\n", "watch --poll never", "a number of seconds"),
+        (
+            "    develop: {watch: [{path: ., action: sync, target: /x}]}\n",
+            "up --watch --poll never",
+            "a number of seconds",
+        ),
     ] {
         stack.write("compose.yaml", &service(rest));
         let output = stack.shell(&format!("dc {command}"));
