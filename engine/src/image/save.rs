@@ -170,14 +170,7 @@ impl Store {
 
     /// Opens a blob of which it is known how long it is.
     fn open_blob(&self, digest: &Digest, length: u64) -> Result<impl Read, StoreError> {
-        let path = self.blob_path(digest);
-        let file = match File::open(&path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Err(StoreError::MissingBlob { digest: *digest });
-            }
-            Err(error) => return Err(io_error("open", &path)(error)),
-        };
+        let (path, file) = self.blob_file(digest)?;
         let actual = file.metadata().map_err(io_error("look at", &path))?.len();
         if actual != length {
             return Err(StoreError::WrongSize { digest: *digest, expected: length, actual });

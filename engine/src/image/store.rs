@@ -458,16 +458,19 @@ impl Store {
         self.blob_path(digest).is_file()
     }
 
+    /// Opens a blob. Its path comes with it, for what goes wrong later.
+    pub(super) fn blob_file(&self, digest: &Digest) -> Result<(PathBuf, File), StoreError> {
+        let path = self.blob_path(digest);
+        match File::open(&path) {
+            Ok(file) => Ok((path, file)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(StoreError::MissingBlob { digest: *digest }),
+            Err(error) => Err(io_error("open", &path)(error)),
+        }
+    }
+
     /// Reads a small blob (a manifest or a configuration).
     pub(crate) fn read_blob(&self, digest: &Digest, limit: u64) -> Result<Vec<u8>, StoreError> {
-        let path = self.blob_path(digest);
-        let file = match File::open(&path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Err(StoreError::MissingBlob { digest: *digest });
-            }
-            Err(error) => return Err(io_error("open", &path)(error)),
-        };
+        let (path, file) = self.blob_file(digest)?;
         let mut content = Vec::new();
         file.take(limit + 1).read_to_end(&mut content).map_err(io_error("read", &path))?;
         if content.len() as u64 > limit {
