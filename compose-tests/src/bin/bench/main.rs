@@ -5,6 +5,7 @@
 mod build;
 mod network;
 mod pull;
+mod watch;
 
 use std::{
     env, fs,
@@ -79,9 +80,9 @@ struct Side<'a> {
 }
 
 impl Side<'_> {
-    /// Runs one command to its end and returns how long it took.
-    fn time(&self, arguments: &[&str]) -> anyhow::Result<Duration> {
-        let mut command = match self.docker {
+    /// Returns a command in the project's folder.
+    fn command(&self, arguments: &[&str]) -> Command {
+        match self.docker {
             None => self.stack.command(arguments),
             Some(words) => {
                 let mut command = Command::new(&words[0]);
@@ -89,7 +90,12 @@ impl Side<'_> {
                 command.env("COMPOSE_PROJECT_NAME", &self.stack.project);
                 command
             }
-        };
+        }
+    }
+
+    /// Runs one command to its end and returns how long it took.
+    fn time(&self, arguments: &[&str]) -> anyhow::Result<Duration> {
+        let mut command = self.command(arguments);
         let log = self.stack.project_folder().join("stderr");
         let stderr = fs::File::create(&log)?;
         command.stdin(Stdio::null()).stdout(fs::File::create(self.stdout())?).stderr(stderr);
@@ -285,6 +291,9 @@ fn run(options: &Options) -> anyhow::Result<()> {
     }
     if wanted(build::BUILD) {
         build::measure(&sides, options.iterations)?;
+    }
+    if wanted(watch::WATCH) {
+        watch::measure(&sides, options.iterations)?;
     }
     if wanted(TRAFFIC) {
         traffic(&sides, options.iterations)?;
