@@ -6,6 +6,7 @@ use std::sync::Arc;
 use clap::{Args, ValueEnum};
 use rcompose_engine::container::config::NetworkMode;
 use rcompose_engine::container::store::Container;
+use rcompose_engine::network;
 
 use super::context::{Context, Scope, timeout};
 use super::error::Error;
@@ -67,6 +68,10 @@ pub fn run(context: &Context, args: &DownArgs) -> Result<(), Error> {
                 provider::down(project, &progress, &signals::interrupt()?).await?;
             }
             progress.finish();
+        }
+        if !context.global.dry_run && network::is_interrupted(&engine.root)? {
+            // Its supervisor was killed after an earlier `down`. The first thing that the next one does is to finish that.
+            engine.client().await?;
         }
         if !context.global.dry_run
             && engine.containers()?.is_empty()

@@ -17,7 +17,7 @@ use tokio::sync::oneshot;
 
 pub use self::members::endpoints;
 pub(crate) use self::members::{Handed, publish_target};
-pub use self::records::list;
+pub use self::records::{is_interrupted, list};
 use super::config::{BRIDGE_PREFIX, Driver, Network};
 use super::dns::table::{NetworkNames, Tables};
 use super::lease::{self, Leases};
@@ -130,7 +130,7 @@ pub(crate) fn start(root: &Root, pools: Option<Vec<Pool>>, tables: Arc<Tables>) 
 
 impl Worker {
     fn record(&self, id: &Id) -> PathBuf {
-        self.records.join(format!("{id}.json"))
+        records::path(&self.records, id)
     }
 
     fn registry(&self, id: &Id) -> PathBuf {

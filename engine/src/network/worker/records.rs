@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::{File, TryLockError};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::Worker;
 use crate::id::Id;
@@ -36,6 +36,29 @@ pub(crate) struct Removed {
 pub fn list(root: &Root) -> Result<Vec<Network>, StoreError> {
     let there = read(&root.networks())?.into_iter().filter(|record| !record.removing);
     Ok(there.map(|record| record.network).collect())
+}
+
+/// Returns whether a network below a root is on its way out that nobody removes any more, because its supervisor was killed.
+/// The next supervisor to start finishes that.
+pub fn is_interrupted(root: &Root) -> Result<bool, StoreError> {
+    for record in read(&root.networks())?.into_iter().filter(|record| record.removing) {
+        let path = path(&root.networks(), &record.network.id);
+        let failed = |source| StoreError::Lock { path: path.clone(), source };
+        match File::open(&path).map(|claim| claim.try_lock_shared()) {
+            Ok(Ok(())) => return Ok(true),
+            // Somebody is at it.
+            Ok(Err(TryLockError::WouldBlock)) => {}
+            Ok(Err(TryLockError::Error(source))) => return Err(failed(source)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(source) => return Err(failed(source)),
+        }
+    }
+    Ok(false)
+}
+
+/// Returns where the record of a network is.
+pub(super) fn path(records: &Path, id: &Id) -> PathBuf {
+    records.join(format!("{id}.json"))
 }
 
 fn read(records: &Path) -> Result<Vec<Record>, StoreError> {
