@@ -21,10 +21,11 @@ const LANGUAGES: [&str; 9] = ["console", "dockerfile", "ini", "json", "sh", "tex
 type Look = fn(&[Page]);
 
 /// The tests that look at all pages, beside `docs/commands/PAGE`.
-const ALL_PAGES: [(&str, Look); 5] = [
+const ALL_PAGES: [(&str, Look); 6] = [
     ("blocks", blocks_say_what_they_are),
     ("links", links_lead_somewhere),
     ("paths", paths_exist),
+    ("folders", folders_are_on_the_map),
     ("flags", flags_exist),
     ("files", compose_files_are_accepted),
 ];
@@ -111,6 +112,20 @@ fn paths_exist(pages: &[Page]) {
                 missing.push(format!("{}:{}: {path}", page.path.display(), code.line));
             }
         }
+    }
+    assert!(missing.is_empty(), "{missing:#?}");
+}
+
+/// Every folder of the sources is on the map in docs/architecture.md.
+fn folders_are_on_the_map(pages: &[Page]) {
+    let page = pages.iter().find(|page| page.name() == "architecture").expect("there is such a page");
+    let map = page.blocks.iter().find(|block| block.text.starts_with("Cargo.toml")).expect("it has a map");
+    let mut missing = Vec::new();
+    for (folder, start) in [("src", "  "), ("engine/src", "  src/")] {
+        let entries = fs::read_dir(stack::repository().join(folder)).expect("sources can be listed").flatten();
+        let folders = entries.filter(|entry| entry.path().is_dir());
+        let lines = folders.map(|entry| format!("{start}{}/ ", entry.file_name().display()));
+        missing.extend(lines.filter(|line| map.text.lines().all(|known| !known.starts_with(line))));
     }
     assert!(missing.is_empty(), "{missing:#?}");
 }
