@@ -19,7 +19,7 @@ struct Entry {
 fn entries() -> Vec<Entry> {
     let entry = |line: String| {
         let [command, flag, test] = lists::entry(&line).map(str::to_owned);
-        Entry { command, flag, test, line }
+        Entry { line, command, flag, test }
     };
     lists::lines("flags").into_iter().map(entry).collect()
 }
