@@ -31,12 +31,13 @@ fn main() -> ExitCode {
     }
     std::panic::set_hook(Box::new({
         let default = std::panic::take_hook();
-        move |info| match exhausted(info) {
-            Some(reason) => {
+        move |info| {
+            rcompose::ui::terminal::restore();
+            if let Some(reason) = exhausted(info) {
                 rcompose::cli::refuse(&format!("cannot go on: {reason}"));
                 std::process::exit(1);
             }
-            None => default(info),
+            default(info);
         }
     }));
     rcompose::cli::main()

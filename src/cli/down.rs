@@ -18,6 +18,10 @@ use crate::project::plan::down::{self, Options, Resources};
 use crate::project::provider;
 
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  rcompose down
+  rcompose down --volumes --rmi local")]
 pub struct DownArgs {
     /// Remove containers for services not defined in the compose file
     #[arg(long, env = "COMPOSE_REMOVE_ORPHANS", hide_env = true)]

@@ -188,7 +188,7 @@ fn code(status: ExitStatus) -> u8 {
 impl Context {
     /// Returns the same command line for a copy of the project.
     fn of_copy(&self, copy: Copy) -> Self {
-        let mut context = Self::new(self.global.clone(), self.ui, self.compatible);
+        let mut context = Self::new(self.global.clone(), self.ui);
         if context.ui.form == Form::Auto {
             // The command may write to the terminal as well.
             context.ui.form = Form::Plain;
