@@ -229,7 +229,7 @@ impl Context {
 
     /// Runs a future to its end on this thread.
     pub fn block_on<T>(&self, future: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
-        tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(future)
+        runtime()?.block_on(future)
     }
 
     /// Lets those who listen to events know what was done to a container ([`Engine::report`]).
@@ -347,4 +347,10 @@ const UNLIMITED: Duration = Duration::from_hours(100 * 365 * 24);
 /// Reads a number of seconds, as `--timeout` has it; less than none is no limit, as Docker has it.
 pub fn timeout(seconds: Option<i64>) -> Option<Duration> {
     seconds.map(|seconds| u64::try_from(seconds).map_or(UNLIMITED, Duration::from_secs))
+}
+
+/// Makes the runtime of a command, which waits on the thread that asks it to.
+pub fn runtime() -> Result<tokio::runtime::Runtime, Error> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(|error| Error::new(format!("cannot start the runtime: {error}")))
 }

@@ -18,6 +18,7 @@ pub mod files;
 mod instance;
 pub mod lease;
 mod link;
+mod listing;
 mod netlink;
 mod nft;
 pub mod options;

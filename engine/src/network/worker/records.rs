@@ -9,7 +9,7 @@ use super::Worker;
 use crate::id::Id;
 use crate::network::NetworkError;
 use crate::network::config::{Driver, Network, NetworkConfig, Subnet};
-use crate::network::link;
+use crate::network::listing::Used;
 use crate::network::pool::{self, Cidr};
 use crate::network::settings;
 use crate::network::store::{self, Durability, StoreError};
@@ -239,7 +239,7 @@ impl Worker {
     }
 
     /// Says what a subnet that was asked for overlaps with.
-    fn check_free(&self, config: &NetworkConfig, subnet: Cidr, host: &[link::Used]) -> Result<(), NetworkError> {
+    fn check_free(&mut self, config: &NetworkConfig, subnet: Cidr, host: &[Used]) -> Result<(), NetworkError> {
         let conflict = |with: String| NetworkError::SubnetTaken { network: config.name.clone(), subnet, with };
         for other in self.networks.values() {
             if let Some(theirs) = other.subnets.iter().find(|s| pool::overlap(s.subnet, subnet)) {
@@ -306,9 +306,9 @@ impl Worker {
     fn unfilter(&mut self, network: &Network) -> Result<(), NetworkError> {
         if network.config.driver == Driver::Bridge {
             let subnets: Vec<Cidr> = network.subnets.iter().map(|s| s.subnet).collect();
-            let links = &self.links;
-            let there = || Ok(links.links()?.into_iter().map(|link| link.name).collect());
-            self.filter.remove(&network.bridge(), &subnets, &there)?;
+            let links = &mut self.links;
+            let mut there = || Ok(links.links()?.into_iter().map(|link| link.name).collect());
+            self.filter.remove(&network.bridge(), &subnets, &mut there)?;
         }
         Ok(())
     }
