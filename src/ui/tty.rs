@@ -13,6 +13,12 @@ use super::progress::{Event, State};
 /// How often a spinner turns and times are counted on.
 const TICK: Duration = Duration::from_millis(100);
 
+/// How many characters a time takes, with what stands around it.
+const TIME: usize = 9;
+
+/// How many characters a label has in any case, however narrow the terminal is.
+const NARROWEST: usize = 8;
+
 /// How many characters a bar has.
 const CELLS: u64 = 12;
 
@@ -160,7 +166,7 @@ impl Inner {
             return;
         }
         let width = console::Term::stderr().size_checked().map_or(80, |(_, columns)| usize::from(columns));
-        let column = self.lines.iter().map(Line::label_width).max().unwrap_or(0);
+        let column = self.column(width);
         let moving = self.lines.iter().filter_map(|line| line.amount);
         let (current, total) = moving.fold((0, 0), |(current, total), (done, all)| {
             let all = all.unwrap_or(done);
@@ -174,6 +180,13 @@ impl Inner {
             line.bar.set_message(line.render(column, width, SPINNER[self.frame % SPINNER.len()], self.colours));
         }
         self.header.set_message(self.head());
+    }
+
+    /// Returns where the statuses begin: behind the longest label, as long as they have room.
+    fn column(&self, width: usize) -> usize {
+        let longest = |length: fn(&Line) -> usize| self.lines.iter().map(length).max().unwrap_or(0);
+        let statuses = longest(|line| line.status.chars().count()).min(width / 3);
+        longest(Line::label_width).min(width.saturating_sub(statuses + 2 + TIME)).max(NARROWEST)
     }
 
     fn head(&self) -> String {
@@ -244,8 +257,12 @@ impl Line {
         };
         let took = self.took.unwrap_or_else(|| self.started.elapsed());
         let time = format!("{:.1}s ", took.as_secs_f64());
-        let label = if self.text.is_empty() { self.id.clone() } else { format!("{} {}", self.id, self.text) };
-        let gap = column - self.label_width() + 2;
+        let mut label = if self.text.is_empty() { self.id.clone() } else { format!("{} {}", self.id, self.text) };
+        let whole = column.saturating_sub(self.indent() + 2);
+        if label.chars().count() > whole {
+            label = label.chars().take(whole.saturating_sub(1)).chain(['…']).collect();
+        }
+        let gap = whole.saturating_sub(label.chars().count()) + 2;
         let mut status = self.status.clone();
         if let Some((current, total)) = self.amount
             && self.state == State::Working
@@ -339,6 +356,14 @@ mod tests {
         assert!(drawn.contains("Downloading [███░░░░░░░░░] 500kB/2MB"), "{drawn}");
         line.measure(Some((2_000_000, Some(2_000_000))));
         assert!(!line.render(20, 80, "⠋", false).contains('█'));
+    }
+
+    #[test]
+    fn a_label_that_does_not_fit_is_cut() {
+        let step = line("#3 [build 2/4] RUN make everything that there is", "compiling", State::Working);
+        let drawn = step.render(30, 50, "⠋", false);
+        assert_eq!(drawn, " ⠋ #3 [build 2/4] RUN make ev…  compiling    0.3s ");
+        assert_eq!(drawn.chars().count(), 50);
     }
 
     #[test]
