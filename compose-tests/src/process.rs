@@ -85,6 +85,12 @@ pub fn pids() -> Vec<i32> {
     pids
 }
 
+/// Returns the process that was executed with just these words.
+pub fn that_runs(words: &[&str]) -> Option<i32> {
+    let line = words.iter().flat_map(|word| word.bytes().chain([0])).collect::<Vec<_>>();
+    pids().into_iter().find(|pid| fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|own| own == line))
+}
+
 /// Reads one process; `None` when there is none.
 pub fn read(pid: i32) -> Option<Process> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;

@@ -7,6 +7,7 @@ use std::{
     fs::{self, File},
     io::{Read, Write},
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener},
+    os::unix::fs::{PermissionsExt as _, symlink},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::atomic::{AtomicU32, Ordering},
@@ -139,8 +140,33 @@ impl Stack {
 
     /// Copies a folder into the project.
     pub fn copy(&self, from: &Path) {
-        copy_folder(from, &self.project_folder())
+        self.copy_to(from, "");
+    }
+
+    /// Copies a folder of `examples/` into the project.
+    pub fn copy_example(&self, name: &str) {
+        self.copy(&repository().join("examples").join(name));
+    }
+
+    /// Copies a folder to a path in the project.
+    pub fn copy_to(&self, from: &Path, path: &str) {
+        copy_folder(from, &self.project_folder().join(path))
             .unwrap_or_else(|error| panic!("cannot copy {}: {error:#}", from.display()));
+    }
+
+    /// Makes lines of shell find what a reader of the documentation has: `rcompose`, also as `docker-compose` and as
+    /// `rcompose-oci`, and `sudo`.
+    pub fn be_installed(&mut self) {
+        let folder = self.folder.path().join("bin");
+        fs::create_dir(&folder).expect("a stack is installed once");
+        for name in ["rcompose", "docker-compose", "rcompose-oci"] {
+            symlink(binary(), folder.join(name)).expect("links can be made in a new folder");
+        }
+        let sudo = folder.join("sudo");
+        fs::write(&sudo, "#!/bin/sh\n[ \"$1\" != -E ] || shift\nexec \"$@\"\n").expect("files can be made there too");
+        fs::set_permissions(&sudo, fs::Permissions::from_mode(0o755)).expect("our file has the mode that we want");
+        let path = format!("{}:{}", folder.display(), self.environment["PATH"]);
+        self.set("PATH", &path);
     }
 
     /// Replaces `{project}`, `{root}`, `{folder}`, `{registry}`, `{PORT1}` and `{PORT2}` in a text.
@@ -177,19 +203,31 @@ impl Stack {
 
     /// Runs a line of shell in the folder of the project, in which `dc` is rcompose.
     pub fn shell(&self, line: &str) -> Output {
+        finish(self.shell_command(line), "")
+    }
+
+    fn shell_command(&self, line: &str) -> Command {
         let mut command = Command::new("sh");
         command.args(["-c", &format!("dc() {{ \"$PROGRAM\" \"$@\"; }}; {line}")]);
         command.current_dir(self.project_folder()).env_clear().envs(&self.environment).env("PROGRAM", binary());
-        finish(command, "")
+        command
     }
 
     /// Starts rcompose and leaves it running, with its output in files.
     pub fn spawn<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Running {
+        self.start(self.command(arguments))
+    }
+
+    /// Starts a line of shell and leaves it running, likewise.
+    pub fn spawn_shell(&self, line: &str) -> Running {
+        self.start(self.shell_command(line))
+    }
+
+    fn start(&self, mut command: Command) -> Running {
         static COUNTER: AtomicU32 = AtomicU32::new(0);
         let number = COUNTER.fetch_add(1, Ordering::Relaxed);
         let file = |name: &str| self.folder.path().join(format!("running-{number}.{name}"));
         let (stdout, stderr) = (file("stdout"), file("stderr"));
-        let mut command = self.command(arguments);
         let child = command
             .stdin(Stdio::null())
             .stdout(File::create(&stdout).expect("files can be made in a temporary folder"))
@@ -400,6 +438,11 @@ impl Running {
             took: self.started.elapsed(),
         }
     }
+}
+
+/// Returns the folder of the repository.
+pub fn repository() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the tests lie in the repository")
 }
 
 /// Whether the binary under test is another implementation (`RCOMPOSE_TEST_PEER=1`, with Docker Compose as

@@ -10,7 +10,7 @@ fn every_attribute_has_a_test_that_speaks_of_it() {
     for line in read(&folder.join("attributes")).lines().filter(|line| !line.starts_with('#')) {
         let mut words = line.split(' ');
         let mut next = || words.next().unwrap_or_else(|| panic!("incomplete: {line}"));
-        let attribute = next();
+        let (attribute, _state) = (next(), next());
         let text = match next() {
             "case" => {
                 let files = fs::read_dir(folder.join("cases").join(next())).expect("there is such a case").flatten();

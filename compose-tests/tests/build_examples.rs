@@ -1,12 +1,14 @@
-//! Real Dockerfiles: the project of `examples/build` is built with packages of the registries that this machine reaches,
-//! and runs. The images that it is built on are the factory's.
+//! Real Dockerfiles: the projects of `examples/build` and `examples/full` are built with packages of the registries that
+//! this machine reaches, and run. The images that they are built on are the factory's.
 
-use std::path::Path;
+use std::fs;
 use std::process::Command;
 
-use compose_tests::expect;
 use compose_tests::factory::apt;
-use compose_tests::stack::Stack;
+use compose_tests::stack::{self, Stack};
+use compose_tests::{expect, http, wait};
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
 
 /// What tells a host's programs how registries are reached; builds are handed it as a user would.
 const HANDED: [&str; 5] = ["HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "PIP_INDEX_URL", "NPM_CONFIG_REGISTRY"];
@@ -18,20 +20,24 @@ fn npm() -> String {
     format!("{}/npm/-/npm-10.9.2.tgz", registry.trim().trim_end_matches('/'))
 }
 
-#[test]
-fn real_projects_are_built_and_run() {
-    // Registries are reached by the host's network.
-    let mut stack = Stack::on_host("examples");
-    let repository = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("it lies in the repository");
-    stack.copy(&repository.join("examples/build"));
+/// Returns a project on the host's network, by which registries are reached, with a `node` that has npm.
+fn project(example: &str) -> Stack {
+    let mut stack = Stack::on_host(&format!("example-{example}"));
+    stack.copy_example(example);
     for (name, value) in HANDED.iter().filter_map(|name| Some((name, std::env::var(name).ok()?))) {
         stack.set(name, &value);
     }
-    stack.set("APT_SOURCES", &apt::sources().expect("the host has sources of Debian"));
     stack.set("WEB_PORT", "0");
-    let node = repository.join("compose-tests/dockerfiles/node-with-npm").display().to_string();
+    let node = stack::repository().join("compose-tests/dockerfiles/node-with-npm").display().to_string();
     let npm = format!("NPM={}", npm());
     stack.run(&["image", "build", "-t", "node:22-bookworm", "--build-arg", &npm, &node]).ok();
+    stack
+}
+
+#[test]
+fn real_projects_are_built_and_run() {
+    let mut stack = project("build");
+    stack.set("APT_SOURCES", &apt::sources().expect("the host has sources of Debian"));
 
     stack.run(&["--progress", "plain", "build"]).ok();
     let again = stack.run(&["--progress", "plain", "build"]).ok();
@@ -66,5 +72,74 @@ fn real_projects_are_built_and_run() {
     for word in ["host.sources", "APT_SOURCES", "certificates"] {
         assert!(!files.stdout.contains(word), "{files:?}");
     }
+    stack.finish();
+}
+
+/// Replaces something in a file of the project, as an editor does: aside, and renamed.
+fn edit(stack: &Stack, path: &str, old: &str, new: &str) {
+    let file = stack.project_folder().join(path);
+    let text = fs::read_to_string(&file).unwrap_or_else(|error| panic!("{path}: {error}"));
+    assert!(text.contains(old), "no {old:?} in {path}");
+    let aside = file.with_extension("new");
+    fs::write(&aside, text.replace(old, new)).expect("a file of the project can be written");
+    fs::rename(aside, file).expect("a file of the project can be replaced");
+}
+
+/// Returns what the API says through the page's server, once that is what is wanted. A server that is restarted refuses.
+fn notes(stack: &Stack, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+    let address = stack.published("web", 80);
+    wait::until(wait::PATIENCE, what, || {
+        let answer = http::get(address, "/api/notes").map_err(|error| format!("{error:#}"))?;
+        let value = serde_json::from_slice::<Value>(&answer.body).map_err(|_| answer.text())?;
+        if wanted(&value) { Ok(value) } else { Err(value.to_string()) }
+    })
+}
+
+#[test]
+fn a_full_stack_is_developed_and_shipped() {
+    let mut stack = project("full");
+    stack.set("DB_PORT", "0");
+    let watch = stack.spawn(&["--progress", "plain", "up", "--watch"]);
+    // What has to be fetched and built first takes its time.
+    wait::until(5 * wait::PATIENCE, "the watch", || {
+        let output = watch.so_far();
+        if output.stdout.contains("Watch enabled") { Ok(()) } else { Err(output) }
+    });
+    assert!(stack.get("web", 80, "/").text().contains("/src/main.jsx"), "Vite serves the page as it is written");
+    notes(&stack, "an answer of the API", |answer| answer["title"] == "Notes");
+    let body = json!({"text": "buy milk"}).to_string();
+    let kept = http::post(stack.published("web", 80), "/api/notes", "application/json", &body).expect("an answer");
+    assert_eq!(kept.status, 201, "{}", kept.text());
+
+    edit(&stack, "web/src/main.jsx", "Looked at", "Seen");
+    wait::until(wait::PATIENCE, "the page that was saved", || {
+        let page = stack.get("web", 80, "/src/main.jsx").text();
+        if page.contains("Seen") { Ok(()) } else { Err(page) }
+    });
+    edit(&stack, "api/main.py", "looks=cache", "looks=1000 + cache");
+    notes(&stack, "the API that was saved", |answer| answer["looks"].as_u64() > Some(1000));
+    edit(&stack, "api/settings.toml", "\"Notes\"", "\"To do\"");
+    notes(&stack, "the setting that was saved", |answer| answer["title"] == "To do");
+    let before = stack.container("api")["ID"].clone();
+    edit(&stack, "api/requirements.txt", "redis==5.2.1", "redis==5.2.0");
+    wait::until(5 * wait::PATIENCE, "another container of the API", || {
+        let now = stack.containers();
+        let renewed =
+            now.iter().any(|one| one["Service"] == "api" && one["ID"] != before && one["Health"] == "healthy");
+        if renewed { Ok(()) } else { Err((now, watch.so_far())) }
+    });
+    let seen = notes(&stack, "the API that was built again", |answer| answer["looks"].as_u64() > Some(1000));
+    assert_eq!((&seen["title"], &seen["notes"]), (&json!("To do"), &json!(["buy milk"])));
+    watch.signal(Signal::SIGINT);
+    watch.wait();
+
+    let query = ["run", "--rm", "-T", "psql", "--tuples-only", "--no-align", "--command", "select text from note"];
+    assert_eq!(stack.run(&query).ok().text(), "buy milk");
+    assert_eq!(stack.run(&["run", "--rm", "-T", "redis-cli", "exists", "looks"]).ok().text(), "1");
+
+    stack.run(&["-f", "compose.yaml", "--progress", "plain", "up", "-d", "--wait", "--build"]).ok();
+    assert!(stack.get("web", 80, "/").text().contains("/assets/"), "nginx serves the page that was built");
+    let shipped = notes(&stack, "an answer of what is shipped", |answer| answer["title"] == "To do");
+    assert_eq!(shipped["notes"], json!(["buy milk"]));
     stack.finish();
 }

@@ -2,10 +2,11 @@
 
 use std::{collections::BTreeSet, fs, path::Path};
 
-use compose_tests::stack::Stack;
+use compose_tests::{help, stack::Stack};
 
-/// The options before the command, as the list names them.
+/// The options before the command, and a command without options, as the list names them.
 const GLOBAL: &str = "rcompose";
+const NONE: &str = "-";
 
 /// A line of the list.
 struct Entry {
@@ -30,16 +31,11 @@ fn entries() -> Vec<Entry> {
     lines.map(entry).collect()
 }
 
-/// Returns the options that `--help` names, each with the letter that it has beside its name.
-fn options(help: &str) -> Vec<(String, Option<String>)> {
-    let lines = help.lines().map(str::trim_start).filter(|line| line.starts_with('-'));
-    let option = |line: &str| {
-        let end = |word: &str| word.find([' ', ',', '=', '[']).map_or(word.len(), |end| end);
-        let long = line.find("--").map(|start| &line[start..])?;
-        let short = line.strip_prefix("--").is_none().then(|| line[..end(line)].to_owned());
-        Some((long[..end(long)].to_owned(), short))
-    };
-    lines.filter_map(option).filter(|(long, _)| long != "--help").collect()
+/// Returns the text of all files of a folder.
+fn files(folder: &Path) -> String {
+    let files = fs::read_dir(folder).unwrap_or_else(|error| panic!("cannot read {}: {error}", folder.display()));
+    let contents = files.flatten().filter_map(|file| fs::read(file.path()).ok());
+    contents.map(|content| String::from_utf8_lossy(&content).into_owned()).collect()
 }
 
 /// Returns the text of the test that an entry names.
@@ -52,11 +48,8 @@ fn text(entry: &Entry) -> String {
             let of_it = |line: &&str| entry.command == GLOBAL || line.split(' ').any(|word| word == entry.command);
             scenario.lines().filter(of_it).collect::<Vec<_>>().join("\n")
         }
-        Some(("case", name)) => {
-            let case = folder.join("cases").join(name);
-            let files = fs::read_dir(&case).unwrap_or_else(|error| panic!("cannot read {}: {error}", case.display()));
-            files.flatten().filter(|file| file.path().is_file()).map(|file| read(&file.path())).collect()
-        }
+        Some(("case", name)) => files(&folder.join("cases").join(name)),
+        Some(("watching", name)) => files(&folder.join("watching").join(name)),
         _ => {
             let (file, function) = entry.test.split_once("::").unwrap_or_else(|| panic!("no test: {}", entry.line));
             let text = read(&folder.join("tests").join(file).with_extension("rs"));
@@ -70,13 +63,13 @@ fn text(entry: &Entry) -> String {
 fn every_flag_has_a_test_that_uses_it() {
     let stack = Stack::on_host("flags");
     let entries = entries();
-    let known = options(&stack.run(&["--help"]).ok().stdout);
+    let known = help::flags(&stack.run(&["--help"]).ok().stdout);
     let global: BTreeSet<_> = known.iter().map(|(long, _)| long.clone()).collect();
     let mut wrong = Vec::new();
     for command in entries.iter().map(|entry| entry.command.as_str()).collect::<BTreeSet<_>>() {
         let own = match command {
             GLOBAL => known.clone(),
-            command => options(&stack.run(&[command, "--help"]).ok().stdout)
+            command => help::flags(&stack.run(&[command, "--help"]).ok().stdout)
                 .into_iter()
                 .filter(|(long, _)| !global.contains(long))
                 .collect(),
@@ -86,6 +79,10 @@ fn every_flag_has_a_test_that_uses_it() {
             wrong.push(format!("no test is named: {command} {long}"));
         }
         for entry in listed() {
+            if entry.flag == NONE {
+                assert!(text(entry).contains(command), "the test does not call it: {}", entry.line);
+                continue;
+            }
             let Some((long, short)) = own.iter().find(|(long, _)| *long == entry.flag) else {
                 wrong.push(format!("there is no such flag: {}", entry.line));
                 continue;
@@ -99,11 +96,4 @@ fn every_flag_has_a_test_that_uses_it() {
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
     stack.finish();
-}
-
-#[test]
-fn options_are_read_from_the_help() {
-    let help = "Options:\n  -d, --detach            Detached\n      --scale <SERVICE=NUM>  Scale\n  -h, --help  Help\n";
-    let read = options(help);
-    assert_eq!(read, [("--detach".to_owned(), Some("-d".to_owned())), ("--scale".to_owned(), None)]);
 }

@@ -2,9 +2,8 @@
 
 use std::{
     collections::BTreeSet,
-    fs::File,
+    fs::{self, File},
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    path::Path,
     process::{Child, Command, Stdio},
     thread,
 };
@@ -17,15 +16,11 @@ use compose_tests::{
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-fn example(name: &str) -> std::path::PathBuf {
-    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../examples")).join(name)
-}
-
 #[test]
 fn hello_needs_no_registry() {
     let mut stack = Stack::on_host("hello");
     stack.stop_registry();
-    stack.copy(&example("hello"));
+    stack.copy_example("hello");
     stack.set("PORT", &stack.fill("{PORT1}"));
     stack.run(&["up", "-d"]).ok();
     assert_eq!(stack.container("backend")["Health"], "healthy");
@@ -69,7 +64,7 @@ fn texts(messages: &[Value]) -> Vec<&str> {
 #[test]
 fn guestbook_survives_what_can_be_killed() {
     let mut stack = Stack::new("guestbook");
-    stack.copy(&example("guestbook"));
+    stack.copy_example("guestbook");
     stack.set("WEB_PORT", &stack.fill("{PORT1}"));
     stack.run(&["up", "-d"]).ok();
     for service in ["db", "cache", "api"] {
@@ -99,6 +94,73 @@ fn guestbook_survives_what_can_be_killed() {
     assert_eq!(texts(&sign(&stack, "fourth")), ["fourth", "third", "second", "first"]);
     let log = stack.run(&["logs", "db"]).ok();
     assert!(log.stdout.contains("Skipping initialization"), "{log:?}");
+    stack.finish();
+}
+
+#[test]
+fn a_scaled_web_is_replaced_while_it_answers() {
+    let mut stack = Stack::new("scaled");
+    stack.copy_example("scaled");
+    stack.set("WEB_PORT", &stack.fill("{PORT1}"));
+    stack.run(&["up", "-d", "--wait"]).ok();
+    let proxy = stack.published("proxy", 80);
+    let ask = || {
+        let answer = http::get(proxy, "/").map_err(|error| format!("{error:#}"))?;
+        if answer.status == 200 { Ok(answer.text()) } else { Err(format!("{} {}", answer.status, answer.text())) }
+    };
+    let answers_of = |count: usize, what: &str| {
+        let mut seen = BTreeSet::new();
+        wait::until(wait::PATIENCE, what, || {
+            seen.insert(ask()?);
+            if seen.len() == count { Ok(()) } else { Err(format!("{seen:?}")) }
+        });
+    };
+    answers_of(3, "answers of three containers");
+
+    stack.set("VERSION", "2");
+    let update = stack.spawn(&["up", "-d"]);
+    let mut answers = Vec::new();
+    let output = thread::scope(|scope| {
+        let ended = scope.spawn(|| update.wait());
+        while !ended.is_finished() {
+            answers.push(ask());
+        }
+        ended.join().expect("waiting does not panic").ok()
+    });
+    let lost: Vec<_> = answers.iter().filter_map(|answer| answer.as_ref().err()).collect();
+    assert!(lost.is_empty(), "of {} requests: {lost:#?} during {output:?}", answers.len());
+    wait::until(wait::PATIENCE, "the new version alone", || {
+        let answers: Vec<_> = (0..6).map(|_| ask()).collect();
+        let new = |answer: &Result<String, _>| answer.as_ref().is_ok_and(|text| text.ends_with(", version 2\n"));
+        if answers.iter().all(new) { Ok(()) } else { Err(answers) }
+    });
+    stack.run(&["up", "-d", "--wait", "--scale", "web=5"]).ok();
+    answers_of(5, "answers of five containers");
+    stack.finish();
+}
+
+#[test]
+fn tests_run_beside_a_stack_of_their_own() {
+    let mut stack = Stack::new("ci");
+    for name in ["ci", "guestbook"] {
+        stack.copy_to(&stack::repository().join("examples").join(name), name);
+    }
+    stack.be_installed();
+    let workflow = fs::read_to_string(stack.project_folder().join("ci/workflow.yaml")).expect("there is a workflow");
+    assert!(workflow.contains("run: sudo examples/ci/run\n"), "{workflow}");
+    let run = stack.shell("ci/run").ok();
+    assert!(run.stderr.contains("Ran 3 tests") || run.stdout.contains("Ran 3 tests"), "{run:?}");
+    stack.assert_nothing_left(&BTreeSet::new());
+    let report = |name: &str| fs::read_to_string(stack.project_folder().join("ci/report").join(name)).unwrap();
+    assert!(report("stack.xml").contains("tests=\"5\" failures=\"0\""), "{}", report("stack.xml"));
+    assert!(report("events.json").contains("\"health_status: healthy\""), "{}", report("events.json"));
+    assert!(report("logs/web-1.log").contains("POST /api/messages"), "{}", report("logs/web-1.log"));
+
+    // Tests that fail fail the job, and it still leaves nothing.
+    stack.write("ci/tests/test_guestbook.py", "raise SystemExit(3)\n");
+    let run = stack.shell("ci/run");
+    assert_ne!(run.code, 0, "{run:?}");
+    assert!(report("stack.xml").contains("failures=\"1\""), "{}", report("stack.xml"));
     stack.finish();
 }
 

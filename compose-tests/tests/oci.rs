@@ -414,7 +414,10 @@ fn what_cannot_be_kept_is_named_and_logged() {
         let name = format!("case-{number}");
         bundles.make(&name, "true", change);
         let log = format!("log-{number}");
-        bundles.oci(&["--log", &log, "--log-format", "json", "create", "-b", &name, "one"]).fails().complains(property);
+        bundles
+            .oci(&["--debug", "--log", &log, "--log-format", "json", "create", "-b", &name, "one"])
+            .fails()
+            .complains(property);
         let line: Value = serde_json::from_str(&fs::read_to_string(bundles.path(&log)).unwrap()).unwrap();
         assert_eq!(line["level"], "error");
         assert!(line["msg"].as_str().unwrap().starts_with(property), "{line}");

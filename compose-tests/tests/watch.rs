@@ -220,6 +220,35 @@ fn what_cannot_be_watched_is_said() {
     stack.finish();
 }
 
+/// A user namespace has limits of its own (`user_namespaces(7)`), so that nobody else on this machine meets them.
+#[test]
+fn the_limits_of_inotify_are_named_and_files_can_be_looked_at_then() {
+    let stack = Stack::new("watch-limits");
+    stack.write("compose.yaml", SYNC);
+    for folder in ["a", "b", "c"] {
+        stack.write(&format!("src/{folder}/file"), "1\n");
+    }
+    stack.run(&["up", "-d"]).ok();
+    let limits = BTreeMap::from([("instances", 0), ("watches", 2)]);
+    let limited = |limit: &str, command: &str| {
+        let inside =
+            format!("echo {} >/proc/sys/user/max_inotify_{limit} && exec \"$PROGRAM\" {command}", limits[limit]);
+        format!("exec unshare --user --map-root-user sh -c '{inside}'")
+    };
+    for limit in limits.keys() {
+        let output = stack.shell(&limited(limit, "watch --no-up"));
+        let named = format!("the limit fs.inotify.max_user_{limit}");
+        assert!(output.code == 1 && output.stderr.contains(&named), "{named} is not in {output:?}");
+        let cure = format!("sysctl fs.inotify.max_user_{limit}=");
+        assert!(output.stderr.contains(&cure) && output.stderr.contains("--poll 1"), "{output:?}");
+    }
+    let running = stack.spawn_shell(&limited("watches", "watch --no-up --poll 1"));
+    running.wait_output("the beginning of the watch", |output| output.stdout.contains("Watch enabled"));
+    running.signal(Signal::SIGINT);
+    assert_eq!(running.wait().code, 130);
+    stack.finish();
+}
+
 #[test]
 fn a_dry_run_says_what_it_would_do() {
     let stack = Stack::new("watch-dry");

@@ -95,7 +95,20 @@ fn what_does_not_come_up_is_taken_away_and_the_command_does_not_run() {
         "compose.yaml",
         "services: {web: {image: busybox, command: [sh, -c, 'echo no configuration; exit 3']}}\n",
     );
-    let output = stack.run(&["with", "--junit", "out.xml", "--", "touch", "ran"]);
+    let output = stack.run(&[
+        "with",
+        "--pull",
+        "missing",
+        "--timeout",
+        "0",
+        "--wait-timeout",
+        "60",
+        "--junit",
+        "out.xml",
+        "--",
+        "touch",
+        "ran",
+    ]);
     assert_eq!(output.code, 1, "{output:?}");
     assert!(output.stderr.contains("exited (3)") && output.stderr.contains("no configuration"), "{output:?}");
     assert!(!stack.project_folder().join("ran").exists());

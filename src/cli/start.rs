@@ -43,6 +43,10 @@ pub fn run(context: &Context, args: &StartArgs) -> Result<(), Error> {
             format!("rcompose up -d {name}"),
         ));
     }
+    if args.services.is_empty() && containers.iter().all(Container::is_oneoff) {
+        let message = format!("no container found for project \"{}\"", scope.name);
+        return Err(Error::with_hint(message, "rcompose up -d"));
+    }
     let chosen = scope.select_active(&containers, &with_dependencies(&scope, &args.services))?;
     let plan = match &scope.project {
         Some(project) if chosen.iter().any(|container| is_prepared(project, container)) => {

@@ -1,8 +1,9 @@
 //! Containers on disk: one OCI bundle each, found by name and by project.
 //!
-//! `containers/<id>/` is the bundle. `names/<name>` and `projects/<project>/containers/<id>` are symbolic links whose
-//! *targets* are data (the id), never followed: making one is atomic and fails where it exists, which is what makes
-//! names unique on a host over all projects. Only the project's supervisor writes; everybody may read at any time.
+//! `containers/<id>/` is the bundle. `names/<name>` is a symbolic link whose *target* is data (the id), never followed:
+//! making one is atomic and fails where it exists, which is what makes names unique on a host over all projects.
+//! `projects/<project>/containers/<id>` is a second name of that link, so that it costs no inode. Only the project's
+//! supervisor writes; everybody may read at any time.
 //!
 //! A container is made in the order name, project's link, bundle, and taken away in the order bundle, name, link. So
 //! whatever a crash leaves half done has its link, by which the project's next supervisor finds it ([`sweep`]). Nobody
@@ -168,12 +169,11 @@ pub(crate) fn sweep(root: &Root, project: &str) -> Result<(), StoreError> {
         if load_as_written(root, &id)?.is_some() {
             continue;
         }
-        let link = links.join(id.as_str());
-        let name = fs::read_link(&link).map_err(failed("read", &link))?;
-        tracing::warn!(id = id.short(), ?name, "removing what a crash left of a container");
+        tracing::warn!(id = id.short(), "removing what a crash left of a container");
         let bundle = root.container(&id);
         absent(fs::remove_dir_all(&bundle), &bundle)?;
-        take_away(root, project, &id, &name.to_string_lossy())?;
+        // Only its configuration knew under which name it is found.
+        take_away(root, project, &id, &names_in(&names(root))?)?;
     }
     remove_emptied(root, project)
 }
@@ -287,20 +287,23 @@ fn make_bundle(
         // Before anything else, so that what a crash leaves is found.
         loop {
             make_directory(&links).map_err(failed("make", &links))?;
-            match std::os::unix::fs::symlink(&config.name, &link) {
+            match fs::hard_link(names(root).join(&config.name), &link) {
                 // The project's last container went at this moment, and the directory with it.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound && !links.exists() => {}
                 made => break made.map_err(failed("make", &link))?,
             }
         }
         fs::DirBuilder::new().mode(0o700).create(&aside).map_err(failed("make", &aside))?;
-        write(&aside.join("container.json"), &encode(config))?;
-        write(&aside.join("state.json"), &encode(state))?;
-        for (name, content) in files {
+        let own = [("container.json", encode(config)), ("state.json", encode(state))];
+        for (name, content) in own.iter().chain(files) {
             let path = aside.join(name);
-            write(&path, content)?;
-            // Some are bound into the container, where every user reads them; here the directory keeps others out.
-            fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).map_err(failed("change", &path))?;
+            let put = || {
+                let mut file = fs::File::create_new(&path)?;
+                file.write_all(content)?;
+                // Some are bound into the container, where every user reads them; here the directory keeps others out.
+                file.set_permissions(fs::Permissions::from_mode(0o644))
+            };
+            put().map_err(failed("write", &path))?;
         }
         let bundle = root.container(&config.id);
         fs::rename(&aside, &bundle).map_err(failed("make", &bundle))
@@ -322,11 +325,11 @@ pub fn remove(root: &Root, config: &ContainerConfig) -> Result<(), StoreError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(failed("remove", &bundle)(error)),
     }
-    take_away(root, &config.project, &config.id, &config.name)
+    take_away(root, &config.project, &config.id, std::slice::from_ref(&config.name))
 }
 
-/// Removes what is left of a container whose bundle is out of sight.
-fn take_away(root: &Root, project: &str, id: &Id, name: &str) -> Result<(), StoreError> {
+/// Removes what is left of a container whose bundle is out of sight, with those of these names that are its own.
+fn take_away(root: &Root, project: &str, id: &Id, names: &[String]) -> Result<(), StoreError> {
     let aside = root.containers().join(format!(".{id}"));
     let run = root.container_run(id);
     for directory in [&aside, &run] {
@@ -334,8 +337,10 @@ fn take_away(root: &Root, project: &str, id: &Id, name: &str) -> Result<(), Stor
         let removed = fs::remove_dir_all(directory).or_else(|_| fs::remove_dir_all(directory));
         absent(removed, directory)?;
     }
-    if owner(root, name)?.as_ref() == Some(id) {
-        release_name(root, name)?;
+    for name in names {
+        if owner(root, name)?.as_ref() == Some(id) {
+            release_name(root, name)?;
+        }
     }
     let link = root.project(project).join("containers").join(id.as_str());
     absent(fs::remove_file(&link), &link)?;

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::io;
+use std::io::{self, Write as _};
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -316,8 +316,18 @@ fn host_hosts(extra: &[(String, String)]) -> Result<String, Failure> {
     Ok(hosts)
 }
 
+/// Writes a file that is bound into the container, and so has to stay the same one.
+///
+/// It is shortened last and only where it was longer: what is written to a file that was emptied before, ext4 sends to the
+/// disk at once.
 fn write(path: &Path, content: &[u8]) -> Result<(), Failure> {
-    fs::write(path, content).map_err(|error| other(format!("cannot write {}: {error}", path.display())))
+    let put = || {
+        let mut file = fs::File::options().write(true).create(true).truncate(false).open(path)?;
+        file.write_all(content)?;
+        let length = content.len() as u64;
+        if file.metadata()?.len() > length { file.set_len(length) } else { Ok(()) }
+    };
+    put().map_err(|error| other(format!("cannot write {}: {error}", path.display())))
 }
 
 /// Says what is wrong with a container's network, and what to do about it.

@@ -5,6 +5,8 @@
 mod build;
 mod network;
 mod pull;
+mod start;
+mod watch;
 
 use std::{
     env, fs,
@@ -21,7 +23,8 @@ const USAGE: &str = "usage: bench [--only TEXT] [--iterations N] [--docker COMMA
 --only TEXT        only what has TEXT in its name
 --iterations N     how often each thing is measured (default 7; slow ones a third of it)
 --docker COMMAND   how to call Docker Compose (default: docker compose); its engine needs the image busybox
---no-docker        rcompose alone";
+--no-docker        rcompose alone
+--runtime NAME     another OCI runtime to run a bundle by (default: crun and runc, where they are)";
 
 /// What is measured of pulls.
 const PULL: &str = "pull, 200 MB in 5 layers";
@@ -36,6 +39,7 @@ struct Options {
     only: Option<String>,
     iterations: usize,
     docker: Option<Vec<String>>,
+    runtimes: Vec<String>,
 }
 
 fn main() -> ExitCode {
@@ -57,7 +61,7 @@ fn main() -> ExitCode {
 
 fn parse(mut arguments: impl Iterator<Item = String>) -> anyhow::Result<Options> {
     let default = vec!["docker".to_owned(), "compose".to_owned()];
-    let mut options = Options { only: None, iterations: 7, docker: Some(default) };
+    let mut options = Options { only: None, iterations: 7, docker: Some(default), runtimes: Vec::new() };
     while let Some(argument) = arguments.next() {
         let mut value = || arguments.next().with_context(|| format!("{argument} needs a value"));
         match argument.as_str() {
@@ -65,8 +69,12 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> anyhow::Result<Options>
             "--iterations" => options.iterations = value()?.parse().context("--iterations needs a number")?,
             "--docker" => options.docker = Some(value()?.split_whitespace().map(str::to_owned).collect()),
             "--no-docker" => options.docker = None,
+            "--runtime" => options.runtimes.push(value()?),
             other => bail!("unknown argument {other}"),
         }
+    }
+    if options.runtimes.is_empty() {
+        options.runtimes = ["crun", "runc"].map(str::to_owned).to_vec();
     }
     Ok(options)
 }
@@ -79,9 +87,9 @@ struct Side<'a> {
 }
 
 impl Side<'_> {
-    /// Runs one command to its end and returns how long it took.
-    fn time(&self, arguments: &[&str]) -> anyhow::Result<Duration> {
-        let mut command = match self.docker {
+    /// Returns a command in the project's folder.
+    fn command(&self, arguments: &[&str]) -> Command {
+        match self.docker {
             None => self.stack.command(arguments),
             Some(words) => {
                 let mut command = Command::new(&words[0]);
@@ -89,7 +97,19 @@ impl Side<'_> {
                 command.env("COMPOSE_PROJECT_NAME", &self.stack.project);
                 command
             }
-        };
+        }
+    }
+
+    /// Likewise, with nothing to read and nobody who listens.
+    fn quiet(&self, arguments: &[&str]) -> Command {
+        let mut command = self.command(arguments);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        command
+    }
+
+    /// Runs one command to its end and returns how long it took.
+    fn time(&self, arguments: &[&str]) -> anyhow::Result<Duration> {
+        let mut command = self.command(arguments);
         let log = self.stack.project_folder().join("stderr");
         let stderr = fs::File::create(&log)?;
         command.stdin(Stdio::null()).stdout(fs::File::create(self.stdout())?).stderr(stderr);
@@ -280,11 +300,17 @@ fn run(options: &Options) -> anyhow::Result<()> {
             side.time(&["-f", "s10.yaml", "down", "-t", "0", "--remove-orphans"])?;
         }
     }
+    if wanted(start::START) {
+        start::measure(&sides, options.iterations, &options.runtimes)?;
+    }
     if wanted(PULL) {
         pulls(&sides, options.iterations)?;
     }
     if wanted(build::BUILD) {
         build::measure(&sides, options.iterations)?;
+    }
+    if wanted(watch::WATCH) {
+        watch::measure(&sides, options.iterations)?;
     }
     if wanted(TRAFFIC) {
         traffic(&sides, options.iterations)?;

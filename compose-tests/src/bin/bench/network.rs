@@ -4,7 +4,7 @@
 //! asked by the same code and neither's images or `exec` are in the way.
 
 use std::{
-    fs::{self, File},
+    fs::File,
     io::{ErrorKind, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
     os::fd::AsFd,
@@ -77,9 +77,7 @@ struct Namespace(File);
 impl Namespace {
     /// Finds the container that sleeps for so long.
     fn of(seconds: &str) -> anyhow::Result<Self> {
-        let command = format!("sleep\0{seconds}\0");
-        let sleeps = |pid: &i32| fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line == command.as_bytes());
-        let pid = compose_tests::process::pids().into_iter().find(sleeps);
+        let pid = compose_tests::process::that_runs(&["sleep", seconds]);
         let pid = pid.with_context(|| format!("no container sleeps for {seconds}"))?;
         Ok(Self(File::open(format!("/proc/{pid}/ns/net"))?))
     }
