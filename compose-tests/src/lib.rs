@@ -10,6 +10,7 @@ pub mod factory;
 pub mod fault;
 pub mod help;
 pub mod http;
+pub mod lists;
 pub mod markdown;
 pub mod output;
 pub mod process;

@@ -1,26 +1,19 @@
 //! The tables of docs/compatibility.md are what tests know: which commands and flags there are (`--help`), which Docker
 //! Compose has (`commands/docker-flags`, recorded), which test uses each (`flags`), what becomes of each attribute of a
-//! service and which test shows it (`attributes`). `RCOMPOSE_UPDATE=1` writes them; without it they must be as written.
+//! service and of the rest of a project, and which test shows it (`attributes`, `elements`). `RCOMPOSE_UPDATE=1` writes them; without it they must be as written.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     env,
     fmt::Write as _,
     fs,
-    path::{Path, PathBuf},
+    path::PathBuf,
 };
 
 use compose_tests::{
-    help,
+    help, lists,
     stack::{Stack, repository},
 };
-
-/// The lines of a list of ours, without comments.
-fn lines(name: &str) -> Vec<String> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
-    let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("cannot read {}: {error}", path.display()));
-    text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')).map(str::to_owned).collect()
-}
 
 /// Returns words as a cell of a table.
 fn cell<'a>(words: impl IntoIterator<Item = &'a str>) -> String {
@@ -33,7 +26,7 @@ fn commands() -> String {
     let ours = help::commands(&stack);
     stack.finish();
     let mut dockers: Vec<(String, BTreeSet<String>)> = Vec::new();
-    for line in lines("commands/docker-flags") {
+    for line in lists::lines("commands/docker-flags") {
         let (command, flag) = line.split_once(' ').map_or((&*line, None), |(command, flag)| (command, Some(flag)));
         if dockers.last().is_none_or(|(last, _)| last != command) {
             dockers.push((command.to_owned(), BTreeSet::new()));
@@ -43,11 +36,8 @@ fn commands() -> String {
         dockers.last_mut().expect("one was added").1.extend(flag.map(str::to_owned));
     }
     let mut tested = BTreeMap::<String, Vec<(String, String)>>::new();
-    for line in lines("flags") {
-        let mut words = line.splitn(3, ' ').map(str::to_owned);
-        let (Some(command), Some(flag), Some(test)) = (words.next(), words.next(), words.next()) else {
-            panic!("incomplete: {line}");
-        };
+    for line in lists::lines("flags") {
+        let [command, flag, test] = lists::entry(&line).map(str::to_owned);
         tested.entry(command.replace("rcompose", ".")).or_default().push((flag, test));
     }
     let only_ours = tested.keys().filter(|command| dockers.iter().all(|(docker, _)| docker != *command));
@@ -80,14 +70,11 @@ fn commands() -> String {
     table
 }
 
-/// Returns what becomes of the attributes of services: a row for each, and one for those of its keys with another fate.
-fn attributes() -> String {
+/// Returns what becomes of the attributes of a list: a row for each, and one for those of its keys with another fate.
+fn attributes(list: &str) -> String {
     let mut rows = BTreeMap::<(String, String), (BTreeSet<String>, BTreeSet<String>)>::new();
-    for line in lines("attributes") {
-        let mut words = line.splitn(3, ' ');
-        let (Some(attribute), Some(state), Some(test)) = (words.next(), words.next(), words.next()) else {
-            panic!("incomplete: {line}");
-        };
+    for line in lists::lines(list) {
+        let [attribute, state, test] = lists::entry(&line);
         let (first, key) = attribute.split_once('.').unwrap_or((attribute, ""));
         let (keys, tests) = rows.entry((first.to_owned(), state.to_owned())).or_default();
         keys.extend((!key.is_empty()).then(|| key.to_owned()));
@@ -98,6 +85,7 @@ fn attributes() -> String {
         let state = match state.as_str() {
             "works" => "works",
             "warned" => "no effect, a warning says so",
+            "silent" => "no effect, which is not said",
             "refused" => "an error",
             other => panic!("{attribute}: there is no state {other:?}"),
         };
@@ -127,5 +115,6 @@ fn check(name: &str, table: &str) {
 #[test]
 fn compatibility_is_what_tests_know() {
     check("commands", &commands());
-    check("attributes", &attributes());
+    check("attributes", &attributes("attributes"));
+    check("elements", &attributes("elements"));
 }

@@ -21,10 +21,12 @@ const LANGUAGES: [&str; 9] = ["console", "dockerfile", "ini", "json", "sh", "tex
 type Look = fn(&[Page]);
 
 /// The tests that look at all pages, beside `docs/commands/PAGE`.
-const ALL_PAGES: [(&str, Look); 5] = [
+const ALL_PAGES: [(&str, Look); 7] = [
     ("blocks", blocks_say_what_they_are),
     ("links", links_lead_somewhere),
     ("paths", paths_exist),
+    ("folders", folders_are_on_the_map),
+    ("functions", functions_exist),
     ("flags", flags_exist),
     ("files", compose_files_are_accepted),
 ];
@@ -110,6 +112,41 @@ fn paths_exist(pages: &[Page]) {
             if !known.iter().any(|known| glob(&path, known) || glob(&ends, known)) {
                 missing.push(format!("{}:{}: {path}", page.path.display(), code.line));
             }
+        }
+    }
+    assert!(missing.is_empty(), "{missing:#?}");
+}
+
+/// Every folder of the sources is on the map in docs/architecture.md.
+fn folders_are_on_the_map(pages: &[Page]) {
+    let page = pages.iter().find(|page| page.name() == "architecture").expect("there is such a page");
+    let map = page.blocks.iter().find(|block| block.text.starts_with("Cargo.toml")).expect("it has a map");
+    let mut missing = Vec::new();
+    for (folder, start) in [("src", "  "), ("engine/src", "  src/")] {
+        let entries = fs::read_dir(stack::repository().join(folder)).expect("sources can be listed").flatten();
+        let folders = entries.filter(|entry| entry.path().is_dir());
+        let lines = folders.map(|entry| format!("{start}{}/ ", entry.file_name().display()));
+        missing.extend(lines.filter(|line| map.text.lines().all(|known| !known.starts_with(line))));
+    }
+    assert!(missing.is_empty(), "{missing:#?}");
+}
+
+/// Tests that pages name are there: names of four words or more, also with `…` for their end and behind `FILE::`.
+fn functions_exist(pages: &[Page]) {
+    let sources = tracked().into_iter().filter(|path| Path::new(path).extension().is_some_and(|end| end == "rs"));
+    let sources: String =
+        sources.map(|path| fs::read_to_string(stack::repository().join(path)).expect("a source can be read")).collect();
+    let mut missing = Vec::new();
+    for (page, code) in pages.iter().flat_map(|page| page.codes.iter().map(move |code| (page, code))) {
+        let name = code.text.rsplit("::").next().unwrap_or_default();
+        let is_letter = |letter: char| letter.is_ascii_lowercase() || letter.is_ascii_digit() || letter == '_';
+        let known = match name.strip_suffix('…') {
+            Some(start) => format!("fn {start}"),
+            None => format!("fn {name}("),
+        };
+        let is_test = name.trim_end_matches('…').chars().all(is_letter) && name.matches('_').count() >= 3;
+        if is_test && !sources.contains(&known) {
+            missing.push(format!("{}:{}: {}", page.path.display(), code.line, code.text));
         }
     }
     assert!(missing.is_empty(), "{missing:#?}");

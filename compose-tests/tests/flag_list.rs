@@ -1,8 +1,8 @@
 //! The list of flags and their tests (`compose-tests/flags`) is true, and no flag of its commands is missing.
 
-use std::{collections::BTreeSet, fs, path::Path};
+use std::collections::BTreeSet;
 
-use compose_tests::{help, stack::Stack};
+use compose_tests::{help, lists, stack::Stack};
 
 /// The options before the command, and a command without options, as the list names them.
 const GLOBAL: &str = "rcompose";
@@ -16,47 +16,23 @@ struct Entry {
     test: String,
 }
 
-fn read(path: &Path) -> String {
-    fs::read_to_string(path).unwrap_or_else(|error| panic!("cannot read {}: {error}", path.display()))
-}
-
 fn entries() -> Vec<Entry> {
-    let list = read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("flags"));
-    let lines = list.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
-    let entry = |line: &str| {
-        let mut words = line.splitn(3, ' ').map(str::to_owned);
-        let mut next = || words.next().unwrap_or_else(|| panic!("incomplete: {line}"));
-        Entry { command: next(), flag: next(), test: next(), line: line.to_owned() }
+    let entry = |line: String| {
+        let [command, flag, test] = lists::entry(&line).map(str::to_owned);
+        Entry { line, command, flag, test }
     };
-    lines.map(entry).collect()
-}
-
-/// Returns the text of all files of a folder.
-fn files(folder: &Path) -> String {
-    let files = fs::read_dir(folder).unwrap_or_else(|error| panic!("cannot read {}: {error}", folder.display()));
-    let contents = files.flatten().filter_map(|file| fs::read(file.path()).ok());
-    contents.map(|content| String::from_utf8_lossy(&content).into_owned()).collect()
+    lists::lines("flags").into_iter().map(entry).collect()
 }
 
 /// Returns the text of the test that an entry names.
 fn text(entry: &Entry) -> String {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
-    match entry.test.split_once(' ') {
-        Some(("scenario", name)) => {
-            let scenario = read(&folder.join("commands/scenarios").join(name));
-            // A flag of another command is none of this one.
-            let of_it = |line: &&str| entry.command == GLOBAL || line.split(' ').any(|word| word == entry.command);
-            scenario.lines().filter(of_it).collect::<Vec<_>>().join("\n")
-        }
-        Some(("case", name)) => files(&folder.join("cases").join(name)),
-        Some(("watching", name)) => files(&folder.join("watching").join(name)),
-        _ => {
-            let (file, function) = entry.test.split_once("::").unwrap_or_else(|| panic!("no test: {}", entry.line));
-            let text = read(&folder.join("tests").join(file).with_extension("rs"));
-            assert!(text.contains(&format!("fn {function}()")), "there is no such test: {}", entry.line);
-            text
-        }
+    let text = lists::text(&entry.test);
+    if !entry.test.starts_with("scenario ") || entry.command == GLOBAL {
+        return text;
     }
+    // A flag of another command is none of this one.
+    let of_it = |line: &&str| line.split(' ').any(|word| word == entry.command);
+    text.lines().filter(of_it).collect::<Vec<_>>().join("\n")
 }
 
 #[test]

@@ -75,7 +75,8 @@ impl BuildProgress {
             Phase::Started => show(State::Working, ""),
             Phase::Cached => show(State::Done, "CACHED"),
             Phase::Output(line) => show(State::Working, &tame(line)),
-            Phase::Done(_) => show(State::Done, ""),
+            // How long it took stands at the end of every line.
+            Phase::Done(_) => show(State::Done, "DONE"),
             Phase::Failed(..) => show(State::Error, "ERROR"),
             Phase::Cancelled => show(State::Warning, "CANCELED"),
             Phase::Received(received, of) => {

@@ -52,6 +52,12 @@ pub(super) enum Rule {
 /// Returns the path of everything that can be said of a service, such as `deploy.resources.limits.cpus`.
 #[cfg(test)]
 pub(crate) fn attributes_of_services() -> std::collections::BTreeSet<String> {
+    attributes(&rules::SERVICE)
+}
+
+/// Returns the path of everything that can be said in an object.
+#[cfg(test)]
+fn attributes(object: &'static Object) -> std::collections::BTreeSet<String> {
     fn walk(rule: &Rule, path: &str, found: &mut std::collections::BTreeSet<String>) {
         match rule {
             Rule::List { item, .. } => walk(item, path, found),
@@ -67,7 +73,7 @@ pub(crate) fn attributes_of_services() -> std::collections::BTreeSet<String> {
         }
     }
     let mut found = std::collections::BTreeSet::new();
-    walk(&Rule::Object(&rules::SERVICE), "", &mut found);
+    walk(&Rule::Object(object), "", &mut found);
     found
 }
 
@@ -433,4 +439,20 @@ fn value_label(value: &Value) -> &'static str {
 
 fn quoted(words: &[&str]) -> String {
     words.iter().map(|word| format!("'{word}'")).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn everything_beside_services_has_a_black_box_test() {
+        let listed = include_str!("../../../compose-tests/elements").lines().filter(|line| !line.starts_with('#'));
+        let listed: BTreeSet<_> = listed.filter_map(|line| line.split(' ').next()).map(str::to_owned).collect();
+        let mut known = attributes(rules::PROJECT_OBJECT);
+        known.retain(|path| !path.starts_with("services"));
+        assert_eq!(listed, known);
+    }
 }
