@@ -69,10 +69,15 @@ pub struct Web {
 impl Web {
     /// Starts one.
     pub fn start(folder: &Path) -> Self {
+        Self::start_for(folder, "")
+    }
+
+    /// Starts one that answers 401 to whoever does not send this as `Authorization`.
+    pub fn start_for(folder: &Path, authorization: &str) -> Self {
         let (folder, answers) = (folder.to_owned(), Arc::<Mutex<Vec<String>>>::default());
-        let seen = Arc::clone(&answers);
+        let (seen, authorization) = (Arc::clone(&answers), authorization.to_owned());
         let address = listen(move |connection| {
-            let answer = answer(connection, &folder);
+            let answer = answer(connection, &folder, &authorization);
             seen.lock().unwrap_or_else(PoisonError::into_inner).push(answer);
         });
         Self { address, answers }
@@ -108,7 +113,7 @@ pub fn read_head(connection: &mut TcpStream) -> String {
     String::from_utf8_lossy(&request).into_owned()
 }
 
-fn answer(mut connection: TcpStream, folder: &Path) -> String {
+fn answer(mut connection: TcpStream, folder: &Path, authorization: &str) -> String {
     let request = read_head(&mut connection);
     let path = request.split(' ').nth(1).unwrap_or_default().split('?').next().unwrap_or_default();
     let header = |name: &str| {
@@ -117,7 +122,9 @@ fn answer(mut connection: TcpStream, folder: &Path) -> String {
     };
     let location = path.strip_prefix("/to").or_else(|| (path == "/round").then_some(path));
     let file: PathBuf = folder.join(path.trim_start_matches('/'));
+    let is_refused = !authorization.is_empty() && header("authorization").as_deref() != Some(authorization);
     let (status, headers, body) = match (location, fs::read(&file)) {
+        _ if is_refused => ("401 Unauthorized", "WWW-Authenticate: Basic realm=\"t\"\r\n".to_owned(), Vec::new()),
         (Some(location), _) => ("302 Found", format!("Location: {location}\r\n"), Vec::new()),
         (None, Ok(body)) => {
             let etag = format!("\"{:x}\"", Sha256::digest(&body)[0]);

@@ -204,6 +204,153 @@ fn repositories_are_contexts_and_are_added() {
 }
 
 #[test]
+fn a_stage_begins_with_a_context_that_is_no_image() {
+    let stack = Stack::new("context-stage");
+    stack.shell("printf 'FROM busybox:musl\n' | dc image build -q -o base -").ok();
+    stack.write("base/.dockerignore", "left-out\n");
+    stack.write("base/left-out", "");
+    stack.write("base/kept", "");
+    stack.shell("chmod 700 base && ln base/kept base/linked && chown 7:7 base/kept && tar -C base --owner=7 --group=7 -cf base.tar kept").ok();
+    stack.write("r/of-the-repository", "");
+    let folder = stack.project_folder();
+    serve::make_repository(&folder.join("r"));
+    let (server, web) = (serve::serve_git(&folder), Web::start(&folder));
+    stack.write(
+        "c/Dockerfile",
+        "FROM base AS made
+RUN stat -c 'root %a %u' / && stat -c 'names: %h' /kept; ls /left-out /kept; echo \"in $PWD with $PATH\"; echo made >/made
+FROM repository AS files
+WORKDIR /w
+FROM archive
+COPY --from=files . /files
+COPY --from=made /made /made
+COPY --from=base /kept /kept-too
+LABEL a=b
+",
+    );
+    let contexts = [
+        "--build-context=base=base".to_owned(),
+        format!("--build-context=repository=git://{server}/r/.git#v1"),
+        format!("--build-context=archive=http://{}/base.tar", web.address),
+    ];
+    let arguments: Vec<&str> = contexts.iter().map(String::as_str).chain(["c"]).collect();
+    let first = build(&stack, &arguments);
+    shows(
+        &first,
+        &[
+            "[context base] load from client",
+            "[made 1/2] RUN",
+            "root 755 0",
+            "names: 2",
+            "ls: /left-out: No such file or directory",
+            " /kept\n",
+            "in / with /usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        ],
+    );
+    let history = stack.run(&["image", "history", "--format", "{{.CreatedBy}}", "built"]).ok().stdout;
+    assert!(history.ends_with("source for archive\n"), "{history}");
+    let layers = ["image", "inspect", "built", "--format", "{{len .RootFS.Layers}} {{index .Config.Labels \"a\"}}"];
+    assert_eq!(stack.run(&layers).ok().stdout, "4 b\n");
+    let list = "dc image build -q -o out --build-context=built=docker-image://built - <<E\nFROM built\nE\n";
+    stack.shell(list).ok();
+    let files = stack.shell("cd out && find . -type f | sort").ok().stdout;
+    assert_eq!(files, "./files/of-the-repository\n./kept\n./kept-too\n./made\n");
+    let again = build(&stack, &arguments);
+    assert_eq!(again.stderr.matches("CACHED").count(), 8, "{again:?}");
+    is_refused(&build(&stack, &["--build-context=base=nowhere", "c"]), "build context base: nowhere is no directory");
+    is_refused(&build(&stack, &["--build-context=base=target:x", "c"]), "failed to find target x for context base");
+    stack.write("base/kept", "changed");
+    let changed = build(&stack, &arguments);
+    assert!(after(&changed.stderr, "[made 1/2] RUN").is_some_and(|said| said != "CACHED"), "{changed:?}");
+    stack.finish();
+}
+
+/// What is said of a step, below the line with its name.
+fn after<'a>(text: &'a str, step: &str) -> Option<&'a str> {
+    let mut lines = text.lines().skip_while(|line| !line.contains(step));
+    lines.nth(1)?.split_once(' ').map(|(_, said)| said)
+}
+
+#[test]
+fn keys_and_agents_are_lent_to_commands_of_any_user() {
+    let stack = Stack::new("build-ssh");
+    stack
+        .shell(
+            "ssh-keygen -q -t ed25519 -N '' -C one -f one && ssh-keygen -q -t rsa -b 2048 -m PEM -N '' -C two -f two &&
+             ssh-keygen -q -t ecdsa -N secret -f protected",
+        )
+        .ok();
+    // Asks an agent for its keys (draft-miller-ssh-agent): how many, and what they are called.
+    stack.write(
+        "c/ask.py",
+        "import os, socket, struct
+s = socket.socket(socket.AF_UNIX)
+s.connect(os.environ['SSH_AUTH_SOCK'])
+s.sendall(struct.pack('>IB', 1, 11))
+answer = s.makefile('rb')
+length, kind, count = struct.unpack('>IBI', answer.read(9))
+rest = answer.read(length - 5)
+print('user', os.getuid(), 'has', count, b'one' in rest, oct(os.stat(os.environ['SSH_AUTH_SOCK']).st_mode & 0o777))
+",
+    );
+    stack.write(
+        "c/Dockerfile",
+        "FROM python:3.12-slim
+COPY ask.py /
+RUN --mount=type=ssh python3 /ask.py
+USER 1234
+RUN --mount=type=ssh,id=other,uid=1234,mode=0640 python3 /ask.py
+RUN --mount=type=ssh,required python3 /ask.py 2>&1 | tail -1
+",
+    );
+    let ssh = ["--ssh", "default=one,two", "--ssh", "other=one"];
+    let output = build(&stack, &[&ssh[..], &["c"]].concat());
+    shows(&output, &["user 0 has 2 ", "0o600", "user 1234 has 1 True 0o640", "PermissionError"]);
+    for (given, words) in [
+        ("protected", "protected is protected by a passphrase"),
+        ("c/Dockerfile", "c/Dockerfile is neither the socket of an SSH agent nor a private key"),
+        ("one.pub", "one.pub is neither"),
+        ("nowhere", "cannot read nowhere"),
+    ] {
+        is_refused(&build(&stack, &["--ssh", &format!("default={given}"), "c"]), words);
+    }
+    // An agent of the user, under another name than its own.
+    let line = "exec ssh-agent sh -c 'ssh-add -q one && \"$PROGRAM\" --progress plain image build --no-cache \
+                --ssh default --ssh other=$SSH_AUTH_SOCK c'";
+    shows(&stack.shell(line), &["user 0 has 1 True", "user 1234 has 1 True"]);
+    assert!(stack.own_processes().is_empty(), "an agent is left");
+    stack.finish();
+}
+
+#[test]
+fn repositories_by_http_are_shown_the_secrets_that_are_for_them() {
+    let stack = Stack::new("context-git-http");
+    write_context(&stack, "r");
+    serve::make_repository(&stack.project_folder().join("r"));
+    // What BuildKit makes of a token, and a header as it is.
+    for (secret, header) in
+        [("GIT_AUTH_TOKEN", "Basic eC1hY2Nlc3MtdG9rZW46dG9r"), ("GIT_AUTH_HEADER", "Bearer of-the-header")]
+    {
+        let web = Web::start_for(&stack.project_folder(), header);
+        let url = format!("http://{}/r/.git#v1:sub", web.address);
+        is_refused(&build(&stack, &["--no-cache", &url]), "cannot fetch the repository");
+        let value = if secret == "GIT_AUTH_TOKEN" { "tok" } else { header };
+        let host = web.address.ip();
+        stack.write("value", &format!("{value}\n"));
+        for id in [secret.to_owned(), format!("{secret}.{host}")] {
+            let given = format!("id={id},src=value");
+            shows(&build(&stack, &["--no-cache", "--secret", &given, &url]), &["./two 644 0"]);
+        }
+        let other = format!("id={secret}.other.test,src=value");
+        is_refused(&build(&stack, &["--no-cache", "--secret", &other, &url]), "cannot fetch the repository");
+        let asked = web.take();
+        assert!(asked.iter().any(|line| line.starts_with("401 ")), "{asked:?}");
+    }
+    assert!(!stack.shell("grep -r of-the-header \"$RCOMPOSE_ROOT\"").stdout.contains("of-the-header"));
+    stack.finish();
+}
+
+#[test]
 fn services_are_built_from_everywhere() {
     let stack = Stack::new("context-compose");
     write_context(&stack, "r");

@@ -273,6 +273,44 @@ fn a_command_for_another_machine_is_refused_by_name() {
     stack.finish();
 }
 
+/// The handler here is a shell of this machine, for programs of a machine that no other test has any of: the table is one for the
+/// whole host. It is gone with the script; its mount is seen by the script alone.
+#[test]
+fn a_command_for_another_machine_runs_by_its_handler() {
+    let stack = stack(
+        "build-handler",
+        "FROM scratch\nARG TARGETARCH\nCOPY --chmod=755 sh /bin/sh\nRUN echo run by $0 for $TARGETARCH >/said; cat /said\n",
+    );
+    stack.shell("printf 'FROM busybox:musl\n' | dc image build -q -o out -").ok();
+    // The beginning of an ELF file of that machine.
+    let mut header = b"\x7fELF\x02\x01\x01".to_vec();
+    header.resize(16, 0);
+    header.extend([2, 0, 0xf3, 0]);
+    fs::write(stack.project_folder().join("context/sh"), &header).expect("it can be written");
+    let magic: Vec<String> = header.iter().map(|byte| format!("\\x{byte:02x}")).collect();
+    let magic = magic.concat();
+    stack.write(
+        "script",
+        &format!(
+            "table=/proc/sys/fs/binfmt_misc name=rcompose-test-$$
+mount -t binfmt_misc none $table || {{ echo no handlers; exit 0; }}
+trap 'echo -1 >$table/$name' EXIT
+printf '%s' \":$name:M::{magic}::$PWD/out/bin/busybox:F\" >$table/register
+\"$PROGRAM\" --progress plain image build --platform linux/riscv64 -t foreign context
+"
+        ),
+    );
+    let output = stack.shell("unshare --mount --propagation private sh -e script").ok();
+    if output.stdout.contains("no handlers") {
+        // The kernel has no binfmt_misc: there is no such thing as a handler.
+        return stack.finish();
+    }
+    assert!(output.stderr.contains("run by /bin/sh for riscv64"), "{output:?}");
+    let architecture = ["image", "inspect", "foreign", "--format", "{{.Architecture}}"];
+    assert_eq!(stack.run(&architecture).ok().stdout, "riscv64\n");
+    stack.finish();
+}
+
 #[test]
 fn caches_are_shared_by_folders_and_registries() {
     let stack = stack("build-cache", TWO_STAGES);
@@ -359,33 +397,221 @@ fn a_cache_that_lies_is_not_believed() {
     stack.finish();
 }
 
+/// What is attested of the one image in an archive: each statement's predicate, by its type.
+fn attested(archive: &BTreeMap<String, Vec<u8>>) -> BTreeMap<String, Value> {
+    let index = blob(archive, &document(archive, "index.json")["manifests"][0]);
+    let Some([image, attestation]) = index["manifests"].as_array().map(Vec::as_slice) else { panic!("{index}") };
+    assert_eq!(attestation["platform"], json!({"architecture": "unknown", "os": "unknown"}));
+    assert_eq!(attestation["annotations"]["vnd.docker.reference.type"], "attestation-manifest");
+    assert_eq!(attestation["annotations"]["vnd.docker.reference.digest"], image["digest"]);
+    let mut predicates = BTreeMap::new();
+    for layer in blob(archive, attestation)["layers"].as_array().expect("it has statements") {
+        assert_eq!(layer["mediaType"], "application/vnd.in-toto+json");
+        let statement = blob(archive, layer);
+        assert_eq!(statement["predicateType"], layer["annotations"]["in-toto.io/predicate-type"]);
+        let digest = image["digest"].as_str().and_then(|digest| digest.strip_prefix("sha256:"));
+        let subject = json!([{"name": "pkg:docker/a/b@1?platform=linux%2Famd64", "digest": {"sha256": digest}}]);
+        assert_eq!(statement["subject"], subject);
+        let kind = statement["predicateType"].as_str().expect("it has a type").to_owned();
+        predicates.insert(kind, statement["predicate"].clone());
+    }
+    predicates
+}
+
+/// Builds the context into an archive, and reads it.
+fn archived(stack: &Stack, arguments: &[&str]) -> BTreeMap<String, Vec<u8>> {
+    let output = ["-t", "a/b:1", "-o", "type=oci,dest=attested.tar", "context"];
+    stack.run(&[&["image", "build", "-q"], arguments, &output[..]].concat()).ok();
+    files(fs::File::open(stack.project_folder().join("attested.tar")).expect("it was written"))
+}
+
+const PROVENANCE: &str = "https://slsa.dev/provenance/v0.2";
+const SPDX: &str = "https://spdx.dev/Document";
+
 #[test]
 fn where_an_image_comes_from_is_attested() {
     let stack = stack("build-provenance", "FROM busybox:musl\nARG WHO\nCOPY hello /hello\n");
     let build = |mode: &str| {
-        let output = ["-o", "type=oci,dest=attested.tar", "--build-arg", "WHO=me", "-t", "a/b:1", "context"];
-        let output = stack.run(&[&["image", "build", "-q", mode, "--sbom"], &output[..]].concat()).ok();
-        output.complains("no SBOM is made");
-        let archive = files(fs::File::open(stack.project_folder().join("attested.tar")).unwrap());
-        let index = blob(&archive, &document(&archive, "index.json")["manifests"][0]);
-        let [image, attestation] = index["manifests"].as_array().unwrap().as_slice() else { panic!("{index}") };
-        assert_eq!(attestation["platform"], json!({"architecture": "unknown", "os": "unknown"}));
-        assert_eq!(attestation["annotations"]["vnd.docker.reference.type"], "attestation-manifest");
-        assert_eq!(attestation["annotations"]["vnd.docker.reference.digest"], image["digest"]);
-        let layer = &blob(&archive, attestation)["layers"][0];
-        assert_eq!(layer["mediaType"], "application/vnd.in-toto+json");
-        let statement = blob(&archive, layer);
-        assert_eq!(statement["predicateType"], layer["annotations"]["in-toto.io/predicate-type"]);
-        let digest = image["digest"].as_str().unwrap().strip_prefix("sha256:").unwrap();
-        let subject = json!([{"name": "pkg:docker/a/b@1?platform=linux%2Famd64", "digest": {"sha256": digest}}]);
-        assert_eq!(statement["subject"], subject);
-        statement["predicate"].clone()
+        let archive = archived(&stack, &[mode, "--build-arg", "WHO=me"]);
+        attested(&archive)[PROVENANCE].clone()
     };
     let min = build("--provenance");
     assert_eq!(min["materials"][0]["uri"], "pkg:docker/busybox@musl?platform=linux%2Famd64");
     assert!(min["invocation"]["parameters"]["args"].is_null());
-    let max = build("--provenance=mode=max");
+    let max = build("--attest=type=provenance,mode=max");
     assert_eq!(max["invocation"]["parameters"]["args"]["build-arg:WHO"], "me");
+    for (wrong, words) in [
+        ("--attest=type=shelf", "unknown attestation type"),
+        ("--attest=mode=max", "attestation type not specified"),
+        ("--provenance=mode=most", "invalid provenance"),
+        ("--sbom=format=x", "settings are a generator's"),
+    ] {
+        stack.run(&["image", "build", wrong, "context"]).fails().complains(words);
+    }
+    stack.finish();
+}
+
+#[test]
+fn what_is_in_an_image_is_attested() {
+    let stack = stack("build-sbom", "FROM scratch\nCOPY root /\n");
+    for (path, text) in [
+        ("etc/os-release", "ID=debian\nVERSION_ID=13\n"),
+        (
+            "var/lib/dpkg/status",
+            "Package: libc6\nStatus: install ok installed\nArchitecture: amd64\nVersion: 2.41-12\n",
+        ),
+        ("usr/lib/python3/dist-packages/six-1.17.0.dist-info/METADATA", "Name: six\nVersion: 1.17.0\nLicense: MIT\n"),
+        ("app/node_modules/@a/b/package.json", "{\"name\": \"@a/b\", \"version\": \"1.0.0\"}"),
+        ("app/node_modules/@a/b/broken/package.json", "{"),
+    ] {
+        stack.write(&format!("context/root/{path}"), text);
+    }
+    let packages = |spdx: &Value| -> Vec<String> {
+        let list = spdx["packages"].as_array().unwrap().iter();
+        list.map(|package| package["externalRefs"][0]["referenceLocator"].as_str().unwrap().to_owned()).collect()
+    };
+    let all = attested(&archived(&stack, &["--sbom", "--provenance"]));
+    assert!(all.contains_key(PROVENANCE));
+    let spdx = &all[SPDX];
+    assert_eq!((&spdx["spdxVersion"], &spdx["SPDXID"]), (&json!("SPDX-2.3"), &json!("SPDXRef-DOCUMENT")));
+    assert_eq!(
+        packages(spdx),
+        ["pkg:npm/%40a/b@1.0.0", "pkg:deb/debian/libc6@2.41-12?arch=amd64&distro=debian-13", "pkg:pypi/six@1.17.0"]
+    );
+
+    // A generator finds what was built, and says what it likes about it.
+    stack.write(
+        "generator/Dockerfile",
+        "FROM busybox:musl\nENV MINE=1\nWORKDIR /here\nCOPY --chmod=755 scan /\nENTRYPOINT [\"/scan\"]\nCMD [\"said\"]\n",
+    );
+    stack.write(
+        "generator/scan",
+        "#!/bin/sh -e
+test \"$PWD $MINE\" = '/here 1' && touch /tmp/x && ! touch $BUILDKIT_SCAN_SOURCE/x 2>/dev/null
+found=$(cd $BUILDKIT_SCAN_SOURCE && find . -type f | wc -l)
+printf '{\"_type\": \"x\", \"predicateType\": \"https://spdx.dev/Document\", \"subject\": null, \"predicate\": {\"by\": \"%s\"}}' \\
+	\"$1 $found $BUILDKIT_SCAN_WHO $(basename $BUILDKIT_SCAN_SOURCE)\" >$BUILDKIT_SCAN_DESTINATION/one.spdx.json
+",
+    );
+    stack.run(&["image", "build", "-q", "-t", "generator", "generator"]).ok();
+    let generated = || attested(&archived(&stack, &["--attest", "type=sbom,generator=generator,who=me"]))[SPDX].clone();
+    assert_eq!(generated()["by"], "said 5 me sbom");
+    stack.write("context/root/more", "");
+    assert_eq!(generated()["by"], "said 6 me sbom");
+    for (scan, words) in [
+        ("#!/bin/sh\n", "the generator has written no statement"),
+        ("#!/bin/sh\necho x >/run/out/a.json\n", "what the generator has written cannot be read: a.json"),
+        ("#!/bin/sh\necho {} >/run/out/a.json\n", "a.json has no predicateType"),
+        ("#!/bin/sh\nexit 3\n", "exit code: 3"),
+    ] {
+        stack.write("generator/scan", scan);
+        stack.run(&["image", "build", "-q", "-t", "generator", "generator"]).ok();
+        let arguments = ["image", "build", "--sbom=generator=generator", "-o", "type=oci,dest=x.tar", "context"];
+        stack.run(&arguments).fails().complains(words);
+    }
+    stack.write("compose.yaml", "services: {web: {build: {context: context, sbom: generator=hello}}}\n");
+    stack.run(&["build"]).fails().complains("hello");
+    stack.finish();
+}
+
+#[test]
+fn images_have_the_names_and_forms_that_are_asked_for() {
+    let stack = stack("build-exporter", "FROM busybox:musl\nCOPY hello /hello\n");
+    let registry = Registry::start(&stack.project_folder().join("registry")).unwrap();
+    let name = format!("{}/team/app", registry.address());
+    let build =
+        |output: &str| stack.run(&["image", "build", "-q", "--metadata-file", "metadata", "-o", output, "context"]);
+    let digest = || {
+        let metadata: Value =
+            serde_json::from_slice(&fs::read(stack.project_folder().join("metadata")).unwrap()).unwrap();
+        metadata["containerimage.digest"].as_str().unwrap().to_owned()
+    };
+    let names = || stack.run(&["image", "ls", "--format", "{{.Repository}}:{{.Tag}}@{{.Digest}}"]).ok().stdout;
+
+    build(&format!("type=registry,name={name}:1,push-by-digest=true")).ok();
+    let sent = manifest(&registry, "team/app", &digest());
+    assert_eq!(sent["mediaType"], "application/vnd.oci.image.manifest.v1+json");
+    let target = "/v2/team/app/manifests/1";
+    let tagged = http::request(registry.address(), "GET", target, &[], None, wait::PATIENCE).expect("it answers");
+    assert_eq!(tagged.status, 404, "it has no tag");
+    assert!(names().contains(&format!("{name}:<none>@{}", digest())), "{}", names());
+
+    build("type=image,name=a/b:1,name-canonical=true").ok();
+    assert!(names().contains("a/b:1@") && names().contains(&format!("a/b:<none>@{}", digest())), "{}", names());
+    build("type=image,dangling-name-prefix=left/over").ok();
+    assert!(names().contains(&format!("left/over:<none>@{}", digest())), "{}", names());
+
+    let form = |options: &str| {
+        build(&format!("type=oci,dest=form.tar,{options}")).ok();
+        let archive = files(fs::File::open(stack.project_folder().join("form.tar")).unwrap());
+        let manifest = blob(&archive, &document(&archive, "index.json")["manifests"][0]);
+        let layers = manifest["layers"].as_array().unwrap().iter();
+        let types = layers.map(|layer| layer["mediaType"].as_str().unwrap().rsplit('.').next().unwrap().to_owned());
+        (manifest["mediaType"].as_str().unwrap().to_owned(), types.collect::<Vec<_>>())
+    };
+    assert_eq!(form("compression=zstd").1, ["tar+gzip", "tar+zstd"], "a base stays as it is");
+    assert_eq!(form("compression=zstd,force-compression=true").1, ["tar+zstd", "tar+zstd"]);
+    assert_eq!(form("compression=uncompressed,force-compression=true").1, ["tar", "tar"]);
+    let docker = "application/vnd.docker.distribution.manifest.v2+json".to_owned();
+    assert_eq!(form("oci-mediatypes=false"), (docker, vec!["gzip".to_owned(); 2]));
+    stack.run(&["image", "load", "-i", "form.tar"]).ok();
+    build("type=oci,dest=x,oci-mediatypes=false,annotation.a=b").fails().complains("annotations need oci-mediatypes");
+    let attested = ["image", "build", "--sbom", "-o", "type=oci,dest=x.tar,oci-mediatypes=false", "context"];
+    stack.run(&attested).fails().complains("attestations need media types of the OCI");
+    build("type=local,dest=split,platform-split=true").ok();
+    assert!(stack.project_folder().join("split/linux_amd64/hello").exists());
+    for (wrong, words) in [
+        ("compression=estargz", "estargz layers are not supported"),
+        ("unpack=false", "unpack=false is not supported"),
+        ("store=false", "store=false is not supported"),
+        ("prefer-nondist-layers=true", "prefer-nondist-layers is not supported"),
+        ("registry.insecure=1", "registry.insecure is not supported"),
+        ("typo=1", "unknown key \"typo\""),
+    ] {
+        build(&format!("type=image,{wrong}")).fails().complains(words);
+    }
+    stack.finish();
+}
+
+#[test]
+fn layers_that_are_kept_plain_are_compressed_when_they_are_pushed() {
+    let stack = stack("build-push-later", "FROM busybox:musl\nCOPY hello /hello\n");
+    let registry = Registry::start(&stack.project_folder().join("registry")).unwrap();
+    let name = |tag: &str| format!("{}/team/app:{tag}", registry.address());
+    stack.run(&["image", "build", "-q", "-t", &name("1"), "-t", &name("2"), "context"]).ok();
+    let id = stack.run(&["image", "inspect", &name("1"), "--format", "{{.Id}}"]).ok().stdout;
+    for tag in ["1", "2", "1"] {
+        stack.run(&["image", "push", "-q", &name(tag)]).ok();
+        let layers = manifest(&registry, "team/app", tag)["layers"].clone();
+        let types: Vec<&Value> = layers.as_array().unwrap().iter().map(|layer| &layer["mediaType"]).collect();
+        assert_eq!(types, ["application/vnd.oci.image.layer.v1.tar+gzip"; 2]);
+    }
+    assert_eq!(manifest(&registry, "team/app", "1"), manifest(&registry, "team/app", "2"));
+    // Here they are the same image as before, under the digest that the registry has.
+    let first = name("1");
+    let inspect = ["image", "inspect", &first, "--format", "{{.Id}} {{index .RepoDigests 0}}"];
+    let said = stack.run(&inspect).ok().stdout;
+    let pull = stack.run_with(&["image", "pull", "-q", &name("2")], &elsewhere(&stack), "").ok();
+    let other = name("2");
+    let there = ["image", "inspect", &other, "--format", inspect[4]];
+    let there = stack.run_with(&there, &elsewhere(&stack), "");
+    assert_eq!(said, there.ok().stdout, "{pull:?}");
+    assert!(said.starts_with(id.trim()), "{said}");
+    assert_eq!(stack.run(&["image", "ls", "-q", "--filter", "dangling=true"]).ok().stdout, "");
+    stack
+        .run(&[
+            "image",
+            "build",
+            "-q",
+            "-o",
+            &format!("type=image,push=true,compression=uncompressed,name={}", name("3")),
+            "context",
+        ])
+        .ok();
+    assert_eq!(
+        manifest(&registry, "team/app", "3")["layers"][1]["mediaType"],
+        "application/vnd.oci.image.layer.v1.tar"
+    );
     stack.finish();
 }
 

@@ -146,3 +146,26 @@ fn one_control_c_stops_what_up_shows() {
     }
     stack.finish();
 }
+
+/// Only ours: a build that failed is entered before the command that did.
+#[test]
+fn a_build_that_failed_is_entered() {
+    if stack::is_peer() {
+        return;
+    }
+    let stack = stack("terminal-debug");
+    stack.write(
+        "context/Dockerfile",
+        "FROM busybox\nENV WHO=me\nWORKDIR /in\nRUN echo before >made\nRUN echo after >made; exit 3\n",
+    );
+    let terminal = start(&stack, &["image", "build", "--debug", "context"]);
+    terminal.wait_for("Leave it with \"exit\"");
+    terminal.ask_until("echo $WHO in $PWD: $(cat made)", "me in /in: before");
+    terminal.ask_until("stty size", "33 91");
+    terminal.type_in("exit 5\n");
+    let (code, shown) = terminal.finish();
+    assert!(code == 1 && shown.contains("exit code: 3"), "{code}: {shown}");
+    assert_eq!(stack.run(&["image", "ls", "-q", "localhost/build-halted"]).ok().stdout, "");
+    assert!(stack.own_processes().is_empty(), "{:?}", stack.own_processes());
+    stack.finish();
+}

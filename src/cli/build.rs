@@ -9,7 +9,6 @@ use rcompose_engine::build::{BuildError, Event};
 use rcompose_engine::error::chain;
 use rcompose_engine::image::{Reference, Store};
 use rcompose_engine::root::Root;
-use tokio_util::sync::CancellationToken;
 
 use super::context::Context;
 use super::debug::{Halted, with_shell};
@@ -208,11 +207,11 @@ pub async fn build(
     let stop = interrupt.child_token();
     let workshop = Workshop::open(root, pull_options(&Sources::of_host())?, listener, stop.clone())
         .map_err(|error| failed(ui, "", &error))?;
-    let mut built = BTreeMap::new();
+    let mut built: BTreeMap<String, Outcome> = BTreeMap::new();
     let failure = OnceLock::new();
     for round in rounds {
         let all = round.iter().map(|recipe| async {
-            match one(ui, root, &workshop, recipe, &interrupt, progress).await {
+            match one(root, &workshop, recipe, progress).await {
                 Ok(outcome) => Some((recipe.name.clone(), outcome)),
                 Err(error) => {
                     // It ends the others of its round, whose commands are waited for. That they were stopped is no failure.
@@ -228,43 +227,52 @@ pub async fn build(
         }
     }
     let closed = workshop.close().await;
-    if let Some(error) = failure.into_inner() {
-        return Err(error);
+    // What is said from here on stands below what was shown.
+    progress.finish();
+    for outcome in built.values() {
+        remark(ui, outcome);
+    }
+    match failure.into_inner() {
+        Some(_) if interrupt.is_cancelled() => return Err(Error::Exit(INTERRUPTED)),
+        Some(Failure::Build(_, error)) if error.is_interruption() => return Err(Error::Exit(INTERRUPTED)),
+        Some(Failure::Build(name, error)) => return Err(failed(ui, &name, &error)),
+        Some(Failure::Push(error)) => return Err(error),
+        None => {}
     }
     closed?;
     Ok(built)
 }
 
-async fn one(
-    ui: Ui,
-    root: &Root,
-    workshop: &Workshop,
-    recipe: &Recipe,
-    interrupt: &CancellationToken,
-    progress: &Progress,
-) -> Result<Outcome, Error> {
-    match workshop.build(recipe).await {
-        Ok(outcome) => {
-            for warning in &outcome.warnings {
-                let line = warning.span.start.line;
-                ui.warn(&format!("{} ({}:{line}): {}", warning.rule.name(), outcome.file.0, warning.message));
-            }
-            for notice in &outcome.notices {
-                ui.warn(notice);
-            }
-            if let Some(tag) = recipe.tags.first() {
-                let name = tag.familiar();
-                let name = name.strip_suffix(":latest").unwrap_or(&name);
-                progress.event(&Line { text: "Built", ..Line::new(name, State::Done, "") });
-            }
-            let shown = outcome.delivered.push.first().map(Reference::familiar).unwrap_or_default();
-            push_names(root, &outcome.delivered.push, &shown, progress).await?;
-            Ok(outcome)
-        }
-        Err(_) if interrupt.is_cancelled() => Err(Error::Exit(INTERRUPTED)),
-        Err(error) if error.is_interruption() => Err(Error::Exit(INTERRUPTED)),
-        Err(error) => Err(failed(ui, &recipe.name, &error)),
+/// Why a recipe came to nothing.
+enum Failure {
+    /// It was not built, by its name.
+    Build(String, FailedBuild),
+    /// What was built was not pushed.
+    Push(Error),
+}
+
+/// Says what there is to say of what was built.
+fn remark(ui: Ui, outcome: &Outcome) {
+    for warning in &outcome.warnings {
+        let line = warning.span.start.line;
+        ui.warn(&format!("{} ({}:{line}): {}", warning.rule.name(), outcome.file.0, warning.message));
     }
+    for notice in &outcome.notices {
+        ui.warn(notice);
+    }
+}
+
+async fn one(root: &Root, workshop: &Workshop, recipe: &Recipe, progress: &Progress) -> Result<Outcome, Failure> {
+    let built = workshop.build(recipe).await;
+    let outcome = built.map_err(|error| Failure::Build(recipe.name.clone(), error))?;
+    if let Some(tag) = recipe.tags.first() {
+        let name = tag.familiar();
+        let name = name.strip_suffix(":latest").unwrap_or(&name);
+        progress.event(&Line { text: "Built", ..Line::new(name, State::Done, "") });
+    }
+    let shown = outcome.delivered.push.first().map(Reference::familiar).unwrap_or_default();
+    push_names(root, &outcome.delivered.push, &shown, progress).await.map_err(Failure::Push)?;
+    Ok(outcome)
 }
 
 /// Says what went wrong as BuildKit says it: the last lines of the step's output, the lines of the Dockerfile, the reason.

@@ -1,4 +1,5 @@
-//! What is attested of an image: its provenance (SLSA provenance 0.2 in an in-toto statement), as BuildKit writes it.
+//! What is attested of an image, in in-toto statements beside it, as BuildKit writes them: where it comes from (SLSA
+//! provenance 0.2), and what is in it (`sbom`).
 
 use std::collections::BTreeMap;
 
@@ -11,12 +12,12 @@ use super::graph::Operation;
 use super::output::Built;
 use super::request::Request;
 use crate::id::Id;
-use crate::image::{Descriptor, Platform, Reference, media};
+use crate::image::{ATTESTED, Descriptor, Platform, Reference, media};
 
 /// The type of the statement.
 const STATEMENT: &str = "https://in-toto.io/Statement/v0.1";
-/// The type of what it says.
-const PREDICATE: &str = "https://slsa.dev/provenance/v0.2";
+/// The type of what is said of where an image comes from.
+const PROVENANCE: &str = "https://slsa.dev/provenance/v0.2";
 
 /// How much is attested of where an image comes from, beside what its steps say.
 #[derive(Debug, Clone)]
@@ -31,79 +32,95 @@ pub struct Provenance {
     pub started: Timestamp,
 }
 
+/// Something that is said of an image.
+#[derive(Debug, Clone)]
+pub struct Predicate {
+    /// What kind of thing it is: a URL.
+    pub kind: String,
+    /// What is said.
+    pub content: Value,
+}
+
 impl Builder {
-    /// Attests where an image comes from. Returns what an index is to have beside the image.
+    /// Attests what is said of an image. Returns what an index is to have beside the image.
     pub fn attest(
         &self,
         request: &Request,
         image: &Built,
         names: &[Reference],
-        provenance: &Provenance,
+        predicates: &[Predicate],
     ) -> Result<Descriptor, BuildError> {
         let store = &self.shop().store;
-        let statement = statement(request, image, names, provenance).to_string().into_bytes();
-        let layer = Descriptor::new(media::IN_TOTO, store.put_blob(&statement)?, statement.len() as u64);
+        let mut layers = Vec::new();
+        for predicate in predicates {
+            let statement = statement(request, image, names, predicate).to_string().into_bytes();
+            let layer = Descriptor::new(media::IN_TOTO, store.put_blob(&statement)?, statement.len() as u64);
+            layers.push(layer.with_annotation("in-toto.io/predicate-type", &predicate.kind));
+        }
+        let digests: Vec<_> = layers.iter().map(|layer| layer.digest).collect();
         let config = json!({
             "architecture": "unknown", "os": "unknown", "config": {},
-            "rootfs": {"type": "layers", "diff_ids": [layer.digest]},
+            "rootfs": {"type": "layers", "diff_ids": digests},
         });
-        let layers = vec![layer.with_annotation("in-toto.io/predicate-type", PREDICATE)];
         let unknown = Platform { architecture: "unknown".to_owned(), os: "unknown".to_owned(), variant: None };
         let (_, manifest) = store.put_image(&config, layers, unknown, BTreeMap::new())?;
         Ok(manifest
-            .with_annotation("vnd.docker.reference.digest", image.digest.to_string())
+            .with_annotation(ATTESTED, image.digest.to_string())
             .with_annotation("vnd.docker.reference.type", "attestation-manifest"))
     }
 }
 
-fn statement(request: &Request, image: &Built, names: &[Reference], provenance: &Provenance) -> Value {
+fn statement(request: &Request, image: &Built, names: &[Reference], predicate: &Predicate) -> Value {
     let platform = request.graph.platform.to_string();
-    let subject =
-        |name: &Reference| json!({"name": package(name, &platform), "digest": {"sha256": image.digest.hex()}});
-    let subjects: Vec<Value> = if names.is_empty() {
-        vec![json!({"name": "_", "digest": {"sha256": image.digest.hex()}})]
-    } else {
-        names.iter().map(subject).collect()
-    };
-    let mut materials: Vec<Value> = Vec::new();
-    for vertex in &request.graph.vertices {
-        if let Operation::Image(source) = &vertex.operation {
-            let uri = source.reference.parse().map_or_else(
-                |_| source.reference.clone(),
-                |name: Reference| package(&name, &source.platform.to_string()),
-            );
-            let material = json!({"uri": uri, "digest": {"sha256": source.digest.hex()}});
-            if !materials.contains(&material) {
-                materials.push(material);
+    let digest = json!({"sha256": image.digest.hex()});
+    let mut subjects: Vec<Value> =
+        names.iter().map(|name| json!({"name": package(name, &platform), "digest": digest})).collect();
+    if subjects.is_empty() {
+        subjects.push(json!({"name": "_", "digest": digest}));
+    }
+    json!({"_type": STATEMENT, "predicateType": predicate.kind, "subject": subjects, "predicate": predicate.content})
+}
+
+impl Provenance {
+    /// Says where the image of a build comes from.
+    pub fn predicate(&self, request: &Request) -> Predicate {
+        let mut materials: Vec<Value> = Vec::new();
+        for vertex in &request.graph.vertices {
+            if let Operation::Image(source) = &vertex.operation {
+                let uri = source.reference.parse().map_or_else(
+                    |_| source.reference.clone(),
+                    |name: Reference| package(&name, &source.platform.to_string()),
+                );
+                let material = json!({"uri": uri, "digest": {"sha256": source.digest.hex()}});
+                if !materials.contains(&material) {
+                    materials.push(material);
+                }
             }
         }
-    }
-    let mut parameters = json!({"frontend": "dockerfile.v0", "locals": [{"name": "context"}, {"name": "dockerfile"}]});
-    if provenance.max {
-        parameters["args"] = json!(provenance.arguments);
-    }
-    json!({
-        "_type": STATEMENT,
-        "predicateType": PREDICATE,
-        "subject": subjects,
-        "predicate": {
+        let mut parameters =
+            json!({"frontend": "dockerfile.v0", "locals": [{"name": "context"}, {"name": "dockerfile"}]});
+        if self.max {
+            parameters["args"] = json!(self.arguments);
+        }
+        let content = json!({
             "builder": {"id": ""},
             "buildType": "https://mobyproject.org/buildkit@v1",
             "materials": materials,
             "invocation": {
-                "configSource": {"entryPoint": provenance.entry_point},
+                "configSource": {"entryPoint": self.entry_point},
                 "parameters": parameters,
                 "environment": {"platform": Platform::host().to_string()},
             },
             "metadata": {
                 "buildInvocationID": Id::random().as_str(),
-                "buildStartedOn": provenance.started,
+                "buildStartedOn": self.started,
                 "buildFinishedOn": Timestamp::now(),
-                "completeness": {"parameters": provenance.max, "environment": true, "materials": false},
+                "completeness": {"parameters": self.max, "environment": true, "materials": false},
                 "reproducible": false,
             },
-        },
-    })
+        });
+        Predicate { kind: PROVENANCE.to_owned(), content }
+    }
 }
 
 /// Returns the package URL of an image.

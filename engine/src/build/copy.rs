@@ -3,6 +3,7 @@
 //! The destination is resolved in the root of the file system that is built (a link to `/etc` is its own `/etc`); below
 //! that, links are replaced and never followed.
 
+use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
@@ -16,7 +17,7 @@ use nix::sys::stat::{
     utimensat,
 };
 use nix::sys::time::TimeSpec;
-use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, fchownat, symlinkat, unlinkat};
+use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, fchownat, linkat, symlinkat, unlinkat};
 
 use super::ignore::Patterns;
 use super::mode::ModeChange;
@@ -157,6 +158,8 @@ impl Destination<'_> {
         // Modes and times of directories come last: what is put into them changes the times.
         let mut directories: Vec<(PathBuf, &FileStat)> = Vec::new();
         let mut parent: Option<(PathBuf, OwnedFd)> = None;
+        // A file with several names is one file here too.
+        let mut first_names: HashMap<(u64, u64), &Path> = HashMap::new();
         for found in &source.found.found[1..] {
             let above = found.path.parent().unwrap_or(Path::new(""));
             if parent.as_ref().is_none_or(|(open, _)| open != above) {
@@ -177,8 +180,17 @@ impl Destination<'_> {
                     result => result.map_err(failed("create", &target))?,
                 }
                 directories.push((found.path.clone(), &found.stat));
-            } else {
-                self.put(source, found, opened.as_fd(), name, &target)?;
+                continue;
+            }
+            let has_names = kind(&found.stat) == libc::S_IFREG && found.stat.st_nlink > 1;
+            let identity = (found.stat.st_dev, found.stat.st_ino);
+            if let Some(first) = first_names.get(&identity).filter(|_| has_names) {
+                link(top, first, opened.as_fd(), name, &target)?;
+                continue;
+            }
+            self.put(source, found, opened.as_fd(), name, &target)?;
+            if has_names {
+                first_names.insert(identity, &found.path);
             }
         }
         for (below, stat) in directories.iter().rev() {
@@ -221,11 +233,7 @@ impl Destination<'_> {
         name: &OsStr,
         path: &Path,
     ) -> Result<(), CopyError> {
-        match unlinkat(parent, name, UnlinkatFlags::NoRemoveDir) {
-            Ok(()) | Err(Errno::ENOENT) => {}
-            Err(Errno::EISDIR) => return Err(CopyError::DirectoryInTheWay(path.to_owned())),
-            Err(errno) => return Err(failed("replace", path)(errno)),
-        }
+        make_room(parent, name, path)?;
         let stat = &found.stat;
         match kind(stat) {
             libc::S_IFREG => return self.regular(source, found, parent, name, path),
@@ -304,6 +312,24 @@ impl Destination<'_> {
             .map_err(|source| CopyError::Unpack { path: name.clone(), source })?;
         Ok(true)
     }
+}
+
+/// Removes what is in the way of a file.
+fn make_room(parent: BorrowedFd<'_>, name: &OsStr, path: &Path) -> Result<(), CopyError> {
+    match unlinkat(parent, name, UnlinkatFlags::NoRemoveDir) {
+        Ok(()) | Err(Errno::ENOENT) => Ok(()),
+        Err(Errno::EISDIR) => Err(CopyError::DirectoryInTheWay(path.to_owned())),
+        Err(errno) => Err(failed("replace", path)(errno)),
+    }
+}
+
+/// Gives a file that was just copied below `top` another name.
+fn link(top: &OwnedFd, first: &Path, parent: BorrowedFd<'_>, name: &OsStr, path: &Path) -> Result<(), CopyError> {
+    make_room(parent, name, path)?;
+    let above = first.parent().unwrap_or(Path::new(""));
+    let above = beneath::open_directory(top, above).map_err(failed("open", path))?;
+    let first = first.file_name().unwrap_or_default();
+    linkat(&above, first, parent, name, AtFlags::empty()).map_err(failed("link", path))
 }
 
 /// Returns whether a file is an archive, compressed or not.

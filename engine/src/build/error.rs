@@ -139,6 +139,12 @@ pub enum StepError {
     BinarySecret(String),
     #[error("the SSH agent {0:?} was not given to the build: use --ssh {0}")]
     NoAgent(String),
+    #[error("cannot pass on to the SSH agent {id:?}")]
+    Agent {
+        id: String,
+        #[source]
+        source: std::io::Error,
+    },
     #[error("the build was not given the entitlement {0}")]
     Entitlement(&'static str),
     #[error(transparent)]
@@ -172,8 +178,18 @@ pub enum StepError {
     },
     #[error("{0}")]
     System(Failure),
-    #[error("{0} is not supported yet")]
-    Unsupported(&'static str),
+    #[error("the image {0} has no program: it is no generator of SBOMs")]
+    NoGenerator(String),
+    #[error("the generator has written no statement")]
+    NoStatement,
+    #[error("what the generator has written cannot be read: {file}")]
+    Statement {
+        file: String,
+        #[source]
+        source: serde_json::Error,
+    },
+    #[error("what the generator has written does not say what it is: {0} has no predicateType")]
+    Untyped(String),
     #[error("a worker stopped unexpectedly")]
     Worker,
     #[error("interrupted")]

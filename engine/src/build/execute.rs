@@ -476,7 +476,7 @@ impl Task {
         };
         match states.get(&on) {
             Some(State::Layers(layers)) => Ok(Arc::clone(layers)),
-            _ => Err(StepError::Unsupported("a stage that is a build context")),
+            _ => Err(StepError::Worker),
         }
     }
 }

@@ -18,7 +18,7 @@ use crate::container::rootfs;
 /// The file system that one build has made.
 #[derive(Debug)]
 pub struct FileSystem {
-    root: OwnedFd,
+    pub(super) root: OwnedFd,
     /// What the root is where there are no layers.
     _empty: Option<Arc<Temporary>>,
     epoch: Option<u64>,

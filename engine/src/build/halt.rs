@@ -34,7 +34,7 @@ impl Builder {
         let (id, image) = store.put_image(&config, layers, platform, BTreeMap::new())?;
         let name: Reference =
             format!("localhost/build-halted:{}", id.short()).parse().expect("made of a valid name and digits");
-        store.name_image(std::slice::from_ref(&name), &id, &image, None)?;
+        store.name_image(std::slice::from_ref(&name), &id, &image, None, false)?;
         Ok(name)
     }
 }

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::error::BuildError;
 use super::execute::{Builder, Solved};
 use super::request::Request;
-use crate::image::{Compression, Descriptor, Digest, INLINE, Index, media};
+use crate::image::{Compression, Descriptor, Dialect, Digest, INLINE, Index};
 
 /// What is said of each step in the history, so that tools know who wrote it; as BuildKit has it.
 const COMMENT: &str = "buildkit.dockerfile.v0";
@@ -18,6 +18,10 @@ const COMMENT: &str = "buildkit.dockerfile.v0";
 pub struct Shape {
     /// The form of the layers that were made.
     pub compression: Compression,
+    /// The layers of the base have that form too.
+    pub all_layers: bool,
+    /// Whose media types it has.
+    pub dialect: Dialect,
     /// Annotations of the manifest.
     pub annotations: BTreeMap<String, String>,
     /// The image says of its layers which steps made them, so that it is a cache for other builds.
@@ -49,7 +53,13 @@ impl Builder {
         if let Some(base) = &base {
             let raw = store.raw_config(base)?;
             history.extend(raw.get("history").and_then(Value::as_array).cloned().unwrap_or_default());
-            layers.extend(base.layers.iter().cloned());
+            for (layer, diff_id) in base.layers.iter().zip(&base.diff_ids) {
+                layers.push(if shape.all_layers {
+                    store.layer_in(layer, diff_id, shape.compression)?
+                } else {
+                    layer.clone()
+                });
+            }
             diff_ids.extend(&base.diff_ids);
             created = base.created.as_deref().and_then(|created| created.parse().ok()).unwrap_or(created);
         }
@@ -83,17 +93,19 @@ impl Builder {
         if shape.inline_cache {
             config[INLINE] = Self::inline_cache(request, solved, &diff_ids).into();
         }
-        let (id, descriptor) = store.put_image(&config, layers, graph.platform.clone(), shape.annotations.clone())?;
+        let (platform, annotations) = (graph.platform.clone(), shape.annotations.clone());
+        let (id, descriptor) = store.put_image_in(shape.dialect, &config, layers, platform, annotations)?;
         Ok(Built { id, digest: descriptor.digest, descriptor })
     }
 
     /// Makes one image of those for several platforms, and of what is attested of them.
     pub fn index(
         &self,
+        dialect: Dialect,
         manifests: Vec<Descriptor>,
         annotations: &BTreeMap<String, String>,
     ) -> Result<Descriptor, BuildError> {
-        let mut index = Index { media_type: Some(media::OCI_INDEX.to_owned()), manifests, ..Index::default() };
+        let mut index = Index { media_type: Some(dialect.index().to_owned()), manifests, ..Index::default() };
         if !annotations.is_empty() {
             index.other.insert("annotations".to_owned(), json!(annotations));
         }

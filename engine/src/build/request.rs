@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 use super::fetched::Fetched;
-use super::graph::{Graph, RunNetwork};
+use super::graph::{Graph, RunNetwork, VertexId};
 use super::key::Surroundings;
 use super::run::HOSTNAME;
 use crate::container::config::Ulimit;
@@ -58,6 +58,8 @@ pub struct Request {
     pub number: usize,
     /// The steps.
     pub graph: Graph,
+    /// The step in which a generator looks at what the target has made ([`Graph::scan_with`]).
+    pub scan: Option<VertexId>,
     /// Contexts, by name.
     pub contexts: BTreeMap<String, Files>,
     /// What it may use and must not keep.

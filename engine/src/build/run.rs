@@ -15,6 +15,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, unlinkat};
 use oci_spec::image::ImageConfiguration;
 
+use super::forward::Forward;
 use super::layer::Draft;
 use super::runner::{self, Attached, MemoryFile, Report, Request};
 use crate::container::beneath;
@@ -132,8 +133,8 @@ pub(crate) enum RunSource {
         path: PathBuf,
         read_only: bool,
     },
-    /// A socket of the host.
-    Socket(PathBuf),
+    /// The socket of an SSH agent.
+    Agent(Forward),
     Tmpfs {
         size: Option<u64>,
     },
@@ -195,7 +196,7 @@ impl Machine {
             }
             ContainerNetwork::None | ContainerNetwork::Host => None,
         };
-        let (request, _drafts) = self.request(directory, container, layers, draft)?;
+        let (request, _held) = self.request(directory, container, layers, draft)?;
         let (reader, writer) = io::pipe().map_err(RunError::Start)?;
         let mut child = Command::new(beneath::proc_path(&*self.program))
             .arg(runner::FRONT_DOOR)
@@ -227,7 +228,7 @@ impl Machine {
         container: Container,
         layers: &[PathBuf],
         draft: &Draft,
-    ) -> Result<(Request, Vec<Draft>), RunError> {
+    ) -> Result<(Request, Held), RunError> {
         let id = container.id;
         let mut config = ContainerConfig::new(id.short().to_owned(), PROJECT.to_owned(), String::new(), String::new());
         config.id = id.clone();
@@ -286,7 +287,11 @@ impl Machine {
                     parts.extras.insert(mount.target.clone(), path);
                     (bind(directory), read_only)
                 }
-                RunSource::Socket(path) => (bind(path), false),
+                RunSource::Agent(forward) => {
+                    let path = forward.path();
+                    parts.forwards.push(forward);
+                    (bind(path), false)
+                }
                 RunSource::Tmpfs { size } => {
                     (MountSource::Tmpfs { size, mode: None, options: vec!["exec".into()] }, false)
                 }
@@ -319,10 +324,13 @@ impl Machine {
         if matches!(container.network, ContainerNetwork::None) {
             shim.network = Network::New;
         }
-        let Parts { files, overlays, drafts, .. } = parts;
-        Ok((Request { directory: directory.to_owned(), spec, shim, files, overlays }, drafts))
+        let Parts { files, overlays, drafts, forwards, .. } = parts;
+        Ok((Request { directory: directory.to_owned(), spec, shim, files, overlays }, (drafts, forwards)))
     }
 }
+
+/// What mounts need as long as a command runs.
+type Held = (Vec<Draft>, Vec<Forward>);
 
 /// What mounts need besides what a container's configuration says.
 #[derive(Default)]
@@ -331,6 +339,7 @@ struct Parts {
     layers: BTreeMap<String, Vec<PathBuf>>,
     overlays: BTreeMap<PathBuf, Rootfs>,
     drafts: Vec<Draft>,
+    forwards: Vec<Forward>,
     extras: BTreeMap<String, PathBuf>,
 }
 

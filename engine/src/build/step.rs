@@ -14,6 +14,7 @@ use super::copy::{self, Attributes, Destination, Source};
 use super::error::{Before, BuildError, StepError};
 use super::event::Phase;
 use super::execute::{Shop, State, Task, lock};
+use super::forward::Forward;
 use super::graph::{Copy, MakeDirectory, Mount, MountKind, Operation, Run, RunNetwork, VertexId};
 use super::ignore::Patterns;
 use super::key;
@@ -413,10 +414,12 @@ impl Work {
                     variable,
                 ));
             }
-            MountKind::Ssh { id, required, .. } => match request.keyring.ssh.get(id) {
-                Some(socket) => {
+            MountKind::Ssh { id, required, mode, uid, gid } => match request.keyring.ssh.get(id) {
+                Some(agent) => {
                     let variable = format!("SSH_AUTH_SOCK={}", mount.target);
-                    return Ok((Some(RunSource::Socket(socket.clone())), Some(variable)));
+                    let forward = Forward::listen(self.shop().temporary()?, agent.clone(), (*uid, *gid, *mode))
+                        .map_err(|source| StepError::Agent { id: id.clone(), source })?;
+                    return Ok((Some(RunSource::Agent(forward)), Some(variable)));
                 }
                 None if *required => return Err(StepError::NoAgent(id.clone())),
                 None => return Ok((None, None)),
@@ -503,12 +506,16 @@ fn large(found: &[Match]) -> Option<String> {
     let mut parts: Vec<(PathBuf, u64)> = parts.into_iter().collect();
     parts.sort_by_key(|(_, size)| std::cmp::Reverse(*size));
     let gigabytes = |size: u64| format!("{}.{} GB", size / 1_000_000_000, size / 100_000_000 % 10);
-    let largest: Vec<String> =
-        parts.iter().take(3).map(|(path, size)| format!("{} ({})", path.display(), gigabytes(*size))).collect();
+    let largest: Vec<String> = parts
+        .iter()
+        .take(3)
+        .filter(|(_, size)| *size >= all / 10)
+        .map(|(path, size)| format!("{} ({})", path.display(), gigabytes(*size)))
+        .collect();
+    let most = if largest.is_empty() { String::new() } else { format!(", most of it in {}", largest.join(", ")) };
     Some(format!(
-        "the build context has {} to copy, most of it in {}: what is not needed can be left out by .dockerignore",
-        gigabytes(all),
-        largest.join(", ")
+        "the build context has {} to copy{most}: what is not needed can be left out by .dockerignore",
+        gigabytes(all)
     ))
 }
 

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use super::config::ParsedConfig;
 use super::digest::Digest;
 use super::import::ImportError;
-use super::manifest::{Descriptor, Index, MAX_CONFIG, MAX_MANIFEST, Platform, is_dense};
+use super::manifest::{Descriptor, Dialect, Index, MAX_CONFIG, MAX_MANIFEST, Platform, is_dense};
 use super::pull::{PullError, PullOptions, Pulling, no_progress, on_thread};
 use super::reference::Reference;
 use super::registry::{RawManifest, RegistryError};
@@ -290,7 +290,7 @@ impl Store {
     /// Stores a cache: what says which step made what, and the layers, which are in the store. Returns its descriptor.
     pub(crate) fn put_cache(&self, config: &CacheConfig, layers: Vec<Descriptor>) -> Result<Descriptor, StoreError> {
         let config = serde_json::to_vec(config).expect("a cache's configuration can be written");
-        self.put_manifest(&config, CONFIG, layers, BTreeMap::new())
+        self.put_manifest(Dialect::Oci, &config, CONFIG, layers, BTreeMap::new())
     }
 
     /// Writes a cache of the store into a directory, under a tag.

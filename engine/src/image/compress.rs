@@ -7,8 +7,9 @@ use std::path::PathBuf;
 use flate2::write::GzEncoder;
 
 use super::blob::{HashedFile, write_volatile};
+use super::decompress::Decompressor;
 use super::digest::Digest;
-use super::manifest::{Descriptor, media};
+use super::manifest::{Descriptor, Dialect, media};
 use super::store::{Store, StoreError, io_error};
 use crate::root::make_directory;
 
@@ -37,6 +38,11 @@ impl Compression {
             Self::Gzip(_) => media::OCI_LAYER_GZIP,
             Self::Zstd(_) => media::OCI_LAYER_ZSTD,
         }
+    }
+
+    /// Returns whether a layer of a media type has this form, of whatever level.
+    pub(super) fn is_of(self, media_type: &str) -> bool {
+        Dialect::Oci.layer(media_type) == self.media_type()
     }
 
     fn name(self) -> String {
@@ -68,6 +74,35 @@ impl Store {
             digest
         };
         Ok(Descriptor::new(compression.media_type(), digest, self.blob_length(&digest)?))
+    }
+
+    /// Returns a layer in this form, whatever form it has; one that has it already stays as it is.
+    pub(crate) fn layer_in(
+        &self,
+        layer: &Descriptor,
+        diff_id: &Digest,
+        compression: Compression,
+    ) -> Result<Descriptor, StoreError> {
+        if compression.is_of(&layer.media_type) {
+            return Ok(layer.clone());
+        }
+        if !self.has_blob(diff_id) {
+            self.decompress(layer, diff_id)?;
+        }
+        self.layer_as(diff_id, compression)
+    }
+
+    /// Stores a layer as it is when it is not compressed.
+    fn decompress(&self, layer: &Descriptor, diff_id: &Digest) -> Result<(), StoreError> {
+        let blob = layer.digest;
+        let failed = |source| StoreError::Read { layer: blob, source };
+        let (_, file) = self.blob_file(&blob)?;
+        // It was unpacked, so that it is known what it expands to.
+        let (actual, pending) = self.take_in(Decompressor::new(file).map_err(failed)?).map_err(failed)?;
+        if actual != *diff_id {
+            return Err(StoreError::WrongDiffId { layer: blob, expected: *diff_id, actual });
+        }
+        self.publish_blob(pending, diff_id)
     }
 
     /// Returns the directory of what is known of compressed layers.
@@ -107,7 +142,6 @@ impl Store {
 
 #[cfg(test)]
 mod tests {
-    use super::super::decompress::Decompressor;
     use super::*;
 
     #[test]

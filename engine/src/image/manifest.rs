@@ -45,8 +45,12 @@ pub mod media {
     pub const DOCKER_INDEX: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
     /// Docker image configuration.
     pub const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
+    /// Docker layer, not compressed.
+    pub const DOCKER_LAYER_PLAIN: &str = "application/vnd.docker.image.rootfs.diff.tar";
     /// Docker layer, gzip.
     pub const DOCKER_LAYER: &str = "application/vnd.docker.image.rootfs.diff.tar.gzip";
+    /// Docker layer, zstd.
+    pub const DOCKER_LAYER_ZSTD: &str = "application/vnd.docker.image.rootfs.diff.tar.zstd";
     /// Docker image manifest, schema 1 (unsupported), signed.
     pub const DOCKER_SCHEMA1_SIGNED: &str = "application/vnd.docker.distribution.manifest.v1+prettyjws";
 
@@ -63,6 +67,53 @@ pub mod media {
     /// Tells whether a layer is one that registries do not distribute, to be fetched from a URL of the image's choice.
     pub(crate) fn is_foreign(media_type: &str) -> bool {
         media_type.contains("nondistributable") || media_type.contains(".rootfs.foreign.")
+    }
+}
+
+/// Whose media types the documents of an image have.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Dialect {
+    /// Those of the OCI image specification.
+    #[default]
+    Oci,
+    /// Those of Docker's image manifest, version 2, schema 2.
+    Docker,
+}
+
+impl Dialect {
+    pub(crate) fn manifest(self) -> &'static str {
+        match self {
+            Self::Oci => media::OCI_MANIFEST,
+            Self::Docker => media::DOCKER_MANIFEST,
+        }
+    }
+
+    pub(crate) fn index(self) -> &'static str {
+        match self {
+            Self::Oci => media::OCI_INDEX,
+            Self::Docker => media::DOCKER_INDEX,
+        }
+    }
+
+    pub(crate) fn config(self) -> &'static str {
+        match self {
+            Self::Oci => media::OCI_CONFIG,
+            Self::Docker => media::DOCKER_CONFIG,
+        }
+    }
+
+    /// Returns what a layer is called, whatever it was called before. What has no other name keeps it.
+    pub(crate) fn layer(self, media_type: &str) -> &str {
+        const NAMES: [(&str, &str); 3] = [
+            (media::OCI_LAYER, media::DOCKER_LAYER_PLAIN),
+            (media::OCI_LAYER_GZIP, media::DOCKER_LAYER),
+            (media::OCI_LAYER_ZSTD, media::DOCKER_LAYER_ZSTD),
+        ];
+        let known = NAMES.iter().find(|(oci, docker)| [*oci, *docker].contains(&media_type));
+        known.map_or(media_type, |(oci, docker)| match self {
+            Self::Oci => oci,
+            Self::Docker => docker,
+        })
     }
 }
 

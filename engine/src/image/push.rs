@@ -17,7 +17,7 @@ use super::config::Image;
 use super::digest::Digest;
 use super::http::{Payload, Request};
 use super::manifest::{Descriptor, MAX_MANIFEST};
-use super::pull::PullOptions;
+use super::pull::{PullOptions, on_thread};
 use super::reference::Reference;
 use super::registry::{Client, RegistryError, back_off};
 use super::save::Whole;
@@ -89,8 +89,8 @@ pub enum PushError {
         #[source]
         source: Box<StoreError>,
     },
-    /// A reference by digest cannot be pushed to: the registry computes it.
-    #[error("cannot push {image}: a tag is needed and not a digest")]
+    /// The digest of a name is that of another image.
+    #[error("cannot push {image}: a tag is needed, or the digest of what is pushed")]
     Digest {
         /// The image.
         image: String,
@@ -103,7 +103,8 @@ pub enum PushError {
     },
 }
 
-/// Pushes an image of the store under one of its names. Returns the manifest's digest.
+/// Pushes an image of the store under one of its names. Layers that were made here and are not compressed are sent compressed,
+/// always alike. Returns the manifest's digest.
 pub async fn push(
     store: &Arc<Store>,
     name: &Reference,
@@ -116,8 +117,18 @@ pub async fn push(
         .load_by_name(name)
         .map_err(store_failed)?
         .ok_or_else(|| store_failed(StoreError::NoSuchImage(name.familiar())))?;
-    let top = store.pushed(&image).map_err(store_failed)?;
+    let mut top = store.pushed(&image).map_err(store_failed)?;
+    let plain = store.is_kept_plain(&image).map_err(store_failed)?;
+    if plain {
+        let (kept, before) = (Arc::clone(store), top);
+        let compressed = on_thread("compress", move || kept.for_registry(&before)).await;
+        top = compressed.map_err(|_| PushError::Worker { image: name.familiar() })?.map_err(store_failed)?;
+    }
     push_as(store, &top, name, options, progress).await?;
+    if plain {
+        // From here on the name means what the registry has.
+        store.name_sent(name, &image, &top).map_err(store_failed)?;
+    }
     store.set_checked(name).map_err(store_failed)?;
     Ok(top.digest)
 }
@@ -133,8 +144,10 @@ pub async fn push_as(
 ) -> Result<(), PushError> {
     let store_failed = |source| PushError::Store { image: name.familiar(), source: Box::new(source) };
     let registry_failed = |source| PushError::Registry { image: name.familiar(), source: Box::new(source) };
-    let Some(tag) = name.tag().filter(|_| name.digest().is_none()) else {
-        return Err(PushError::Digest { image: name.familiar() });
+    let tag = match (name.tag(), name.digest()) {
+        (Some(tag), None) => Some(tag),
+        (_, Some(digest)) if digest == top.digest => None,
+        _ => return Err(PushError::Digest { image: name.familiar() }),
     };
     let Whole { documents, blobs } = store.whole(top).map_err(store_failed)?;
     let endpoint = reach(&options.client, name).await.map_err(registry_failed)?;
@@ -171,7 +184,7 @@ pub async fn push_as(
 
     for document in documents {
         let content = store.read_blob(&document.digest, MAX_MANIFEST).map_err(store_failed)?;
-        let tag = Some(tag).filter(|_| document.digest == top.digest);
+        let tag = tag.filter(|_| document.digest == top.digest);
         put_manifest(&options.client, &endpoint, name, tag, &document, content).await.map_err(registry_failed)?;
     }
     let phase = PushPhase::Done { digest: top.digest };

@@ -32,9 +32,10 @@ use super::digest::Digest;
 use super::lock::Lock;
 use super::lookup::{LayerStack, LookupError, is_opaque};
 use super::manifest::{
-    Descriptor, Document, Index, MAX_CONFIG, MAX_MANIFEST, Manifest, ManifestError, Platform, media,
+    Descriptor, Dialect, Document, Index, MAX_CONFIG, MAX_MANIFEST, Manifest, ManifestError, Platform, media,
 };
 use super::reference::Reference;
+use super::sent::KEPT_PLAIN;
 use super::unpack::{UnpackError, Unpacked};
 use crate::host;
 use crate::root::{make_directory, make_directory_of_many};
@@ -489,8 +490,20 @@ impl Store {
         platform: Platform,
         annotations: BTreeMap<String, String>,
     ) -> Result<(Digest, Descriptor), StoreError> {
+        self.put_image_in(Dialect::Oci, config, layers, platform, annotations)
+    }
+
+    /// Likewise, with media types of a dialect.
+    pub(crate) fn put_image_in(
+        &self,
+        dialect: Dialect,
+        config: &serde_json::Value,
+        layers: Vec<Descriptor>,
+        platform: Platform,
+        annotations: BTreeMap<String, String>,
+    ) -> Result<(Digest, Descriptor), StoreError> {
         let config = config.to_string().into_bytes();
-        let mut descriptor = self.put_manifest(&config, media::OCI_CONFIG, layers, annotations)?;
+        let mut descriptor = self.put_manifest(dialect, &config, dialect.config(), layers, annotations)?;
         descriptor.platform = Some(platform);
         Ok((Digest::of(&config), descriptor))
     }
@@ -498,20 +511,30 @@ impl Store {
     /// Stores a manifest of layers that are in the store, and its configuration, whatever kind of one that is.
     pub(crate) fn put_manifest(
         &self,
+        dialect: Dialect,
         config: &[u8],
         config_type: &str,
-        layers: Vec<Descriptor>,
+        mut layers: Vec<Descriptor>,
         annotations: BTreeMap<String, String>,
     ) -> Result<Descriptor, StoreError> {
+        for layer in &mut layers {
+            layer.media_type = dialect.layer(&layer.media_type).to_owned();
+        }
         let manifest = Manifest {
             schema_version: 2,
-            media_type: Some(media::OCI_MANIFEST.to_owned()),
+            media_type: Some(dialect.manifest().to_owned()),
             config: Descriptor::new(config_type, self.put_blob(config)?, config.len() as u64),
             layers,
             annotations: Some(annotations).filter(|annotations| !annotations.is_empty()),
         };
-        let manifest = serde_json::to_vec(&manifest).expect("a manifest can be written");
-        Ok(Descriptor::new(media::OCI_MANIFEST, self.put_blob(&manifest)?, manifest.len() as u64))
+        self.put_document(&manifest)
+    }
+
+    /// Stores a manifest as it is. Returns its descriptor.
+    pub(crate) fn put_document(&self, manifest: &Manifest) -> Result<Descriptor, StoreError> {
+        let content = serde_json::to_vec(manifest).expect("a manifest can be written");
+        let media_type = manifest.media_type.as_deref().unwrap_or(media::OCI_MANIFEST);
+        Ok(Descriptor::new(media_type, self.put_blob(&content)?, content.len() as u64))
     }
 
     /// Copies what is read into a file that can become a blob, and returns its digest.
@@ -524,22 +547,28 @@ impl Store {
     /// Stores an index of manifests that are in the store. Returns its descriptor.
     pub(crate) fn put_index(&self, index: &Index) -> Result<Descriptor, StoreError> {
         let content = serde_json::to_vec(index).expect("an index can be written");
-        Ok(Descriptor::new(media::OCI_INDEX, self.put_blob(&content)?, content.len() as u64))
+        let media_type = index.media_type.as_deref().unwrap_or(media::OCI_INDEX);
+        Ok(Descriptor::new(media_type, self.put_blob(&content)?, content.len() as u64))
     }
 
     /// Enters an image that was made here under names; one without a name is called like a loaded one without. `index` is the
     /// index that it is a part of: it stays in the store with the name, with all that it names, and is what is pushed under it.
+    /// With `kept_plain` the layers that were made here are compressed when it is pushed.
     pub fn name_image(
         &self,
         names: &[Reference],
         id: &Digest,
         image: &Descriptor,
         index: Option<&Descriptor>,
+        kept_plain: bool,
     ) -> Result<(), StoreError> {
-        let entry = match index {
-            Some(index) => image.clone().with_annotation(SOURCE_DIGEST, index.digest.to_string()),
-            None => image.clone(),
-        };
+        let mut entry = image.clone();
+        if let Some(index) = index {
+            entry = entry.with_annotation(SOURCE_DIGEST, index.digest.to_string());
+        }
+        if kept_plain {
+            entry = entry.with_annotation(KEPT_PLAIN, "true");
+        }
         if names.is_empty() {
             return self.set_entry(&super::archive::named(None, id), entry);
         }
@@ -553,8 +582,13 @@ impl Store {
 
     /// Likewise of a manifest and what its name meant where it came from.
     pub(crate) fn index_of(&self, manifest: Digest, source: Digest) -> Option<Descriptor> {
-        let length = self.blob_length(&source).ok().filter(|_| source != manifest)?;
-        Some(Descriptor::new(media::OCI_INDEX, source, length))
+        if source == manifest {
+            return None;
+        }
+        let content = self.read_blob(&source, MAX_MANIFEST).ok()?;
+        let index: Index = serde_json::from_slice(&content).ok()?;
+        let media_type = index.media_type.as_deref().unwrap_or(media::OCI_INDEX);
+        Some(Descriptor::new(media_type, source, content.len() as u64))
     }
 
     /// Stores bytes under their digest. The name is durable when an entry refers to it (see [`Store::set_entry`]).

@@ -7,6 +7,7 @@ use clap::Args;
 use rcompose_engine::build::Secret;
 use rcompose_engine::build::graph::RunNetwork;
 use rcompose_engine::container::config::Ulimit;
+use rcompose_engine::error::chain;
 use serde_json::json;
 
 use super::call::{Call, Method, answer};
@@ -16,9 +17,8 @@ use crate::cli::context::Context;
 use crate::cli::debug::with_shell;
 use crate::cli::error::Error;
 use crate::project::build::Delivered;
-use crate::project::build::output::{Annotation, Output};
+use crate::project::build::output::{Annotation, Output, Push};
 use crate::project::build::recipe::{Contents, Recipe};
-use crate::project::build::service::agent;
 use crate::ui::progress::Progress;
 
 #[derive(Debug, Args)]
@@ -33,6 +33,9 @@ pub struct BuildArgs {
     /// Add annotation to the image (format: "[where:]key=value")
     #[arg(long, value_name = "ANNOTATION")]
     annotation: Vec<String>,
+    /// Attestation parameters (format: "type=sbom,generator=image", "type=provenance,mode=max")
+    #[arg(long, value_name = "ATTESTATION")]
+    attest: Vec<String>,
     /// Set build-time variables
     #[arg(long, value_name = "KEY[=VALUE]")]
     build_arg: Vec<String>,
@@ -114,8 +117,8 @@ pub struct BuildArgs {
     /// Shared memory size for build containers
     #[arg(long, value_name = "BYTES", value_parser = build::memory)]
     shm_size: Option<u64>,
-    /// SSH agent socket to expose to the build (format: "default|<id>[=<socket>]")
-    #[arg(long, value_name = "ID[=SOCKET]")]
+    /// SSH agent socket or keys to expose to the build (format: "default|<id>[=<socket>|<key>[,<key>]]")
+    #[arg(long, value_name = "ID[=SOCKET|KEY]")]
     ssh: Vec<String>,
     /// Name and optionally a tag (format: "name:tag")
     #[arg(short, long, value_name = "NAME[:TAG]")]
@@ -211,6 +214,9 @@ fn recipe(args: &BuildArgs) -> Result<Recipe, Error> {
     recipe.platforms.clone_from(&args.platform);
     recipe.outputs = outputs(args)?;
     recipe.memory = args.memory;
+    for attestation in &args.attest {
+        recipe.attest_as(attestation).map_err(Error::new)?;
+    }
     recipe.attest(args.provenance.as_deref(), args.sbom.as_deref()).map_err(Error::new)?;
     recipe.use_caches(&args.cache_from, &args.cache_to).map_err(Error::new)?;
     for annotation in &args.annotation {
@@ -227,9 +233,7 @@ fn recipe(args: &BuildArgs) -> Result<Recipe, Error> {
         recipe.secrets.insert(id, secret);
     }
     for text in &args.ssh {
-        let (id, path) = text.split_once('=').map_or((text.as_str(), None), |(id, path)| (id, Some(path.to_owned())));
-        let socket = agent(path).map_err(|reason| Error::new(format!("--ssh: {reason}")))?;
-        recipe.ssh.insert(id.to_owned(), socket);
+        recipe.use_ssh(text).map_err(|error| Error::new(format!("--ssh: {}", chain(&error))))?;
     }
     recipe.network = args.network;
     for host in &args.add_host {
@@ -251,7 +255,7 @@ fn outputs(args: &BuildArgs) -> Result<Vec<Output>, Error> {
     let shorthand = |asked: bool, text: &str| asked.then(|| Output::parse(text));
     let all = given.chain(shorthand(args.push, "type=registry")).chain(shorthand(args.load, "type=docker"));
     let outputs = all.collect::<Result<Vec<_>, _>>().map_err(|reason| Error::new(format!("--output: {reason}")))?;
-    if outputs.iter().any(|output| output.push && output.names.is_empty()) && args.tag.is_empty() {
+    if outputs.iter().any(|output| output.push != Push::No && output.names.is_empty()) && args.tag.is_empty() {
         return Err(Error::new("tag is needed when pushing to registry"));
     }
     Ok(outputs)

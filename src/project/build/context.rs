@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rcompose_engine::build::dispatch::NamedContext;
 use rcompose_engine::build::graph::MAIN_CONTEXT;
 use rcompose_engine::build::ignore::read_lines;
-use rcompose_engine::build::{Files, Keyring, Received, StepError};
+use rcompose_engine::build::{Files, Received, StepError};
 use rcompose_engine::error::chain;
 use tokio::sync::OnceCell;
 
@@ -22,6 +22,9 @@ const LONGEST: u64 = 16 << 20;
 
 /// What a directory of a web server's Dockerfile is called where it has no other name.
 const DOCKERFILE: &str = "Dockerfile";
+
+/// What a named context begins with that is a target of a bake file.
+const TARGET: &str = "target:";
 
 /// What was fetched for the builds of one command.
 pub(super) type Kept = Arc<Mutex<HashMap<Contents, Arc<OnceCell<Source>>>>>;
@@ -72,7 +75,13 @@ impl Workshop {
             let context = named(name, value)?;
             match &context {
                 NamedContext::Directory(path) => {
+                    if let Some(target) = path.strip_prefix(TARGET) {
+                        return Err(FailedBuild::NoTarget { name: name.clone(), target: target.to_owned() });
+                    }
                     let directory = PathBuf::from(path);
+                    if !directory.is_dir() {
+                        return Err(FailedBuild::NoNamedContext { name: name.clone(), path: directory });
+                    }
                     let ignore = read_ignore(&directory.join(".dockerignore"))?.unwrap_or_default();
                     gathered.context_ignore.insert(name.clone(), ignore);
                     gathered.files.insert(name.clone(), Files::Directory(directory));
@@ -119,8 +128,7 @@ impl Workshop {
         let work = async {
             match contents {
                 Contents::Git(git) => {
-                    let keyring = Keyring { secrets: recipe.secrets.clone(), ssh: recipe.ssh.clone() };
-                    let fetched = self.builder.clone_repository(git, &keyring).await?;
+                    let fetched = self.builder.clone_repository(git, &recipe.keyring()).await?;
                     Ok(Source::Files(Files::Fetched(fetched)))
                 }
                 Contents::Url(url) => {

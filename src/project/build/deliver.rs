@@ -8,12 +8,12 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use rcompose_engine::build::{BuildError, Builder, Built, FileSystem, Provenance, Request, Shape, Solved};
 use rcompose_engine::image::{
-    Archive, ArchiveError, Descriptor, Digest, Folder, Platform, Reference, Store, StoreError,
+    Archive, ArchiveError, Descriptor, Dialect, Digest, Folder, Platform, Reference, ReferenceError, Store, StoreError,
 };
 
 use super::cache::{CachePlace, CacheTarget};
-use super::output::{Annotated, Annotation, Destination, Format, Output};
-use super::recipe::{Attested, Recipe};
+use super::output::{Annotated, Annotation, Destination, Digests, Format, Output, Push};
+use super::recipe::{Attested, Recipe, Sbom};
 use crate::project::whole_file::write_whole;
 
 /// Why what was built could not be given away.
@@ -40,6 +40,14 @@ pub enum DeliverError {
         "a Docker archive has one image and no attestations: use type=oci for several platforms, or for provenance"
     )]
     DockerIndex,
+    #[error("annotations and attestations need media types of the OCI: leave oci-mediatypes=false out")]
+    Dialect,
+    #[error("invalid name {name:?}")]
+    Name {
+        name: String,
+        #[source]
+        source: ReferenceError,
+    },
     #[error("a worker stopped unexpectedly")]
     Worker,
 }
@@ -87,12 +95,13 @@ pub(super) fn deliver(
         match output.format {
             Format::Nothing => {}
             Format::Local => copy(builder, builds, output)?,
-            Format::Tar => write(output, |out| Ok(FileSystem::archive(&trees(builder, builds)?, out)?))?,
+            Format::Tar => write(output, |out| Ok(FileSystem::archive(&trees(builder, builds, output)?, out)?))?,
             Format::Image | Format::Docker | Format::Oci => {
-                let names: Vec<Reference> = recipe.tags.iter().chain(&output.names).cloned().collect();
+                let mut names: Vec<Reference> = recipe.tags.iter().chain(&output.names).cloned().collect();
                 let made = Made::new(builder, (recipe, started), output, &names, builds)?;
-                made.put(store, output, &names)?;
-                if output.push {
+                made.name_by_digest(output, &mut names)?;
+                made.put(store, output, &names, recipe.is_kept_plain(output))?;
+                if output.push != Push::No {
                     delivered.push.extend(names);
                 }
                 delivered.image = Some(made.image);
@@ -131,7 +140,9 @@ impl Made {
         for (request, solved) in builds {
             let platform = &request.graph.platform;
             let shape = Shape {
-                compression: output.form(),
+                compression: recipe.form(output),
+                all_layers: output.all_layers,
+                dialect: output.dialect,
                 annotations: on(annotations(), Annotated::Manifest, Some(platform)),
                 inline_cache: recipe.inline_cache(),
             };
@@ -142,13 +153,18 @@ impl Made {
             images.push(image);
         }
         let mut manifests: Vec<Descriptor> = images.iter().map(|image| image.descriptor.clone()).collect();
-        if let Some(provenance) = provenance(recipe, started) {
-            for ((request, _), image) in builds.iter().zip(&images) {
-                manifests.push(builder.attest(request, image, names, &provenance)?);
+        if output.dialect == Dialect::Docker && (recipe.is_attested() || annotations().next().is_some()) {
+            return Err(DeliverError::Dialect);
+        }
+        for ((request, solved), image) in builds.iter().zip(&images) {
+            let mut predicates = if recipe.sbom == Sbom::None { Vec::new() } else { builder.sbom(request, solved)? };
+            predicates.extend(provenance(recipe, started).map(|provenance| provenance.predicate(request)));
+            if !predicates.is_empty() {
+                manifests.push(builder.attest(request, image, names, &predicates)?);
             }
         }
         let index = if manifests.len() > 1 {
-            Some(builder.index(manifests, &on(annotations(), Annotated::Index, None))?)
+            Some(builder.index(output.dialect, manifests, &on(annotations(), Annotated::Index, None))?)
         } else {
             None
         };
@@ -159,10 +175,30 @@ impl Made {
         Ok(Self { image, index, remarks: on(annotations(), Annotated::IndexDescriptor, None) })
     }
 
-    fn put(&self, store: &Store, output: &Output, names: &[Reference]) -> Result<(), DeliverError> {
+    /// Adds the names with a digest that an output asks for.
+    fn name_by_digest(&self, output: &Output, names: &mut Vec<Reference>) -> Result<(), DeliverError> {
+        let digest = self.index.as_ref().map_or(self.image.digest, |index| index.digest);
+        let untagged = |name: &Reference| named(&name.name(), digest);
+        match &output.digests {
+            _ if output.push == Push::ByDigest => {
+                *names = names.iter().map(untagged).collect::<Result<_, _>>()?;
+                names.dedup();
+            }
+            Digests::Beside => {
+                let canonical = names.iter().map(untagged).collect::<Result<Vec<_>, _>>()?;
+                names.extend(canonical);
+            }
+            Digests::Behind(prefix) if names.is_empty() => names.push(named(prefix, digest)?),
+            Digests::Behind(_) | Digests::None => {}
+        }
+        Ok(())
+    }
+
+    fn put(&self, store: &Store, output: &Output, names: &[Reference], kept_plain: bool) -> Result<(), DeliverError> {
         let image = &self.image;
         if output.destination == Destination::Store {
-            return Ok(store.name_image(names, &image.id, &image.descriptor, self.index.as_ref())?);
+            let index = self.index.as_ref();
+            return Ok(store.name_image(names, &image.id, &image.descriptor, index, kept_plain)?);
         }
         let docker = output.format == Format::Docker;
         if docker && self.index.is_some() {
@@ -182,6 +218,11 @@ impl Made {
             archive.finish().map_err(|error| ArchiveError::Write(error).into())
         })
     }
+}
+
+fn named(name: &str, digest: Digest) -> Result<Reference, DeliverError> {
+    let text = format!("{name}@{digest}");
+    text.parse().map_err(|source| DeliverError::Name { name: text, source })
 }
 
 /// Returns what is attested of where the images come from, in the words of BuildKit.
@@ -215,11 +256,12 @@ fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Delive
     move |source| DeliverError::File { action, path, source }
 }
 
-/// Returns the file systems that were built, of several platforms each with the name of its directory.
-fn trees(builder: &Builder, builds: &Builds) -> Result<Vec<(PathBuf, FileSystem)>, DeliverError> {
-    let several = builds.len() > 1;
+/// Returns the file systems that were built, each with the name of its directory where they are not to be laid over one
+/// another.
+fn trees(builder: &Builder, builds: &Builds, output: &Output) -> Result<Vec<(PathBuf, FileSystem)>, DeliverError> {
+    let split = output.split.unwrap_or(builds.len() > 1);
     let tree = |(request, solved): &(Arc<Request>, Arc<Solved>)| {
-        let name = if several { request.graph.platform.to_string().replace('/', "_") } else { String::new() };
+        let name = if split { request.graph.platform.to_string().replace('/', "_") } else { String::new() };
         Ok((PathBuf::from(name), builder.files(request, solved)?))
     };
     builds.iter().map(tree).collect()
@@ -227,7 +269,7 @@ fn trees(builder: &Builder, builds: &Builds) -> Result<Vec<(PathBuf, FileSystem)
 
 fn copy(builder: &Builder, builds: &Builds, output: &Output) -> Result<(), DeliverError> {
     let Destination::Directory(directory) = &output.destination else { return Err(DeliverError::Worker) };
-    for (name, files) in trees(builder, builds)? {
+    for (name, files) in trees(builder, builds, output)? {
         files.copy_to(&directory.join(name))?;
     }
     Ok(())

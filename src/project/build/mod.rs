@@ -1,5 +1,6 @@
 //! Images that are built: from a context and a Dockerfile to steps, and from those to an image of the store.
 
+mod agent;
 pub mod bake;
 mod cache;
 mod context;
@@ -18,8 +19,8 @@ use jiff::Timestamp;
 use rcompose_engine::build::check::Warning;
 use rcompose_engine::build::dispatch::{Dispatched, Options, Plan, dispatch};
 use rcompose_engine::build::dockerfile::{Dockerfile, Fault};
-use rcompose_engine::build::graph::{Base, Graph, ImageRequest, ImageSource, Operation, Span};
-use rcompose_engine::build::{Aside, BuildError, Builder, Keyring, Progress, Request, Solved, StepError, UplinkError};
+use rcompose_engine::build::graph::{Base, Graph, ImageRequest, ImageSource, Operation, Span, VertexId};
+use rcompose_engine::build::{Aside, BuildError, Builder, Progress, Request, Solved, StepError, UplinkError};
 use rcompose_engine::error::chain;
 use rcompose_engine::image::{
     CacheSource, Descriptor, Digest, Image, ImportedCache, LayoutError, Platform, PlatformError,
@@ -34,7 +35,7 @@ pub use self::context::ignored_of;
 use self::context::{Gathered, Kept};
 pub use self::deliver::Delivered;
 use self::deliver::{DeliverError, deliver};
-use self::recipe::{Recipe, SOURCE_DATE_EPOCH};
+use self::recipe::{Recipe, SOURCE_DATE_EPOCH, Sbom};
 use super::platform::runs;
 
 /// Why an image was not built.
@@ -50,6 +51,12 @@ pub enum FailedBuild {
     TooLong { path: PathBuf, limit: u64 },
     #[error("unable to prepare context: path {:?} not found", .0)]
     NoContext(PathBuf),
+    #[error("failed to get build context {name}: {} is no directory", path.display())]
+    NoNamedContext { name: String, path: PathBuf },
+    #[error(
+        "failed to find target {target} for context {name}: targets are those of bake files; build it, and name its image"
+    )]
+    NoTarget { name: String, target: String },
     #[error("failed to read dockerfile: open {}: no such file or directory", .0)]
     NoDockerfile(String),
     #[error("ambiguous Dockerfile source: both stdin and flag correspond to Dockerfiles")]
@@ -116,6 +123,8 @@ pub enum FailedBuild {
     Uplink(#[from] UplinkError),
     #[error(transparent)]
     Deliver(#[from] DeliverError),
+    #[error("{0}")]
+    Generator(#[source] Box<StepError>),
     #[error("cannot write the cache")]
     Cache(#[from] PushError),
     #[error(
@@ -212,6 +221,9 @@ impl Workshop {
         }
         warnings.sort();
         warnings.dedup();
+        if recipe.is_attested() && recipe.outputs.iter().any(|output| output.format.is_of_files()) {
+            notices.push("nothing is attested of files: only images have attestations".to_owned());
+        }
         let (workshop, for_delivery, kept) = (self.clone(), recipe.clone(), builds.clone());
         let delivered = tokio::task::spawn_blocking(move || {
             deliver(&workshop.builder, &workshop.store, &for_delivery, started, &builds)
@@ -260,7 +272,8 @@ impl Workshop {
 
     /// Executes the steps for one platform.
     async fn solve(&self, recipe: &Recipe, number: usize, platform: &Platform) -> Result<Executed, FailedBuild> {
-        let (plan, file) = self.plan(recipe, platform).await?;
+        let (mut plan, file) = self.plan(recipe, platform).await?;
+        let scan = self.scan(recipe, &mut plan.graph).await?;
         if let Some((step, platform)) = foreign(&plan.graph) {
             return Err(FailedBuild::Foreign { step, platform });
         }
@@ -269,8 +282,9 @@ impl Workshop {
             name: recipe.name.as_str().into(),
             number,
             graph: plan.graph,
+            scan,
             contexts: self.gather(recipe).await?.files,
-            keyring: Keyring { secrets: recipe.secrets.clone(), ssh: recipe.ssh.clone() },
+            keyring: recipe.keyring(),
             network: recipe.network,
             hosts: recipe.hosts.clone(),
             hostname: recipe.arguments.get("BUILDKIT_SANDBOX_HOSTNAME").cloned(),
@@ -294,6 +308,15 @@ impl Workshop {
         }
         let solved = solved.map_err(failed)?;
         Ok(Executed { build: (request, Arc::new(solved)), warnings: plan.warnings, notices, file })
+    }
+
+    /// Adds the step in which a generator says what is in the image, if the recipe names one.
+    async fn scan(&self, recipe: &Recipe, graph: &mut Graph) -> Result<Option<VertexId>, FailedBuild> {
+        let Sbom::Generator(image, settings) = &recipe.sbom else { return Ok(None) };
+        let request = ImageRequest { reference: image.clone(), platform: Platform::host().to_string() };
+        let (_, generator) = self.base(recipe, request).await?;
+        let scan = graph.scan_with(&generator, settings);
+        scan.map(Some).map_err(|source| FailedBuild::Generator(Box::new(source)))
     }
 
     fn options(recipe: &Recipe, platform: &Platform, gathered: &Gathered) -> Options {

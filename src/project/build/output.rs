@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use rcompose_engine::image::{Compression, Platform, Reference};
+use rcompose_engine::image::{Compression, Dialect, Platform, Reference};
 
 use super::csv::{fields, flag};
 
@@ -14,11 +14,47 @@ pub struct Output {
     pub destination: Destination,
     /// Names beside those of the build.
     pub names: Vec<Reference>,
-    /// It is sent to the registries of its names.
-    pub push: bool,
+    pub push: Push,
     /// The form of layers; `None`: what is usual where they go.
     pub compression: Option<Compression>,
+    /// Layers of the base have that form too.
+    pub all_layers: bool,
+    /// Whose media types the image has.
+    pub dialect: Dialect,
+    pub digests: Digests,
+    /// Files are in a directory of their platform; `None`: those of several platforms are.
+    pub split: Option<bool>,
     pub annotations: Vec<Annotation>,
+}
+
+/// Whether an image is sent to the registries of its names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Push {
+    No,
+    Named,
+    /// By its digest, with no tag.
+    ByDigest,
+}
+
+/// Which names with its digest an image has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Digests {
+    None,
+    /// One beside each of its names.
+    Beside,
+    /// One behind this, if it has no other name.
+    Behind(String),
+}
+
+/// What counts only together.
+#[derive(Default)]
+struct Told {
+    kind: Option<String>,
+    destination: Option<String>,
+    archive: bool,
+    push: bool,
+    by_digest: bool,
+    level: Option<i32>,
 }
 
 /// What is made.
@@ -36,6 +72,13 @@ pub enum Format {
     Tar,
     /// Nothing but what the cache has of it.
     Nothing,
+}
+
+impl Format {
+    /// Returns whether it is the files, and no image.
+    pub(super) fn is_of_files(self) -> bool {
+        matches!(self, Self::Local | Self::Tar)
+    }
 }
 
 /// Where it goes.
@@ -75,8 +118,12 @@ impl Output {
             format: Format::Image,
             destination: Destination::Store,
             names: Vec::new(),
-            push: false,
+            push: Push::No,
             compression: None,
+            all_layers: false,
+            dialect: Dialect::Oci,
+            digests: Digests::None,
+            split: None,
             annotations: Vec::new(),
         }
     }
@@ -91,48 +138,15 @@ impl Output {
             return Ok(Self { format, destination, ..Self::image() });
         }
         let mut output = Self::image();
-        let (mut kind, mut destination, mut archive, mut level) = (None, None, true, None);
+        let mut told = Told { archive: true, ..Told::default() };
         for (key, value) in fields(text)? {
-            match key.as_str() {
-                "type" => kind = Some(value),
-                "dest" => destination = Some(value),
-                "name" => {
-                    let names = value.split(',').map(str::trim).filter(|name| !name.is_empty());
-                    output.names = names
-                        .map(|name| name.parse().map_err(|error| format!("invalid name {name:?}: {error}")))
-                        .collect::<Result<_, String>>()?;
-                }
-                "push" => output.push = flag(&key, &value)?,
-                "tar" => archive = flag(&key, &value)?,
-                "compression" => output.compression = Some(compression(&value)?),
-                "compression-level" => {
-                    level = Some(value.parse::<i32>().map_err(|_| format!("{value:?} is no compression level"))?);
-                }
-                // How it is here in any case: names stay, layers are unpacked, media types are those of the OCI, and with
-                // SOURCE_DATE_EPOCH no file is younger.
-                "oci-mediatypes" | "unpack" | "store" | "rewrite-timestamp" => {
-                    if !flag(&key, &value)? {
-                        return Err(format!("{key}=false is not supported"));
-                    }
-                }
-                "force-compression" | "push-by-digest" | "name-canonical" | "prefer-nondist-layers" => {
-                    if flag(&key, &value)? {
-                        return Err(format!("{key} is not supported"));
-                    }
-                }
-                _ => match Annotation::of_output(&key, &value)? {
-                    Some(annotation) => output.annotations.push(annotation),
-                    None => return Err(format!("unknown key {key:?} in {text:?}")),
-                },
+            if !output.take(&mut told, &key, &value)? {
+                return Err(format!("unknown key {key:?} in {text:?}"));
             }
         }
-        output.compression = with_level(output.compression, level)?;
-        output.format = match kind.as_deref() {
-            Some("registry") => {
-                output.push = true;
-                Format::Image
-            }
-            Some("image") => Format::Image,
+        output.compression = with_level(output.compression, told.level)?;
+        output.format = match told.kind.as_deref() {
+            Some("registry" | "image") => Format::Image,
             Some("docker") => Format::Docker,
             Some("oci") => Format::Oci,
             Some("local") => Format::Local,
@@ -141,8 +155,60 @@ impl Output {
             Some(other) => return Err(format!("exporter {other:?} could not be found")),
             None => return Err("type is required for output".to_owned()),
         };
-        output.destination = output.place(destination.as_deref(), archive)?;
+        output.push = match (told.push || told.kind.as_deref() == Some("registry"), told.by_digest) {
+            (true, true) => Push::ByDigest,
+            (true, false) => Push::Named,
+            (false, true) => return Err("push-by-digest needs push=true".to_owned()),
+            (false, false) => Push::No,
+        };
+        if output.dialect == Dialect::Docker && !output.annotations.is_empty() {
+            return Err("annotations need oci-mediatypes".to_owned());
+        }
+        output.destination = output.place(told.destination.as_deref(), told.archive)?;
         Ok(output)
+    }
+
+    /// Takes up one of the options. Returns whether there is such a one.
+    fn take(&mut self, told: &mut Told, key: &str, value: &str) -> Result<bool, String> {
+        match key {
+            "type" => told.kind = Some(value.to_owned()),
+            "dest" => told.destination = Some(value.to_owned()),
+            "name" => {
+                let names = value.split(',').map(str::trim).filter(|name| !name.is_empty());
+                self.names = names
+                    .map(|name| name.parse().map_err(|error| format!("invalid name {name:?}: {error}")))
+                    .collect::<Result<_, String>>()?;
+            }
+            "push" => told.push = flag(key, value)?,
+            "push-by-digest" => told.by_digest = flag(key, value)?,
+            "tar" => told.archive = flag(key, value)?,
+            "compression" => self.compression = Some(compression(value)?),
+            "compression-level" => {
+                told.level = Some(value.parse::<i32>().map_err(|_| format!("{value:?} is no compression level"))?);
+            }
+            "force-compression" => self.all_layers = flag(key, value)?,
+            "oci-mediatypes" => self.dialect = if flag(key, value)? { Dialect::Oci } else { Dialect::Docker },
+            "name-canonical" if flag(key, value)? => self.digests = Digests::Beside,
+            "dangling-name-prefix" => self.digests = Digests::Behind(value.to_owned()),
+            "platform-split" => self.split = Some(flag(key, value)?),
+            // How it is here in any case: what is built is in the store, layers are unpacked, and with SOURCE_DATE_EPOCH no file
+            // is younger.
+            "unpack" | "store" | "rewrite-timestamp" => {
+                if !flag(key, value)? {
+                    return Err(format!("{key}=false is not supported"));
+                }
+            }
+            "prefer-nondist-layers" if flag(key, value)? => return Err(format!("{key} is not supported")),
+            "name-canonical" | "prefer-nondist-layers" => {}
+            "registry.insecure" => {
+                return Err(format!("{key} is not supported: the registries file says it of a registry"));
+            }
+            _ => match Annotation::of_output(key, value)? {
+                Some(annotation) => self.annotations.push(annotation),
+                None => return Ok(false),
+            },
+        }
+        Ok(true)
     }
 
     fn place(&self, given: Option<&str>, archive: bool) -> Result<Destination, String> {
@@ -160,11 +226,10 @@ impl Output {
         }
     }
 
-    /// Returns the form of layers: what is pushed or written into an archive is compressed, what is only kept is not.
-    pub fn form(&self) -> Compression {
-        let away =
-            self.push || matches!(self.format, Format::Oci | Format::Docker) && self.destination != Destination::Store;
-        self.compression.unwrap_or(if away { Compression::USUAL } else { Compression::None })
+    /// Returns whether it leaves the store.
+    pub(super) fn goes_away(&self) -> bool {
+        let archive = matches!(self.format, Format::Oci | Format::Docker) && self.destination != Destination::Store;
+        self.push != Push::No || archive
     }
 }
 
@@ -243,20 +308,22 @@ mod tests {
     fn outputs_are_read_as_docker_reads_them() {
         let read = |text: &str| {
             let output = Output::parse(text)?;
-            let form = output.form();
-            Ok::<_, String>((output.format, output.destination, form))
+            let away = output.goes_away();
+            Ok::<_, String>((output.format, output.destination, away.then_some(output.compression)))
         };
         let file = |path: &str| Destination::File(PathBuf::from(path));
         let folder = |path: &str| Destination::Directory(PathBuf::from(path));
-        let (plain, gzip) = (Compression::None, Compression::USUAL);
+        let (plain, gzip) = (None, Some(None));
         assert_eq!(read("out").unwrap(), (Format::Local, folder("out"), plain));
         assert_eq!(read("-").unwrap(), (Format::Tar, Destination::Stdout, plain));
         assert_eq!(read("type=docker").unwrap(), (Format::Docker, Destination::Store, plain));
         assert_eq!(read("type=docker,dest=a.tar").unwrap(), (Format::Docker, file("a.tar"), gzip));
         assert_eq!(read("type=oci,dest=a,tar=false").unwrap(), (Format::Oci, folder("a"), gzip));
         assert_eq!(read("type=registry").unwrap(), (Format::Image, Destination::Store, gzip));
+        let output = Output::parse("type=registry,push-by-digest,name-canonical=true,oci-mediatypes=0").unwrap();
+        assert_eq!((output.push, output.digests, output.dialect), (Push::ByDigest, Digests::Beside, Dialect::Docker));
         let zstd = "type=image,push=true,compression=zstd,compression-level=9";
-        assert_eq!(read(zstd).unwrap(), (Format::Image, Destination::Store, Compression::Zstd(9)));
+        assert_eq!(read(zstd).unwrap(), (Format::Image, Destination::Store, Some(Some(Compression::Zstd(9)))));
         for wrong in [
             "dest=x",
             "type=local",
@@ -266,6 +333,10 @@ mod tests {
             "type=image,compression=zstd,compression-level=40",
             "type=image,push=perhaps",
             "type=image,unpack=false",
+            "type=image,push-by-digest=true",
+            "type=image,prefer-nondist-layers=true",
+            "type=image,registry.insecure=true",
+            "type=image,oci-mediatypes=false,annotation.a=b",
             "type=image,typo=1",
         ] {
             assert!(read(wrong).is_err(), "{wrong}");

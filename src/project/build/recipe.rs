@@ -4,13 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
-use rcompose_engine::build::Secret;
 use rcompose_engine::build::dispatch::NamedContext;
 use rcompose_engine::build::dockerfile::{Fault, parse_bool};
 use rcompose_engine::build::graph::{Git, RunNetwork};
+use rcompose_engine::build::{Keyring, Secret};
 use rcompose_engine::container::config::Ulimit;
 use rcompose_engine::image::{CacheSource, Compression, Platform, PlatformError, Reference};
 
+use super::agent::{Agent, AgentError};
 use super::cache::{self, CachePlace, CacheTarget, Told};
 use super::csv::fields;
 use super::output::{Annotation, Output};
@@ -43,7 +44,7 @@ pub struct Recipe {
     /// Images that are built by the same command, and that no registry is asked for.
     pub built_here: BTreeSet<String>,
     pub secrets: BTreeMap<String, Secret>,
-    pub ssh: BTreeMap<String, PathBuf>,
+    pub ssh: BTreeMap<String, Agent>,
     pub network: RunNetwork,
     pub hosts: Vec<(String, String)>,
     pub shm_size: Option<u64>,
@@ -66,6 +67,7 @@ pub struct Recipe {
     pub cache_to: Vec<CacheTarget>,
     /// What is attested of where the image comes from.
     pub provenance: Attested,
+    pub sbom: Sbom,
     /// Where it is said, after a command that failed, what image there is of the state before it.
     pub halted: Option<Arc<OnceLock<Reference>>>,
     /// What is to be said of what it asks for and does not get.
@@ -120,17 +122,54 @@ pub enum Attested {
 
 impl Attested {
     /// Reads `--provenance`: `true`, `false`, `mode=min`, `mode=max`, `disabled=true`.
-    fn parse(text: &str) -> Result<Self, String> {
+    fn read(fields: &[(String, String)]) -> Result<Self, String> {
         let mut attested = Self::Min;
-        for (key, value) in fields(text)? {
+        for (key, value) in fields {
             match (key.as_str(), value.as_str()) {
                 ("false", "") | ("disabled", "true") => attested = Self::None,
                 ("true" | "", "") | ("mode", "min") | ("disabled", "false") => {}
                 ("mode", "max") => attested = Self::Max,
-                _ => return Err(format!("invalid provenance {text:?}: true, false, mode=min and mode=max are known")),
+                _ => {
+                    return Err(format!(
+                        "invalid provenance {key}={value}: true, false, mode=min and mode=max are known"
+                    ));
+                }
             }
         }
         Ok(attested)
+    }
+}
+
+/// Who says what is in an image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Sbom {
+    None,
+    /// We do.
+    Own,
+    /// An image that looks at it, and its settings.
+    Generator(String, BTreeMap<String, String>),
+}
+
+impl Sbom {
+    /// Reads `--sbom`: `true`, `false`, `disabled=true`, `generator=IMAGE`, and settings of the generator.
+    fn read(fields: &[(String, String)]) -> Result<Self, String> {
+        let (mut wanted, mut generator, mut settings) = (true, None, BTreeMap::new());
+        for (key, value) in fields {
+            match (key.as_str(), value.as_str()) {
+                ("false", "") | ("disabled", "true") => wanted = false,
+                ("true" | "", "") | ("disabled", "false") => {}
+                ("generator", image) => generator = Some(image.to_owned()),
+                (key, value) => _ = settings.insert(key.to_uppercase(), value.to_owned()),
+            }
+        }
+        match generator {
+            _ if !wanted => Ok(Self::None),
+            Some(image) => Ok(Self::Generator(image, settings)),
+            None if settings.is_empty() => Ok(Self::Own),
+            None => {
+                Err("invalid sbom: true, false and generator=IMAGE are known; settings are a generator's".to_owned())
+            }
+        }
     }
 }
 
@@ -138,11 +177,58 @@ impl Recipe {
     /// Takes up what is to be attested: `--provenance` and `--sbom`, or the attributes of a service.
     pub fn attest(&mut self, provenance: Option<&str>, sbom: Option<&str>) -> Result<(), String> {
         if let Some(text) = provenance {
-            self.provenance = Attested::parse(text)?;
+            self.provenance = Attested::read(&fields(text)?)?;
         }
-        if sbom.is_some_and(|text| !matches!(text, "false" | "disabled=true")) {
-            self.notices.push("no SBOM is made: there is no scanner here".to_owned());
+        if let Some(text) = sbom {
+            self.sbom = Sbom::read(&fields(text)?)?;
         }
+        Ok(())
+    }
+
+    /// Takes up `--attest`: `type=provenance` or `type=sbom`, and what their own options say.
+    pub fn attest_as(&mut self, text: &str) -> Result<(), String> {
+        let (kinds, rest): (Vec<_>, Vec<_>) = fields(text)?.into_iter().partition(|(key, _)| key == "type");
+        match kinds.first().map(|(_, kind)| kind.as_str()) {
+            Some("provenance") => self.provenance = Attested::read(&rest)?,
+            Some("sbom") => self.sbom = Sbom::read(&rest)?,
+            Some(other) => return Err(format!("unknown attestation type {other:?}: provenance and sbom are known")),
+            None => return Err(format!("attestation type not specified in {text:?}")),
+        }
+        Ok(())
+    }
+
+    /// Returns whether anything is attested of the image.
+    pub(super) fn is_attested(&self) -> bool {
+        self.provenance != Attested::None || self.sbom != Sbom::None
+    }
+
+    /// Returns the form of layers: what is pushed or written into an archive is compressed, what is only kept is not. What is
+    /// attested of an image names its digest, so that it is not compressed when it is pushed later, but at once.
+    pub(super) fn form(&self, output: &Output) -> Compression {
+        let usual = if output.goes_away() || self.is_attested() { Compression::USUAL } else { Compression::None };
+        output.compression.unwrap_or(usual)
+    }
+
+    /// Returns whether layers are not compressed only because nobody has asked for it yet.
+    pub(super) fn is_kept_plain(&self, output: &Output) -> bool {
+        output.compression.is_none() && self.form(output) == Compression::None
+    }
+
+    /// Returns what the build may use and must not keep.
+    pub(super) fn keyring(&self) -> Keyring {
+        let socket = |(id, agent): (&String, &Agent)| (id.clone(), agent.socket().to_owned());
+        Keyring { secrets: self.secrets.clone(), ssh: self.ssh.iter().map(socket).collect() }
+    }
+
+    /// Takes up `--ssh`: an id, and behind `=` the socket of an agent or files with keys.
+    pub fn use_ssh(&mut self, text: &str) -> Result<(), AgentError> {
+        let (id, given) = text.split_once('=').unwrap_or((text, ""));
+        self.use_agent(id, given)
+    }
+
+    /// Takes up an agent, as `--ssh` says it behind `=`.
+    pub(super) fn use_agent(&mut self, id: &str, given: &str) -> Result<(), AgentError> {
+        self.ssh.insert(id.to_owned(), Agent::open(given)?);
         Ok(())
     }
 
@@ -223,6 +309,7 @@ impl Recipe {
             cache_from: Vec::new(),
             cache_to: Vec::new(),
             provenance: Attested::None,
+            sbom: Sbom::None,
             halted: None,
             notices: Vec::new(),
         }

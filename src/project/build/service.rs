@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock};
 use rcompose_engine::build::Secret;
 use rcompose_engine::build::graph::RunNetwork;
 use rcompose_engine::container::config::Ulimit;
+use rcompose_engine::error::chain;
 use rcompose_engine::image::{Compression, Platform, Reference, ReferenceError};
 
 use super::recipe::{Contents, Recipe};
@@ -167,13 +168,13 @@ fn recipe(project: &Project, service: &Service, build: &Build, overrides: &Overr
         let id = secret.target.clone().filter(|target| !target.is_empty());
         recipe.secrets.insert(id.unwrap_or_else(|| secret.source.clone()), value);
     }
-    let given = build.ssh.iter().map(|key| (key.id.clone(), key.path.clone()));
-    let asked = overrides.ssh.iter().map(|text| match text.split_once('=') {
-        Some((id, path)) => (id.to_owned(), Some(path.to_owned())),
-        None => (text.clone(), None),
-    });
-    for (id, path) in given.chain(asked) {
-        recipe.ssh.insert(id, agent(path).map_err(|reason| invalid("ssh", reason))?);
+    for key in &build.ssh {
+        recipe
+            .use_agent(&key.id, key.path.as_deref().unwrap_or_default())
+            .map_err(|error| invalid("ssh", chain(&error)))?;
+    }
+    for text in &overrides.ssh {
+        recipe.use_ssh(text).map_err(|error| invalid("ssh", chain(&error)))?;
     }
     recipe.network = match build.network.as_deref() {
         None | Some("" | "default") => RunNetwork::Default,
@@ -217,23 +218,6 @@ fn platforms(service: &Service, build: &Build, all: bool) -> Result<Vec<String>,
 /// Returns whether two platforms are one, however they are written. What is no platform is found out by the build.
 fn same(one: &str, other: &str) -> bool {
     one == other || one.parse::<Platform>().is_ok_and(|one| other.parse() == Ok(one))
-}
-
-/// Returns the socket of an SSH agent: the one given, else that of the user.
-pub fn agent(path: Option<String>) -> Result<PathBuf, String> {
-    use std::os::unix::fs::FileTypeExt as _;
-    let path = match path.filter(|path| !path.is_empty()) {
-        Some(path) => PathBuf::from(path),
-        None => match std::env::var_os("SSH_AUTH_SOCK") {
-            Some(path) if !path.is_empty() => PathBuf::from(path),
-            _ => return Err("no SSH agent: SSH_AUTH_SOCK is not set".to_owned()),
-        },
-    };
-    let is_socket = std::fs::metadata(&path).is_ok_and(|found| found.file_type().is_socket());
-    if is_socket {
-        return Ok(path);
-    }
-    Err(format!("{} is not the socket of an agent: keys are not read, load them into an agent", path.display()))
 }
 
 fn reference(service: &Service, name: &str) -> Result<Reference, RecipeError> {

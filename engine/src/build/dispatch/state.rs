@@ -15,7 +15,8 @@ use crate::build::dockerfile::instruction::{Command, Instruction, Word};
 use crate::build::dockerfile::shell::{Expanded, Lexer};
 use crate::build::dockerfile::{Fault, closest, go};
 use crate::build::graph::{
-    Base, Context, Graph, History, ImageRequest, ImageSource, MAIN_CONTEXT, Operation, Span, Vertex, VertexId,
+    Base, Context, Copy, CopySource, Graph, History, ImageRequest, ImageSource, MAIN_CONTEXT, Operation, Span, Vertex,
+    VertexId,
 };
 use crate::build::ignore::Patterns;
 use crate::image::{ImportedConfig, Platform, Reference};
@@ -41,6 +42,8 @@ pub(crate) struct Builder<'a> {
     /// The sources that several steps share.
     shared: Vec<(Operation, VertexId)>,
     states: BTreeMap<usize, State>,
+    /// Contexts that are the first layer of a stage: the step that makes the layer, and the files.
+    laid: BTreeMap<VertexId, VertexId>,
     text: usize,
     pub(crate) outline: Outline,
 }
@@ -131,6 +134,7 @@ impl<'a> Builder<'a> {
             vertices: Vec::new(),
             shared: Vec::new(),
             states: BTreeMap::new(),
+            laid: BTreeMap::new(),
             text: 0,
             outline: Outline::default(),
         }
@@ -215,10 +219,12 @@ impl<'a> Builder<'a> {
                     let context = Context { name: name.clone(), ignore };
                     let shown = format!("[context {name}] load from client");
                     state.at = self.share(Operation::Context(context), shown, None);
+                    self.lay(&mut state, name, stage)?;
                 }
                 NamedContext::Git(git) => {
                     let shown = format!("[context {name}] {}", git.remote);
                     state.at = self.share(Operation::Git(git.clone()), shown, None);
+                    self.lay(&mut state, name, stage)?;
                 }
             },
             Origin::Image(_) => self.begin_image(&mut state, node, label, total, stage),
@@ -242,6 +248,27 @@ impl<'a> Builder<'a> {
             state.config.working_dir.clone_from(&state.directory);
         }
         Ok(state)
+    }
+
+    /// Has the files of a context be the first layer of a stage. What is no stage only copies from it.
+    fn lay(&mut self, state: &mut State, name: &str, stage: Option<String>) -> Result<(), Fault> {
+        if stage.is_none() {
+            return Ok(());
+        }
+        let from = state.at;
+        let copy = Copy {
+            on: self.share(Operation::Scratch, "[internal] scratch".to_owned(), None),
+            sources: vec![CopySource { from, path: "/".to_owned(), literal: true, unpack: false }],
+            destination: "/".to_owned(),
+            owner: None,
+            mode: None,
+            link: false,
+            parents: false,
+            exclude: Vec::new(),
+        };
+        state.at = self.share(Operation::Copy(copy), format!("[context {name}] lay out"), stage);
+        self.laid.insert(state.at, from);
+        self.commit(state, format!("local source for {name}"), Some(state.at))
     }
 
     fn begin_image(&mut self, state: &mut State, node: &Node, label: &str, total: usize, stage: Option<String>) {
@@ -317,7 +344,8 @@ impl<'a> Builder<'a> {
 
     /// Returns the file system of another stage, as it is now.
     pub(crate) fn file_system(&self, stage: usize) -> Option<VertexId> {
-        self.states.get(&stage).map(|state| state.at)
+        // A context need not be a layer to be copied from.
+        self.states.get(&stage).map(|state| *self.laid.get(&state.at).unwrap_or(&state.at))
     }
 
     /// Counts text that is kept.
