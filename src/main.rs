@@ -31,22 +31,28 @@ fn main() -> ExitCode {
     }
     std::panic::set_hook(Box::new({
         let default = std::panic::take_hook();
-        move |info| match exhausted(info) {
-            Some(reason) => {
+        move |info| {
+            rcompose::ui::terminal::restore();
+            if let Some(reason) = exhausted(info) {
                 rcompose::cli::refuse(&format!("cannot go on: {reason}"));
                 std::process::exit(1);
             }
-            None => default(info),
+            default(info);
         }
     }));
     rcompose::cli::main()
 }
 
-/// Says why the asynchronous runtime gives up where the host has no more threads or descriptors for it, which it does by
-/// panicking. Everything else that panics is a fault of ours.
+/// Says why the asynchronous runtime, or the standard library, gives up where the host has no more threads or descriptors for
+/// it, which it does by panicking. Everything else that panics is a fault of ours.
 fn exhausted(info: &std::panic::PanicHookInfo<'_>) -> Option<String> {
     let text = info.payload_as_str()?;
-    let known = ["OS can't spawn worker thread", "failed to create UnixStream", "failed to clone UnixStream"];
+    let known = [
+        "OS can't spawn worker thread",
+        "failed to spawn thread",
+        "failed to create UnixStream",
+        "failed to clone UnixStream",
+    ];
     known.iter().any(|begin| text.starts_with(begin)).then(|| text.to_owned())
 }
 

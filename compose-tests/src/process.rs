@@ -67,7 +67,7 @@ pub fn of_root(root: &Path) -> Vec<Process> {
             // What is mounted on the host is seen by all who have no mounts of their own.
             let apart = || mounts(&pid.to_string()) != host;
             let own = mentions("cmdline") || mentions("environ") || links("cwd") || links("root");
-            own || (mentions("mountinfo") && apart())
+            own || (apart() && mentions("mountinfo"))
         })
         .filter_map(read)
         .collect()

@@ -11,8 +11,12 @@ use std::{
 };
 
 use nix::{
-    pty::{Winsize, openpty},
-    sys::termios::{Termios, tcgetattr},
+    fcntl::{OFlag, open},
+    pty::{grantpt, posix_openpt, ptsname_r, unlockpt},
+    sys::{
+        stat::Mode,
+        termios::{Termios, tcgetattr},
+    },
 };
 
 use crate::wait;
@@ -49,9 +53,10 @@ impl Settings {
 impl Terminal {
     /// Runs a command in a terminal of this many rows and columns.
     pub fn start(command: &Command, rows: u16, columns: u16) -> Terminal {
-        let pty = openpty(&size(rows, columns), None).expect("there are terminals");
-        let open = || Stdio::from(pty.slave.try_clone().expect("there are descriptors"));
-        let before = Settings::of(&pty.slave);
+        let (master, end) = pair().expect("there are terminals");
+        set_size(&end, rows, columns);
+        let open = || Stdio::from(end.try_clone().expect("there are descriptors"));
+        let before = Settings::of(&end);
         // Makes the terminal that of a session of its own, so that it sends signals.
         let mut session = Command::new("setsid");
         session.args(["--ctty", "--wait"]).arg(command.get_program()).args(command.get_args()).env_clear();
@@ -60,7 +65,7 @@ impl Terminal {
             session.current_dir(folder);
         }
         let child = session.stdin(open()).stdout(open()).stderr(open()).spawn().expect("util-linux is installed");
-        let master = File::from(pty.master);
+        let master = File::from(master);
         let mut copy = master.try_clone().expect("there are descriptors");
         let shown = Arc::new(Mutex::new(Vec::new()));
         let screen = Arc::clone(&shown);
@@ -71,7 +76,7 @@ impl Terminal {
                 screen.lock().expect("nobody panics with it").extend_from_slice(&buffer[..count]);
             }
         });
-        Terminal { child, master, end: Some(pty.slave), before, shown, reader }
+        Terminal { child, master, end: Some(end), before, shown, reader }
     }
 
     fn end(&self) -> &OwnedFd {
@@ -85,10 +90,7 @@ impl Terminal {
 
     /// Makes the window another size.
     pub fn resize(&self, rows: u16, columns: u16) {
-        let size = format!("stty rows {rows} cols {columns}");
-        let end = self.end().try_clone().expect("there are descriptors");
-        let status = Command::new("sh").args(["-c", &size]).stdin(end).status().expect("there is a shell");
-        assert!(status.success(), "the size of a terminal can be set");
+        set_size(self.end(), rows, columns);
     }
 
     /// Returns all that was shown so far.
@@ -184,6 +186,20 @@ impl Drop for Terminal {
     }
 }
 
-fn size(rows: u16, columns: u16) -> Winsize {
-    Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 }
+/// Returns both ends of a new terminal. Nobody inherits them: a process that some other test leaves running would hold the
+/// terminal open.
+fn pair() -> nix::Result<(OwnedFd, OwnedFd)> {
+    let flags = OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
+    let master = posix_openpt(flags)?;
+    grantpt(&master)?;
+    unlockpt(&master)?;
+    let end = open(ptsname_r(&master)?.as_str(), flags, Mode::empty())?;
+    Ok((master.into(), end))
+}
+
+fn set_size(end: &OwnedFd, rows: u16, columns: u16) {
+    let size = format!("stty rows {rows} cols {columns}");
+    let end = end.try_clone().expect("there are descriptors");
+    let status = Command::new("sh").args(["-c", &size]).stdin(end).status().expect("there is a shell");
+    assert!(status.success(), "the size of a terminal can be set");
 }

@@ -79,6 +79,26 @@ fn logs_follow_until_the_end() {
     stack.finish();
 }
 
+#[test]
+fn logs_of_several_services_come_in_the_order_of_time() {
+    let stack = Stack::new("order");
+    let service = "{image: busybox, init: true, stop_grace_period: 0s, command: [sh, -c, 'for i in $$(seq 40); do echo line $$i; \
+                   sleep 0.01; done; exec sleep 1000']}";
+    stack.write("compose.yaml", &format!("services:\n  one: {service}\n  two: {service}\n"));
+    stack.run(&["up", "-d"]).ok();
+    let sorted = wait::until(wait::PATIENCE, "both services' last lines", || {
+        let output = stack.run(&["logs", "-t"]).ok();
+        if output.stdout.matches("line 40\n").count() == 2 { Ok(output.stdout) } else { Err(output) }
+    });
+    assert_eq!(sorted.lines().count(), 80, "{sorted}");
+    // What is shown as it grows is in the same order.
+    let logs = stack.spawn(&["logs", "-f", "-t"]);
+    logs.wait_output("all lines", |output| output.stdout.lines().count() >= 80);
+    logs.signal(Signal::SIGINT);
+    assert_eq!(logs.wait().stdout, sorted);
+    stack.finish();
+}
+
 /// Runs a shell line in a terminal of 33 rows and 91 columns, and returns what it showed.
 fn in_terminal(stack: &Stack, line: &str) -> String {
     typing_in_terminal(stack, line, "")

@@ -188,13 +188,9 @@ fn programs_of_another_machine_need_a_handler() {
     unshare(CloneFlags::CLONE_NEWNS).expect("root makes mount namespaces");
     let none = None::<&str>;
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).expect("mounts can be made private");
-    if mount(Some("binfmt_misc"), HANDLERS, Some("binfmt_misc"), MsFlags::empty(), none).is_err() {
-        eprintln!("skipped: this kernel has no binfmt_misc");
-        stack.finish();
-        return;
-    }
+    let has_handlers = mount(Some("binfmt_misc"), HANDLERS, Some("binfmt_misc"), MsFlags::empty(), none).is_ok();
     let known = |entry: fs::DirEntry| fs::read_to_string(entry.path()).is_ok_and(|text| text.contains("00020016"));
-    let is_known = fs::read_dir(HANDLERS).expect("it was just mounted").flatten().any(known);
+    let is_known = fs::read_dir(HANDLERS).into_iter().flatten().flatten().any(known);
 
     let mut archive = tar::Builder::new(Vec::new());
     let mut header = tar::Header::new_gnu();
@@ -216,7 +212,14 @@ fn programs_of_another_machine_need_a_handler() {
     );
     if !is_known {
         let output = stack.run(&["run", "--rm", "-T", "foreign"]).fails();
-        output.complains("linux/s390x, whose programs this machine cannot execute");
+        output.complains(
+            "linux/s390x, whose programs this machine cannot execute: no handler of binfmt_misc is registered",
+        );
+    }
+    if !has_handlers {
+        eprintln!("skipped: this kernel has no binfmt_misc");
+        stack.finish();
+        return;
     }
     // A program that says what it is to interpret, as one that is called `echo` does.
     stack.run(&["create", "own"]).ok();

@@ -262,7 +262,7 @@ impl Bench {
         Self::said(&output);
         self.model = self.model.after(command);
         if command == Command::Down {
-            self.assert_nothing_left();
+            self.assert_nothing_left(&output);
         }
     }
 
@@ -313,10 +313,10 @@ impl Bench {
         assert!(self.model.loose || !volume.exists(), "web started before what it depends on, in {step:?}");
     }
 
-    fn assert_nothing_left(&self) {
+    fn assert_nothing_left(&self, down: &Output) {
         wait::until(wait::PATIENCE, "everything to be gone", || {
             let left = self.stack.census_of(&self.containers).beyond(&self.before);
-            if left.is_empty() { Ok(()) } else { Err(left) }
+            if left.is_empty() { Ok(()) } else { Err((left, down)) }
         });
     }
 

@@ -112,7 +112,7 @@ fn statistics_are_a_live_table() {
     let stack = stack("live");
     stack.run(&["up", "-d", "web"]).ok();
     let table = start(&stack, &["stats"]);
-    let heads = |shown: &str| shown.matches("CONTAINER ID").count();
+    let heads = |shown: &str| shown.matches("MEM USAGE").count();
     table.wait_until("the table, several times", |shown| heads(shown) >= 3);
     let shown = table.shown();
     assert!(shown.contains(&format!("{}-web-1", stack.project)) && shown.contains("\x1b["), "{shown}");
@@ -122,7 +122,7 @@ fn statistics_are_a_live_table() {
     table.wait_for(&name);
     stack.run(&["rm", "-fs", "shell"]).ok();
     table.wait_until("a table without it", |shown| {
-        let last = shown.rmatch_indices("CONTAINER ID").nth(1).map(|(at, _)| &shown[at..]);
+        let last = shown.rmatch_indices("MEM USAGE").nth(1).map(|(at, _)| &shown[at..]);
         last.is_some_and(|last| !last.contains(&name))
     });
     table.type_in(INTERRUPT);

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::context::Context;
 use super::debug::{Halted, with_shell};
-use super::error::{Error, INTERRUPTED};
+use super::error::{Error, INTERRUPTED, Message};
 use super::signals;
 use crate::compose::Project;
 use crate::compose::model::PullPolicy;
@@ -270,17 +270,19 @@ async fn one(
 /// Says what went wrong as BuildKit says it: the last lines of the step's output, the lines of the Dockerfile, the reason.
 pub fn failed(ui: Ui, name: &str, error: &FailedBuild) -> Error {
     let mut reason = chain(error);
+    let mut hint = None;
     if let FailedBuild::Build { source, .. } = error
-        && let BuildError::Step { name, output, source, .. } = source.root()
+        && let BuildError::Step { name: step, output, source, .. } = source.root()
     {
-        ui.say(&repeated(name, output));
+        ui.say(&repeated(step, output));
         reason = chain(source);
+        hint = (!name.is_empty()).then(|| format!("rcompose build --debug {name} opens a shell where it failed"));
     }
     if let Some((span, (file, text))) = error.place() {
         ui.say(&excerpt(file, text, span));
     }
     let target = if name.is_empty() { String::new() } else { format!("target {name}: ") };
-    Error::new(format!("{target}failed to solve: {reason}"))
+    Error::Failed(vec![Message { text: format!("{target}failed to solve: {reason}"), hint }])
 }
 
 /// Says what the checks have to say.

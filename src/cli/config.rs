@@ -23,6 +23,11 @@ use crate::remote::Reader;
 
 /// The flags of `config`.
 #[derive(Debug, Clone, Default, Args)]
+#[command(after_help = "\
+Examples:
+  rcompose config --services
+  rcompose config --format json
+  rcompose config --lock-image-digests -o compose.lock.yaml")]
 pub struct ConfigArgs {
     /// The services to show, with what they depend on
     pub services: Vec<String>,

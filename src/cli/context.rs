@@ -30,8 +30,6 @@ use crate::ui::progress::Progress;
 pub struct Context {
     pub global: GlobalArgs,
     pub ui: Ui,
-    /// Whether we answer in Docker Compose's name.
-    pub compatible: bool,
     /// `None`: the command is about the project itself.
     pub copy: Option<Copy>,
 }
@@ -59,9 +57,9 @@ pub struct Scope {
 }
 
 impl Context {
-    pub fn new(global: GlobalArgs, ui: Ui, compatible: bool) -> Self {
+    pub fn new(global: GlobalArgs, ui: Ui) -> Self {
         let copy = global.instance.clone().map(|suffix| Copy { suffix, ports: None });
-        Self { global, ui, compatible, copy }
+        Self { global, ui, copy }
     }
 
     /// Loads the project with these services and what they depend on; no services: all.
@@ -104,7 +102,7 @@ impl Context {
     }
 
     /// Returns what the project with this name, or the copy of it that is meant, is called.
-    fn named(&self, project: &str) -> String {
+    pub fn named(&self, project: &str) -> String {
         self.copy.as_ref().map_or_else(|| project.to_owned(), |copy| copy.name(project))
     }
 
@@ -231,7 +229,7 @@ impl Context {
 
     /// Runs a future to its end on this thread.
     pub fn block_on<T>(&self, future: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
-        tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(future)
+        runtime()?.block_on(future)
     }
 
     /// Lets those who listen to events know what was done to a container ([`Engine::report`]).
@@ -289,7 +287,9 @@ impl Scope {
                 project.services.contains_key(service) || project.disabled_services.contains_key(service)
             });
             if !declared && !known.contains(service.as_str()) {
-                return Err(Error::new(format!("no such service: {service}")));
+                let files = self.project.iter();
+                let files = files.flat_map(|project| project.services.keys().chain(project.disabled_services.keys()));
+                return Err(Error::no_such_service(service, files.map(String::as_str).chain(known)));
             }
         }
         let chosen =
@@ -312,7 +312,10 @@ impl Scope {
         let mut own = self.select(containers, &[service.to_owned()])?.into_iter().filter(running);
         match (index, own.next()) {
             (None, Some(container)) => Ok(container),
-            _ => Err(Error::new(format!("service \"{service}\" is not running"))),
+            _ => Err(Error::with_hint(
+                format!("service \"{service}\" is not running"),
+                format!("rcompose start {service}"),
+            )),
         }
     }
 
@@ -327,8 +330,13 @@ impl Scope {
         own.sort_by_key(|container| container.number());
         let found = own.into_iter().find(|container| index.is_none_or(|index| container.number() == index));
         found.ok_or_else(|| match index {
-            Some(index) => Error::new(format!("service \"{service}\" has no container #{index}")),
-            None => Error::new(format!("service \"{service}\" is not running")),
+            Some(index) => Error::with_hint(
+                format!("service \"{service}\" has no container #{index}"),
+                format!("rcompose ps -a {service}"),
+            ),
+            None => {
+                Error::with_hint(format!("service \"{service}\" is not running"), format!("rcompose up -d {service}"))
+            }
         })
     }
 }
@@ -339,4 +347,10 @@ const UNLIMITED: Duration = Duration::from_hours(100 * 365 * 24);
 /// Reads a number of seconds, as `--timeout` has it; less than none is no limit, as Docker has it.
 pub fn timeout(seconds: Option<i64>) -> Option<Duration> {
     seconds.map(|seconds| u64::try_from(seconds).map_or(UNLIMITED, Duration::from_secs))
+}
+
+/// Makes the runtime of a command, which waits on the thread that asks it to.
+pub fn runtime() -> Result<tokio::runtime::Runtime, Error> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(|error| Error::new(format!("cannot start the runtime: {error}")))
 }

@@ -11,10 +11,16 @@ use super::error::Error;
 use crate::project::copy::{self, CopyError, Options, Source, Target};
 use crate::project::labels::Labelled as _;
 
+/// Where the two paths may be.
+pub const USAGE: &str =
+    "rcompose cp [OPTIONS] SERVICE:SRC_PATH DEST_PATH|-\n       rcompose cp [OPTIONS] SRC_PATH|- SERVICE:DEST_PATH";
+
 #[derive(Debug, Args)]
-#[command(
-    override_usage = "rcompose cp [OPTIONS] SERVICE:SRC_PATH DEST_PATH|-\n       rcompose cp [OPTIONS] SRC_PATH|- SERVICE:DEST_PATH"
-)]
+#[command(override_usage = USAGE)]
+#[command(after_help = "\
+Examples:
+  rcompose cp web:/var/log/app.log .
+  rcompose cp ./seed.sql db:/tmp")]
 pub struct CpArgs {
     /// Include containers created by the run command
     #[arg(long)]
@@ -122,7 +128,8 @@ fn chosen<'a>(
     let mut chosen = containers.iter().filter(own).collect::<Vec<_>>();
     chosen.sort_by_key(|container| (container.is_oneoff(), container.number()));
     if chosen.is_empty() {
-        return Err(Error::new(format!("no container found for service \"{service}\"")));
+        let hint = format!("rcompose create {service}");
+        return Err(Error::with_hint(format!("no container found for service \"{service}\""), hint));
     }
     Ok(chosen)
 }

@@ -58,7 +58,7 @@ fn shell(context: &Context, image: &Reference) -> Result<(), Error> {
         RunArgs::augment_args(clap::Command::new("run")).try_get_matches_from(["run", "--rm", "--quiet", SERVICE]);
     let arguments = RunArgs::from_arg_matches(&words.expect("these are arguments of run"));
     let quiet = Ui { form: Form::Quiet, ..context.ui };
-    let inside = Context::new(global, quiet, false);
+    let inside = Context::new(global, quiet);
     let ended = run::run(&inside, &arguments.expect("these are arguments of run"));
     let words = DownArgs::augment_args(clap::Command::new("down")).try_get_matches_from(["down"]);
     let arguments = DownArgs::from_arg_matches(&words.expect("these are arguments of down"));

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use clap::{Args, ValueEnum};
 use rcompose_engine::container::config::NetworkMode;
 use rcompose_engine::container::store::Container;
+use rcompose_engine::network;
 
 use super::context::{Context, Scope, timeout};
 use super::error::Error;
@@ -17,6 +18,10 @@ use crate::project::plan::down::{self, Options, Resources};
 use crate::project::provider;
 
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  rcompose down
+  rcompose down --volumes --rmi local")]
 pub struct DownArgs {
     /// Remove containers for services not defined in the compose file
     #[arg(long, env = "COMPOSE_REMOVE_ORPHANS", hide_env = true)]
@@ -67,6 +72,10 @@ pub fn run(context: &Context, args: &DownArgs) -> Result<(), Error> {
                 provider::down(project, &progress, &signals::interrupt()?).await?;
             }
             progress.finish();
+        }
+        if !context.global.dry_run && network::is_interrupted(&engine.root)? {
+            // Its supervisor was killed after an earlier `down`. The first thing that the next one does is to finish that.
+            engine.client().await?;
         }
         if !context.global.dry_run
             && engine.containers()?.is_empty()

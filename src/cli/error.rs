@@ -7,7 +7,7 @@ use rcompose_engine::error::chain;
 use rcompose_engine::image::{DEFAULT_REGISTRY, RegistryError};
 use rcompose_engine::supervisor::client::ClientError;
 
-use crate::compose::Diagnostic;
+use crate::compose::{Diagnostic, suggest};
 use crate::project::apply::{ApplyError, StepError};
 
 /// The exit code of what was interrupted (128 + SIGINT), as Docker Compose has it.
@@ -39,6 +39,15 @@ impl Error {
     pub fn with_hint(text: impl Into<String>, hint: impl Into<String>) -> Self {
         Self::Failed(vec![Message { text: text.into(), hint: Some(hint.into()) }])
     }
+
+    /// Says that there is no such service among those that are known.
+    pub fn no_such_service<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Self {
+        let hint = match suggest::closest(name, known) {
+            Some(like) => format!("did you mean {like}?"),
+            None => "rcompose config --services lists what there is".to_owned(),
+        };
+        Self::with_hint(format!("no such service: {name}"), hint)
+    }
 }
 
 impl<E: StdError + 'static> From<E> for Error {
@@ -66,16 +75,22 @@ fn message(error: &(dyn StdError + 'static)) -> Message {
     let mut cause = Some(error);
     while let Some(error) = cause {
         if let Some(step) = step(error) {
-            hint = step.hint().map(str::to_owned);
+            hint = step.hint();
         }
         if let Some(ClientError::Failed(failure)) = error.downcast_ref::<ClientError>() {
             hint.clone_from(&failure.hint);
         }
-        if let Some(RegistryError::Denied { registry, .. }) = registry_error(error) {
-            hint = Some(match registry.as_str() {
-                DEFAULT_REGISTRY => "rcompose login, if the image is not for everybody".to_owned(),
-                registry => format!("rcompose login {registry}"),
-            });
+        match registry_error(error) {
+            Some(RegistryError::Denied { registry, .. }) => {
+                hint = Some(match registry.as_str() {
+                    DEFAULT_REGISTRY => "rcompose login, if the image is not for everybody".to_owned(),
+                    registry => format!("rcompose login {registry}"),
+                });
+            }
+            Some(RegistryError::Unreachable { .. }) => {
+                hint = Some("rcompose doctor looks at the network, the proxy and the registries".to_owned());
+            }
+            _ => {}
         }
         cause = error.source();
     }

@@ -20,6 +20,7 @@ const GRACE: Duration = Duration::from_millis(100);
 const OURS: &str = "com.docker.compose.";
 
 #[derive(Debug, Args)]
+#[command(after_help = "Example: rcompose events --json --since 10m")]
 pub struct EventsArgs {
     /// Output events as a stream of json objects
     #[arg(long)]

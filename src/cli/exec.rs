@@ -13,6 +13,7 @@ use super::context::Context;
 use super::error::Error;
 use super::shim;
 use crate::project::engine::Engine;
+use crate::project::labels::Labelled as _;
 use crate::ui::lend;
 use crate::ui::terminal::{Ended, Session};
 
@@ -20,6 +21,11 @@ use crate::ui::terminal::{Ended, Session};
 const KILLED: u8 = 137;
 
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  rcompose exec web sh
+  rcompose exec -T db pg_dump -U postgres shop > shop.sql
+  rcompose exec --index 2 -u root web id")]
 pub struct ExecArgs {
     /// Detached mode: Run command in the background
     #[arg(short, long)]
@@ -117,7 +123,10 @@ fn connect(context: &Context, engine: &Engine, container: &Container) -> Result<
         Err(error) => Err(error),
     };
     let client = context.block_on(shim::reach(engine, &container.config.id, attempt))?;
-    client.ok_or_else(|| Error::new(format!("container {} is not running", container.config.name)))
+    client.ok_or_else(|| {
+        let text = format!("container {} is not running", container.config.name);
+        Error::with_hint(text, format!("rcompose start {}", container.service()))
+    })
 }
 
 /// Says why the process could not be run, and returns Docker Compose's exit code for that.

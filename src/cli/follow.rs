@@ -1,24 +1,24 @@
 //! Logs of many containers as they grow.
 
-use std::collections::HashMap;
+mod merger;
+
+use std::collections::HashSet;
 use std::io;
-use std::os::fd::{AsFd as _, OwnedFd};
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use rcompose_engine::container::log::reader::{Entry, Follow};
+use rcompose_engine::container::log::reader::Entry;
 use rcompose_engine::container::log::{self, Options};
 use rcompose_engine::id::Id;
 use rcompose_engine::root::Root;
-use rcompose_engine::sys::readiness;
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
+use tokio::task::JoinHandle;
 
 use super::error::Error;
 use crate::ui::logs::{Printer, Source, Stream};
 use crate::ui::progress::PRETENDED;
+use merger::{Feed, Told};
 
-/// Status lines that may wait for a feed to come to them.
+/// Messages that may wait for the task that shows the logs.
 const PENDING: usize = 16;
 
 /// Where the lines of all containers come together.
@@ -26,10 +26,9 @@ const PENDING: usize = 16;
 pub struct Feeds {
     root: Root,
     printer: Arc<Mutex<Printer>>,
-    /// Whether a container's standard error goes to ours.
-    split: bool,
-    told: HashMap<Id, mpsc::Sender<Told>>,
-    tasks: JoinSet<io::Result<()>>,
+    known: HashSet<Id>,
+    told: mpsc::Sender<(Id, Told)>,
+    shown: JoinHandle<io::Result<()>>,
 }
 
 /// Says something of our own between the lines of containers.
@@ -53,18 +52,13 @@ impl Voice {
     }
 }
 
-/// What a feed is told.
-#[derive(Debug)]
-enum Told {
-    /// Say this of the container, after everything it wrote before.
-    Status(String),
-    /// Nothing more is to come.
-    End,
-}
-
 impl Feeds {
+    /// Returns the place for the logs of containers below a root. With `split`, a container's standard error goes to ours.
     pub fn new(root: Root, printer: Printer, split: bool) -> Self {
-        Self { root, printer: Arc::new(Mutex::new(printer)), split, told: HashMap::new(), tasks: JoinSet::new() }
+        let printer = Arc::new(Mutex::new(printer));
+        let (sender, told) = mpsc::channel(PENDING);
+        let shown = tokio::spawn(merger::run(Arc::clone(&printer), split, told));
+        Self { root, printer, known: HashSet::new(), told: sender, shown }
     }
 
     /// Returns what says something of our own in the same place.
@@ -73,114 +67,57 @@ impl Feeds {
     }
 
     pub fn has(&self, id: &Id) -> bool {
-        self.told.contains_key(id)
+        self.known.contains(id)
     }
 
-    /// Begins to show a container's log under a name.
-    pub fn add(&mut self, id: &Id, name: &str, options: &Options) -> Result<(), Error> {
+    /// Begins to show a container's log under a name, from where it is now.
+    pub async fn add(&mut self, id: &Id, name: &str, options: &Options) -> Result<(), Error> {
         let source = lock(&self.printer).source(name);
-        let path = log::path(&self.root.container(id), id);
-        let (sender, told) = mpsc::channel(PENDING);
-        let feed =
-            Feed { source, printer: Arc::clone(&self.printer), split: self.split, path, options: options.clone() };
-        self.tasks.spawn(feed.run(told));
-        self.told.insert(id.clone(), sender);
+        let feed = Feed::open(source, &log::path(&self.root.container(id), id), options)?;
+        self.known.insert(id.clone());
+        self.tell(id, Told::Begin(Box::new(feed))).await;
         Ok(())
     }
 
     /// Says something of a container, after everything it wrote before.
     pub async fn status(&self, id: &Id, text: &str) {
-        if let Some(feed) = self.told.get(id) {
-            // A feed that failed is noticed at the end.
-            let _ = feed.send(Told::Status(text.to_owned())).await;
-        }
+        self.tell(id, Told::Status(text.to_owned())).await;
     }
 
     /// Shows what is left of a container's log, and then no more of it.
     pub async fn end(&mut self, id: &Id) {
-        if let Some(feed) = self.told.remove(id) {
-            let _ = feed.send(Told::End).await;
+        if self.known.remove(id) {
+            self.tell(id, Told::End).await;
         }
     }
 
-    /// Waits until a feed fails; one that ends is none that failed.
+    async fn tell(&self, id: &Id, what: Told) {
+        // If nobody listens any more, that has failed, which is noticed where it is waited for.
+        let _ = self.told.send((id.clone(), what)).await;
+    }
+
+    /// Waits until the logs cannot be shown any more. Cancel-safe.
     pub async fn failure(&mut self) -> Error {
-        loop {
-            match self.tasks.join_next().await {
-                Some(Ok(Ok(()))) => {}
-                Some(Ok(Err(error))) => return error.into(),
-                Some(Err(error)) => std::panic::resume_unwind(error.into_panic()),
-                None => std::future::pending().await,
-            }
+        match outcome((&mut self.shown).await) {
+            Ok(()) => std::future::pending().await,
+            Err(error) => error.into(),
         }
     }
 
     /// Shows all that is left of all logs.
-    pub async fn finish(mut self) -> Result<(), Error> {
-        for feed in self.told.values() {
-            let _ = feed.send(Told::End).await;
-        }
-        while let Some(ended) = self.tasks.join_next().await {
-            match ended {
-                Ok(result) => result?,
-                Err(error) => std::panic::resume_unwind(error.into_panic()),
-            }
-        }
-        Ok(lock(&self.printer).flush()?)
+    pub async fn finish(self) -> Result<(), Error> {
+        let Self { told, shown, .. } = self;
+        drop(told);
+        Ok(outcome(shown.await)?)
     }
+}
+
+fn outcome(ended: Result<io::Result<()>, tokio::task::JoinError>) -> io::Result<()> {
+    ended.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
 }
 
 fn lock(printer: &Mutex<Printer>) -> MutexGuard<'_, Printer> {
     printer.lock().expect("no holder of this lock panics")
-}
-
-/// The log of one container.
-struct Feed {
-    source: Source,
-    printer: Arc<Mutex<Printer>>,
-    split: bool,
-    path: PathBuf,
-    options: Options,
-}
-
-impl Feed {
-    async fn run(self, mut told: mpsc::Receiver<Told>) -> io::Result<()> {
-        let mut follow = Follow::new(&self.path, &self.options, true)?;
-        let watch: OwnedFd = follow.as_fd().try_clone_to_owned()?;
-        let watch = readiness::watch_reading(watch)?;
-        let mut over = self.advance(&mut follow)?;
-        while !over {
-            tokio::select! {
-                grown = watch.readable() => {
-                    grown?.clear_ready();
-                    over = self.advance(&mut follow)?;
-                }
-                told = told.recv() => {
-                    over = self.advance(&mut follow)?;
-                    match told {
-                        Some(Told::Status(text)) => {
-                            let mut printer = lock(&self.printer);
-                            printer.end(self.source)?;
-                            printer.status(self.source, &text)?;
-                            printer.flush()?;
-                        }
-                        Some(Told::End) | None => over = true,
-                    }
-                }
-            }
-        }
-        let mut printer = lock(&self.printer);
-        printer.end(self.source)?;
-        printer.flush()
-    }
-
-    /// Shows what is new; returns whether the end that was asked for is reached.
-    fn advance(&self, follow: &mut Follow) -> io::Result<bool> {
-        let mut printer = lock(&self.printer);
-        let over = follow.advance(&mut |entry| show(&mut printer, self.source, self.split, entry))?;
-        printer.flush()?;
-        Ok(over)
-    }
 }
 
 /// Prints an entry, on standard error where that is wanted of what a container writes there.

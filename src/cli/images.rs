@@ -13,6 +13,9 @@ pub struct ImagesArgs {
     /// Format the output
     #[arg(long, value_enum, default_value_t = Format::Table)]
     format: Format,
+    /// Don't truncate output
+    #[arg(long)]
+    no_trunc: bool,
     /// Only display IDs
     #[arg(short, long)]
     quiet: bool,
@@ -57,7 +60,7 @@ pub fn run(context: &Context, args: &ImagesArgs) -> Result<(), Error> {
                 let now = jiff::Timestamp::now();
                 let rows = rows.into_iter().map(|row| row.cells(now)).collect::<Vec<_>>();
                 let header = ["CONTAINER", "REPOSITORY", "TAG", "PLATFORM", "IMAGE ID", "SIZE", "CREATED"];
-                table::render(table::COMPOSE, &header, &rows)
+                table::fitted(table::COMPOSE, &header, &rows, args.no_trunc)
             }
             Format::Json => format!("{}\n", serde_json::Value::Array(rows.iter().map(Row::json).collect())),
         }

@@ -72,14 +72,17 @@ fn containers(context: &Context, args: &InspectArgs) -> Result<Vec<Container>, E
             continue;
         }
         let there = by_name(&root, name)?;
-        found.push(there.ok_or_else(|| Error::new(format!("no such container or service: {name}")))?);
+        found.push(there.ok_or_else(|| Error::with_hint(format!("no such container or service: {name}"), LISTS))?);
     }
     Ok(found)
 }
 
+/// What to do where a container is not there.
+const LISTS: &str = "rcompose ps -a lists those of this project, rcompose ls the projects";
+
 /// Returns the container of any project that a name, an id or the beginning of one means.
 pub fn find(root: &Root, name: &str) -> Result<Container, Error> {
-    by_name(root, name)?.ok_or_else(|| Error::new(format!("no such container: {name}")))
+    by_name(root, name)?.ok_or_else(|| Error::with_hint(format!("no such container: {name}"), LISTS))
 }
 
 fn by_name(root: &Root, name: &str) -> Result<Option<Container>, Error> {

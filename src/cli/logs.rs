@@ -27,6 +27,10 @@ use crate::ui::logs::{Printer, Source, Stream, Style};
 const AHEAD: usize = 4096;
 
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  rcompose logs -f --tail 20 web
+  rcompose logs --since 10m -t")]
 pub struct LogsArgs {
     /// Follow log output
     #[arg(short, long)]
@@ -65,7 +69,8 @@ pub fn run(context: &Context, args: &LogsArgs) -> Result<(), Error> {
     let mut chosen = scope.select(&containers, &args.services)?;
     chosen.retain(|container| args.index.is_none_or(|index| container.number() == index));
     if let (Some(index), Some(service), true) = (args.index, args.services.first(), chosen.is_empty()) {
-        return Err(Error::new(format!("service \"{service}\" is not running container #{index}")));
+        let hint = format!("rcompose ps -a {service}");
+        return Err(Error::with_hint(format!("service \"{service}\" is not running container #{index}"), hint));
     }
     chosen.sort_by(|a, b| a.config.name.cmp(&b.config.name));
     let mut printer = Printer::new(Style {
@@ -152,7 +157,7 @@ async fn follow(
 ) -> Result<(), Error> {
     let mut feeds = Feeds::new(engine.root.clone(), printer, false);
     for container in chosen {
-        feeds.add(&container.config.id, names::short(&engine.project, &container.config.name), options)?;
+        feeds.add(&container.config.id, names::short(&engine.project, &container.config.name), options).await?;
     }
     let mut ends = JoinSet::new();
     let running = chosen.iter().filter(|container| lifecycle::is_active(container)).collect::<Vec<_>>();
@@ -184,7 +189,7 @@ async fn follow(
                 if !feeds.has(&event.id) {
                     let name = names::short(&engine.project, &started.config.name);
                     let since = Options { since: started.state.started_at.or(later.since), ..later.clone() };
-                    feeds.add(&event.id, name, &since)?;
+                    feeds.add(&event.id, name, &since).await?;
                     ends.spawn(end(Arc::clone(engine), event.id));
                 }
             }

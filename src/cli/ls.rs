@@ -13,6 +13,7 @@ use crate::project::plan::lifecycle;
 use crate::ui::{lines, table};
 
 #[derive(Debug, Args)]
+#[command(after_help = "Example: rcompose ls --all --filter name=shop")]
 pub struct LsArgs {
     /// Show all stopped compose projects
     #[arg(short, long)]
@@ -23,6 +24,9 @@ pub struct LsArgs {
     /// Format the output
     #[arg(long, value_enum, default_value_t = Format::Table)]
     format: Format,
+    /// Don't truncate output
+    #[arg(long)]
+    no_trunc: bool,
     /// Only display project names
     #[arg(short, long)]
     quiet: bool,
@@ -56,7 +60,9 @@ pub fn run(context: &Context, args: &LsArgs) -> Result<(), Error> {
     let rows = rows.collect::<Vec<_>>();
     let text = match (args.quiet, args.format) {
         (true, _) => lines(rows.iter().map(|row| &row[0])),
-        (false, Format::Table) => table::render(table::COMPOSE, &["NAME", "STATUS", "CONFIG FILES"], &rows),
+        (false, Format::Table) => {
+            table::fitted(table::COMPOSE, &["NAME", "STATUS", "CONFIG FILES"], &rows, args.no_trunc)
+        }
         (false, Format::Json) => {
             let objects =
                 rows.iter().map(|row| serde_json::json!({ "Name": row[0], "Status": row[1], "ConfigFiles": row[2] }));

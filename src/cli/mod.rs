@@ -22,6 +22,7 @@ pub mod export;
 pub mod filter;
 pub mod follow;
 pub mod graph;
+pub mod guise;
 pub mod image;
 pub mod images;
 pub mod inspect;
@@ -31,6 +32,7 @@ pub mod login;
 pub mod logout;
 pub mod logs;
 pub mod ls;
+pub mod man;
 pub mod network;
 pub mod pause;
 pub mod plan;
@@ -52,6 +54,7 @@ pub mod system;
 pub mod top;
 pub mod unpause;
 pub mod up;
+pub mod urls;
 pub mod version;
 pub mod volumes;
 pub mod wait;
@@ -64,11 +67,13 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueHint};
 
 use crate::compose::{Diagnostic, LoadOptions};
+use crate::project::labels::COMPOSE_VERSION;
 use crate::ui::Ui;
 use crate::ui::colour::Ansi;
+use crate::ui::name::Name;
 use crate::ui::progress::Form;
 use context::Context;
 use error::Error;
@@ -76,6 +81,12 @@ use error::Error;
 /// Run multi-container applications from compose files, without Docker
 #[derive(Debug, Parser)]
 #[command(name = "rcompose", disable_version_flag = true, subcommand_required = true, arg_required_else_help = true)]
+#[command(after_help = "\
+Examples:
+  rcompose up -d
+  rcompose logs -f web
+  rcompose exec web sh
+  rcompose down --volumes")]
 struct Cli {
     #[command(flatten)]
     global: GlobalArgs,
@@ -87,13 +98,13 @@ struct Cli {
 #[derive(Debug, Clone, Default, Args)]
 pub struct GlobalArgs {
     /// Compose configuration files
-    #[arg(short, long, value_name = "FILE")]
+    #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub file: Vec<String>,
     /// Project name
     #[arg(short, long, value_name = "NAME")]
     pub project_name: Option<String>,
     /// Specify an alternate working directory (default: the path of the first compose file)
-    #[arg(long, value_name = "DIR", alias = "workdir")]
+    #[arg(long, value_name = "DIR", alias = "workdir", value_hint = ValueHint::DirPath)]
     pub project_directory: Option<PathBuf>,
     /// Specify an alternate environment file
     #[arg(long, value_name = "FILE")]
@@ -173,7 +184,7 @@ fn is_yes(value: &str) -> bool {
 /// Shows faults of compose files, or remarks about them; with `json` one object a line.
 pub fn show(found: &[Diagnostic], colours: bool, json: bool) {
     let ansi = if colours { Ansi::Always } else { Ansi::Never };
-    let ui = Ui { ansi, form: if json { Form::Json } else { Form::Plain }, pretends: false };
+    let ui = Ui { ansi, form: if json { Form::Json } else { Form::Plain }, ..Ui::default() };
     ui.diagnostics(found);
 }
 
@@ -230,6 +241,8 @@ enum Command {
     Logs(logs::LogsArgs),
     /// List running compose projects
     Ls(ls::LsArgs),
+    /// Write the manual pages of all commands
+    Man(man::ManArgs),
     /// Manage networks
     Network(network::NetworkArgs),
     /// Run containers from OCI bundles, in the manner of runc
@@ -315,12 +328,15 @@ impl Command {
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
-    let (arguments, compatible) = arguments(std::env::args_os().collect());
-    let mut command = Cli::command();
-    if compatible {
-        command = command.bin_name("docker-compose");
+    let (arguments, name) = arguments(std::env::args_os().collect());
+    if let Some(shell) = std::env::var_os(completion::VARIABLE) {
+        return completion::answer(&shell, name, std::env::args_os());
     }
-    let parsed = command.try_get_matches_from(arguments).and_then(|matches| Cli::from_arg_matches(&matches));
+    if name.is_dockers() && arguments.get(1).is_some_and(|first| first == guise::METADATA) {
+        let said = Ui::default().out(&guise::metadata(COMPOSE_VERSION));
+        return ExitCode::from(u8::from(said.is_err()));
+    }
+    let parsed = command(name).try_get_matches_from(arguments).and_then(|matches| Cli::from_arg_matches(&matches));
     let cli = match parsed {
         Ok(cli) => cli,
         Err(error) => {
@@ -332,12 +348,13 @@ pub fn main() -> ExitCode {
     if cli.global.verbose {
         log_to_stderr();
     }
-    let ui = Ui { ansi: cli.global.ansi, form: cli.global.progress, pretends: cli.global.dry_run };
+    let ui = Ui { ansi: cli.global.ansi, form: cli.global.progress, pretends: cli.global.dry_run, name };
     if ui.pretends && !cli.command.can_pretend() {
-        ui.error("--dry-run is for commands that make, change or remove what the project has", None);
+        let text = "--dry-run is for commands that make, change or remove what the project has";
+        ui.error(text, Some("rcompose plan shows what `up` would do"));
         return ExitCode::FAILURE;
     }
-    let context = Context::new(cli.global, ui, compatible);
+    let context = Context::new(cli.global, ui);
     let done = match cli.command {
         Command::Config(args) => return config::run(&context.global, &args),
         Command::Autostart(args) => autostart::run(&context, &args),
@@ -346,7 +363,7 @@ pub fn main() -> ExitCode {
         Command::Build(args) => build::run(&context, &args),
         Command::Builder(args) => builder::run(&context, &args),
         Command::Commit(args) => commit::run(&context, &args),
-        Command::Completion(args) => completion::run(&context, Cli::command(), &args),
+        Command::Completion(args) => completion::run(&context, &args),
         Command::Cp(args) => cp::run(&context, &args),
         Command::Create(args) => create::run(&context, &args),
         Command::Doctor(args) => doctor::run(&context, &args),
@@ -364,6 +381,7 @@ pub fn main() -> ExitCode {
         Command::Logs(args) => logs::run(&context, &args),
         Command::Lint(args) => lint::run(&context, &args),
         Command::Ls(args) => ls::run(&context, &args),
+        Command::Man(args) => man::run(command(name), &args),
         Command::Network(args) => network::run(&context, &args),
         Command::Oci { args } => return crate::oci::main(args),
         Command::Pause(args) => pause::run(&context, &args),
@@ -426,21 +444,28 @@ fn report(ui: Ui, error: &Error) -> u8 {
     }
 }
 
-/// Returns the arguments without a `compose` in front, which is how Docker's command has them, and whether this
-/// program stands in for Docker's.
-fn arguments(mut arguments: Vec<OsString>) -> (Vec<OsString>, bool) {
-    let name = arguments.first().map(PathBuf::from).and_then(|path| path.file_name().map(OsString::from));
-    let mut compatible = name.is_some_and(|name| name == "docker-compose");
+/// Returns the command line that this program has under a name.
+fn command(name: Name) -> clap::Command {
+    guise::command(Cli::command(), name)
+}
+
+/// Returns the arguments without a `compose` in front, which is how Docker's command has them, and what we are called.
+fn arguments(mut arguments: Vec<OsString>) -> (Vec<OsString>, Name) {
+    let called = arguments.first().map(PathBuf::from).and_then(|path| path.file_name().map(OsString::from));
+    let mut name = Name::Own;
+    if called.is_some_and(|called| called == Name::DockerCompose.program()) {
+        name = Name::DockerCompose;
+    }
     if arguments.get(1).is_some_and(|argument| argument == "compose") {
         arguments.remove(1);
-        compatible = true;
+        name = Name::DockerPlugin;
     }
     if let Some(first) = arguments.get_mut(1)
         && (first == "-v" || first == "--version")
     {
         *first = "version".into();
     }
-    (arguments, compatible)
+    (arguments, name)
 }
 
 #[cfg(test)]
@@ -455,12 +480,12 @@ mod tests {
     #[test]
     fn it_answers_to_dockers_names() {
         let given = |words: &[&str]| arguments(words.iter().map(OsString::from).collect());
-        assert_eq!(given(&["rcompose", "up"]), (vec!["rcompose".into(), "up".into()], false));
+        assert_eq!(given(&["rcompose", "up"]), (vec!["rcompose".into(), "up".into()], Name::Own));
         assert_eq!(given(&["rcompose", "-v"]).0, ["rcompose", "version"]);
-        assert_eq!(given(&["rcompose", "compose", "up"]), (vec!["rcompose".into(), "up".into()], true));
+        assert_eq!(given(&["rcompose", "compose", "up"]), (vec!["rcompose".into(), "up".into()], Name::DockerPlugin));
         assert_eq!(
             given(&["/usr/bin/docker-compose", "up"]),
-            (vec!["/usr/bin/docker-compose".into(), "up".into()], true)
+            (vec!["/usr/bin/docker-compose".into(), "up".into()], Name::DockerCompose)
         );
     }
 

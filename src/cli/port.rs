@@ -34,11 +34,9 @@ pub fn run(context: &Context, args: &PortArgs) -> Result<(), Error> {
         container.state.ports.iter().find(|port| port.container_port == args.private_port && port.protocol == protocol);
     match bound {
         Some(port) => Ok(context.ui.out(&format!("{}\n", ports::join(port.host_ip, &port.host_port.to_string())))?),
-        None => Err(Error::new(format!(
-            "no port {}/{} for container {}",
-            args.private_port,
-            protocol.as_str(),
-            container.config.name
-        ))),
+        None => Err(Error::with_hint(
+            format!("no port {}/{} for container {}", args.private_port, protocol.as_str(), container.config.name),
+            format!("rcompose ps {} shows what is published", args.service),
+        )),
     }
 }

@@ -18,6 +18,11 @@ use crate::ui::ports::{self, Port};
 use crate::ui::{human, lines};
 
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  rcompose ps -a
+  rcompose ps --status exited --format json
+  rcompose ps --format '{{.Name}}: {{.Status}}'")]
 pub struct PsArgs {
     /// Show all stopped containers (including those created by the run command)
     #[arg(short, long)]
@@ -123,7 +128,7 @@ fn show(containers: &[&Container], args: &PsArgs, now: jiff::Timestamp) -> Resul
     };
     let rows = containers.iter().map(row).collect::<Vec<_>>();
     let format = if args.format == "pretty" { "table" } else { &args.format };
-    Ok(Listing { columns: &COLUMNS, default: &DEFAULT, rows: &rows }.render(format)?)
+    Ok(Listing { columns: &COLUMNS, default: &DEFAULT, rows: &rows, whole: args.no_trunc }.render(format)?)
 }
 
 /// Returns the command in quotes, cut to twenty characters unless all of it is wanted.

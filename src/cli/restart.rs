@@ -12,6 +12,10 @@ use crate::project::labels::Labelled as _;
 use crate::project::plan::lifecycle;
 
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  rcompose restart web
+  rcompose restart --no-deps db")]
 pub struct RestartArgs {
     /// Don't restart dependent services
     #[arg(long)]

@@ -30,6 +30,10 @@ use crate::ui::attach::{DETACH_KEYS, Keys};
 use crate::ui::progress::Form;
 
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  rcompose run --rm web sh
+  rcompose run --rm --no-deps -e CI=1 web ./test --all")]
 pub struct RunArgs {
     /// Build image before starting container
     #[arg(long)]
@@ -126,7 +130,7 @@ impl RunArgs {
 pub fn run(context: &Context, args: &RunArgs) -> Result<(), Error> {
     if args.quiet {
         let ui = Ui { form: Form::Quiet, ..context.ui };
-        return begin(&Context::new(context.global.clone(), ui, context.compatible), args);
+        return begin(&Context::new(context.global.clone(), ui), args);
     }
     begin(context, args)
 }
@@ -228,7 +232,7 @@ fn project(context: &Context, args: &RunArgs, tty: bool) -> Result<Project, Erro
         interactive: args.interactive,
     };
     let Some(service) = project.services.get_mut(&args.service) else {
-        return Err(Error::new(format!("no such service: {}", args.service)));
+        return Err(Error::no_such_service(&args.service, project.services.keys().map(String::as_str)));
     };
     overrides.apply(service, &std::env::current_dir()?).map_err(Error::new)?;
     Ok(project)

@@ -7,6 +7,7 @@ use super::error::Error;
 use super::up::{self, ConvergeArgs, UpArgs};
 
 #[derive(Debug, Args)]
+#[command(after_help = "Example: rcompose scale web=3 worker=0")]
 pub struct ScaleArgs {
     /// Don't start linked services
     #[arg(long)]

@@ -3,6 +3,8 @@
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+use super::error::Error;
+
 /// SIGINT and SIGTERM, one by one.
 #[derive(Debug)]
 pub struct Interrupts {
@@ -12,8 +14,8 @@ pub struct Interrupts {
 
 impl Interrupts {
     /// Takes the signals over from now on.
-    pub fn new() -> std::io::Result<Self> {
-        Ok(Self { int: signal(SignalKind::interrupt())?, term: signal(SignalKind::terminate())? })
+    pub fn new() -> Result<Self, Error> {
+        Ok(Self { int: listen(SignalKind::interrupt())?, term: listen(SignalKind::terminate())? })
     }
 
     /// Waits for the next one. Cancel-safe: a signal that came is not lost.
@@ -25,8 +27,13 @@ impl Interrupts {
     }
 }
 
+/// Takes a kind of signals over from now on.
+pub fn listen(kind: SignalKind) -> Result<Signal, Error> {
+    signal(kind).map_err(|error| Error::new(format!("cannot listen for signals: {error}")))
+}
+
 /// Returns a token that the first interrupt cancels.
-pub fn interrupt() -> std::io::Result<CancellationToken> {
+pub fn interrupt() -> Result<CancellationToken, Error> {
     let mut interrupts = Interrupts::new()?;
     let token = CancellationToken::new();
     let cancelled = token.clone();

@@ -39,6 +39,7 @@ const COLUMNS: [Column; 9] = [
 const DEFAULT: [&str; 8] = ["ID", "Name", "CPUPerc", "MemUsage", "MemPerc", "NetIO", "BlockIO", "PIDs"];
 
 #[derive(Debug, Args)]
+#[command(after_help = "Example: rcompose stats --no-stream --format '{{.Name}}: {{.MemUsage}}'")]
 pub struct StatsArgs {
     /// Show all containers (default shows just running)
     #[arg(short, long)]
@@ -74,12 +75,18 @@ pub fn run(context: &Context, args: &StatsArgs) -> Result<(), Error> {
             }
             let now = look(&engine, &scope, args)?;
             let text = render(args, &now, &before)?;
-            // Over what was there, and then away with what is left of it.
-            let text = if redraw { format!("\x1b[H{}\x1b[J", text.replace('\n', "\x1b[K\n")) } else { text };
+            let text = if redraw { over(&text) } else { text };
             context.ui.out(&text)?;
             before = now;
         }
     })
+}
+
+/// Returns a table that is drawn over the one before, as far as the terminal has lines for it.
+fn over(table: &str) -> String {
+    let rows = console::Term::stdout().size_checked().map_or(usize::MAX, |(rows, _)| usize::from(rows));
+    let lines = table.lines().take(rows.saturating_sub(1)).map(|line| format!("{line}\x1b[K\n"));
+    format!("\x1b[H{}\x1b[J", lines.collect::<String>())
 }
 
 /// The containers at one moment, with what those that run have used.
@@ -102,7 +109,7 @@ fn render(args: &StatsArgs, now: &Look, before: &Look) -> Result<String, Error> 
     let before = before.iter().filter_map(|(container, sample)| Some((&container.config.id, sample.as_ref()?)));
     let before = before.collect::<BTreeMap<_, _>>();
     let rows = now.iter().map(|(container, sample)| row(args, container, sample.as_ref(), &before)).collect::<Vec<_>>();
-    Ok(Listing { columns: &COLUMNS, default: &DEFAULT, rows: &rows }.render(&args.format)?)
+    Ok(Listing { columns: &COLUMNS, default: &DEFAULT, rows: &rows, whole: args.no_trunc }.render(&args.format)?)
 }
 
 fn row(args: &StatsArgs, container: &Container, sample: Option<&Sample>, before: &BTreeMap<&Id, &Sample>) -> Value {

@@ -9,6 +9,7 @@ use super::error::Error;
 use crate::project::plan::lifecycle;
 
 #[derive(Debug, Args)]
+#[command(after_help = "Example: rcompose stop -t 30 web")]
 pub struct StopArgs {
     /// Specify a shutdown timeout in seconds
     #[arg(short, long, value_name = "SECONDS", allow_negative_numbers = true)]

@@ -10,12 +10,12 @@ use rcompose_engine::protocol::{Condition, EventKind, FailureKind};
 use rcompose_engine::shim::client::{Client, ClientError as ShimError};
 use rcompose_engine::shim::protocol::Exit;
 use rcompose_engine::supervisor::client::ClientError;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::SignalKind;
 use tokio::sync::{mpsc, oneshot};
 
 use super::context::Context;
 use super::error::Error;
-use super::shim;
+use super::{shim, signals};
 use crate::project::engine::Engine;
 use crate::ui::attach::{AttachError, Keys, Left, Session};
 use crate::ui::terminal::{self, Before};
@@ -67,7 +67,7 @@ pub async fn attend(engine: &Arc<Engine>, attachment: Attachment<'_>) -> Result<
         forward_signals(&sender)?;
     }
     drop(sender);
-    let mut resized = signal(SignalKind::window_change())?;
+    let mut resized = signals::listen(SignalKind::window_change())?;
     // A terminal that is not ours to read from stays as it is.
     let raw = if tty && stdin && io::stdin().is_terminal() { Some(Before::take()?) } else { None };
     if let Some(raw) = &raw {
@@ -85,10 +85,10 @@ pub async fn attend(engine: &Arc<Engine>, attachment: Attachment<'_>) -> Result<
                 resize(engine, id, master, more, joins).await;
             }
         }
-        let mut left = on_a_thread(session);
+        let mut left = on_a_thread(session)?;
         loop {
             tokio::select! {
-                left = &mut left => match left.map_err(|_| Error::new("the streams were given up"))?? {
+                left = &mut left => match left.map_err(|_| Error::new("the streams were given up"))?.map_err(uncopied)? {
                     Left::Detached => {
                         drop(raw);
                         return Ok(Outcome::Detached);
@@ -178,16 +178,25 @@ async fn resize(engine: &Arc<Engine>, id: &Id, master: &File, more: u16, report:
 }
 
 /// Copies the streams on a thread of its own: standard input may be anything, and reading it may take for ever.
-fn on_a_thread(session: Session) -> oneshot::Receiver<io::Result<Left>> {
+fn on_a_thread(session: Session) -> Result<oneshot::Receiver<io::Result<Left>>, Error> {
     let (sender, receiver) = oneshot::channel();
     // Nobody waits for it in the end: it may hang in a read.
-    thread::spawn(move || drop(sender.send(session.run())));
-    receiver
+    let thread = thread::Builder::new().name("streams".to_owned()).spawn(move || drop(sender.send(session.run())));
+    thread.map_err(|error| Error::new(format!("cannot start the thread that copies streams: {error}")))?;
+    Ok(receiver)
 }
 
-fn forward_signals(sender: &mpsc::Sender<(SignalKind, &'static str)>) -> io::Result<()> {
+fn uncopied(error: io::Error) -> Error {
+    match error.kind() {
+        // Whoever read our output has seen enough.
+        io::ErrorKind::BrokenPipe => error.into(),
+        _ => Error::new(format!("cannot copy the container's streams: {error}")),
+    }
+}
+
+fn forward_signals(sender: &mpsc::Sender<(SignalKind, &'static str)>) -> Result<(), Error> {
     for (kind, word) in PROXIED {
-        let mut signals = signal(kind)?;
+        let mut signals = signals::listen(kind)?;
         let sender = sender.clone();
         tokio::spawn(async move {
             while signals.recv().await.is_some() {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
+use clap::builder::{StringValueParser, TypedValueParser as _};
 use rcompose_engine::container::store::Container;
 use serde::{Deserialize, Serialize};
 
@@ -16,6 +17,7 @@ use super::error::Error;
 use super::plan;
 use super::pull::{self, Policy};
 use super::signals;
+use super::urls;
 use super::watch::{self, EyesArgs};
 use crate::compose::Project;
 use crate::compose::model::{Condition, NetworkMode};
@@ -32,6 +34,12 @@ use crate::project::provider;
 use crate::project::timeline::Recorder;
 
 #[derive(Debug, Clone, Default, Args)]
+#[command(after_help = "\
+Examples:
+  rcompose up
+  rcompose up -d --wait
+  rcompose up --build --watch web
+  rcompose up -d --scale web=3")]
 pub struct UpArgs {
     #[command(flatten)]
     pub converge: ConvergeArgs,
@@ -56,6 +64,11 @@ pub struct UpArgs {
     /// Return the exit code of the selected service container. Implies --abort-on-container-exit
     #[arg(long, value_name = "SERVICE", conflicts_with_all = ["detach", "wait"])]
     pub exit_code_from: Option<String>,
+    /// Listen to keys while attached: d (detach), w (watch), o (URLs), q (stop)
+    #[arg(long, value_name = "BOOL", env = "COMPOSE_MENU", hide_env = true, action = clap::ArgAction::Set,
+        num_args = 0..=1, require_equals = true, default_value_t = true, default_missing_value = "true",
+        value_parser = StringValueParser::new().map(|text| super::is_yes(&text)), hide_default_value = true)]
+    pub menu: bool,
     /// Do not attach (stream logs) to the specified services
     #[arg(long, value_name = "SERVICE")]
     pub no_attach: Vec<String>,
@@ -163,10 +176,7 @@ pub fn run(context: &Context, args: &UpArgs) -> Result<(), Error> {
     for sentence in of_services.chain(of_networks) {
         context.ui.warn(&sentence);
     }
-    if args.watch && args.no_build {
-        watch::refuse_rebuilds(&project)?;
-    }
-    let watched = if args.watch { Some(watch::begin(context, &project, &args.eyes)?) } else { None };
+    let watched = if args.watch { Some(watch::files(context, &project, args)?) } else { None };
     let limit = args.wait_timeout.map(Duration::from_secs);
     let recorder = Recorder::default();
     context.block_on(async {
@@ -207,7 +217,8 @@ pub fn run(context: &Context, args: &UpArgs) -> Result<(), Error> {
                 if changes || args.trace.is_some() {
                     remember(args, &engine, &recorder)?;
                 }
-                return done;
+                done?;
+                return if context.global.dry_run { Ok(()) } else { urls::announce(context, &engine, &project) };
             }
         }
         let attached = Attached { services: attached::services(args, &project)?, watched };
@@ -320,7 +331,8 @@ pub async fn within(
     let unready = Unready::among(&engine.root, &engine.project, waited);
     let lines = std::iter::once(format!("application not healthy after {}s", limit.as_secs()))
         .chain(unready.iter().map(ToString::to_string));
-    Err(Error::new(lines.collect::<Vec<_>>().join("\n")))
+    let text = lines.collect::<Vec<_>>().join("\n");
+    Err(unready.first().map_or_else(|| Error::new(&text), |unready| Error::with_hint(&text, unready.hint())))
 }
 
 /// Returns the project with the services that take part, at the scale that was asked for.
@@ -334,12 +346,13 @@ pub fn chosen(mut project: Project, args: &ConvergeArgs) -> Result<Project, Erro
             return Err(Error::new(format!("invalid --scale option \"{scale}\": should be SERVICE=NUM")));
         };
         let Some(service) = project.services.get_mut(name) else {
-            return Err(Error::new(format!("no such service: {name}")));
+            return Err(Error::no_such_service(name, project.services.keys().map(String::as_str)));
         };
         service.scale = Some(i64::from(number));
     }
     if project.services.is_empty() {
-        return Err(Error::new("no service selected"));
+        let hint = "rcompose config --profiles lists the profiles that --profile takes";
+        return Err(Error::with_hint("no service selected", hint));
     }
     Ok(project)
 }

@@ -24,7 +24,7 @@ enum Format {
 
 /// Prints our version, or, where we answer for Docker Compose, the one whose behaviour this is: scripts compare it.
 pub fn run(context: &Context, args: &VersionArgs) -> Result<(), Error> {
-    let (name, version) = if context.compatible {
+    let (name, version) = if context.ui.name.is_dockers() {
         ("Docker Compose version", COMPOSE_VERSION)
     } else {
         ("rcompose version", env!("CARGO_PKG_VERSION"))

@@ -54,7 +54,7 @@ pub fn run(context: &Context, args: &VolumesArgs) -> Result<(), Error> {
     }
     let known = engine.volumes()?;
     let rows = names.iter().filter_map(|name| Some(row(&engine, name, known.get(name)?))).collect::<Vec<_>>();
-    let listing = Listing { columns: &COLUMNS, default: &["Driver", "Name"], rows: &rows };
+    let listing = Listing { columns: &COLUMNS, default: &["Driver", "Name"], rows: &rows, whole: false };
     Ok(context.ui.out(&listing.render(&args.format)?)?)
 }
 

@@ -25,7 +25,7 @@ pub fn run(context: &Context, args: &WaitArgs) -> Result<(), Error> {
     let mut chosen = scope.select(&containers, &args.services)?;
     chosen.retain(|container| lifecycle::is_active(container));
     if chosen.is_empty() {
-        return Err(Error::new(format!("no containers for project \"{}\"", scope.name)));
+        return Err(Error::with_hint(format!("no containers for project \"{}\"", scope.name), "rcompose up -d"));
     }
     context.block_on(async {
         let mut waits = JoinSet::new();

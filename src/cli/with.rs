@@ -17,11 +17,12 @@ use nix::unistd::{Pid, getppid};
 use rcompose_engine::id::Id;
 use rcompose_engine::sys::{pidfd, readiness};
 use tokio::process::Child;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::SignalKind;
 
 use super::context::{Context, Copy};
 use super::error::Error;
 use super::pull::Policy;
+use super::signals::listen;
 use super::up::{ConvergeArgs, UpArgs};
 use super::{down, stop, up};
 use crate::project::apart::Ports;
@@ -125,7 +126,7 @@ fn command(context: &Context, args: &WithArgs, engine: &Engine) -> Result<ExitSt
     command.args(&args.command[1..]).env("COMPOSE_PROJECT_NAME", &engine.project);
     command.envs(addresses::variables(&engine.containers()?));
     context.block_on(async {
-        let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+        let (mut interrupt, mut terminate) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
         let caller = caller()?;
         let name = args.command[0].to_string_lossy();
         let mut child = command.spawn().map_err(|error| Error::new(format!("cannot run {name}: {error}")))?;
@@ -188,7 +189,7 @@ fn code(status: ExitStatus) -> u8 {
 impl Context {
     /// Returns the same command line for a copy of the project.
     fn of_copy(&self, copy: Copy) -> Self {
-        let mut context = Self::new(self.global.clone(), self.ui, self.compatible);
+        let mut context = Self::new(self.global.clone(), self.ui);
         if context.ui.form == Form::Auto {
             // The command may write to the terminal as well.
             context.ui.form = Form::Plain;

@@ -28,4 +28,5 @@ pub mod provider;
 pub mod pull;
 pub mod push;
 pub mod timeline;
+pub mod urls;
 pub mod whole_file;

@@ -70,13 +70,14 @@ impl BuildProgress {
 
     fn in_place(&self, event: &Event, number: usize, name: &str) {
         let id = format!("#{number} {name}");
-        let show = |state, text: &str| self.lines.event(&Line { text, ..Line::new(&id, state, "") });
+        let show = |state, status: &str| self.lines.event(&Line::new(&id, state, status));
         match &event.phase {
             Phase::Started => show(State::Working, ""),
             Phase::Cached => show(State::Done, "CACHED"),
             Phase::Output(line) => show(State::Working, &tame(line)),
-            Phase::Done(time) => show(State::Done, &seconds(*time)),
-            Phase::Failed(time, _) => show(State::Error, &format!("ERROR {}", seconds(*time))),
+            // How long it took stands at the end of every line.
+            Phase::Done(_) => show(State::Done, "DONE"),
+            Phase::Failed(..) => show(State::Error, "ERROR"),
             Phase::Cancelled => show(State::Warning, "CANCELED"),
             Phase::Received(received, of) => {
                 let amount = Some((*received, *of));

@@ -17,6 +17,8 @@ pub struct Listing<'a> {
     pub default: &'a [&'a str],
     /// An object each, with a text for every field.
     pub rows: &'a [Value],
+    /// Whether the usual table is shown whole, although a terminal may have no room for it.
+    pub whole: bool,
 }
 
 impl Listing<'_> {
@@ -41,7 +43,7 @@ impl Listing<'_> {
         let heading = |field: &&str| self.columns.iter().find(|(name, _)| name == field).map_or("", |(_, text)| *text);
         let header = self.default.iter().map(heading).collect::<Vec<_>>();
         let cells = |row: &Value| self.default.iter().map(|field| text(&row[*field])).collect::<Vec<_>>();
-        table::render(table::DOCKER, &header, &self.rows.iter().map(cells).collect::<Vec<_>>())
+        table::fitted(table::DOCKER, &header, &self.rows.iter().map(cells).collect::<Vec<_>>(), self.whole)
     }
 
     fn own_table(&self, template: &str) -> Result<String, TemplateError> {
@@ -99,7 +101,7 @@ mod tests {
     fn render(format: &str) -> String {
         let rows = [json!({"ID": "1", "Tag": "a"}), json!({"ID": "2", "Tag": "bb"})];
         let columns = [("ID", "IMAGE ID"), ("Tag", "TAG")];
-        let listing = Listing { columns: &columns, default: &["Tag", "ID"], rows: &rows };
+        let listing = Listing { columns: &columns, default: &["Tag", "ID"], rows: &rows, whole: true };
         listing.render(format).unwrap_or_else(|error| error.to_string())
     }
 

@@ -1,8 +1,12 @@
 //! Lines of many containers on one terminal: prefixes, colours, times.
 
-use std::io::{self, BufWriter, Stderr, Stdout, Write as _};
+use std::io;
 
+use super::below;
 use super::colour::{BRIGHT_GREEN, Colour};
+
+/// How much is written at once, in bytes.
+const AT_ONCE: usize = 1 << 16;
 
 /// How log lines are shown.
 #[derive(Debug, Clone, Copy)]
@@ -30,9 +34,9 @@ pub struct Printer {
     style: Style,
     names: Vec<String>,
     prefixes: Vec<String>,
-    stdout: BufWriter<Stdout>,
-    stderr: BufWriter<Stderr>,
-    last: Stream,
+    /// What is to be written, and where to.
+    written: Vec<u8>,
+    stream: Stream,
     /// Lines whose end is still to come, by source and stream, with the time of their beginning.
     begun: Vec<(Source, Stream, String, Vec<u8>)>,
 }
@@ -43,9 +47,8 @@ impl Printer {
             style,
             names: Vec::new(),
             prefixes: Vec::new(),
-            stdout: BufWriter::with_capacity(1 << 16, io::stdout()),
-            stderr: BufWriter::new(io::stderr()),
-            last: Stream::Stdout,
+            written: Vec::with_capacity(AT_ONCE),
+            stream: Stream::Stdout,
             begun: Vec::new(),
         }
     }
@@ -89,17 +92,14 @@ impl Printer {
 
     fn line(&mut self, source: Source, stream: Stream, time: &str, line: &[u8]) -> io::Result<()> {
         self.turn_to(stream)?;
-        let out: &mut dyn io::Write = match stream {
-            Stream::Stdout => &mut self.stdout,
-            Stream::Stderr => &mut self.stderr,
-        };
-        out.write_all(self.prefixes[source.0].as_bytes())?;
+        self.written.extend_from_slice(self.prefixes[source.0].as_bytes());
         if self.style.timestamps {
-            out.write_all(fixed(time).as_bytes())?;
-            out.write_all(b" ")?;
+            self.written.extend_from_slice(fixed(time).as_bytes());
+            self.written.push(b' ');
         }
-        out.write_all(line)?;
-        out.write_all(b"\n")
+        self.written.extend_from_slice(line);
+        self.written.push(b'\n');
+        if self.written.len() < AT_ONCE { Ok(()) } else { self.flush() }
     }
 
     /// Prints what became of a source, such as `exited with code 0`.
@@ -122,20 +122,26 @@ impl Printer {
     /// Prints a line of our own on standard output.
     pub fn say(&mut self, text: &str) -> io::Result<()> {
         self.turn_to(Stream::Stdout)?;
-        writeln!(self.stdout, "{text}")
+        self.written.extend_from_slice(text.as_bytes());
+        self.written.push(b'\n');
+        Ok(())
     }
 
     pub fn flush(&mut self) -> io::Result<()> {
-        self.stdout.flush()?;
-        self.stderr.flush()
+        if self.written.is_empty() {
+            return Ok(());
+        }
+        let written = below::write(self.stream, &self.written);
+        self.written.clear();
+        written
     }
 
     /// Lets out what was written to the other stream, so that lines keep their order where both are the same terminal
     /// or file.
     fn turn_to(&mut self, stream: Stream) -> io::Result<()> {
-        if stream != self.last {
+        if stream != self.stream {
             self.flush()?;
-            self.last = stream;
+            self.stream = stream;
         }
         Ok(())
     }

@@ -1,13 +1,16 @@
 //! The only place that writes to the terminal.
 
 pub mod attach;
+pub mod below;
 pub mod build;
 pub mod colour;
 pub mod diagnostics;
 pub mod format;
 pub mod human;
+pub mod keyboard;
 pub mod lend;
 pub mod logs;
+pub mod name;
 pub mod plan;
 pub mod ports;
 pub mod progress;
@@ -20,6 +23,8 @@ use std::io::{self, Write as _};
 
 use crate::compose::{Diagnostic, Severity};
 use colour::{Ansi, BOLD, GREEN, RED, YELLOW};
+use logs::Stream;
+use name::Name;
 use progress::{Form, Progress};
 
 /// Returns the items as text, one on each line.
@@ -39,6 +44,8 @@ pub struct Ui {
     pub form: Form,
     /// Whether what is said to be done is not really done.
     pub pretends: bool,
+    /// What this program was called, and calls itself.
+    pub name: Name,
 }
 
 impl Ui {
@@ -62,22 +69,22 @@ impl Ui {
     /// Prints a line for people beside the data.
     pub fn say(self, text: &str) {
         // Nobody may be there to read it, which is no reason to stop the work.
-        let _ = writeln!(io::stderr().lock(), "{text}");
+        let _ = below::write(Stream::Stderr, format!("{text}\n").as_bytes());
     }
 
     pub fn warn(self, text: &str) {
         let word = if self.colours_err() { YELLOW.paint("warning") } else { "warning".to_owned() };
-        self.say(&format!("{word}: {text}"));
+        self.say(&format!("{word}: {}", self.name.in_text(text)));
     }
 
     /// Prints what went wrong, and below it what to do about it.
     pub fn error(self, message: &str, hint: Option<&str>) {
         let colours = self.colours_err();
         let word = if colours { RED.paint("error") } else { "error".to_owned() };
-        self.say(&format!("{word}: {}", diagnostics::tame(message)));
+        self.say(&format!("{word}: {}", diagnostics::tame(&self.name.in_text(message))));
         if let Some(hint) = hint {
             let word = if colours { GREEN.paint("help") } else { "help".to_owned() };
-            self.say(&format!("  {word}: {}", diagnostics::tame(hint)));
+            self.say(&format!("  {word}: {}", diagnostics::tame(&self.name.in_text(hint))));
         }
     }
 

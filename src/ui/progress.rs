@@ -1,21 +1,26 @@
 //! What is being done and what is done, in Docker Compose's words and forms.
 
-use std::io::{self, IsTerminal as _, Write as _};
+use std::io::{self, IsTerminal as _};
 use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::tty;
+use super::logs::Stream;
+use super::{below, tty};
 
 /// What `--progress` says.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Form {
-    /// A block that changes in place on a terminal, and lines elsewhere.
+    /// A block that changes in place on a terminal, and lines elsewhere
     #[default]
     Auto,
+    /// The block, wherever it goes
     Tty,
+    /// A line for each event
     Plain,
+    /// Likewise, as JSON
     Json,
+    /// Nothing
     Quiet,
 }
 
@@ -210,7 +215,7 @@ fn json(event: &Event<'_>, pretended: bool) -> String {
 
 /// Writes to standard error in one piece. Nobody may be there to read it, which is no reason to stop the work.
 fn say(text: &str) {
-    let _ = io::stderr().lock().write_all(text.as_bytes());
+    let _ = below::write(Stream::Stderr, text.as_bytes());
 }
 
 #[cfg(test)]

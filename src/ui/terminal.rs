@@ -3,13 +3,17 @@
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::AsFd;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
+use nix::sys::termios::{
+    LocalFlags, SetArg, SpecialCharacterIndices as Character, Termios, cfmakeraw, tcgetattr, tcsetattr,
+};
+use nix::unistd::{getpgrp, tcgetpgrp};
 use rcompose_engine::shim::client::{Client, ClientError};
 use rcompose_engine::shim::protocol::{Exec, FromShim, ToShim};
 use rcompose_engine::sys::terminal::{Size, set_window_size, window_size};
@@ -47,15 +51,53 @@ impl Before {
     pub fn make_raw(&self) -> io::Result<()> {
         let mut raw = self.0.clone();
         cfmakeraw(&mut raw);
-        Ok(tcsetattr(io::stdin(), SetArg::TCSADRAIN, &raw)?)
+        self.make(&raw)
+    }
+
+    /// Makes it pass every key on at once and show none. Keys for signals, and what is written, stay as they are. Reading
+    /// never waits.
+    pub fn make_keys(&self) -> io::Result<()> {
+        let mut keys = self.0.clone();
+        keys.local_flags.remove(LocalFlags::ICANON | LocalFlags::ECHO);
+        keys.control_chars[Character::VMIN as usize] = 0;
+        keys.control_chars[Character::VTIME as usize] = 0;
+        self.make(&keys)
+    }
+
+    fn make(&self, settings: &Termios) -> io::Result<()> {
+        *changed() = Some(self.0.clone());
+        Ok(tcsetattr(io::stdin(), SetArg::TCSADRAIN, settings)?)
     }
 }
 
 impl Drop for Before {
     fn drop(&mut self) {
-        // The terminal may be gone, and then there is nothing to restore.
-        let _ = tcsetattr(io::stdin(), SetArg::TCSADRAIN, &self.0);
+        restore();
     }
+}
+
+/// The settings that a terminal had before it was changed.
+static CHANGED: Mutex<Option<Termios>> = Mutex::new(None);
+
+fn changed() -> MutexGuard<'static, Option<Termios>> {
+    CHANGED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Makes the terminal of standard input as it was, if it was changed. For ends that drop nothing, too.
+pub fn restore() {
+    if let Some(before) = changed().take()
+        && is_ours()
+    {
+        // The terminal may be gone, and then there is nothing to restore.
+        let _ = tcsetattr(io::stdin(), SetArg::TCSADRAIN, &before);
+    }
+}
+
+/// Returns whether this process may read from the terminal of its standard input and set it. Another one in its foreground
+/// (a shell, after Control-Z) is to find it as it set it.
+pub fn is_ours() -> bool {
+    // Without job control, for a terminal that is not this session's, everybody may.
+    tcgetpgrp(io::stdin()).map_or(true, |foreground| foreground == getpgrp())
 }
 
 impl Session {

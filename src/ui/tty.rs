@@ -7,11 +7,14 @@ use std::time::{Duration, Instant};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::colour::{BLUE, Colour, GREEN, RED, YELLOW};
-use super::human;
 use super::progress::{Event, State};
+use super::{human, table};
 
 /// How often a spinner turns and times are counted on.
 const TICK: Duration = Duration::from_millis(100);
+
+/// How much of the width labels may take, in percent.
+const LABELS: usize = 70;
 
 /// How many characters a bar has.
 const CELLS: u64 = 12;
@@ -160,7 +163,7 @@ impl Inner {
             return;
         }
         let width = console::Term::stderr().size_checked().map_or(80, |(_, columns)| usize::from(columns));
-        let column = self.lines.iter().map(Line::label_width).max().unwrap_or(0);
+        let column = self.lines.iter().map(Line::label_width).max().unwrap_or(0).min(width * LABELS / 100);
         let moving = self.lines.iter().filter_map(|line| line.amount);
         let (current, total) = moving.fold((0, 0), |(current, total), (done, all)| {
             let all = all.unwrap_or(done);
@@ -173,17 +176,19 @@ impl Inner {
         for line in &self.lines {
             line.bar.set_message(line.render(column, width, SPINNER[self.frame % SPINNER.len()], self.colours));
         }
-        self.header.set_message(self.head());
+        self.header.set_message(self.head(width));
     }
 
-    fn head(&self) -> String {
+    fn head(&self, width: usize) -> String {
         // Parts are not counted for themselves.
         let whole = || self.lines.iter().filter(|line| line.parent.is_none());
         let done = whole().filter(|line| line.state != State::Working).count();
         let all = whole().count();
         let mut text = format!("[+] {} {done}/{all}", self.title);
         if let Some(total) = self.header.length().filter(|total| *total > 0 && done < all) {
-            text = format!("{text}  {}", amount(&self.header, self.header.position(), Some(total)));
+            let current = self.header.position();
+            let whole = format!("{text}  {}", amount(&self.header, current, Some(total)));
+            text = if whole.chars().count() < width { whole } else { format!("{text}  {}", percent(current, total)) };
         }
         if self.colours && done == all { BLUE.paint(&text) } else { text }
     }
@@ -245,17 +250,20 @@ impl Line {
         let took = self.took.unwrap_or_else(|| self.started.elapsed());
         let time = format!("{:.1}s ", took.as_secs_f64());
         let label = if self.text.is_empty() { self.id.clone() } else { format!("{} {}", self.id, self.text) };
-        let gap = column - self.label_width() + 2;
+        let label = table::cut(&label, column.saturating_sub(self.indent() + 2));
+        let gap = (column + 2).saturating_sub(self.indent() + 2 + label.chars().count());
+        let room = width.saturating_sub(column + 2 + time.len() + 1);
         let mut status = self.status.clone();
         if let Some((current, total)) = self.amount
             && self.state == State::Working
             && current > 0
             && total.is_none_or(|total| current < total)
         {
-            status = format!("{status} {}", amount(&self.bar, current, total));
+            let whole = format!("{status} {}", amount(&self.bar, current, total));
+            let short = total.map_or_else(|| human::size(current), |total| percent(current, total));
+            status = if whole.chars().count() <= room { whole } else { format!("{short} {status}") };
         }
         // What does not fit is cut, so that a line is one line.
-        let room = width.saturating_sub(column + 2 + time.len() + 1);
         if status.chars().count() > room {
             status = status.chars().take(room).collect();
         }
@@ -298,6 +306,10 @@ fn amount(bar: &ProgressBar, current: u64, total: Option<u64>) -> String {
     text
 }
 
+fn percent(current: u64, total: u64) -> String {
+    format!("{}%", current.min(total) * 100 / total.max(1))
+}
+
 fn style() -> ProgressStyle {
     ProgressStyle::with_template("{msg}").expect("the template is a constant and valid")
 }
@@ -337,8 +349,16 @@ mod tests {
         line.measure(Some((500_000, Some(2_000_000))));
         let drawn = line.render(20, 80, "⠋", false);
         assert!(drawn.contains("Downloading [███░░░░░░░░░] 500kB/2MB"), "{drawn}");
+        assert!(line.render(20, 44, "⠋", false).contains("25% Downloading"), "a bar has no room there");
         line.measure(Some((2_000_000, Some(2_000_000))));
         assert!(!line.render(20, 80, "⠋", false).contains('█'));
+    }
+
+    #[test]
+    fn a_long_label_leaves_room_for_the_status() {
+        let long =
+            line("#4 [web 1/2] FROM docker.io/library/busybox:latest@sha256:241d7e623d0d", "CACHED", State::Done);
+        assert_eq!(long.render(30, 50, "⠋", false), " ✔ #4 [web 1/2] FROM docker.i…  CACHED       0.3s ");
     }
 
     #[test]

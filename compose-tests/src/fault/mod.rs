@@ -88,7 +88,7 @@ impl fmt::Display for Fault {
 #[derive(Debug)]
 pub struct Traced {
     pub output: crate::output::Output,
-    /// All calls that could fail; with a fault the ones before it, and it.
+    /// All calls that could fail; nothing with a fault.
     pub seen: Vec<Seen>,
     /// The call that was made to fail, if it came to that.
     pub failed: Option<Seen>,

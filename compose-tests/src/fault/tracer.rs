@@ -208,7 +208,9 @@ impl Tracer {
             let process = group_of(new).unwrap_or(new);
             let own = self.threads.get(&thread).map_or(thread, |thread| thread.process);
             let role = if process == own { role } else { child_of(role) };
-            self.threads.insert(new, Thread { role, process, pending: None });
+            // It may have made a call before its parent told of it.
+            let pending = self.threads.get(&new).and_then(|thread| thread.pending);
+            self.threads.insert(new, Thread { role, process, pending });
         }
         false
     }
@@ -249,13 +251,17 @@ impl Tracer {
                 self.panics.push(format!("{role:?}: {said}"));
             }
         }
-        let Some(about) = about(call, &registers, memory) else { return };
+        if self.failed.is_some() || !can_fail(call, &registers, thread) {
+            return;
+        }
         let number = self.counts.entry((role, call.name)).or_default();
         let place = Place { role, call: call.name, number: *number };
         *number += 1;
-        if self.failed.is_some() {
+        // To look at what a call is about takes longer than the call.
+        if fault.is_some_and(|fault| fault.place != place) {
             return;
         }
+        let about = about(call, &registers, memory);
         // What never waits is never interrupted: files, and sockets that do not block.
         let waits = !about.starts_with('/') && !about.starts_with("socket:");
         // What goes through a pipe goes to no device.
@@ -263,14 +269,15 @@ impl Tracer {
         let possible = |error: &Errno| if *error == Errno::EINTR { waits } else { fails };
         let errors = call.errors.iter().copied().filter(possible).collect();
         let seen = Seen { place, about, errors };
-        self.seen.push(seen.clone());
-        if let Some(fault) = fault.filter(|fault| fault.place == place) {
+        if let Some(fault) = fault {
             self.failed = Some(seen);
             registers.orig_rax = u64::MAX;
             let _ = ptrace::setregs(thread, registers);
             let process = group_of(thread).unwrap_or(thread);
             let known = self.threads.entry(thread).or_insert(Thread { role, process, pending: None });
             known.pending = Some(fault.error);
+        } else {
+            self.seen.push(seen);
         }
     }
 }
@@ -284,35 +291,41 @@ fn child_of(role: Role) -> Role {
     }
 }
 
-/// Returns what a call is about; `None` where it cannot fail like this.
-fn about(call: &Call, registers: &libc::user_regs_struct, memory: Memory) -> Option<String> {
-    let thread = memory.thread;
-    let leads_to = |number: u64| {
-        let number = i32::try_from(number.cast_signed()).unwrap_or(-1);
-        fs::read_link(format!("/proc/{thread}/fd/{number}")).map_or_else(
-            |_| if number == libc::AT_FDCWD { ".".to_owned() } else { number.to_string() },
-            |path| path.to_string_lossy().into_owned(),
-        )
-    };
-    let text = match call.shape {
+/// Returns where a descriptor of a thread leads to.
+fn leads_to(thread: Pid, descriptor: u64) -> String {
+    let number = i32::try_from(descriptor.cast_signed()).unwrap_or(-1);
+    fs::read_link(format!("/proc/{thread}/fd/{number}")).map_or_else(
+        |_| if number == libc::AT_FDCWD { ".".to_owned() } else { number.to_string() },
+        |path| path.to_string_lossy().into_owned(),
+    )
+}
+
+/// Returns what a call is about.
+fn about(call: &Call, registers: &libc::user_regs_struct, memory: Memory) -> String {
+    let leads_to = |descriptor| leads_to(memory.thread, descriptor);
+    match call.shape {
         Shape::Path => memory.string(registers.rdi),
         Shape::Paths => format!("{} {}", memory.string(registers.rdi), memory.string(registers.rsi)),
         Shape::At => format!("{} {}", leads_to(registers.rdi), memory.string(registers.rsi)),
         Shape::Descriptor => leads_to(registers.rdi),
         Shape::Other => format!("{:#x} {:#x}", registers.rdi, registers.rsi),
-    };
+    }
+}
+
+/// Whether a call, as it is made here, can fail for reasons that are not the caller's.
+fn can_fail(call: &Call, registers: &libc::user_regs_struct, thread: Pid) -> bool {
     match call.name {
         // Of a terminal or log that is gone nobody can be told; the runtime's own wake-ups cannot fail.
-        "read" | "write" | "writev" if registers.rdi <= 2 || text.starts_with("anon_inode:[eventfd]") => None,
-        // Memory without a file behind it is the allocator's.
-        "mmap" if registers.r8.cast_signed() < 0 || i32::try_from(registers.r8) == Ok(-1) || registers.r8 > 1 << 20 => {
-            None
+        "read" | "write" | "writev" => {
+            registers.rdi > 2 && !leads_to(thread, registers.rdi).starts_with("anon_inode:[eventfd]")
         }
+        // Memory without a file behind it is the allocator's.
+        "mmap" => registers.r8 <= 1 << 20,
         // The ones that ask can only fail by mistake.
-        "prlimit64" if registers.rdx == 0 => None,
-        "prctl" if registers.rdi == u64::from(libc::PR_SET_NAME.cast_unsigned()) => None,
-        "ioctl" if [libc::TCGETS, libc::TIOCGWINSZ].contains(&registers.rsi) => None,
-        _ => Some(text),
+        "prlimit64" => registers.rdx != 0,
+        "prctl" => registers.rdi != u64::from(libc::PR_SET_NAME.cast_unsigned()),
+        "ioctl" => ![libc::TCGETS, libc::TIOCGWINSZ].contains(&registers.rsi),
+        _ => true,
     }
 }
 

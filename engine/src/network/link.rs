@@ -7,22 +7,21 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
 
-use futures_util::{Stream, TryStreamExt};
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
+use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope};
 use netlink_packet_route::link::{
     AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoBridgePort, InfoData, InfoIpVlan, InfoKind, InfoMacVlan,
     InfoPortData, InfoPortKind, InfoVeth, IpVlanMode, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, MacVlanMode,
+    Prop,
 };
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
 use nix::errno::Errno;
-use rtnetlink::LinkBridge;
 
-use super::netlink::{Refusal, Request};
-use super::pool::Cidr;
+use super::listing::{self, Link, Used};
+use super::netlink::{Refusal, Request, Socket};
 use super::sandbox::{Sandbox, request, set_link};
 
 /// Why a link, an address or a route is not as it should be.
@@ -85,24 +84,6 @@ pub enum LinkError {
     NoLink(String),
 }
 
-/// A link of the host.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Link {
-    pub(crate) index: u32,
-    pub(crate) name: String,
-    pub(crate) bridge: bool,
-}
-
-/// An address range that the host uses, and what for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Used {
-    pub(crate) range: Cidr,
-    /// Index of the link; 0 where the kernel names none.
-    pub(crate) link: u32,
-    /// Whether it is an address of the link, and not merely a route.
-    pub(crate) address: bool,
-}
-
 /// What a container's end of a link is to be.
 #[derive(Debug, Clone)]
 pub(crate) struct Interface {
@@ -148,60 +129,32 @@ impl Parent {
     }
 }
 
-/// rtnetlink of the host's namespace, driven from one thread.
+/// rtnetlink of one network namespace, for one thread.
+///
+/// Not a library's asynchronous handle: where its request cannot be sent it lists nothing, and says nothing.
+#[derive(Debug)]
 pub(crate) struct Links {
-    runtime: tokio::runtime::Runtime,
-    handle: rtnetlink::Handle,
-    socket: super::netlink::Socket,
+    socket: Socket,
 }
 
-impl std::fmt::Debug for Links {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Links").finish_non_exhaustive()
-    }
-}
-
-async fn collect<T>(stream: impl Stream<Item = Result<T, rtnetlink::Error>>) -> Result<Vec<T>, Refusal> {
-    stream.try_collect().await.map_err(refusal)
-}
-
-/// What the kernel said, in the same words as our own sockets have.
-fn refusal(error: rtnetlink::Error) -> Refusal {
-    match error {
-        rtnetlink::Error::NetlinkError(message) => Errno::from_raw(message.raw_code().wrapping_abs()).into(),
-        other => Refusal { errno: Errno::EIO, message: Some(other.to_string()), index: 0 },
-    }
-}
+/// `RTM_NEWLINKPROP` of `linux/rtnetlink.h`.
+const NEW_LINK_PROPERTY: u16 = 108;
 
 impl Links {
     /// Opens rtnetlink in the calling thread's network namespace.
     pub(crate) fn open() -> Result<Self, LinkError> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(LinkError::Open)?;
-        let (connection, handle, _) = {
-            let _inside = runtime.enter();
-            rtnetlink::new_connection().map_err(LinkError::Open)?
-        };
-        runtime.spawn(connection);
-        let socket = super::netlink::Socket::route().map_err(LinkError::Open)?;
-        Ok(Self { runtime, handle, socket })
-    }
-
-    fn run(&self, request: impl Future<Output = Result<(), rtnetlink::Error>>) -> Result<(), Refusal> {
-        self.runtime.block_on(request).map_err(refusal)
+        Ok(Self { socket: Socket::route().map_err(LinkError::Open)? })
     }
 
     /// Lists every link of the host.
-    pub(crate) fn links(&self) -> Result<Vec<Link>, LinkError> {
-        let list = self.runtime.block_on(collect(self.handle.link().get().execute()));
-        let list = list.map_err(|source| LinkError::List { what: "links", source })?;
-        Ok(list.iter().map(link).collect())
+    pub(crate) fn links(&mut self) -> Result<Vec<Link>, LinkError> {
+        listing::links(&mut self.socket).map_err(|source| LinkError::List { what: "links", source })
     }
 
     /// Returns the link of this name.
-    pub(crate) fn find(&self, name: &str) -> Result<Option<Link>, LinkError> {
-        let found = self.runtime.block_on(collect(self.handle.link().get().match_name(name).execute()));
-        match found {
-            Ok(list) => Ok(list.first().map(link)),
+    pub(crate) fn find(&mut self, name: &str) -> Result<Option<Link>, LinkError> {
+        match self.socket.get(&by_name(libc::RTM_GETLINK, name)) {
+            Ok(replies) => Ok(replies.iter().find_map(|reply| Link::parse(&reply.payload))),
             Err(error) if error.errno == Errno::ENODEV => Ok(None),
             Err(source) => Err(LinkError::List { what: "links", source }),
         }
@@ -209,47 +162,31 @@ impl Links {
 
     /// Lists the address ranges that the host reaches by a route of any table or has an address in, but for default
     /// routes.
-    pub(crate) fn used(&self) -> Result<Vec<Used>, LinkError> {
-        let mut used = Vec::new();
-        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-            let mut message = RouteMessage::default();
-            message.header.address_family = family;
-            let routes = self.runtime.block_on(collect(self.handle.route().get(message).execute()));
-            for route in routes.map_err(|source| LinkError::List { what: "routes", source })? {
-                used.extend(range_of(&route));
-            }
-        }
-        let addresses = self.runtime.block_on(collect(self.handle.address().get().execute()));
-        for message in addresses.map_err(|source| LinkError::List { what: "addresses", source })? {
-            for attribute in &message.attributes {
-                if let AddressAttribute::Address(address) = attribute {
-                    let range = super::pool::network((*address, message.header.prefix_len));
-                    used.push(Used { range, link: message.header.index, address: true });
-                }
-            }
-        }
+    pub(crate) fn used(&mut self) -> Result<Vec<Used>, LinkError> {
+        let mut used =
+            listing::routes(&mut self.socket).map_err(|source| LinkError::List { what: "routes", source })?;
+        let addresses = listing::addresses(&mut self.socket);
+        used.extend(addresses.map_err(|source| LinkError::List { what: "addresses", source })?);
         Ok(used)
     }
 
     /// Makes a bridge, or takes the one of this name that is there, and brings it up. Returns it and whether it is new.
-    pub(crate) fn bridge(&self, name: &str, mac: [u8; 6], mtu: Option<u32>) -> Result<(Link, bool), LinkError> {
+    pub(crate) fn bridge(&mut self, name: &str, mac: [u8; 6], mtu: Option<u32>) -> Result<(Link, bool), LinkError> {
         if let Some(link) = self.find(name)? {
-            if !link.bridge {
+            if !link.is_bridge() {
                 return Err(LinkError::NotBridge(name.to_owned()));
             }
-            let mut up = LinkMessage::default();
-            up.header.index = link.index;
-            up.header.flags = LinkFlags::Up;
-            up.header.change_mask = LinkFlags::Up;
-            let set = self.run(self.handle.link().set(up).execute());
-            set.map_err(|source| LinkError::Bridge { bridge: name.to_owned(), source })?;
+            let failed = |source| LinkError::Bridge { bridge: name.to_owned(), source };
+            self.socket.execute(&[set_link(&up(link.index))]).map_err(failed)?;
             return Ok((link, false));
         }
+        let mut message = up(0);
+        message.attributes.push(LinkAttribute::IfName(name.to_owned()));
+        message.attributes.push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge)]));
         // A bridge without an address of its own takes that of its lowest port, and changes it as ports come and go.
-        let mut message = LinkBridge::new(name).build();
         message.attributes.push(LinkAttribute::Address(mac.to_vec()));
         message.attributes.extend(mtu.map(LinkAttribute::Mtu));
-        let made = self.run(self.handle.link().add(message).execute());
+        let made = self.socket.execute(&[request(libc::RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, &message)]);
         let new = match made {
             Ok(()) => true,
             // Somebody else made it just now.
@@ -261,10 +198,12 @@ impl Links {
     }
 
     /// Gives a link of the host a further name, unless it has it.
-    pub(crate) fn add_name(&self, link: &Link, name: &str) -> Result<(), LinkError> {
-        let names = [name];
-        let add = self.handle.link().property_add(link.index).alt_ifname(&names);
-        match self.run(add.execute()) {
+    pub(crate) fn add_name(&mut self, link: &Link, name: &str) -> Result<(), LinkError> {
+        let mut message = LinkMessage::default();
+        message.header.index = link.index;
+        message.attributes.push(LinkAttribute::PropList(vec![Prop::AltIfName(name.to_owned())]));
+        let flags = NLM_F_CREATE | NLM_F_EXCL | NLM_F_APPEND;
+        match self.socket.execute(&[request(NEW_LINK_PROPERTY, flags, &message)]) {
             Err(error) if error.errno == Errno::EEXIST => match self.find(name)? {
                 Some(other) if other.index != link.index => Err(LinkError::NameTaken(name.to_owned())),
                 _ => Ok(()),
@@ -282,7 +221,7 @@ impl Links {
             LinkInfo::PortData(InfoPortData::BridgePort(vec![InfoBridgePort::Isolated(true)])),
         ]));
         // `RTM_SETLINK` does not look at what the master's kind has to say of a port.
-        self.socket.execute(&[request(16, 0, &message)]).map_err(|source| LinkError::Configure {
+        self.socket.execute(&[request(libc::RTM_NEWLINK, 0, &message)]).map_err(|source| LinkError::Configure {
             interface: port.to_owned(),
             what: "keep it apart from other containers".into(),
             source,
@@ -290,25 +229,20 @@ impl Links {
     }
 
     /// Gives a link of the host an address, unless it has it.
-    pub(crate) fn add_address(&self, link: &Link, address: IpAddr, prefix: u8) -> Result<(), LinkError> {
-        let mut add = self.handle.address().add(link.index, address, prefix);
-        if address.is_ipv6() {
-            // Nobody else is on a bridge that was just made; without this the address is useless for a second.
-            add.message_mut().header.flags |= AddressHeaderFlags::Nodad;
-        }
-        match self.run(add.execute()) {
+    pub(crate) fn add_address(&mut self, link: &Link, address: IpAddr, prefix: u8) -> Result<(), LinkError> {
+        match self.socket.execute(&[new_address(link.index, address, prefix)]) {
             Err(error) if error.errno == Errno::EEXIST => Ok(()),
             other => other.map_err(|source| LinkError::Address { link: link.name.clone(), address, source }),
         }
     }
 
     /// Makes a link a port of a bridge; one that is gone is left alone.
-    pub(crate) fn enslave(&self, name: &str, bridge: &Link) -> Result<(), LinkError> {
+    pub(crate) fn enslave(&mut self, name: &str, bridge: &Link) -> Result<(), LinkError> {
         let Some(link) = self.find(name)? else { return Ok(()) };
         let mut message = LinkMessage::default();
         message.header.index = link.index;
         message.attributes.push(LinkAttribute::Controller(bridge.index));
-        match self.run(self.handle.link().set(message).execute()) {
+        match self.socket.execute(&[set_link(&message)]) {
             Err(error) if error.errno == Errno::ENODEV => Ok(()),
             other => other.map_err(|source| LinkError::Bridge { bridge: bridge.name.clone(), source }),
         }
@@ -316,7 +250,6 @@ impl Links {
 
     /// Deletes a link; one that is gone already is fine.
     pub(crate) fn delete(&mut self, name: &str) -> Result<(), LinkError> {
-        // Not through the handle, which says nothing where its request could not be sent.
         delete(&mut self.socket, name).map_err(|source| LinkError::Delete { link: name.to_owned(), source })
     }
 
@@ -328,7 +261,7 @@ impl Links {
         interface: &Interface,
     ) -> Result<(), LinkError> {
         let message = birth(sandbox.netns(), parent, interface);
-        let add = request(16, NLM_F_CREATE | NLM_F_EXCL, &message);
+        let add = request(libc::RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, &message);
         self.socket.execute(&[add]).map_err(|source| LinkError::Interface {
             interface: interface.name.clone(),
             parent: parent.name().to_owned(),
@@ -350,7 +283,7 @@ impl Links {
             // The bridge lets frames through when the kernel's own worker gets to telling it that the far end is up. A
             // query of the link's state makes that happen now (since Linux 6.8); else the first packet of a container
             // in a hurry is lost, and TCP repeats it only after a second.
-            self.socket.get(&by_name(18, host_end)).map_err(|source| LinkError::Configure {
+            self.socket.get(&by_name(libc::RTM_GETLINK, host_end)).map_err(|source| LinkError::Configure {
                 interface: host_end.clone(),
                 what: "wait until it carries frames".into(),
                 source,
@@ -375,8 +308,8 @@ pub(crate) fn detach(sandbox: &Sandbox, interface: &str) -> Result<(), LinkError
     })
 }
 
-fn delete(socket: &mut super::netlink::Socket, name: &str) -> Result<(), Refusal> {
-    match socket.execute(&[by_name(17, name)]) {
+fn delete(socket: &mut Socket, name: &str) -> Result<(), Refusal> {
+    match socket.execute(&[by_name(libc::RTM_DELLINK, name)]) {
         Err(refusal) if refusal.errno == Errno::ENODEV => Ok(()),
         result => result,
     }
@@ -394,40 +327,6 @@ pub(crate) fn route(sandbox: &Sandbox, interface: &str, gateway: IpAddr) -> Resu
     })
 }
 
-fn link(message: &LinkMessage) -> Link {
-    let mut link = Link { index: message.header.index, name: String::new(), bridge: false };
-    for attribute in &message.attributes {
-        match attribute {
-            LinkAttribute::IfName(name) => link.name.clone_from(name),
-            LinkAttribute::LinkInfo(infos) => {
-                link.bridge = infos.iter().any(|info| matches!(info, LinkInfo::Kind(InfoKind::Bridge)));
-            }
-            _ => {}
-        }
-    }
-    link
-}
-
-fn range_of(route: &RouteMessage) -> Option<Used> {
-    let mut destination = None;
-    let mut link = 0;
-    for attribute in &route.attributes {
-        match attribute {
-            RouteAttribute::Destination(RouteAddress::Inet(v4)) => destination = Some(IpAddr::V4(*v4)),
-            RouteAttribute::Destination(RouteAddress::Inet6(v6)) => destination = Some(IpAddr::V6(*v6)),
-            RouteAttribute::Oif(index) => link = *index,
-            _ => {}
-        }
-    }
-    let unicast = matches!(
-        route.header.kind,
-        RouteType::Unicast | RouteType::Local | RouteType::BlackHole | RouteType::Unreachable | RouteType::Prohibit
-    );
-    let prefix = route.header.destination_prefix_length;
-    let range = (destination?, prefix);
-    (unicast && prefix > 0).then_some(Used { range, link, address: false })
-}
-
 /// The message that makes a link with the container's end already in its namespace.
 fn birth(netns: &OwnedFd, parent: &Parent, interface: &Interface) -> LinkMessage {
     let inside = LinkAttribute::NetNsFd(netns.as_raw_fd());
@@ -442,8 +341,7 @@ fn birth(netns: &OwnedFd, parent: &Parent, interface: &Interface) -> LinkMessage
             own(&mut peer);
             peer.attributes.push(LinkAttribute::Address(interface.mac.to_vec()));
             peer.attributes.push(inside);
-            message.header.flags = LinkFlags::Up;
-            message.header.change_mask = LinkFlags::Up;
+            message = up(0);
             message.attributes.push(LinkAttribute::IfName(host_end.clone()));
             message.attributes.push(LinkAttribute::Controller(*bridge));
             message.attributes.extend(interface.mtu.map(LinkAttribute::Mtu));
@@ -476,19 +374,27 @@ fn birth(netns: &OwnedFd, parent: &Parent, interface: &Interface) -> LinkMessage
     message
 }
 
-/// A request about one link: `RTM_GETLINK` (18) or `RTM_DELLINK` (17).
+/// A message that brings a link up.
+fn up(index: u32) -> LinkMessage {
+    let mut message = LinkMessage::default();
+    message.header.index = index;
+    message.header.flags = LinkFlags::Up;
+    message.header.change_mask = LinkFlags::Up;
+    message
+}
+
+/// A request about one link: `RTM_GETLINK` or `RTM_DELLINK`.
 fn by_name(kind: u16, name: &str) -> Request {
     let mut message = LinkMessage::default();
     message.attributes.push(LinkAttribute::IfName(name.to_owned()));
     request(kind, 0, &message)
 }
 
-fn index_of(socket: &mut super::netlink::Socket, name: &str) -> Result<u32, LinkError> {
+fn index_of(socket: &mut Socket, name: &str) -> Result<u32, LinkError> {
     let configure = |source| LinkError::Configure { interface: name.to_owned(), what: "find it".into(), source };
-    let replies = socket.get(&by_name(18, name)).map_err(configure)?;
-    // `struct ifinfomsg`: the index is at offset 4.
-    let index = replies.iter().find_map(|reply| reply.payload.get(4..8)?.try_into().ok().map(u32::from_ne_bytes));
-    index.ok_or_else(|| configure(Errno::ENODEV.into()))
+    let replies = socket.get(&by_name(libc::RTM_GETLINK, name)).map_err(configure)?;
+    let link = replies.iter().find_map(|reply| Link::parse(&reply.payload));
+    link.map(|link| link.index).ok_or_else(|| configure(Errno::ENODEV.into()))
 }
 
 /// The requests that configure a container's interface, each with what it is for.
@@ -502,11 +408,7 @@ fn setup(index: u32, interface: &Interface) -> Vec<(Request, String)> {
         quiet.attributes.push(LinkAttribute::AfSpecUnspec(vec![none]));
         requests.push((set_link(&quiet), "switch off IPv6".into()));
     }
-    let mut up = LinkMessage::default();
-    up.header.index = index;
-    up.header.flags = LinkFlags::Up;
-    up.header.change_mask = LinkFlags::Up;
-    requests.push((set_link(&up), "bring it up".into()));
+    requests.push((set_link(&up(index)), "bring it up".into()));
     let own4 = interface.ipv4.map(|(a, p)| (IpAddr::V4(a), p));
     let own6 = interface.ipv6.map(|(a, p)| (IpAddr::V6(a), p));
     let link_local = interface.link_local.iter().map(|a| (*a, if a.is_ipv4() { 16 } else { 64 }));
@@ -542,7 +444,7 @@ fn new_address(index: u32, address: IpAddr, prefix: u8) -> Request {
     }
     message.attributes.push(AddressAttribute::Address(address));
     message.attributes.push(AddressAttribute::Local(address));
-    request(20, NLM_F_CREATE | NLM_F_EXCL, &message)
+    request(libc::RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, &message)
 }
 
 fn default_route(index: u32, gateway: IpAddr, flags: u16) -> Request {
@@ -561,7 +463,7 @@ fn default_route(index: u32, gateway: IpAddr, flags: u16) -> Request {
     };
     message.attributes.push(RouteAttribute::Gateway(address));
     message.attributes.push(RouteAttribute::Oif(index));
-    request(24, NLM_F_CREATE | flags, &message)
+    request(libc::RTM_NEWROUTE, NLM_F_CREATE | flags, &message)
 }
 
 /// Writes a setting below `/proc/sys/net`, unless it has the value already: the file may be read-only then.

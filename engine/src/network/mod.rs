@@ -18,6 +18,7 @@ pub mod files;
 mod instance;
 pub mod lease;
 mod link;
+mod listing;
 mod netlink;
 mod nft;
 pub mod options;
@@ -55,7 +56,7 @@ pub(crate) use self::port::{is_port, name as port_name};
 pub use self::sandbox::{Sandbox, SandboxError};
 pub use self::settings::SettingsError;
 pub use self::store::StoreError;
-pub use self::worker::{endpoints, list};
+pub use self::worker::{endpoints, is_interrupted, list};
 
 use self::config::NetworkConfig;
 use self::dns::table::{Tables, View};

@@ -17,8 +17,8 @@ use netlink_packet_route::link::{LinkFlags, LinkMessage};
 use nix::sched::{CloneFlags, setns, unshare};
 use tokio::sync::oneshot;
 
-use super::netlink::{Refusal, Request, Socket, attributes};
-use super::{nft, traffic};
+use super::netlink::{Refusal, Request, Socket};
+use super::{listing, nft, traffic};
 
 /// Where a container's resolver is.
 pub const RESOLVER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 11);
@@ -252,9 +252,8 @@ fn create() -> Result<Sandbox, SandboxError> {
     Ok(Sandbox(Arc::new(Inner { netns, resolver, route: Mutex::new(route) })))
 }
 
-/// `RTM_SETLINK`.
 pub(crate) fn set_link(message: &LinkMessage) -> Request {
-    request(19, 0, message)
+    request(libc::RTM_SETLINK, 0, message)
 }
 
 pub(crate) fn request(kind: u16, flags: u16, message: &impl Emitable) -> Request {
@@ -297,31 +296,18 @@ fn reuse(netns: OwnedFd) -> Result<Sandbox, SandboxError> {
     let sandbox = adopt(netns, None, None)?;
     sandbox
         .configure(|socket| {
-            let mut all = LinkMessage::default();
-            all.header.interface_family = netlink_packet_route::AddressFamily::Unspec;
-            for reply in socket.dump(&request(18, 0, &all))? {
-                let Some((index, attributes_of)) = reply.payload.split_at_checked(16) else { continue };
-                let index = u32::from_ne_bytes([index[4], index[5], index[6], index[7]]);
-                if is_of_containers(attributes_of) {
+            for link in listing::links(socket)? {
+                // What containers get, and no fixture of the namespace.
+                if ["veth", "macvlan", "ipvlan"].contains(&link.kind.as_str()) {
                     let mut gone = LinkMessage::default();
-                    gone.header.index = index;
-                    // `RTM_DELLINK`
-                    socket.execute(&[request(17, 0, &gone)])?;
+                    gone.header.index = link.index;
+                    socket.execute(&[request(libc::RTM_DELLINK, 0, &gone)])?;
                 }
             }
             Ok(())
         })
         .map_err(SandboxError::Empty)?;
     Ok(sandbox)
-}
-
-/// Returns whether a link, by its attributes, is of a kind that containers get, and no fixture of the namespace.
-fn is_of_containers(link: &[u8]) -> bool {
-    const INFO: u16 = 18;
-    const KIND: u16 = 1;
-    attributes(link).filter(|(kind, _)| *kind == INFO).flat_map(|(_, info)| attributes(info)).any(|(kind, name)| {
-        kind == KIND && matches!(name.strip_suffix(b"\0").unwrap_or(name), b"veth" | b"macvlan" | b"ipvlan")
-    })
 }
 
 fn set(sandbox: Sandbox, settings: &[(String, String)]) -> Result<Sandbox, SandboxError> {

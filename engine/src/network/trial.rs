@@ -28,7 +28,7 @@ pub fn trials() -> Vec<Trial> {
         if namespace.failure.is_some() {
             return vec![namespace];
         }
-        let bridge = Links::open().and_then(|links| links.bridge("rctrial", [2, 0, 0, 0, 0, 1], None));
+        let bridge = Links::open().and_then(|mut links| links.bridge("rctrial", [2, 0, 0, 0, 0, 1], None));
         let filter = Filter::open().and_then(|mut filter| filter.ensure(&[], &[]));
         vec![namespace, Trial::of("bridges", bridge), Trial::of("packet filter (nf_tables)", filter)]
     };

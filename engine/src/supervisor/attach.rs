@@ -116,9 +116,10 @@ pub(super) async fn attach(
         NetworkMode::Container(id) => Some(share(project, config, id)?),
         NetworkMode::None => {
             let sandbox = sandbox(project, config).await?;
-            let keep = owned(sandbox.descriptors().map_err(caused)?);
+            let keep = sandbox.descriptors().map_err(|error| uncopied(config, &error))?;
+            let keep = keep.into_iter().map(|(name, fd)| (name.to_owned(), fd)).collect();
             Some(Attached {
-                netns: sandbox.netns().try_clone().map_err(caused)?,
+                netns: copy(config, sandbox.netns())?,
                 own: true,
                 endpoints: Vec::new(),
                 ports: Vec::new(),
@@ -127,7 +128,7 @@ pub(super) async fn attach(
         }
         NetworkMode::Networks(endpoints) => {
             let sandbox = sandbox(project, config).await?;
-            let netns = sandbox.netns().try_clone().map_err(caused)?;
+            let netns = copy(config, sandbox.netns())?;
             let member = member(project, config, !beside);
             let ports = if beside { &[][..] } else { &config.ports };
             let joined = project.networks.join(&sandbox, &member, endpoints, ports, &config.dns).await;
@@ -162,15 +163,15 @@ pub(super) async fn adopt(
     let Some(netns) = netns else {
         return Err(other(format!("the network namespace of container {} is lost", config.name)));
     };
-    let netns = netns.try_clone().map_err(caused)?;
+    let netns = copy(config, netns)?;
     let own = !matches!(config.network, NetworkMode::Container(_));
     if own && keep.iter().all(|(name, _)| name != "netns") {
-        keep.push(("netns".to_owned(), netns.try_clone().map_err(caused)?));
+        keep.push(("netns".to_owned(), copy(config, &netns)?));
     }
     if matches!(config.network, NetworkMode::Networks(_)) {
         let mut kept = Vec::new();
         for (name, fd) in &keep {
-            kept.push((name.clone(), fd.try_clone().map_err(caused)?));
+            kept.push((name.clone(), copy(config, fd)?));
         }
         let member = member(project, config, state.beside.is_none());
         let adopted = project.networks.adopt(&member, &state.endpoints, &state.ports, &config.dns, kept).await;
@@ -218,13 +219,18 @@ fn shared(project: &Project, config: &ContainerConfig) -> Result<Option<OwnedFd>
     };
     let mut found = None;
     for entry in entries {
-        let entry = entry.map_err(caused)?;
+        let entry = entry.map_err(|error| other(format!("cannot read {}: {error}", sharers.display())))?;
         let id = entry.file_name().to_str().and_then(|name| name.parse::<Id>().ok());
         let sharer = id.map(|id| store::load(&project.root, &id)).transpose()?.flatten();
         let running = sharer.filter(|sharer| sharer.state.status.is_running());
         match running.and_then(|sharer| sharer.state.pid) {
-            Some(pid) => found = Some(fs::File::open(format!("/proc/{pid}/ns/net")).map_err(caused)?.into()),
-            None => fs::remove_file(entry.path()).map_err(caused)?,
+            Some(pid) => {
+                let shared = fs::File::open(format!("/proc/{pid}/ns/net"));
+                let unusable = |error| other(format!("cannot open the network namespace of process {pid}: {error}"));
+                found = Some(shared.map_err(unusable)?.into());
+            }
+            None => fs::remove_file(entry.path())
+                .map_err(|error| other(format!("cannot remove {}: {error}", entry.path().display())))?,
         }
     }
     Ok(found)
@@ -249,8 +255,12 @@ fn share(project: &Project, config: &ContainerConfig, id: &Id) -> Result<Attache
     Ok(Attached { netns: netns.into(), own: false, endpoints: Vec::new(), ports: Vec::new(), keep: Vec::new() })
 }
 
-fn owned(descriptors: Vec<(&'static str, OwnedFd)>) -> Vec<(String, OwnedFd)> {
-    descriptors.into_iter().map(|(name, fd)| (name.to_owned(), fd)).collect()
+fn copy(config: &ContainerConfig, fd: &OwnedFd) -> Result<OwnedFd, Failure> {
+    fd.try_clone().map_err(|error| uncopied(config, &error))
+}
+
+fn uncopied(config: &ContainerConfig, error: &io::Error) -> Failure {
+    other(format!("cannot keep the network namespace of {} open: {error}", config.name))
 }
 
 /// Fills in `/etc/hostname`, `/etc/hosts` and `/etc/resolv.conf`, which are bound into the container by then perhaps:
@@ -260,7 +270,9 @@ async fn write_files(project: &Project, config: &ContainerConfig, attached: Opti
     if let NetworkMode::Container(id) = &config.network {
         let holder = project.root.container(id);
         for name in ["hostname", "hosts", "resolv.conf"] {
-            let content = fs::read(holder.join(name)).map_err(caused)?;
+            let content = fs::read(holder.join(name));
+            let content =
+                content.map_err(|error| other(format!("cannot read {}: {error}", holder.join(name).display())))?;
             write(&bundle.join(name), &content)?;
         }
         return Ok(());

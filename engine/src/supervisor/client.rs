@@ -314,7 +314,13 @@ impl Link {
         let path = directory.join("supervisor.sock");
         let stream = match connect_in(&directory).await {
             Ok(stream) => stream,
-            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
+            // The last of these: it stopped listening before it took the connection on, on which nothing was said yet.
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset
+                ) =>
+            {
                 return Ok(None);
             }
             Err(source) => return Err(ClientError::Connect { path, source }),
@@ -412,4 +418,24 @@ async fn connect_in(directory: &Path) -> io::Result<UnixStream> {
     use std::os::fd::AsRawFd as _;
     let directory = fs::File::open(directory)?;
     UnixStream::connect(format!("/proc/self/fd/{}/supervisor.sock", directory.as_raw_fd())).await
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::UnixListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_supervisor_that_stops_listening_is_none() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = Root::below(directory.path());
+        let project = root.project_run("p");
+        fs::create_dir_all(&project).unwrap();
+        let listener = UnixListener::bind(project.join("supervisor.sock")).unwrap();
+        // In this order: the connection waits to be taken on when the listener is gone.
+        let (connected, ()) = tokio::join!(Client::connect(&root, "p"), async { drop(listener) });
+        assert!(connected.unwrap().is_none());
+        assert!(Client::connect(&root, "p").await.unwrap().is_none());
+    }
 }

@@ -426,7 +426,8 @@ fn watch(config: &ContainerConfig, Started { pid, mut fds }: Started) -> Result<
         return Err((pid, other(format!("the shim of {} did not hand over its descriptors", config.name))));
     }
     let process = process_start(pid).map_err(|failure| (pid, failure))?;
-    let pidfd = readiness::watch_reading(fds.remove(0)).map_err(|error| (pid, caused(error)))?;
+    let unwatched = |error| (pid, other(format!("cannot watch the first process of {}: {error}", config.name)));
+    let pidfd = readiness::watch_reading(fds.remove(0)).map_err(unwatched)?;
     Ok(Watched { pid, process, pidfd, handed: fds })
 }
 
@@ -452,7 +453,8 @@ async fn keep(shim: &Connection, network: &Attached) -> Result<(), Failure> {
     if names.is_empty() {
         return Ok(());
     }
-    shim.send(&ToShim::Keep { names }, &fds).await.map_err(caused)
+    let kept = shim.send(&ToShim::Keep { names }, &fds).await;
+    kept.map_err(|error| other(format!("cannot leave its network with the shim: {error}")))
 }
 
 /// Asks a running shim for what it holds.
@@ -481,9 +483,9 @@ async fn restore_layers(project: &std::sync::Arc<Project>, config: &ContainerCon
 }
 
 fn spawn_shim(project: &Project, spawn: &Spawn, fds: &[std::os::fd::BorrowedFd<'_>]) -> Result<Connection, Failure> {
-    let socket =
-        project.launch(spawn, fds).map_err(|error| other(format!("cannot start a shim: {}", chain(&error))))?;
-    Connection::new(socket).map_err(caused)
+    let failed = |why: String| other(format!("cannot start a shim for container {}: {why}", spawn.id.short()));
+    let socket = project.launch(spawn, fds).map_err(|error| failed(chain(&error)))?;
+    Connection::new(socket).map_err(|error| failed(format!("cannot watch its socket: {error}")))
 }
 
 /// Mounts what the container's volumes are made of, which may take its time over a network.

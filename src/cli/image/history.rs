@@ -84,7 +84,7 @@ pub fn run(context: &Context, args: &HistoryArgs) -> Result<(), Error> {
         lines(rows.iter().filter_map(|row| row["ID"].as_str()))
     } else {
         let default = ["ID", "CreatedSince", "CreatedBy", "Size", "Comment"];
-        Listing { columns: &COLUMNS, default: &default, rows: &rows }.render(&args.format)?
+        Listing { columns: &COLUMNS, default: &default, rows: &rows, whole: args.no_trunc }.render(&args.format)?
     };
     Ok(context.ui.out(&text)?)
 }

@@ -82,7 +82,7 @@ pub fn run(context: &Context, args: &LsArgs) -> Result<(), Error> {
         } else {
             &["Repository", "Tag", "ID", "CreatedSince", "Size"]
         };
-        Listing { columns: &COLUMNS, default, rows: &rows }.render(&args.format)?
+        Listing { columns: &COLUMNS, default, rows: &rows, whole: args.no_trunc }.render(&args.format)?
     };
     Ok(context.ui.out(&text)?)
 }

@@ -73,7 +73,8 @@ pub fn run(context: &Context, args: &CreateArgs) -> Result<(), Error> {
     let local = Local::open(context)?;
     let (network, created) = context.block_on(async { Ok(local.engine().await?.ensure(&config).await?) })?;
     if !created {
-        return Err(Error::new(format!("network with name {name} already exists")));
+        let hint = format!("rcompose network inspect {name}");
+        return Err(Error::with_hint(format!("network with name {name} already exists"), hint));
     }
     Ok(context.ui.out(&format!("{}\n", network.id))?)
 }

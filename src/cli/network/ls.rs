@@ -63,7 +63,8 @@ pub fn run(context: &Context, args: &LsArgs) -> Result<(), Error> {
     let text = if args.quiet {
         lines(rows.iter().filter_map(|row| row["ID"].as_str()))
     } else {
-        Listing { columns: &COLUMNS, default: &["ID", "Name", "Driver", "Scope"], rows: &rows }.render(&args.format)?
+        Listing { columns: &COLUMNS, default: &["ID", "Name", "Driver", "Scope"], rows: &rows, whole: args.no_trunc }
+            .render(&args.format)?
     };
     Ok(context.ui.out(&text)?)
 }

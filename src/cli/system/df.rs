@@ -75,7 +75,7 @@ pub fn run(context: &Context, args: &DfArgs) -> Result<(), Error> {
         ];
         let rows = totals.iter().map(Total::row).collect::<Vec<_>>();
         let default = ["Type", "TotalCount", "Active", "Size", "Reclaimable"];
-        Listing { columns: &COLUMNS, default: &default, rows: &rows }.render(&args.format)?
+        Listing { columns: &COLUMNS, default: &default, rows: &rows, whole: false }.render(&args.format)?
     };
     Ok(context.ui.out(&text)?)
 }
@@ -169,7 +169,7 @@ fn verbose(
     });
     let rows = rows.collect::<Vec<_>>();
     let default = ["Repository", "Tag", "ID", "CreatedSince", "Size", "SharedSize", "UniqueSize", "Containers"];
-    let images = Listing { columns: &ls::COLUMNS, default: &default, rows: &rows }.render("table")?;
+    let images = Listing { columns: &ls::COLUMNS, default: &default, rows: &rows, whole: false }.render("table")?;
 
     let columns = [
         ("ID", "CONTAINER ID"),
@@ -197,14 +197,15 @@ fn verbose(
     });
     let rows = rows.collect::<Vec<_>>();
     let default = columns.map(|(field, _)| field);
-    let containers = Listing { columns: &columns, default: &default, rows: &rows }.render("table")?;
+    let containers = Listing { columns: &columns, default: &default, rows: &rows, whole: false }.render("table")?;
 
     let columns = [("Name", "VOLUME NAME"), ("Links", "LINKS"), ("Size", "SIZE")];
     let rows = volumes
         .iter()
         .map(|(name, links, size)| json!({"Name": name, "Links": links.to_string(), "Size": human::size(*size)}));
     let rows = rows.collect::<Vec<_>>();
-    let volumes = Listing { columns: &columns, default: &["Name", "Links", "Size"], rows: &rows }.render("table")?;
+    let volumes = Listing { columns: &columns, default: &["Name", "Links", "Size"], rows: &rows, whole: false }
+        .render("table")?;
     Ok(format!(
         "Images space usage:\n\n{images}\nContainers space usage:\n\n{containers}\nLocal Volumes space usage:\n\n{volumes}"
     ))

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{ArgAction, Args};
-use tokio_util::sync::CancellationToken;
 
 use super::build;
 use super::context::Context;
@@ -93,7 +92,7 @@ pub fn run(context: &Context, args: &WatchArgs) -> Result<(), Error> {
 }
 
 /// Begins to watch: what changes while the project is brought up is done after that.
-pub fn begin(context: &Context, project: &Project, eyes: &EyesArgs) -> Result<(Arc<Rules>, Source), Error> {
+fn begin(context: &Context, project: &Project, eyes: &EyesArgs) -> Result<(Arc<Rules>, Source), Error> {
     let rules = Arc::new(Rules::of(project)?);
     for warning in &rules.warnings {
         context.ui.warn(warning);
@@ -107,7 +106,7 @@ pub fn begin(context: &Context, project: &Project, eyes: &EyesArgs) -> Result<(A
 }
 
 /// Refuses rules that cannot be carried out where nothing is built.
-pub fn refuse_rebuilds(project: &Project) -> Result<(), Error> {
+fn refuse_rebuilds(project: &Project) -> Result<(), Error> {
     let rebuilds = |service: &&crate::compose::Service| {
         let rules = service.develop.iter().flat_map(|develop| &develop.watch);
         rules.into_iter().any(|rule| rule.action == WatchAction::Rebuild)
@@ -138,11 +137,10 @@ fn bring_up(context: &Context, args: &WatchArgs, project: &Project) -> Result<()
     up::run(context, &UpArgs { converge, detach: true, quiet_build: args.quiet, ..UpArgs::default() })
 }
 
-/// A session beside the logs of `up`, which goes on until it is told to end.
-pub async fn beside(session: Option<Session<'_>>, stop: CancellationToken) -> Result<(), Error> {
-    if let Some(session) = session {
-        return session.run(stop).await;
+/// Begins to watch beside attached `up`, unless its flags forbid what would follow.
+pub fn files(context: &Context, project: &Project, args: &UpArgs) -> Result<(Arc<Rules>, Source), Error> {
+    if args.no_build {
+        refuse_rebuilds(project)?;
     }
-    stop.cancelled().await;
-    Ok(())
+    begin(context, project, &args.eyes)
 }

@@ -16,6 +16,7 @@ use rcompose_engine::root::Root;
 use rcompose_engine::supervisor::client::Client;
 use tokio::sync::broadcast;
 
+use super::super::context::runtime;
 use super::super::error::{Error, Message};
 use super::super::events;
 use super::code;
@@ -35,13 +36,15 @@ impl Events {
     pub(super) fn follow(engine: &Engine, path: &Path) -> Result<Self, Error> {
         let file = File::create(path).map_err(|error| cannot_write(path, &error))?;
         let (root, project) = (engine.root.clone(), engine.project.clone());
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let runtime = runtime()?;
         // Nothing happens before somebody listens.
         let client = runtime.block_on(Client::connect_or_start(&root, &project))?;
         let events = runtime.block_on(client.subscribe())?;
         let name = path.to_owned();
         let follow = move || runtime.block_on(write(root, project, client, events, file, &name));
-        Ok(Self { thread: std::thread::Builder::new().name("events".to_owned()).spawn(follow)? })
+        let thread = std::thread::Builder::new().name("events".to_owned()).spawn(follow);
+        let thread = thread.map_err(|error| Error::new(format!("cannot start the thread for events: {error}")))?;
+        Ok(Self { thread })
     }
 
     /// Waits until everything is written.

@@ -66,6 +66,21 @@ pub struct Unready {
     log: Vec<String>,
 }
 
+impl Unready {
+    /// Returns the command that shows why.
+    pub fn hint(&self) -> String {
+        match self.fault {
+            Fault::Unhealthy | Fault::Starting => {
+                let health = "{{json .State.Health}}";
+                format!("rcompose inspect --format '{health}' {} shows what its health check says", self.service)
+            }
+            Fault::NoHealthcheck => format!("give service {} a healthcheck, or wait for service_started", self.service),
+            Fault::NotStarted => "rcompose ps -a".to_owned(),
+            _ => format!("rcompose logs {}", self.service),
+        }
+    }
+}
+
 /// In Docker Compose's words, where it has some.
 impl Display for Unready {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

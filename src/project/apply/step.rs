@@ -83,11 +83,12 @@ fn engine(verb: &str, what: &str, source: &ClientError) -> String {
 
 impl StepError {
     /// Returns what can be done about it.
-    pub fn hint(&self) -> Option<&'static str> {
+    pub fn hint(&self) -> Option<String> {
         match self {
             Self::Hook(HookError::Failed { hook: PRE_STOP, .. }) => {
-                Some("`rcompose kill` ends a container without its hooks")
+                Some("`rcompose kill` ends a container without its hooks".to_owned())
             }
+            Self::Waited(unready) => Some(unready.hint()),
             _ => None,
         }
     }

@@ -120,7 +120,8 @@ impl Follow {
         Ok(Self { path: path.to_owned(), inotify, files, since, until, buffer: vec![0; BLOCK], text: Vec::new() })
     }
 
-    /// Emits every entry that is complete. Returns whether the end that was asked for is reached.
+    /// Emits every entry that is complete. Returns whether the end that was asked for is reached. Where `emit` fails, the next
+    /// call goes on behind the entry that it was given.
     pub fn advance(&mut self, emit: &mut Emit<'_>) -> io::Result<bool> {
         if let Some(inotify) = &self.inotify {
             // Only that something happened matters. EAGAIN: nothing did, or all of it is read.
@@ -185,6 +186,7 @@ impl Follow {
                 return Ok(false);
             };
             for line in self.buffer[..=last].split_inclusive(|byte| *byte == b'\n') {
+                *offset += line.len() as u64;
                 let Some((stream, time)) = parse(line, &mut self.text) else { continue };
                 let entry = Entry { stream, time, text: &self.text };
                 if self.since.is_some() || self.until.is_some() {
@@ -198,7 +200,6 @@ impl Follow {
                 }
                 emit(entry)?;
             }
-            *offset += last as u64 + 1;
         }
     }
 }

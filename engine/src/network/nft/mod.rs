@@ -267,7 +267,7 @@ impl Filter {
         &mut self,
         bridge: &str,
         subnets: &[(IpAddr, u8)],
-        links: &dyn Fn() -> Result<BTreeSet<String>, LinkError>,
+        links: &mut dyn FnMut() -> Result<BTreeSet<String>, LinkError>,
     ) -> Result<(), FilterError> {
         self.retry("remove a network", |filter, batch| {
             let there = filter.keys(BRIDGES.name)?;

@@ -17,11 +17,12 @@ use tokio::sync::oneshot;
 
 pub use self::members::endpoints;
 pub(crate) use self::members::{Handed, publish_target};
-pub use self::records::list;
+pub use self::records::{is_interrupted, list};
 use super::config::{BRIDGE_PREFIX, Driver, Network};
 use super::dns::table::{NetworkNames, Tables};
 use super::lease::{self, Leases};
-use super::link::{self, Links, sysctl};
+use super::link::{Links, sysctl};
+use super::listing::Link;
 use super::nft::{Bridge, Filter, Mapping};
 use super::pool::Pool;
 use super::{Census, NetworkError};
@@ -130,7 +131,7 @@ pub(crate) fn start(root: &Root, pools: Option<Vec<Pool>>, tables: Arc<Tables>) 
 
 impl Worker {
     fn record(&self, id: &Id) -> PathBuf {
-        self.records.join(format!("{id}.json"))
+        records::path(&self.records, id)
     }
 
     fn registry(&self, id: &Id) -> PathBuf {
@@ -148,7 +149,7 @@ impl Worker {
         self.refresh(&network.id)
     }
 
-    fn realise_bridge(&mut self, network: &Network) -> Result<link::Link, NetworkError> {
+    fn realise_bridge(&mut self, network: &Network) -> Result<Link, NetworkError> {
         let name = network.bridge();
         let gateway4 = network.subnet(true).and_then(|s| s.gateway);
         let mac = match gateway4 {

@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 use std::fs::{File, TryLockError};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::Worker;
 use crate::id::Id;
 use crate::network::NetworkError;
 use crate::network::config::{Driver, Network, NetworkConfig, Subnet};
-use crate::network::link;
+use crate::network::listing::Used;
 use crate::network::pool::{self, Cidr};
 use crate::network::settings;
 use crate::network::store::{self, Durability, StoreError};
@@ -36,6 +36,29 @@ pub(crate) struct Removed {
 pub fn list(root: &Root) -> Result<Vec<Network>, StoreError> {
     let there = read(&root.networks())?.into_iter().filter(|record| !record.removing);
     Ok(there.map(|record| record.network).collect())
+}
+
+/// Returns whether a network below a root is on its way out that nobody removes any more, because its supervisor was killed.
+/// The next supervisor to start finishes that.
+pub fn is_interrupted(root: &Root) -> Result<bool, StoreError> {
+    for record in read(&root.networks())?.into_iter().filter(|record| record.removing) {
+        let path = path(&root.networks(), &record.network.id);
+        let failed = |source| StoreError::Lock { path: path.clone(), source };
+        match File::open(&path).map(|claim| claim.try_lock_shared()) {
+            Ok(Ok(())) => return Ok(true),
+            // Somebody is at it.
+            Ok(Err(TryLockError::WouldBlock)) => {}
+            Ok(Err(TryLockError::Error(source))) => return Err(failed(source)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(source) => return Err(failed(source)),
+        }
+    }
+    Ok(false)
+}
+
+/// Returns where the record of a network is.
+pub(super) fn path(records: &Path, id: &Id) -> PathBuf {
+    records.join(format!("{id}.json"))
 }
 
 fn read(records: &Path) -> Result<Vec<Record>, StoreError> {
@@ -216,7 +239,7 @@ impl Worker {
     }
 
     /// Says what a subnet that was asked for overlaps with.
-    fn check_free(&self, config: &NetworkConfig, subnet: Cidr, host: &[link::Used]) -> Result<(), NetworkError> {
+    fn check_free(&mut self, config: &NetworkConfig, subnet: Cidr, host: &[Used]) -> Result<(), NetworkError> {
         let conflict = |with: String| NetworkError::SubnetTaken { network: config.name.clone(), subnet, with };
         for other in self.networks.values() {
             if let Some(theirs) = other.subnets.iter().find(|s| pool::overlap(s.subnet, subnet)) {
@@ -283,9 +306,9 @@ impl Worker {
     fn unfilter(&mut self, network: &Network) -> Result<(), NetworkError> {
         if network.config.driver == Driver::Bridge {
             let subnets: Vec<Cidr> = network.subnets.iter().map(|s| s.subnet).collect();
-            let links = &self.links;
-            let there = || Ok(links.links()?.into_iter().map(|link| link.name).collect());
-            self.filter.remove(&network.bridge(), &subnets, &there)?;
+            let links = &mut self.links;
+            let mut there = || Ok(links.links()?.into_iter().map(|link| link.name).collect());
+            self.filter.remove(&network.bridge(), &subnets, &mut there)?;
         }
         Ok(())
     }

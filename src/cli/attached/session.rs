@@ -1,4 +1,4 @@
-//! `up` without `-d`: starts the containers and shows what they write until all of them have ended.
+//! The containers of attached `up`: who takes part, whose logs are shown, who has ended, and what follows from that.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -9,165 +9,22 @@ use rcompose_engine::id::Id;
 use rcompose_engine::protocol::{Condition, Event, EventKind};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
 
-use super::context::{Context, timeout};
-use super::error::{Error, INTERRUPTED};
-use super::follow::Feeds;
-use super::signals::Interrupts;
-use super::up::{self, UpArgs};
-use super::watch;
+use super::OnExit;
+use crate::cli::context::{Context, timeout};
+use crate::cli::error::Error;
+use crate::cli::follow::Feeds;
+use crate::cli::up::UpArgs;
 use crate::compose::Project;
 use crate::project::apply::{self, ApplyError, Options, Said};
 use crate::project::engine::Engine;
 use crate::project::labels::Labelled as _;
 use crate::project::names;
 use crate::project::plan::{Plan, lifecycle};
-use crate::project::timeline::Recorder;
 use crate::ui::logs::{Printer, Style};
-use crate::ui::progress::Progress;
-use crate::watch::rules::Rules;
-use crate::watch::source::Source;
-
-/// What the exit of a container leads to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum OnExit {
-    GoOn,
-    /// All others are stopped.
-    Stop,
-    /// All others are stopped if it failed.
-    StopOnFailure,
-}
-
-/// What is seen of a project that is attached to.
-#[derive(Debug)]
-pub struct Attached {
-    /// The services whose logs are shown.
-    pub services: BTreeSet<String>,
-    /// What is watched of its files.
-    pub watched: Option<(Arc<Rules>, Source)>,
-}
-
-/// Returns the services whose logs are shown.
-pub fn services(args: &UpArgs, project: &Project) -> Result<BTreeSet<String>, Error> {
-    for name in args.attach.iter().chain(&args.no_attach).chain(&args.exit_code_from) {
-        if !project.services.contains_key(name) {
-            return Err(Error::new(format!("no such service: {name}")));
-        }
-    }
-    if !args.attach.is_empty() {
-        return Ok(args.attach.iter().filter(|name| !args.no_attach.contains(name)).cloned().collect());
-    }
-    let named = |name: &String| {
-        args.converge.services.is_empty() || args.attach_dependencies || args.converge.services.contains(name)
-    };
-    let shown = |(name, service): &(&String, &crate::compose::Service)| {
-        named(name) && !args.no_attach.contains(name) && service.attach != Some(false)
-    };
-    Ok(project.services.iter().filter(shown).map(|(name, _)| name.clone()).collect())
-}
-
-/// Carries out `plan`, which starts the containers, and stays until all have ended; where files are watched, until it is
-/// interrupted: what ended may be started again by a change.
-pub async fn run(
-    context: &Context,
-    args: &UpArgs,
-    (engine, project): (&Arc<Engine>, &Project),
-    attached: Attached,
-    plan: Plan,
-    recorder: &Recorder,
-) -> Result<(), Error> {
-    let mut interrupts = Interrupts::new()?;
-    let client = engine.client().await?;
-    let Attached { services, watched } = attached;
-    let mut session = Session::begin(context, args, engine, project, services).await?;
-    let watches = watched.is_some();
-    let unwatch = CancellationToken::new();
-    let watching = watched.map(|(rules, source)| {
-        let options = watch::Options { quiet: args.quiet_build, prune: true };
-        watch::Session::new(context, engine, project, options, session.feeds.voice(), rules, source)
-    });
-    let mut watching = Box::pin(watch::beside(watching, unwatch.clone()));
-    let mut unwatched = false;
-    let mut events = client.subscribe().await?;
-    let interrupt = CancellationToken::new();
-    let audience = Some(session.audience.clone());
-    let options = Options {
-        parallel: context.parallel(),
-        interrupt: interrupt.clone(),
-        audience,
-        recorder: Some(recorder.clone()),
-        ..Options::default()
-    };
-    let quiet = Progress::quiet();
-    let mut starting = Box::pin(apply::apply(engine, plan, &quiet, options));
-    let mut started = false;
-    let mut failed = None;
-    loop {
-        let goes_on = watches && !unwatched && session.presses == 0 && !session.aborted;
-        if started && session.ends.is_empty() && session.stopping.is_empty() && !goes_on {
-            break;
-        }
-        tokio::select! {
-            result = &mut starting, if !started => {
-                started = true;
-                up::remember(args, engine, recorder)?;
-                match result {
-                    Ok(()) | Err(ApplyError::Interrupted) => {
-                        session.watch_started()?;
-                        if session.presses > 0 || session.aborted {
-                            // Those that were just being started when the others were stopped.
-                            session.stop()?;
-                        }
-                    }
-                    Err(error) => {
-                        failed = Some(Error::from(error));
-                        break;
-                    }
-                }
-            }
-            // Some may be missed. The client connects to the next supervisor for those who wait for containers.
-            event = events.recv() => if let Ok(event) = event {
-                session.event(&event).await?;
-            },
-            Some(said) = session.hooks.recv() => session.feeds.status(&said.container, &format!("-> {}", said.line)).await,
-            Some(ended) = session.ends.join_next() => session.ended(ended).await?,
-            Some(stopped) = session.stopping.join_next() => session.stopped(stopped)?,
-            ended = &mut watching, if started && !unwatched => {
-                unwatched = true;
-                if let Err(error) = ended {
-                    // The logs go on.
-                    super::report(context.ui, &error);
-                }
-            }
-            () = interrupts.next() => {
-                interrupt.cancel();
-                unwatch.cancel();
-                session.interrupted()?;
-            }
-            error = session.feeds.failure() => return Err(error),
-        }
-    }
-    unwatch.cancel();
-    if started && !unwatched {
-        watching.await?;
-    }
-    // Events that are on their way still belong to what was seen.
-    while let Ok(event) = events.try_recv() {
-        session.event(&event).await?;
-    }
-    let (code, presses) = (session.code, session.presses);
-    session.feeds.finish().await?;
-    match (failed, presses, code) {
-        (Some(error), ..) => Err(error),
-        (None, 1.., _) => Err(Error::Exit(INTERRUPTED)),
-        (None, 0, 0) => Ok(()),
-        (None, 0, code) => Err(Error::Exit(u8::try_from(code).unwrap_or(1))),
-    }
-}
 
 /// What is shown and waited for.
-struct Session<'a> {
+pub(super) struct Session<'a> {
     context: &'a Context,
     args: &'a UpArgs,
     engine: &'a Arc<Engine>,
@@ -176,30 +33,34 @@ struct Session<'a> {
     attached: BTreeSet<String>,
     /// The containers that take part.
     members: BTreeSet<Id>,
-    feeds: Feeds,
+    pub(super) feeds: Feeds,
     begun: jiff::Timestamp,
     /// Which containers have not ended for good.
-    ends: JoinSet<Result<Id, Error>>,
+    pub(super) ends: JoinSet<Result<Id, Error>>,
     watched: BTreeSet<Id>,
     /// Which containers were said to have ended for good.
     mourned: BTreeSet<Id>,
     /// Which containers were told to stop.
     told: BTreeSet<Id>,
     /// Stops that are under way.
-    stopping: JoinSet<Result<(), ApplyError>>,
+    pub(super) stopping: JoinSet<Result<(), ApplyError>>,
     /// What hooks write, and where they are to send it.
-    hooks: mpsc::UnboundedReceiver<Said>,
-    audience: mpsc::UnboundedSender<Said>,
+    pub(super) hooks: mpsc::UnboundedReceiver<Said>,
+    pub(super) audience: mpsc::UnboundedSender<Said>,
     /// How often the user asked for the end.
-    presses: u32,
+    pub(super) presses: u32,
+    /// Whether that was by the key for it, which is no failure.
+    pub(super) quits: bool,
+    /// Whether files are watched, so that other containers may take the place of these.
+    pub(super) watching: bool,
     /// Whether a container's exit has led to the end of all.
-    aborted: bool,
-    code: i32,
+    pub(super) aborted: bool,
+    pub(super) code: i32,
     code_known: bool,
 }
 
 impl<'a> Session<'a> {
-    async fn begin(
+    pub(super) async fn begin(
         context: &'a Context,
         args: &'a UpArgs,
         engine: &'a Arc<Engine>,
@@ -237,11 +98,9 @@ impl<'a> Session<'a> {
             } else {
                 log::Options { since: Some(now), ..log::Options::default() }
             };
-            feeds.add(&container.config.id, &name(container), &options)?;
+            feeds.add(&container.config.id, &name(container), &options).await?;
             engine.report(&container.config.id, EventKind::Attach, []).await;
         }
-        // The tasks open the logs before anything is started.
-        tokio::task::yield_now().await;
         let (audience, hooks) = mpsc::unbounded_channel();
         Ok(Self {
             context,
@@ -260,6 +119,8 @@ impl<'a> Session<'a> {
             hooks,
             audience,
             presses: 0,
+            quits: false,
+            watching: false,
             aborted: false,
             code: 0,
             code_known: false,
@@ -268,7 +129,7 @@ impl<'a> Session<'a> {
 
     /// Waits, from now on, for the end of every member that runs, or that was started: it may have ended before anybody
     /// heard of it, and only its supervisor knows how.
-    fn watch_started(&mut self) -> Result<(), Error> {
+    pub(super) fn watch_started(&mut self) -> Result<(), Error> {
         for container in self.engine.containers()? {
             let started = lifecycle::is_active(&container) || container.state.started_at >= Some(self.begun);
             if started && self.members.contains(&container.config.id) {
@@ -290,7 +151,7 @@ impl<'a> Session<'a> {
     }
 
     /// Lets a container take part that was made meanwhile, in the place of another.
-    fn join(&mut self, event: &Event) -> Result<(), Error> {
+    async fn join(&mut self, event: &Event) -> Result<(), Error> {
         let Some(there) = store::load(&self.engine.root, &event.id)? else { return Ok(()) };
         let service = there.service();
         if there.is_oneoff() || there.is_hook() || !self.services.contains(service) {
@@ -299,14 +160,14 @@ impl<'a> Session<'a> {
         self.members.insert(event.id.clone());
         if self.attached.contains(service) {
             let name = names::short(&self.engine.project, &there.config.name);
-            self.feeds.add(&event.id, name, &log::Options::default())?;
+            self.feeds.add(&event.id, name, &log::Options::default()).await?;
         }
         Ok(())
     }
 
-    async fn event(&mut self, event: &Event) -> Result<(), Error> {
-        if self.args.watch && event.kind == EventKind::Start && !self.members.contains(&event.id) {
-            self.join(event)?;
+    pub(super) async fn event(&mut self, event: &Event) -> Result<(), Error> {
+        if self.watching && event.kind == EventKind::Start && !self.members.contains(&event.id) {
+            self.join(event).await?;
         }
         if !self.members.contains(&event.id) {
             return Ok(());
@@ -338,6 +199,11 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
+    /// Returns whether everything is being stopped.
+    pub(super) fn stops(&self) -> bool {
+        self.presses > 0 || self.aborted
+    }
+
     /// Ends everything if that is what the exit of this container was to lead to.
     fn exited(&mut self, service: &str, code: i32) -> Result<(), Error> {
         let on_exit = self.args.on_exit();
@@ -350,7 +216,7 @@ impl<'a> Session<'a> {
             OnExit::Stop => true,
             OnExit::StopOnFailure => code != 0,
         };
-        if stops && !self.aborted && self.presses == 0 {
+        if stops && !self.stops() {
             self.aborted = true;
             if self.args.exit_code_from.is_none() {
                 self.code = code;
@@ -361,7 +227,7 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    fn interrupted(&mut self) -> Result<(), Error> {
+    pub(super) fn interrupted(&mut self) -> Result<(), Error> {
         self.presses += 1;
         if self.presses == 1 {
             self.context.ui.say("Gracefully Stopping... press Ctrl+C again to force");
@@ -373,7 +239,7 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    fn stop(&mut self) -> Result<(), Error> {
+    pub(super) fn stop(&mut self) -> Result<(), Error> {
         let containers = self.engine.containers()?;
         let is_asked = |container: &&Container| {
             let id = &container.config.id;
@@ -393,7 +259,10 @@ impl<'a> Session<'a> {
         self.stopping.spawn(async move { apply::apply(&engine, plan, &progress, options).await });
     }
 
-    async fn ended(&mut self, ended: Result<Result<Id, Error>, tokio::task::JoinError>) -> Result<(), Error> {
+    pub(super) async fn ended(
+        &mut self,
+        ended: Result<Result<Id, Error>, tokio::task::JoinError>,
+    ) -> Result<(), Error> {
         let id = match ended {
             Ok(id) => id?,
             Err(error) => std::panic::resume_unwind(error.into_panic()),
@@ -416,7 +285,10 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    fn stopped(&mut self, stopped: Result<Result<(), ApplyError>, tokio::task::JoinError>) -> Result<(), Error> {
+    pub(super) fn stopped(
+        &mut self,
+        stopped: Result<Result<(), ApplyError>, tokio::task::JoinError>,
+    ) -> Result<(), Error> {
         match stopped {
             // What was killed meanwhile could not be stopped.
             Ok(Err(_)) if self.presses > 1 => Ok(()),
