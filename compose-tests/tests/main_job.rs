@@ -155,12 +155,6 @@ fn tests_run_beside_a_stack_of_their_own() {
     assert!(report("stack.xml").contains("tests=\"5\" failures=\"0\""), "{}", report("stack.xml"));
     assert!(report("events.json").contains("\"health_status: healthy\""), "{}", report("events.json"));
     assert!(report("logs/web-1.log").contains("POST /api/messages"), "{}", report("logs/web-1.log"));
-
-    // Tests that fail fail the job, and it still leaves nothing.
-    stack.write("ci/tests/test_guestbook.py", "raise SystemExit(3)\n");
-    let run = stack.shell("ci/run");
-    assert_ne!(run.code, 0, "{run:?}");
-    assert!(report("stack.xml").contains("failures=\"1\""), "{}", report("stack.xml"));
     stack.finish();
 }
 
