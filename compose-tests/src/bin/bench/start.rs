@@ -29,7 +29,7 @@ const BUNDLE: &str = "services:
 ";
 
 /// How long a program may take to run until something is wrong.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Prints a row for each.
 pub(super) fn measure(sides: &[Side<'_>], iterations: usize, others: &[String]) -> anyhow::Result<()> {

@@ -28,7 +28,7 @@ const BURST: usize = 5_000;
 /// How many files are there when watching begins.
 const MANY: usize = 50_000;
 /// How long a change may take until something is wrong.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 fn project(rules: &str) -> String {
     format!(
