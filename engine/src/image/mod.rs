@@ -73,8 +73,8 @@ pub use pull::{Progress, PullError, PullEvent, PullOptions, PullPhase, no_progre
 pub use push::{PushError, PushEvent, PushPhase, PushProgress, push, push_as};
 pub use reference::{DEFAULT_REGISTRY, DEFAULT_TAG, Reference, ReferenceError};
 pub use registry::{Client, ClientOptions, RegistryError};
-pub(crate) use sent::ATTESTED;
 pub use save::{Archive, Folder, Layout};
+pub(crate) use sent::ATTESTED;
 pub use settings::{ProxySettings, RegistryConfig, RegistrySettings, SettingsError};
 pub use step::{Step, StepKey};
 pub(crate) use store::io_error;

@@ -50,24 +50,29 @@ fn start(shim: Shim, supervisor: &OwnedFd) -> Step<Running> {
     let (ours, theirs) = socket::pair().step(|| "make a socket pair for init".into())?;
     let (pid, pidfd) = clone_init(&shim, stdio.container, &ours, theirs)?;
     let mut started = Starting::default();
-    let result = started.watch(&shim, supervisor, &ours, pid);
-    if let Err(failure) = result {
+    let runs = started.watch(&shim, supervisor, &ours, pid).and_then(|()| run_poststart(&shim, pid));
+    if let Err(failure) = runs {
         pidfd::kill_and_reap(pidfd.as_fd());
         return Err(failure);
-    }
-    if shim.config.hooks {
-        let (subject, hooks) = hooks_of(&shim)?;
-        let state = subject.text(ContainerState::Running, Some(pid.as_raw()))?;
-        if let Err(failure) = hooks::run("poststart", hooks.poststart().as_deref(), &state) {
-            pidfd::kill_and_reap(pidfd.as_fd());
-            return Err(failure);
-        }
     }
     if let Some(master) = started.master {
         output = Output::terminal(master);
     }
     let network = started.network.unwrap_or(host_network);
-    Ok(Running::new(shim, place, pid, pidfd, network, started.kept, output))
+    let running = Running::new(shim, place, pid, pidfd, network, started.kept, output);
+    // What the supervisor never heard of it would not end either.
+    running.introduce(supervisor).inspect_err(|_| pidfd::kill_and_reap(running.pidfd()))?;
+    Ok(running)
+}
+
+/// Runs the hooks of a container whose program has just begun.
+fn run_poststart(shim: &Shim, pid: Pid) -> Step<()> {
+    if !shim.config.hooks {
+        return Ok(());
+    }
+    let (subject, hooks) = hooks_of(shim)?;
+    let state = subject.text(ContainerState::Running, Some(pid.as_raw()))?;
+    hooks::run("poststart", hooks.poststart().as_deref(), &state)
 }
 
 /// Clones init into the namespaces and the cgroup of version 2 that it is to have. `theirs` is its end of the channel.

@@ -93,7 +93,11 @@ fn begin(spawn: &Spawn, supervisor: &OwnedFd, fds: Vec<OwnedFd>) -> Step<Running
     let shim = Shim { id: spawn.id.clone(), bundle, run, directory, config, attended };
     match spawn.task {
         Task::Create | Task::CreateAttended { .. } => create::create(shim, supervisor),
-        Task::Adopt { pid } => Running::adopt(shim, pid, fds),
+        Task::Adopt { pid } => {
+            let running = Running::adopt(shim, pid, fds)?;
+            running.introduce(supervisor)?;
+            Ok(running)
+        }
     }
 }
 

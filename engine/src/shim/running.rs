@@ -189,7 +189,6 @@ impl Running {
     /// Runs until the container has ended and the supervisor knows.
     pub(super) fn run(mut self, supervisor: OwnedFd) -> ! {
         self.connect(supervisor, true);
-        self.greet();
         // Making the container took more than looking after it does.
         process::trim_heap();
         loop {
@@ -367,23 +366,25 @@ impl Running {
         self.connections.push(Connection { number: self.next_connection, socket, supervisor });
     }
 
-    /// Tells a new supervisor everything.
-    fn greet(&mut self) {
-        self.missing = None;
+    /// Tells a supervisor which container this is. One that is gone finds out when it is back.
+    pub(super) fn introduce(&self, supervisor: &OwnedFd) -> Step<()> {
         let mut fds = vec![self.pidfd.as_fd(), self.network.as_fd()];
         let sources = self.output.sources();
         fds.extend(sources.iter().map(|(_, fd)| fd.as_fd()));
-        self.tell_supervisor(&FromShim::Started { pid: self.pid.as_raw() }, &fds);
+        sent(protocol::send(supervisor, &FromShim::Started { pid: self.pid.as_raw() }, &fds))
+            .step(|| "tell the supervisor which container runs".into())
+    }
+
+    pub(super) fn pidfd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
     }
 
     /// Says something to the supervisor, if there is one.
     fn tell_supervisor(&self, message: &FromShim, fds: &[BorrowedFd<'_>]) {
         if let Some(connection) = self.connections.iter().find(|connection| connection.supervisor) {
-            match protocol::send(&connection.socket, message, fds) {
-                // A connection that is broken reads as closed, and is dealt with then.
-                Ok(()) | Err(Errno::EPIPE | Errno::ECONNRESET | Errno::ENOTCONN) => {}
+            if sent(protocol::send(&connection.socket, message, fds)).is_err() {
                 // A shim that its supervisor waits for in vain is worth less than none, which gets a successor.
-                Err(_) => clone::exit(1),
+                clone::exit(1);
             }
         }
     }
@@ -417,10 +418,14 @@ impl Running {
         match message {
             ToShim::Adopt => {
                 self.connections.retain(|connection| !connection.supervisor);
+                self.missing = None;
                 if let Some(connection) = self.connections.iter_mut().find(|connection| connection.number == number) {
                     connection.supervisor = true;
                 }
-                self.greet();
+                let supervisor = self.connections.iter().find(|connection| connection.supervisor);
+                if supervisor.is_some_and(|connection| self.introduce(&connection.socket).is_err()) {
+                    clone::exit(1);
+                }
                 let kept: Vec<BorrowedFd<'_>> = self.kept.fds.iter().map(AsFd::as_fd).collect();
                 self.tell_supervisor(&FromShim::Kept { names: self.kept.names.clone() }, &kept);
                 if let Some(exit) = &self.exit {
@@ -537,6 +542,14 @@ impl Running {
         // Where even this fails there is nothing to do but to try again later.
         super::sealed::start_supervisor(&self.shim.config.supervisor_command).ok();
         self.missing = Some((at.max(Instant::now()) + patience, (patience * 2).min(PATIENCE_LIMIT)));
+    }
+}
+
+/// A connection that is broken reads as closed, and is dealt with then.
+fn sent(result: nix::Result<()>) -> nix::Result<()> {
+    match result {
+        Err(Errno::EPIPE | Errno::ECONNRESET | Errno::ENOTCONN) => Ok(()),
+        result => result,
     }
 }
 

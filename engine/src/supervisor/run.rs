@@ -131,7 +131,11 @@ impl Run {
             Err((pid, failure)) => {
                 match pid {
                     Some(pid) => abandon(shim, pid).await,
-                    None => drop(shim),
+                    None => {
+                        drop(shim);
+                        // A shim that dies after it has started PID 1 takes nothing back.
+                        kill_all(project, config).await;
+                    }
                 }
                 clean_up(project, config, network).await;
                 Err(failure)
@@ -538,6 +542,18 @@ pub(super) fn cgroup(project: &Project, config: &ContainerConfig) -> Result<cgro
     let path = project.root.container(&config.id).join(shim::config::FILE);
     let shim = store::read::<shim::config::ShimConfig>(&path)?;
     shim.map(|shim| shim.cgroup).ok_or_else(|| other(format!("{} is missing", path.display())))
+}
+
+/// Kills what a shim has started and can tell nobody of.
+async fn kill_all(project: &Project, config: &ContainerConfig) {
+    let killed = match cgroup(project, config) {
+        Ok(cgroup) => tokio::task::spawn_blocking(move || cgroup.kill_all()).await.map_err(caused),
+        Err(failure) => Err(failure),
+    };
+    if let Err(error) = killed {
+        tracing::warn!(container = %config.name, %error, "cannot kill what its shim left");
+        project.untidy();
+    }
 }
 
 /// Removes a container's cgroups, which its last process may have left only just now.

@@ -48,9 +48,11 @@ pub fn is_interrupted(root: &Root) -> Result<bool, StoreError> {
             Ok(Ok(())) => return Ok(true),
             // Somebody is at it.
             Ok(Err(TryLockError::WouldBlock)) => {}
-            Ok(Err(TryLockError::Error(source))) => return Err(failed(source)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(source) => return Err(failed(source)),
+            Ok(Err(TryLockError::Error(source))) | Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                return Err(failed(source));
+            }
+            // It is gone by now.
+            Ok(Err(TryLockError::Error(_))) | Err(_) => {}
         }
     }
     Ok(false)
