@@ -381,11 +381,10 @@ impl Running {
 
     /// Says something to the supervisor, if there is one.
     fn tell_supervisor(&self, message: &FromShim, fds: &[BorrowedFd<'_>]) {
-        if let Some(connection) = self.connections.iter().find(|connection| connection.supervisor) {
-            if sent(protocol::send(&connection.socket, message, fds)).is_err() {
-                // A shim that its supervisor waits for in vain is worth less than none, which gets a successor.
-                clone::exit(1);
-            }
+        let supervisor = self.connections.iter().find(|connection| connection.supervisor);
+        if supervisor.is_some_and(|connection| sent(protocol::send(&connection.socket, message, fds)).is_err()) {
+            // A shim that its supervisor waits for in vain is worth less than none, which gets a successor.
+            clone::exit(1);
         }
     }
 

@@ -129,13 +129,12 @@ impl Run {
                 }
             },
             Err((pid, failure)) => {
-                match pid {
-                    Some(pid) => abandon(shim, pid).await,
-                    None => {
-                        drop(shim);
-                        // A shim that dies after it has started PID 1 takes nothing back.
-                        kill_all(project, config).await;
-                    }
+                if let Some(pid) = pid {
+                    abandon(shim, pid).await;
+                } else {
+                    drop(shim);
+                    // A shim that dies after it has started PID 1 takes nothing back.
+                    kill_all(project, config).await;
                 }
                 clean_up(project, config, network).await;
                 Err(failure)

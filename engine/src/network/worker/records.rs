@@ -46,13 +46,11 @@ pub fn is_interrupted(root: &Root) -> Result<bool, StoreError> {
         let failed = |source| StoreError::Lock { path: path.clone(), source };
         match File::open(&path).map(|claim| claim.try_lock_shared()) {
             Ok(Ok(())) => return Ok(true),
-            // Somebody is at it.
-            Ok(Err(TryLockError::WouldBlock)) => {}
             Ok(Err(TryLockError::Error(source))) | Err(source) if source.kind() != io::ErrorKind::NotFound => {
                 return Err(failed(source));
             }
-            // It is gone by now.
-            Ok(Err(TryLockError::Error(_))) | Err(_) => {}
+            // Somebody is at it, or it is gone by now.
+            Ok(Err(_)) | Err(_) => {}
         }
     }
     Ok(false)
