@@ -77,9 +77,6 @@ fn what_cannot_be_pushed_is_said() {
     setup.store.tag(&source, &nowhere).unwrap();
     let (result, _) = push_recording(&setup, &nowhere);
     assert!(result.unwrap_err().to_string().contains("unreachable"));
-    let pinned: Reference = format!("{}@{}", source.reference.name(), source.digest).parse().unwrap();
-    // Its own digest is as good as a tag; it is the server that has gone.
-    assert!(matches!(push_recording(&setup, &pinned).0, Err(PushError::Registry { .. })));
 }
 
 fn save(setup: &Setup, path: &Path) {
