@@ -8,6 +8,7 @@ use compose_tests::{
     stack,
     stack::Stack,
     terminal::{DETACH, INTERRUPT, Terminal},
+    wait,
 };
 use serde_json::json;
 
@@ -166,6 +167,9 @@ fn a_build_that_failed_is_entered() {
     let (code, shown) = terminal.finish();
     assert!(code == 1 && shown.contains("exit code: 3"), "{code}: {shown}");
     assert_eq!(stack.run(&["image", "ls", "-q", "localhost/build-halted"]).ok().stdout, "");
-    assert!(stack.own_processes().is_empty(), "{:?}", stack.own_processes());
+    wait::until(wait::PATIENCE, "every process of the build to end", || {
+        let left = stack.own_processes();
+        if left.is_empty() { Ok(()) } else { Err(left) }
+    });
     stack.finish();
 }

@@ -192,10 +192,20 @@ fn lock(directory: &Path) -> Result<Option<File>, String> {
 }
 
 /// Removes everything of this supervisor below the run directory, and the parents nobody uses any more.
+///
+/// Its lock goes last: while it is held all files are ours, and from then on they may be a successor's.
 fn leave(directory: &Path) {
-    // Once more, since nobody comes back for it.
-    if let Err(error) = fs::remove_dir_all(directory).or_else(|_| fs::remove_dir_all(directory)) {
-        tracing::warn!(%error, "cannot remove {}", directory.display());
+    let lock = directory.join("lock");
+    // Each once more, since nobody comes back for it.
+    let left = remove_all_but(&lock, directory)
+        .or_else(|_| remove_all_but(&lock, directory))
+        .and_then(|()| fs::remove_file(&lock).or_else(|_| fs::remove_file(&lock)))
+        .and_then(|()| fs::remove_dir(directory).or_else(|_| fs::remove_dir(directory)));
+    match left {
+        Ok(()) => {}
+        // A successor has come.
+        Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => return,
+        Err(error) => tracing::warn!(%error, "cannot remove {}", directory.display()),
     }
     for parent in directory.ancestors().skip(1).take(2) {
         // Not empty: another project is there.
@@ -203,6 +213,21 @@ fn leave(directory: &Path) {
             return;
         }
     }
+}
+
+/// Removes what a directory has but one file.
+fn remove_all_but(kept: &Path, directory: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(directory)? {
+        let path = entry?.path();
+        if path != kept {
+            fs::remove_file(&path).or_else(|error| match error.kind() {
+                io::ErrorKind::NotFound => Ok(()),
+                io::ErrorKind::IsADirectory => fs::remove_dir_all(&path),
+                _ => Err(error),
+            })?;
+        }
+    }
+    Ok(())
 }
 
 fn tracing_to_stderr() {
