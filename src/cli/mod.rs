@@ -34,10 +34,12 @@ pub mod logs;
 pub mod ls;
 pub mod man;
 pub mod network;
+pub mod opener;
 pub mod pause;
 pub mod plan;
 pub mod port;
 pub mod ps;
+pub mod publish;
 pub mod pull;
 pub mod push;
 pub mod restart;
@@ -259,6 +261,8 @@ enum Command {
     Port(port::PortArgs),
     /// List containers
     Ps(ps::PsArgs),
+    /// Publish compose application
+    Publish(publish::PublishArgs),
     /// Pull service images
     Pull(pull::PullArgs),
     /// Push service images
@@ -332,6 +336,9 @@ pub fn main() -> ExitCode {
     if let Some(shell) = std::env::var_os(completion::VARIABLE) {
         return completion::answer(&shell, name, std::env::args_os());
     }
+    if let Some(answered) = completion::answer_docker(std::env::args_os().collect()) {
+        return answered;
+    }
     if name.is_dockers() && arguments.get(1).is_some_and(|first| first == guise::METADATA) {
         let said = Ui::default().out(&guise::metadata(COMPOSE_VERSION));
         return ExitCode::from(u8::from(said.is_err()));
@@ -388,6 +395,7 @@ pub fn main() -> ExitCode {
         Command::Plan(args) => plan::run(&context, &args),
         Command::Port(args) => port::run(&context, &args),
         Command::Ps(args) => ps::run(&context, &args),
+        Command::Publish(args) => publish::run(&context, &args),
         Command::Pull(args) => pull::run(&context, &args),
         Command::Push(args) => push::run(&context, &args),
         Command::Restart(args) => restart::run(&context, &args),
