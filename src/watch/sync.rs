@@ -177,10 +177,11 @@ impl<'r, 'i> Walk<'r, 'i> {
         });
         let (directory, there) = match found {
             Ok(found) => found,
-            Err(Errno::ENOENT) => return Ok(Step::Done(self.placer.remove(&target, over)?)),
             // Of what it was in, something else was made. Where that was brought over, the path may lead elsewhere.
             Err(Errno::ENOTDIR | Errno::ELOOP) if is_replaced(self.rule, path) => return Ok(Step::Done(false)),
-            Err(Errno::ENOTDIR | Errno::ELOOP) => return Ok(Step::Done(self.placer.remove(&target, over)?)),
+            Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => {
+                return Ok(Step::Done(self.placer.remove(&target, over)?));
+            }
             Err(errno) => return Err(failed(errno)),
         };
         let changed = match SFlag::from_bits_truncate(there.st_mode) & SFlag::S_IFMT {
