@@ -123,11 +123,12 @@ async fn send(
 /// Refuses what would be of no use elsewhere, and asks whether what may be private is to be given away.
 fn may_publish(context: &Context, args: &PublishArgs, project: &Project, files: &Files) -> Result<bool, Error> {
     let built = project.services.values().filter(|service| service.image.is_none() && service.build.is_some());
-    let built = built.map(|service| format!("\n- {:?}", service.name)).collect::<String>();
+    let built = built.map(|service| format!("- {:?}", service.name)).collect::<Vec<_>>();
     if !built.is_empty() {
         return Err(Error::with_hint(
             format!(
-                "your Compose stack cannot be published as it only contains a build section for service(s):{built}"
+                "your Compose stack cannot be published as it only contains a build section for service(s):\n{}",
+                built.join("\n")
             ),
             "name the image that a build makes with `image`: it is pushed as well",
         ));
@@ -210,8 +211,9 @@ fn variables(project: &Project, files: &Files) -> Variables {
             all.insert(&config.name, format!("{}={variable}\n", config.name));
         }
     }
-    let listed = all.iter().map(|(name, lines)| format!("Service/Config  {name}\n{lines}")).collect::<String>();
+    let listed = all.iter().map(|(name, lines)| format!("Service/Config  {name}\n{lines}")).collect::<Vec<_>>();
     let question = (!listed.is_empty()).then(|| {
+        let listed = listed.concat();
         format!(
             "you are about to publish environment variables within your OCI artifact.\n\
              please double check that you are not leaking sensitive data\n\
