@@ -46,7 +46,8 @@ fn everything_goes_on_when_it_is_left_by_its_key() {
     up.type_in("o");
     up.wait_for("web-1  http://127.0.0.1:8080");
     up.wait_for("web-1  postgresql://127.0.0.1:5433");
-    let opened = || Some(fs::read_to_string(folder.join("opened")).unwrap_or_default()).filter(|urls| urls.ends_with('\n'));
+    let opened =
+        || Some(fs::read_to_string(folder.join("opened")).unwrap_or_default()).filter(|urls| urls.ends_with('\n'));
     let opened = wait::until(wait::PATIENCE, "a browser", || opened().ok_or("nothing was opened"));
     assert_eq!(opened, "http://127.0.0.1:8080\n", "a database is nothing for a browser");
     up.type_in("d");

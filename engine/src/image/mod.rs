@@ -55,8 +55,8 @@ pub(crate) use build_cache::{
 pub use build_cache::{CacheError, CacheSource, ImportedCache};
 pub use commit::Commit;
 pub use compress::Compression;
-pub use copy::copy;
 pub use config::{ConfigError, DockerConfig, Healthcheck, Image};
+pub use copy::copy;
 pub use credentials::{Credentials, CredentialsError, erase_credentials, find_credentials, save_credentials};
 pub(crate) use decompress::{Decompressor, expand};
 pub use describe::Layer;
