@@ -170,6 +170,9 @@ pub fn run(context: &Context, args: &UpArgs) -> Result<(), Error> {
     let mut project = chosen(context.project(&asked.services)?, asked)?;
     let engine = Arc::new(context.engine(&project.name)?);
     context.refuse_elsewhere(&project, &engine.containers()?)?;
+    if !context.global.dry_run {
+        engine.begin();
+    }
     let of_services = project.services.values();
     let of_services = of_services.flat_map(|service| [unhonoured(&project, service), discarded(service)].concat());
     let of_networks = project.networks.values().filter(|network| !network.external).flat_map(network::unhonoured);
