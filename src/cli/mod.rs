@@ -35,10 +35,12 @@ pub mod logs;
 pub mod ls;
 pub mod man;
 pub mod network;
+pub mod opener;
 pub mod pause;
 pub mod plan;
 pub mod port;
 pub mod ps;
+pub mod publish;
 pub mod pull;
 pub mod push;
 pub mod restart;
@@ -261,6 +263,8 @@ enum Command {
     Port(Late<port::PortArgs>),
     /// List containers
     Ps(Late<ps::PsArgs>),
+    /// Publish compose application
+    Publish(Late<publish::PublishArgs>),
     /// Pull service images
     Pull(Late<pull::PullArgs>),
     /// Push service images
@@ -334,6 +338,9 @@ pub fn main() -> ExitCode {
     if let Some(shell) = std::env::var_os(completion::VARIABLE) {
         return completion::answer(&shell, name, std::env::args_os());
     }
+    if let Some(answered) = completion::answer_docker(std::env::args_os().collect()) {
+        return answered;
+    }
     if name.is_dockers() && arguments.get(1).is_some_and(|first| first == guise::METADATA) {
         let said = Ui::default().out(&guise::metadata(COMPOSE_VERSION));
         return ExitCode::from(u8::from(said.is_err()));
@@ -392,6 +399,7 @@ pub fn main() -> ExitCode {
         Command::Plan(args) => plan::run(&context, &args),
         Command::Port(args) => port::run(&context, &args),
         Command::Ps(args) => ps::run(&context, &args),
+        Command::Publish(args) => publish::run(&context, &args),
         Command::Pull(args) => pull::run(&context, &args),
         Command::Push(args) => push::run(&context, &args),
         Command::Restart(args) => restart::run(&context, &args),
