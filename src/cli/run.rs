@@ -144,6 +144,7 @@ fn begin(context: &Context, args: &RunArgs) -> Result<(), Error> {
     let mut project = project(context, args, tty)?;
     let engine = Arc::new(context.engine(&project.name)?);
     context.refuse_elsewhere(&project, &engine.containers()?)?;
+    engine.begin();
     let service = &project.services[&args.service];
     for sentence in unhonoured(&project, service).into_iter().chain(discarded(service)) {
         context.ui.warn(&sentence);

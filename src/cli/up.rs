@@ -173,6 +173,9 @@ pub fn run(context: &Context, args: &UpArgs) -> Result<(), Error> {
     let mut project = chosen(loaded.project, asked)?;
     let engine = Arc::new(context.engine(&project.name)?);
     context.refuse_elsewhere(&project, &engine.containers()?)?;
+    if !context.global.dry_run {
+        engine.begin();
+    }
     context.ui.diagnostics(&idle);
     let of_services = project.services.values();
     let of_services = of_services.flat_map(|service| [unhonoured(&project, service), discarded(service)].concat());
