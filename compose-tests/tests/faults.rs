@@ -41,7 +41,7 @@ const VICTIM: &str = "services:
     tmpfs: [/scratch]
     shm_size: 2m
     configs: [plain]
-    environment: {A: b}
+    environment: {A: '${FROM_FILE-}'}
     cap_drop: [NET_RAW]
     cap_add: [SYS_NICE]
     ulimits: {nofile: 1000}
@@ -67,15 +67,27 @@ const CHECKED: &str = "services:
     healthcheck: {test: [CMD, 'true'], interval: 1s, retries: 20}
 ";
 
-/// Shows that the container has everything that was asked for.
+/// Shows that the container has everything that was asked for. A line is one command, since a shell does not end when the first
+/// of several fails (`set -e`, `&&`).
 const PROOF: &str = "set -e
-[ \"$(cat /seed/one)\" = one ] && [ \"$(stat -c %u:%a /seed)\" = 1000:750 ]
-[ \"$(cat /plain)\" = text ] && [ -d /bound ]
-grep -q '[[:space:]]victim' /etc/hosts && grep -q host.internal /etc/hosts
-grep -q '^nameserver 127.0.0.11' /etc/resolv.conf && [ \"$(hostname)\" = victim ]
-grep -q ' /scratch tmpfs ' /proc/mounts && grep -q ' /dev/shm tmpfs ' /proc/mounts
-[ \"$(ulimit -n)\" = 1000 ] && [ \"$(cat /proc/sys/net/ipv4/ip_unprivileged_port_start)\" = 0 ]
-[ -c /dev/nothing ] && [ -e /sys/class/net/eth0 ]
+[ \"$(cat /seed/one)\" = one ]
+[ \"$(stat -c %u:%a /seed)\" = 1000:750 ]
+[ \"$(cat /plain)\" = text ]
+[ -d /bound ]
+grep -q '[[:space:]]victim' /etc/hosts
+grep -q host.internal /etc/hosts
+grep -q '^nameserver 127.0.0.11' /etc/resolv.conf
+[ \"$(hostname)\" = victim ]
+grep -q ' /scratch tmpfs ' /proc/mounts
+grep -q ' /dev/shm tmpfs ' /proc/mounts
+[ \"$(ulimit -n)\" = 1000 ]
+[ \"$(cat /proc/sys/net/ipv4/ip_unprivileged_port_start)\" = 0 ]
+[ -c /dev/nothing ]
+[ -e /sys/class/net/eth0 ]
+[ \"$A\" = yes ]
+limit() { cat /sys/fs/cgroup/$1 2>/dev/null || cat /sys/fs/cgroup/$2; }
+[ \"$(limit memory/memory.limit_in_bytes memory.max)\" = 67108864 ]
+[ \"$(limit pids/pids.max pids.max)\" = 50 ]
 grep -q '^Seccomp:[[:space:]]2' /proc/self/status
 nslookup alias 127.0.0.11 >/dev/null 2>&1 || nslookup alias >/dev/null";
 
@@ -202,6 +214,7 @@ impl World {
             "services: {other: {image: busybox, command: sleep 10000, networks: [n]}}\nnetworks: {n: }\n",
         );
         stack.write("victim.yaml", scenario.file);
+        stack.write(".env", "FROM_FILE=yes\n");
         stack.run(&["up", "-d"]).ok();
         let pid = stack.run(&["inspect", "--format", "{{.State.Pid}}", "other"]).ok();
         let bystander = process::read(pid.text().parse().expect("it is a number")).expect("it runs");
@@ -377,10 +390,11 @@ impl World {
                 let output = self.run(&["exec", "-T", "web", "sh", "-c", PROOF]);
                 if output.code == 0 { Ok(()) } else { Err(format!("the container lacks something: {output:?}")) }
             }
-            Proof::Healthy => {
+            // Where it could not be written down, the next check does that.
+            Proof::Healthy => settled("it is healthy", || {
                 let output = self.run(&["ps", "--format", "{{.Health}}"]);
                 if output.text() == "healthy" { Ok(()) } else { Err(format!("{output:?}")) }
-            }
+            }),
             Proof::Stopped => expect(Some("exited")),
             Proof::Removed => expect(None),
         }

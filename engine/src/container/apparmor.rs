@@ -4,7 +4,7 @@
 //! asked for (`security_opt: apparmor=NAME`).
 
 use std::fs::File;
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{BufRead as _, BufReader, ErrorKind, Write as _};
 
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
@@ -28,11 +28,17 @@ pub enum AppArmorError {
     Disabled(String),
     #[error("apparmor={0}: no such profile is loaded; load it with apparmor_parser")]
     NotLoaded(String),
+    #[error("cannot see whether the kernel uses AppArmor: {path}: {reason}", path = ENABLED)]
+    Unknown { reason: String },
 }
 
 /// Returns the profile of a container; `None` where there is nothing to confine it by.
 pub fn choose(asked: Option<&str>, privileged: bool) -> Result<Option<String>, AppArmorError> {
-    let enabled = std::fs::read_to_string(ENABLED).is_ok_and(|text| text.starts_with('Y'));
+    let enabled = match std::fs::read_to_string(ENABLED) {
+        Ok(text) => text.starts_with('Y'),
+        Err(error) if error.kind() == ErrorKind::NotFound => false,
+        Err(error) => return Err(AppArmorError::Unknown { reason: error.to_string() }),
+    };
     match asked.filter(|name| !name.is_empty()) {
         Some("unconfined") => Ok(enabled.then(|| "unconfined".to_owned())),
         Some(name) if !enabled => Err(AppArmorError::Disabled(name.to_owned())),

@@ -135,7 +135,10 @@ fn bind(bundle: &Path, config: &ShimConfig, root: &OwnedFd, write: bool) -> Step
     };
     for item in spec.mounts().iter().flatten() {
         let bind = Options::parse(item.options().iter().flatten()).bind || item.typ().as_deref() == Some("bind");
-        let there = item.source().as_ref().is_some_and(|source| source.exists());
+        let there = match item.source() {
+            Some(source) => source.try_exists().step(|| format!("look for {}", source.display()))?,
+            None => false,
+        };
         let elsewhere = extras
             .get(&*item.destination().to_string_lossy())
             .is_some_and(|extra| extra.namespace.is_some() || !extra.layers.is_empty());

@@ -47,7 +47,7 @@ pub fn is_interrupted(root: &Root, project: &str) -> Result<bool, StoreError> {
     for record in read(&root.networks())?.into_iter().filter(own) {
         let path = path(&root.networks(), &record.network.id);
         match File::open(&path).and_then(|claim| claim.lock_shared()) {
-            Ok(()) if path.exists() => return Ok(true),
+            Ok(()) if path.try_exists().unwrap_or(true) => return Ok(true),
             Err(source) if source.kind() != io::ErrorKind::NotFound => return Err(StoreError::Lock { path, source }),
             // It is gone by now.
             Ok(()) | Err(_) => {}
@@ -106,7 +106,8 @@ impl Worker {
     fn wait_for(&mut self, removed: &Removed) -> Result<(), NetworkError> {
         removed.claim.lock().map_err(|source| self.cannot_claim(&removed.network, source))?;
         // It ended before it was through.
-        if self.record(&removed.network.id).exists() { self.finish_anew(removed) } else { Ok(()) }
+        let left = self.record(&removed.network.id).try_exists().unwrap_or(true);
+        if left { self.finish_anew(removed) } else { Ok(()) }
     }
 
     /// Opens the record of a network that is on its way out; `None` if it is gone.
