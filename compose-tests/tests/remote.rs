@@ -412,7 +412,7 @@ fn images_go_along_with_their_project() {
         // What names the artifact and its images has no tag.
         let put =
             |request: &String| request.strip_prefix("PUT /v2/shop/manifests/")?.split(' ').next().map(str::to_owned);
-        let index = registry.requests().iter().filter_map(put).last().expect("an index was sent");
+        let index = registry.requests().iter().filter_map(put).next_back().expect("an index was sent");
         manifest(&registry, &index).expect("it is there")
     };
     let first = publish("busybox", "1");
