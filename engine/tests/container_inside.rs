@@ -216,6 +216,12 @@ fn limits_are_enforced() {
         assert_eq!(read("memory", "memory.limit_in_bytes").trim(), "16777216");
         assert_eq!(read("cpu", "cpu.cfs_quota_us").trim(), "50000");
         assert_eq!(read("pids", "pids.max").trim(), "5");
+    } else {
+        for (file, limit) in
+            [("memory.max", "16777216"), ("memory.swap.max", "0"), ("cpu.max", "50000 100000"), ("pids.max", "5")]
+        {
+            assert_eq!(read("", file).trim(), limit, "{file}");
+        }
     }
     let exit = container.wait();
     assert!(exit.oom_killed, "{exit:?} {}", container.output());

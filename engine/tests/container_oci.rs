@@ -4,6 +4,7 @@
 mod lab;
 
 use std::fs;
+use std::path::PathBuf;
 use std::process::Command;
 
 use lab::Lab;
@@ -34,9 +35,11 @@ fn another_runtime_runs_the_same_bundle() {
         .arg("x")
         .output()
         .unwrap();
-    // It makes groups in every hierarchy and leaves their parents.
-    for hierarchy in fs::read_dir("/sys/fs/cgroup").unwrap().flatten() {
-        let parent = hierarchy.path().join("rcompose");
+    // It makes groups in every hierarchy, or in the only one, and leaves their parents.
+    let root = PathBuf::from("/sys/fs/cgroup");
+    let hierarchies = fs::read_dir(&root).unwrap().flatten().map(|entry| entry.path());
+    for hierarchy in hierarchies.chain([root]) {
+        let parent = hierarchy.join("rcompose");
         fs::remove_dir(parent.join(&lab.project).join(config.id.as_str())).ok();
         fs::remove_dir(parent.join(&lab.project)).ok();
         fs::remove_dir(parent).ok();

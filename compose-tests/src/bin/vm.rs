@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context, bail};
 use compose_tests::vm::{
     guest::Guest,
-    machine::{Hardware, Machine},
+    machine::{Hardware, Machine, Output},
     payload::{self, Payload, Wanted},
     power,
 };
@@ -69,7 +69,7 @@ fn shell(script: &str) -> anyhow::Result<ExitCode> {
     let folder = working_folder()?;
     let payload = payload::make(folder.path(), &Wanted::Named(Vec::new()))?;
     let mut machine = boot(folder.path(), &payload)?;
-    Ok(ExitCode::from(u8::try_from(show(&mut machine, script)?).unwrap_or(1)))
+    Ok(ExitCode::from(u8::try_from(show(&mut machine, script)?.code).unwrap_or(1)))
 }
 
 /// Something that can be asked for.
@@ -152,14 +152,20 @@ fn run(words: &[String]) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::FAILURE)
 }
 
+/// Runs a test program, of which no test may be skipped: the machine has what a host may lack.
 fn run_program(machine: &mut Machine, name: &str, filters: &[&str]) -> anyhow::Result<()> {
-    let threads = if name == "cases" { "" } else { "--test-threads 1" };
+    let options = if name == "cases" { "" } else { "--test-threads 1 --show-output" };
     let filters = filters.join(" ");
     let variables = "RCOMPOSE_TEST_CACHE=/payload/cache RCOMPOSE_BIN=/payload/bin/rcompose";
-    match show(machine, &format!("cd /tmp && {variables} /payload/bin/{name} {threads} {filters}"))? {
-        0 => Ok(()),
-        code => bail!("it ended with {code}"),
+    let output = show(machine, &format!("cd /tmp && {variables} /payload/bin/{name} {options} {filters}"))?;
+    if output.code != 0 {
+        bail!("it ended with {}", output.code);
     }
+    let skipped: Vec<&str> = output.text.lines().filter(|line| line.starts_with("skipped")).collect();
+    if !skipped.is_empty() {
+        bail!("not everything was tested: {}", skipped.join("; "));
+    }
+    Ok(())
 }
 
 fn working_folder() -> anyhow::Result<tempfile::TempDir> {
@@ -175,10 +181,13 @@ fn boot(folder: &Path, payload: &Payload) -> anyhow::Result<Machine> {
 }
 
 /// Runs a script with its output on standard output.
-fn show(machine: &mut Machine, script: &str) -> anyhow::Result<i32> {
+fn show(machine: &mut Machine, script: &str) -> anyhow::Result<Output> {
     let mut out = io::stdout();
-    machine.run_showing(script, LIMIT, &mut |bytes| {
+    let mut text = Vec::new();
+    let code = machine.run_showing(script, LIMIT, &mut |bytes| {
         // Nobody may be reading any more; the exit code still counts.
         let _ = out.write_all(bytes).and_then(|()| out.flush());
-    })
+        text.extend_from_slice(bytes);
+    })?;
+    Ok(Output { code, text: String::from_utf8_lossy(&text).into_owned() })
 }

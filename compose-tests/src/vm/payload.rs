@@ -38,6 +38,7 @@ impl Program {
     pub fn for_machines(&self) -> Option<&'static [&'static str]> {
         match &*self.name {
             "image" => Some(&["store::"]),
+            "build_outputs" => Some(&["another_machine"]),
             "network" | "attributes" | "terminals" | "cases" => Some(&[]),
             name if name.starts_with("container_") => Some(&[]),
             _ => None,

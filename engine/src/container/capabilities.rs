@@ -79,6 +79,11 @@ pub fn available() -> Set {
     crate::sys::capabilities::permitted().unwrap_or_default()
 }
 
+/// Returns whether this process has a capability, by its name in [`NAMES`].
+pub(super) fn has(name: &str) -> bool {
+    number(name).is_some_and(|number| available().0 & (1 << number) != 0)
+}
+
 /// Returns the set that results from what a service adds and drops (`ALL` stands for every one), or the name that does
 /// not exist.
 pub fn resolve(add: &[String], drop: &[String], all: Set) -> Result<Set, String> {

@@ -113,6 +113,12 @@ pub enum SpecError {
     Oci(#[from] OciSpecError),
 }
 
+/// Returns the AppArmor profile that a container is to have now.
+pub fn apparmor_profile(config: &ContainerConfig) -> Result<Option<String>, SpecError> {
+    let options = SecurityOptions::parse(&config.security_opt)?;
+    Ok(apparmor::choose(options.apparmor.as_deref(), config.privileged)?)
+}
+
 /// Makes the OCI configuration (`config.json`) and the shim's (`shim.json`).
 pub fn generate(inputs: &Inputs<'_>) -> Result<(Spec, ShimConfig), SpecError> {
     let config = inputs.config;

@@ -83,14 +83,17 @@ pub(super) fn restore_layers(root: &Root, images: &Store, id: &Id) -> Result<(),
         .map_err(|error| Failure { hint: Some("pull the image again".to_owned()), ..caused(error) })
 }
 
-/// Writes `config.json` and `shim.json` anew where they depend on containers that may have been restarted since, or
-/// where a power cut took them.
+/// Writes `config.json` and `shim.json` anew where they depend on containers that may have been restarted since, where the
+/// kernel's profiles of AppArmor are others than they were, or where a power cut took them.
 pub(super) fn refresh(root: &Root, host: &Host, images: &Store, config: &ContainerConfig) -> Result<(), Failure> {
     let joins = |mode: &NamespaceMode| matches!(mode, NamespaceMode::Container(_));
     let bundle = root.container(&config.id);
     let lost = |name| std::fs::metadata(bundle.join(name)).map_or(true, |file| file.len() == 0);
+    let profile = spec::apparmor_profile(config)
+        .map_err(|error| other(format!("cannot start container {}: {}", config.name, chain(&error))))?;
     if ![&config.pid, &config.ipc, &config.uts].into_iter().any(joins)
         && !["config.json", shim::config::FILE].into_iter().any(lost)
+        && shim::apparmor_profile(&bundle).is_ok_and(|written| written == profile)
     {
         return Ok(());
     }

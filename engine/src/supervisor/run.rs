@@ -101,8 +101,7 @@ impl Run {
             }
             _ => {}
         }
-        create::refresh(&project.root, &project.host, &project.images, config)?;
-        restore_layers(project, config).await?;
+        make_ready(project, config).await?;
         let task = match audience {
             Audience::None => Task::Create,
             Audience::Attends { size } => Task::CreateAttended { size },
@@ -477,12 +476,15 @@ async fn adopt(shim: &mut Connection) -> io::Result<(Started, Vec<(String, Owned
     }
 }
 
-/// Has the container's layers whole, which takes time after a power cut and else none.
-async fn restore_layers(project: &std::sync::Arc<Project>, config: &ContainerConfig) -> Result<(), Failure> {
-    let (project, id) = (std::sync::Arc::clone(project), config.id.clone());
-    tokio::task::spawn_blocking(move || create::restore_layers(&project.root, &project.images, &id))
-        .await
-        .map_err(caused)?
+/// Has the container's bundle and layers as they must be now, which takes time after a reboot or power cut and else none.
+async fn make_ready(project: &std::sync::Arc<Project>, config: &ContainerConfig) -> Result<(), Failure> {
+    let (project, config) = (std::sync::Arc::clone(project), config.clone());
+    tokio::task::spawn_blocking(move || {
+        create::refresh(&project.root, &project.host, &project.images, &config)?;
+        create::restore_layers(&project.root, &project.images, &config.id)
+    })
+    .await
+    .map_err(caused)?
 }
 
 fn spawn_shim(project: &Project, spawn: &Spawn, fds: &[std::os::fd::BorrowedFd<'_>]) -> Result<Connection, Failure> {
