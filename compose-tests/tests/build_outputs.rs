@@ -11,6 +11,7 @@ use compose_tests::http;
 use compose_tests::stack::Stack;
 use compose_tests::wait;
 use flate2::read::GzDecoder;
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 /// Says for which machine it was built, and needs none.
@@ -354,7 +355,7 @@ fn caches_are_shared_by_folders_and_registries() {
             assert_eq!(cached, !made.contains(&step), "{from}: {step}\n{output:?}");
         }
     }
-    // A cache that is not there, or of a kind that is not supported, is worth a warning.
+    // A cache that is not there, or of a kind that is not supported, is worth a warning; what is to be written there is an error.
     let arguments = [
         "image",
         "build",
@@ -363,11 +364,13 @@ fn caches_are_shared_by_folders_and_registries() {
         "--cache-from",
         "type=gha",
         "--cache-to",
-        "type=s3,bucket=b",
+        "type=s3,bucket=b,ignore-error=true",
         "context",
     ];
     let output = stack.run(&arguments).ok();
     output.complains("nowhere cannot be used").complains("type gha is ignored").complains("type s3 is ignored");
+    let written = ["image", "build", "--cache-to", "type=azblob,name=n", "context"];
+    stack.run(&written).fails().complains("type azblob cannot be written");
     stack.finish();
 }
 
@@ -498,6 +501,30 @@ printf '{\"_type\": \"x\", \"predicateType\": \"https://spdx.dev/Document\", \"s
     assert_eq!(generated()["by"], "said 5 me sbom");
     stack.write("context/root/more", "");
     assert_eq!(generated()["by"], "said 6 me sbom");
+    stack.write(
+        "generator/scan",
+        "#!/bin/sh -e
+for source in $BUILDKIT_SCAN_SOURCE $BUILDKIT_SCAN_SOURCE_EXTRAS/*; do
+	printf '{\"predicateType\": \"x\", \"predicate\": {\"has\": \"%s\"}}' \"$(echo $(ls $source))\" \\
+		>$BUILDKIT_SCAN_DESTINATION/$(basename $source).json
+done
+",
+    );
+    stack.run(&["image", "build", "-q", "-t", "generator", "generator"]).ok();
+    stack.write(
+        "context/Dockerfile",
+        "ARG BUILDKIT_SBOM_SCAN_CONTEXT=1\nARG BUILDKIT_SBOM_SCAN_STAGE=made,other\nFROM scratch AS made\nCOPY hello /\n\
+         FROM scratch\nCOPY --from=made hello /copied\n",
+    );
+    stack.run(&["image", "build", "-q", "--sbom=generator=generator", "-o", "scanned", "context"]).ok();
+    let has = |name: &str| {
+        let statement = fs::read(stack.project_folder().join("scanned").join(name)).expect(name);
+        let statement: Value = serde_json::from_slice(&statement).expect("it is a document");
+        statement["predicate"]["has"].as_str().expect("it says so").to_owned()
+    };
+    assert_eq!([has("sbom.json"), has("sbom-made.json")], ["copied", "hello"]);
+    assert!(has("sbom-context.json").contains("hello"));
+    stack.write("context/Dockerfile", "FROM scratch\nCOPY root /\n");
     for (scan, words) in [
         ("#!/bin/sh\n", "the generator has written no statement"),
         ("#!/bin/sh\necho x >/run/out/a.json\n", "what the generator has written cannot be read: a.json"),
@@ -511,6 +538,112 @@ printf '{\"_type\": \"x\", \"predicateType\": \"https://spdx.dev/Document\", \"s
     }
     stack.write("compose.yaml", "services: {web: {build: {context: context, sbom: generator=hello}}}\n");
     stack.run(&["build"]).fails().complains("hello");
+    stack.finish();
+}
+
+/// Docker's names and forms of files, recorded from BuildKit.
+#[test]
+fn what_is_attested_of_files_stands_beside_them() {
+    let stack = stack("build-files-attested", FOR_ANY);
+    stack.write("context/.dockerignore", "left-out\n");
+    stack.write("context/node_modules/a/package.json", "{\"name\": \"a\", \"version\": \"1.0.0\"}");
+    stack.write("context/left-out/node_modules/b/package.json", "{\"name\": \"b\", \"version\": \"1.0.0\"}");
+    let folder = stack.project_folder();
+    let build = |rest: &[&str]| {
+        let arguments = ["image", "build", "-q", "--sbom", "--provenance"];
+        stack.run(&[&arguments[..], rest, &["context"]].concat()).ok();
+    };
+    let scanned = ["--build-arg", "BUILDKIT_SBOM_SCAN_CONTEXT=true"];
+    stack.write(
+        "context/Dockerfile",
+        &format!(
+            "ARG BUILDKIT_SBOM_SCAN_CONTEXT\nFROM busybox:musl AS made\nARG BUILDKIT_SBOM_SCAN_STAGE=true\n\
+                  RUN ! env | grep SCAN && echo made >/made\n{FOR_ANY}COPY --from=made /made /in/\n"
+        ),
+    );
+    build(&[&scanned[..], &["-o", "out"]].concat());
+    let read = |name: &str| -> Value {
+        serde_json::from_slice(&fs::read(folder.join(name)).expect(name)).expect("it is a document")
+    };
+    let provenance = read("out/provenance.json");
+    assert_eq!(provenance["predicateType"], PROVENANCE);
+    assert_eq!(provenance["predicate"]["invocation"]["configSource"]["entryPoint"], "Dockerfile");
+    let digest = "5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be03";
+    assert_eq!(provenance["subject"][0], json!({"name": "in/hello-amd64", "digest": {"sha256": digest}}));
+    assert_eq!(fs::metadata(folder.join("out/provenance.json")).unwrap().permissions().mode() & 0o777, 0o600);
+    for name in ["sbom", "sbom-context", "sbom-made"] {
+        let sbom = read(&format!("out/{name}.spdx.json"));
+        assert_eq!((&sbom["predicateType"], &sbom["subject"]), (&json!(SPDX), &provenance["subject"]));
+        assert_eq!(sbom["predicate"]["name"], name);
+    }
+    let packages = read("out/sbom-context.spdx.json")["predicate"]["packages"].clone();
+    assert_eq!((packages.as_array().unwrap().len(), &packages[0]["name"]), (1, &json!("a")));
+
+    stack.write("context/Dockerfile", FOR_ANY);
+    let platforms = ["--platform", "linux/amd64,linux/arm64"];
+    build(&[&platforms[..], &["-o", "type=tar,dest=all.tar"]].concat());
+    let all = files(fs::File::open(folder.join("all.tar")).unwrap());
+    assert!(names(&all).contains(&"linux_arm64/provenance.json"), "{:?}", names(&all));
+    assert_eq!(document(&all, "linux_amd64/sbom.spdx.json")["subject"][0]["name"], "in/hello-amd64");
+    build(&[&platforms[..], &["-o", "type=local,dest=laid,platform-split=false,attestation-prefix=a-"]].concat());
+    assert_eq!(read("laid/a-provenance.linux_arm64.json")["subject"][0]["name"], "in/hello-arm64");
+    assert_eq!(read("laid/a-sbom.spdx.linux_amd64.json")["subject"][0]["name"], "in/hello-amd64");
+    stack.finish();
+}
+
+#[test]
+fn layers_in_estargz_are_read_by_those_who_do_not_know_it() {
+    let stack =
+        stack("build-estargz", "FROM busybox:musl\nRUN mkdir /in && seq 200000 >/in/numbers\nCOPY hello /in/hello\n");
+    let registry = Registry::start(&stack.project_folder().join("registry")).unwrap();
+    let name = format!("{}/team/app:1", registry.address());
+    let output = format!("type=registry,name={name},compression=estargz,force-compression=true");
+    stack.run(&["image", "build", "-q", "-o", &output, "context"]).ok();
+    let layers = manifest(&registry, "team/app", "1")["layers"].clone();
+    for layer in layers.as_array().unwrap() {
+        assert_eq!(layer["mediaType"], "application/vnd.oci.image.layer.v1.tar+gzip");
+        assert!(layer["annotations"]["containerd.io/snapshot/stargz/toc.digest"].is_string(), "{layer}");
+    }
+    // Whoever fetches it, and whoever built it, has the same files, and the two more of the form.
+    let images = json!({"services": {"app": {"image": name, "command": "sh -c 'cat /in/hello; tail -n 1 /in/numbers; ls /*.json'"}}});
+    stack.write("compose.yaml", &images.to_string());
+    for environment in [BTreeMap::new(), elsewhere(&stack)] {
+        let run = stack.run_with(&["run", "--rm", "-T", "app"], &environment, "").ok();
+        assert_eq!(run.stdout, "hello\n200000\n/stargz.index.json\n");
+        stack.run_with(&["down"], &environment, "").ok();
+    }
+    stack
+        .run(&["image", "build", "--cache-to", "type=inline,compression=estargz", "context"])
+        .fails()
+        .complains("estargz");
+    stack.finish();
+}
+
+#[test]
+fn what_is_large_in_a_context_is_said_before_it_is_copied() {
+    let stack = stack("build-large", "FROM scratch\nCOPY . missing /in/\n");
+    // Nothing is read of it: one of the sources is not there.
+    stack.write("context/data/dumps/old.sql", "");
+    let dump = stack.project_folder().join("context/data/dumps/old.sql");
+    fs::File::options().write(true).open(&dump).unwrap().set_len(10_000_000_000).unwrap();
+    let output = stack.run(&["--progress", "plain", "image", "build", "context"]).fails();
+    let words = "the build context is large: 10.0 GB in 3 files are copied, most of it data/dumps/old.sql (10.0 GB)";
+    output.complains(words).complains("by lines in .dockerignore:").complains("missing\": not found");
+    // Whoever reads that may want to begin anew, before all of it was read.
+    stack.write("context/Dockerfile", "FROM scratch\nCOPY . /in/\n");
+    fs::File::options().write(true).open(&dump).unwrap().set_len(1_000_000_000_000).unwrap();
+    let build = stack.spawn(&["--progress", "plain", "image", "build", "context"]);
+    wait::until(wait::PATIENCE, "the remark", || {
+        let output = build.so_far();
+        if output.stderr.contains("data/dumps/old.sql (1000.0 GB)") { Ok(()) } else { Err(output) }
+    });
+    build.signal(Signal::SIGINT);
+    let output = build.wait();
+    assert!(output.code == 130 && output.stderr.contains("CANCELED"), "{output:?}");
+    stack.write("context/Dockerfile", "FROM scratch\nCOPY . missing /in/\n");
+    stack.write("context/.dockerignore", "data/dumps/old.sql\n");
+    let output = stack.run(&["--progress", "plain", "image", "build", "context"]).fails();
+    assert!(!output.stderr.contains("is large"), "{output:?}");
     stack.finish();
 }
 
@@ -561,7 +694,7 @@ fn images_have_the_names_and_forms_that_are_asked_for() {
     build("type=local,dest=split,platform-split=true").ok();
     assert!(stack.project_folder().join("split/linux_amd64/hello").exists());
     for (wrong, words) in [
-        ("compression=estargz", "estargz layers are not supported"),
+        ("attestation-prefix=a/b", "is no part of a name"),
         ("unpack=false", "unpack=false is not supported"),
         ("store=false", "store=false is not supported"),
         ("prefer-nondist-layers=true", "prefer-nondist-layers is not supported"),

@@ -70,7 +70,7 @@ fn plan(
     loop {
         match dispatch(dockerfile, options, &bases)? {
             Dispatched::Graph(plan) => return Ok(*plan),
-            Dispatched::Needs(requests) => bases.extend(requests.into_iter().map(|request| {
+            Dispatched::Needs(requests) => bases.extend(requests.into_keys().map(|request| {
                 let base = base(&request, configs);
                 (request, base)
             })),

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::sync::{Arc, OnceLock};
 
 use clap::Args;
+use rcompose_engine::build::dispatch::Asked;
 use rcompose_engine::build::{BuildError, Event};
 use rcompose_engine::error::chain;
 use rcompose_engine::image::{Reference, Store};
@@ -13,6 +14,7 @@ use rcompose_engine::root::Root;
 use super::context::Context;
 use super::debug::{Halted, with_shell};
 use super::error::{Error, INTERRUPTED, Message};
+use super::ignored::Ignored;
 use super::signals;
 use crate::compose::Project;
 use crate::compose::model::PullPolicy;
@@ -27,7 +29,7 @@ use crate::project::pull::{self, FetchError, Options, Sources, Wanted, pull_opti
 use crate::project::{images, push};
 use crate::ui::Ui;
 use crate::ui::build::{BuildProgress, excerpt, repeated};
-use crate::ui::progress::{Event as Line, Progress, State};
+use crate::ui::progress::{Event as Line, Form, Progress, State};
 
 #[derive(Debug, Args)]
 #[command(after_help = "Example: rcompose build --pull web")]
@@ -53,6 +55,9 @@ pub struct BuildArgs {
     /// Print equivalent bake file
     #[arg(long)]
     print: bool,
+    /// Set type of progress output, in place of what stands before the command
+    #[arg(long, value_enum, hide = true)]
+    progress: Option<Form>,
     /// Add a provenance attestation
     #[arg(long, value_name = "MODE", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     provenance: Option<String>,
@@ -74,10 +79,14 @@ pub struct BuildArgs {
     /// Also build dependencies (transitively)
     #[arg(long)]
     with_dependencies: bool,
+    #[command(flatten)]
+    ignored: Ignored,
     services: Vec<String>,
 }
 
 pub fn run(context: &Context, args: &BuildArgs) -> Result<(), Error> {
+    let context = &context.with_form(args.progress);
+    args.ignored.remarks().for_each(|remark| context.ui.warn(&remark));
     with_shell(context, args.debug, |halted| run_with(context, args, halted))
 }
 
@@ -280,11 +289,18 @@ pub fn failed(ui: Ui, name: &str, error: &FailedBuild) -> Error {
     let mut reason = chain(error);
     let mut hint = None;
     if let FailedBuild::Build { source, .. } = error
-        && let BuildError::Step { name: step, output, source, .. } = source.root()
+        && let BuildError::Step { name: step, output, before, source, .. } = source.root()
     {
         ui.say(&repeated(step, output));
         reason = chain(source);
-        hint = (!name.is_empty()).then(|| format!("rcompose build --debug {name} opens a shell where it failed"));
+        // Only a command has a state before it.
+        hint = before.as_ref().map(|_| match name {
+            "" => "rcompose image build --debug … opens a shell where it failed".to_owned(),
+            name => format!("rcompose build --debug {name} opens a shell where it failed"),
+        });
+    }
+    if let FailedBuild::Base { asked: Asked { meant: Some(stage), .. }, .. } = error {
+        hint = Some(format!("did you mean the stage {stage}?"));
     }
     if let Some((span, (file, text))) = error.place() {
         ui.say(&excerpt(file, text, span));

@@ -23,7 +23,7 @@ use crate::project::plan::Plan;
 use crate::project::timeline::Recorder;
 use crate::remote::{self, Reader};
 use crate::ui::Ui;
-use crate::ui::progress::Progress;
+use crate::ui::progress::{Form, Progress};
 
 /// The command line's first half, and what follows from it.
 #[derive(Debug)]
@@ -60,6 +60,13 @@ impl Context {
     pub fn new(global: GlobalArgs, ui: Ui) -> Self {
         let copy = global.instance.clone().map(|suffix| Copy { suffix, ports: None });
         Self { global, ui, copy }
+    }
+
+    /// Returns the same, with what a command itself was told of progress.
+    #[must_use]
+    pub fn with_form(&self, form: Option<Form>) -> Self {
+        let ui = Ui { form: form.unwrap_or(self.ui.form), ..self.ui };
+        Self { global: self.global.clone(), ui, copy: self.copy.clone() }
     }
 
     /// Loads the project with these services and what they depend on; no services: all.

@@ -29,10 +29,14 @@ pub fn with_shell<T>(
 ) -> Result<T, Error> {
     let halted = Halted::default();
     let mut built = build(wanted.then_some(&halted));
-    if let (Err(Error::Failed(messages)), Some(image)) = (&mut built, halted.get())
-        && let Err(Error::Failed(further)) = shell(context, image)
-    {
-        messages.extend(further);
+    if let (Err(Error::Failed(messages)), Some(image)) = (&mut built, halted.get()) {
+        // They say how to get where one is.
+        for message in messages.iter_mut() {
+            message.hint = None;
+        }
+        if let Err(Error::Failed(further)) = shell(context, image) {
+            messages.extend(further);
+        }
     }
     built
 }

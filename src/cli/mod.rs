@@ -23,6 +23,7 @@ pub mod filter;
 pub mod follow;
 pub mod graph;
 pub mod guise;
+pub mod ignored;
 pub mod image;
 pub mod images;
 pub mod inspect;

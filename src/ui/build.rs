@@ -56,16 +56,18 @@ impl BuildProgress {
         match &event.phase {
             Phase::Started => self.lines.line(&format!("#{number} {name}")),
             Phase::Cached => self.lines.line(&format!("#{number} {name}\n#{number} CACHED\n")),
-            Phase::Output(line) => {
-                let text = tame(line);
-                self.lines.line(&format!("#{number} {:.3} {text}", begun.elapsed().as_secs_f64()));
-            }
+            Phase::Output(line) => self.output(number, begun, line),
+            Phase::Remark(lines) => lines.iter().for_each(|line| self.output(number, begun, line.as_bytes())),
             Phase::Done(time) => self.lines.line(&format!("#{number} DONE {}\n", seconds(*time))),
             Phase::Failed(_, why) => self.lines.line(&format!("#{number} ERROR: {why}\n")),
             Phase::Cancelled => self.lines.line(&format!("#{number} CANCELED\n")),
             // Lines would be many, and stay.
             Phase::Received(..) => {}
         }
+    }
+
+    fn output(&self, number: usize, begun: Instant, line: &[u8]) {
+        self.lines.line(&format!("#{number} {:.3} {}", begun.elapsed().as_secs_f64(), tame(line)));
     }
 
     fn in_place(&self, event: &Event, number: usize, name: &str) {
@@ -75,6 +77,12 @@ impl BuildProgress {
             Phase::Started => show(State::Working, ""),
             Phase::Cached => show(State::Done, "CACHED"),
             Phase::Output(line) => show(State::Working, &tame(line)),
+            Phase::Remark(lines) => {
+                for line in lines {
+                    self.lines.line(&tame(line.as_bytes()));
+                }
+                show(State::Working, &lines.first().map(|line| tame(line.as_bytes())).unwrap_or_default());
+            }
             // How long it took stands at the end of every line.
             Phase::Done(_) => show(State::Done, "DONE"),
             Phase::Failed(..) => show(State::Error, "ERROR"),

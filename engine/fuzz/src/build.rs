@@ -1,5 +1,5 @@
 //! What the fuzz targets of builds do with their input. `engine/tests/build_hostile.rs` does the same with the Dockerfiles of
-//! all cases and what grows from them, so that a machine without a nightly toolchain sees them too.
+//! all cases and what grows from them, so that a machine without libFuzzer sees them too.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -48,7 +48,10 @@ pub fn dockerfile(data: &[u8]) -> bool {
                 return false;
             }
             Ok(Dispatched::Needs(requests)) => {
-                bases.extend(requests.into_iter().map(|request| (request.clone(), base(&request))));
+                for asked in requests.values() {
+                    is_within(asked.at);
+                }
+                bases.extend(requests.into_keys().map(|request| (request.clone(), base(&request))));
             }
             Ok(Dispatched::Graph(plan)) => {
                 let graph = &plan.graph;

@@ -1,4 +1,4 @@
-//! What is attested of an image, in in-toto statements beside it, as BuildKit writes them: where it comes from (SLSA
+//! What is attested of an image or of files, in in-toto statements, as BuildKit writes them: where it comes from (SLSA
 //! provenance 0.2), and what is in it (`sbom`).
 
 use std::collections::BTreeMap;
@@ -12,7 +12,7 @@ use super::graph::Operation;
 use super::output::Built;
 use super::request::Request;
 use crate::id::Id;
-use crate::image::{ATTESTED, Descriptor, Platform, Reference, media};
+use crate::image::{ATTESTED, Descriptor, Digest, Platform, Reference, media};
 
 /// The type of the statement.
 const STATEMENT: &str = "https://in-toto.io/Statement/v0.1";
@@ -32,14 +32,19 @@ pub struct Provenance {
     pub started: Timestamp,
 }
 
-/// Something that is said of an image.
+/// Something that is said of what was built.
 #[derive(Debug, Clone)]
 pub struct Predicate {
     /// What kind of thing it is: a URL.
     pub kind: String,
+    /// What a file is called that has it.
+    pub file: String,
     /// What is said.
     pub content: Value,
 }
+
+/// What something is said of: its name, and the digest of its content.
+pub(super) struct Subject(pub(super) String, pub(super) Digest);
 
 impl Builder {
     /// Attests what is said of an image. Returns what an index is to have beside the image.
@@ -51,9 +56,15 @@ impl Builder {
         predicates: &[Predicate],
     ) -> Result<Descriptor, BuildError> {
         let store = &self.shop().store;
+        let platform = request.graph.platform.to_string();
+        let mut subjects: Vec<Subject> =
+            names.iter().map(|name| Subject(package(name, &platform), image.digest)).collect();
+        if subjects.is_empty() {
+            subjects.push(Subject("_".to_owned(), image.digest));
+        }
         let mut layers = Vec::new();
         for predicate in predicates {
-            let statement = statement(request, image, names, predicate).to_string().into_bytes();
+            let statement = predicate.statement(&subjects).to_string().into_bytes();
             let layer = Descriptor::new(media::IN_TOTO, store.put_blob(&statement)?, statement.len() as u64);
             layers.push(layer.with_annotation("in-toto.io/predicate-type", &predicate.kind));
         }
@@ -70,15 +81,13 @@ impl Builder {
     }
 }
 
-fn statement(request: &Request, image: &Built, names: &[Reference], predicate: &Predicate) -> Value {
-    let platform = request.graph.platform.to_string();
-    let digest = json!({"sha256": image.digest.hex()});
-    let mut subjects: Vec<Value> =
-        names.iter().map(|name| json!({"name": package(name, &platform), "digest": digest})).collect();
-    if subjects.is_empty() {
-        subjects.push(json!({"name": "_", "digest": digest}));
+impl Predicate {
+    /// Says it of something.
+    pub(super) fn statement(&self, subjects: &[Subject]) -> Value {
+        let subject = |Subject(name, digest): &Subject| json!({"name": name, "digest": {"sha256": digest.hex()}});
+        let subjects: Vec<Value> = subjects.iter().map(subject).collect();
+        json!({"_type": STATEMENT, "predicateType": self.kind, "subject": subjects, "predicate": self.content})
     }
-    json!({"_type": STATEMENT, "predicateType": predicate.kind, "subject": subjects, "predicate": predicate.content})
 }
 
 impl Provenance {
@@ -119,7 +128,7 @@ impl Provenance {
                 "reproducible": false,
             },
         });
-        Predicate { kind: PROVENANCE.to_owned(), content }
+        Predicate { kind: PROVENANCE.to_owned(), file: "provenance.json".to_owned(), content }
     }
 }
 

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io;
+use std::io::{self, Read as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -26,6 +26,9 @@ use crate::container::beneath;
 use crate::container::files::{self, LayError, Owner, Rules, lay};
 use crate::image::{Decompressor, Reader, expand};
 use crate::sys::xattr;
+
+/// How many bytes are copied at once. Between two of these somebody may end it.
+const PART: u64 = 256 << 20;
 
 /// Why files could not be copied.
 #[derive(Debug, thiserror::Error)]
@@ -273,7 +276,9 @@ impl Destination<'_> {
         let mut to = File::from(to);
         let written = |source| CopyError::File { action: "write", path: path.to_owned(), source };
         // The standard library shares or copies within the kernel where the file systems can.
-        io::copy(&mut from, &mut to).map_err(written)?;
+        while io::copy(&mut (&mut from).take(PART), &mut to).map_err(written)? > 0 {
+            source.tree.check()?;
+        }
         let now = fstat(&from).map_err(failed("look at", path))?;
         Tree::check_unchanged(&found.below(&source.found.base), &found.stat, &now)?;
         // The owner first: changing it takes setuid bits and capabilities away.

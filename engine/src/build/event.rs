@@ -32,6 +32,8 @@ pub enum Phase {
     Cached,
     /// A line that it wrote.
     Output(Vec<u8>),
+    /// Something that the user is to know of it, in lines, of which the first says it all. It stays.
+    Remark(Vec<String>),
     /// So many bytes have come of what it fetches; of so many, where that is known.
     Received(u64, Option<u64>),
     /// It is done, after this time.

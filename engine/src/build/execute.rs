@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -23,8 +24,10 @@ use super::request::{Files, Request};
 use super::run::Machine;
 use super::seen::Seen;
 use super::step::{Finds, Work, blocking};
+use super::tree::Tree;
 use super::uplink::{Uplink, UplinkError};
 use super::{repository, web};
+use crate::container::rootfs;
 use crate::host::Host;
 use crate::id::Id;
 use crate::image::{CacheError, Client, Digest, Image, Lease, Step, StepKey, Store};
@@ -40,6 +43,24 @@ pub(crate) enum State {
     Context { directory: PathBuf, ignore: Arc<Patterns>, seen: Arc<Seen> },
     /// A directory of this build's own.
     Directory(Arc<Temporary>),
+}
+
+impl State {
+    /// Opens it to be read.
+    pub(super) fn tree(&self, shop: &Shop) -> Result<Tree, StepError> {
+        let open = |path: &Path| {
+            let opened = File::open(path).map(OwnedFd::from);
+            opened.map_err(|source| StepError::Io { action: "open", path: path.to_owned(), source })
+        };
+        match self {
+            Self::Layers(layers) if layers.is_empty() => Ok(Tree::plain(open(&shop.temporary()?.0)?)),
+            Self::Layers(layers) => Ok(Tree::plain(rootfs::image(&shop.store.stack(layers))?)),
+            Self::Context { directory, ignore, seen } => {
+                Ok(Tree::context(open(directory)?, Arc::clone(ignore), Arc::clone(seen)))
+            }
+            Self::Directory(directory) => Ok(Tree::plain(open(&directory.0)?)),
+        }
+    }
 }
 
 /// What is known of a step that is done.
@@ -126,6 +147,18 @@ pub struct Solved {
     pub(crate) done: Vec<Option<Done>>,
     /// Keeps the layers from being removed.
     pub(crate) _lease: Lease,
+}
+
+impl Solved {
+    /// Returns what is known of a step.
+    pub(super) fn done(&self, at: VertexId) -> Option<&Done> {
+        self.done.get(at.0)?.as_ref()
+    }
+
+    /// Returns what a step has made.
+    pub(super) fn state(&self, at: VertexId) -> Option<&State> {
+        self.done(at).map(|done| &done.state)
+    }
 }
 
 impl Builder {
@@ -269,6 +302,11 @@ impl Task {
         });
     }
 
+    /// Returns what a step ends with: one that was told to has not failed.
+    pub(super) fn ended(&self, error: StepError) -> StepError {
+        if self.stop.is_cancelled() { StepError::Interrupted } else { error }
+    }
+
     pub(super) fn failed(&self, source: StepError, output: Vec<String>) -> BuildError {
         if matches!(source, StepError::Interrupted) {
             return BuildError::Interrupted;
@@ -377,6 +415,7 @@ impl Task {
         let (key, found) = {
             let work = Arc::clone(&work);
             blocking(move || work.key()).await.map_err(|error| {
+                let error = task.ended(error);
                 task.event(Phase::Started);
                 task.event(Phase::ended(begun, &error));
                 task.failed(error, Vec::new())
@@ -426,7 +465,7 @@ impl Task {
                 Ok(step) => return Some(step),
                 Err(error) => {
                     self.event(Phase::Started);
-                    self.event(Phase::Output(format!("cannot be taken from the cache: {error}").into_bytes()));
+                    self.event(Phase::Remark(vec![format!("cannot be taken from the cache: {error}")]));
                 }
             }
         }

@@ -25,6 +25,8 @@ pub struct Graph {
     pub base: Option<ImageSource>,
     /// What the instructions of the target's chain of stages did, those of the base left out.
     pub history: Vec<History>,
+    /// What an SBOM tells of beside the target: the build's own context ([`MAIN_CONTEXT`]), and stages by their names.
+    pub extras: BTreeMap<String, VertexId>,
 }
 
 /// The index of a vertex in its graph.

@@ -21,7 +21,7 @@ impl Builder {
             images.iter().flat_map(|image| image.diff_ids.iter().zip(&image.layers)).collect();
         let layers = before.layers.iter().map(|id| match known.get(id) {
             Some(layer) => Ok((*layer).clone()),
-            None => store.layer_as(id, Compression::None),
+            None => store.layer_as(id, Compression::None).map(|given| given.descriptor),
         });
         let layers = layers.collect::<Result<Vec<_>, _>>()?;
         let platform = Platform::host();

@@ -5,13 +5,14 @@
 //! compressed, whose digest is the diff id.
 
 use std::fs::{self, File};
-use std::io::{self, BufWriter};
+use std::io::{self, BufWriter, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
+use tokio_util::sync::CancellationToken;
 
 use crate::container::files::{PackError, pack_layer};
 use crate::container::rootfs;
@@ -40,6 +41,7 @@ type RootAttributes = (u32, u32, u32);
 pub(crate) struct Draft {
     directory: PathBuf,
     before: RootAttributes,
+    stop: CancellationToken,
 }
 
 /// A layer of the store.
@@ -54,7 +56,8 @@ impl Draft {
     /// Begins a layer on top of these directories, topmost first. The caller holds a lease of the store.
     pub(crate) fn new(store: &Store, below: &[PathBuf]) -> Result<Self, LayerError> {
         let directory = store.drafts(&format!("build-{}", Id::random().short()));
-        let draft = Self { directory, before: below.first().map_or(Ok((0, 0, 0o755)), |top| attributes(top))? };
+        let before = below.first().map_or(Ok((0, 0, 0o755)), |top| attributes(top))?;
+        let draft = Self { directory, before, stop: CancellationToken::new() };
         for path in [draft.root(), draft.work()] {
             make_directory(&path).map_err(io_error("create", &path))?;
         }
@@ -63,6 +66,12 @@ impl Draft {
         chown(&root, Some(uid), Some(gid)).map_err(io_error("set the owner of", &root))?;
         fs::set_permissions(&root, fs::Permissions::from_mode(mode)).map_err(io_error("set the mode of", &root))?;
         Ok(draft)
+    }
+
+    /// Returns the same draft, which becomes no layer any more once this says so.
+    pub(crate) fn until(mut self, stop: &CancellationToken) -> Self {
+        self.stop = stop.clone();
+        self
     }
 
     /// Returns the directory whose content becomes the layer.
@@ -98,7 +107,7 @@ impl Draft {
         let temporary = store.temporary();
         let file = HashedFile::create(&temporary).map_err(io_error("create a file in", &temporary))?;
         let mut out = BufWriter::with_capacity(256 << 10, file);
-        let packed = pack_layer(opened.as_fd(), changed, latest, &mut out)?;
+        let packed = pack_layer(opened.as_fd(), changed, latest, Stoppable { out: &mut out, stop: &self.stop })?;
         let file = out.into_inner().map_err(|error| io_error("write a file in", &temporary)(error.into_error()))?;
         let (id, blob) = file.finish();
         if !store.has_blob(&id) {
@@ -109,6 +118,22 @@ impl Draft {
         }
         store.adopt_layer(&id, &root, Unpacked { bytes: packed.bytes, entries: packed.entries })?;
         Ok(Layer { id, size: packed.bytes })
+    }
+}
+
+/// Writes as long as nobody ends it.
+struct Stoppable<'a, W> {
+    out: W,
+    stop: &'a CancellationToken,
+}
+
+impl<W: Write> Write for Stoppable<'_, W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.stop.is_cancelled() { Err(io::Error::other("interrupted")) } else { self.out.write(bytes) }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
     }
 }
 

@@ -21,6 +21,7 @@ pub mod graph;
 mod halt;
 pub mod ignore;
 mod key;
+mod large;
 mod layer;
 mod mode;
 mod output;

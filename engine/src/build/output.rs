@@ -54,22 +54,25 @@ impl Builder {
             let raw = store.raw_config(base)?;
             history.extend(raw.get("history").and_then(Value::as_array).cloned().unwrap_or_default());
             for (layer, diff_id) in base.layers.iter().zip(&base.diff_ids) {
-                layers.push(if shape.all_layers {
-                    store.layer_in(layer, diff_id, shape.compression)?
+                if shape.all_layers {
+                    let given = store.layer_in(layer, diff_id, shape.compression)?;
+                    layers.push(given.descriptor);
+                    diff_ids.push(given.diff_id);
                 } else {
-                    layer.clone()
-                });
+                    layers.push(layer.clone());
+                    diff_ids.push(*diff_id);
+                }
             }
-            diff_ids.extend(&base.diff_ids);
             created = base.created.as_deref().and_then(|created| created.parse().ok()).unwrap_or(created);
         }
         let epoch = request.epoch.and_then(|epoch| Timestamp::from_second(i64::try_from(epoch).ok()?).ok());
         for entry in &graph.history {
-            let step = entry.layer.and_then(|layer| solved.done.get(layer.0)?.as_ref()?.step.as_ref());
+            let step = entry.layer.and_then(|layer| solved.done(layer)?.step.as_ref());
             if let Some(step) = step {
                 created = created.max(step.created);
-                layers.push(store.layer_as(&step.layer, shape.compression)?);
-                diff_ids.push(step.layer);
+                let given = store.layer_as(&step.layer, shape.compression)?;
+                layers.push(given.descriptor);
+                diff_ids.push(given.diff_id);
             }
             let mut said = json!({
                 "created": epoch.unwrap_or(created), "created_by": entry.created_by, "comment": COMMENT,

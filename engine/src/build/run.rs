@@ -229,80 +229,21 @@ impl Machine {
         layers: &[PathBuf],
         draft: &Draft,
     ) -> Result<(Request, Held), RunError> {
-        let id = container.id;
-        let mut config = ContainerConfig::new(id.short().to_owned(), PROJECT.to_owned(), String::new(), String::new());
-        config.id = id.clone();
-        config.entrypoint = Some(Vec::new());
-        config.command = Some(container.arguments);
-        config.environment = container
-            .environment
-            .iter()
-            .map(|variable| match variable.split_once('=') {
-                Some((name, value)) => (name.to_owned(), Some(value.to_owned())),
-                None => (variable.clone(), Some(String::new())),
-            })
-            .collect();
-        config.working_dir = Some(container.directory);
-        config.hostname = Some(container.hostname.clone());
-        config.privileged = container.insecure;
-        config.cdi_devices = container.devices;
-        config.shm_size = container.shm_size;
-        config.resources.memory = container.memory;
-        config.ulimits = container.ulimits;
-        config.cgroup_parent = container.cgroup_parent;
-        config.network = match container.network {
-            ContainerNetwork::Host => NetworkMode::Host,
-            _ => NetworkMode::None,
-        };
         // The engine's paths for a container, below the directory of this step.
         let place = Root::below(directory);
-        let bundle = place.container(&id);
-        let mut parts = Parts::default();
-        let file = |path: PathBuf, content: Vec<u8>, (uid, gid, mode): (u32, u32, u32)| {
-            let path = path.strip_prefix(directory).unwrap_or(&path).to_owned();
-            MemoryFile { path, content, uid, gid, mode }
-        };
+        let bundle = place.container(&container.id);
+        let mut config = configured(&container);
+        let mut parts = Parts::new(directory);
         for (name, text) in [
             ("hosts", container.hosts),
             ("resolv.conf", container.resolv_conf),
             ("hostname", format!("{}\n", container.hostname)),
         ] {
-            parts.files.push(file(bundle.join(name), text.into_bytes(), (0, 0, 0o644)));
+            parts.file(&bundle.join(name), text.into_bytes(), (0, 0, 0o644));
         }
         for mount in container.mounts {
-            let number = config.mounts.len();
-            let (source, read_only) = match mount.source {
-                RunSource::Layers { layers, path } => {
-                    parts.layers.insert(number.to_string(), layers);
-                    (MountSource::Image { image_id: number.to_string(), subpath: part(&path) }, true)
-                }
-                RunSource::Discarded { layers, path, draft } => {
-                    let at = PathBuf::from("overlays").join(number.to_string());
-                    parts.overlays.insert(at.clone(), draft.overlay(layers, None));
-                    parts.drafts.push(draft);
-                    parts.extras.insert(mount.target.clone(), path);
-                    (bind(directory.join(at)), false)
-                }
-                RunSource::Directory { directory, path, read_only } => {
-                    parts.extras.insert(mount.target.clone(), path);
-                    (bind(directory), read_only)
-                }
-                RunSource::Agent(forward) => {
-                    let path = forward.path();
-                    parts.forwards.push(forward);
-                    (bind(path), false)
-                }
-                RunSource::Tmpfs { size } => {
-                    (MountSource::Tmpfs { size, mode: None, options: vec!["exec".into()] }, false)
-                }
-                RunSource::Secret { content, uid, gid, mode } => {
-                    let path = crate::container::memory::path(&place, &id, &mount.target);
-                    parts.files.push(file(path, content, (uid, gid, mode)));
-                    let content = FileContent::Provided { digest: String::new() };
-                    (MountSource::File { content, uid, gid, mode }, true)
-                }
-            };
-            config.mounts.push(Mount { target: mount.target, read_only, source });
+            let mount = parts.mount(config.mounts.len(), mount, &place, &container.id);
+            config.mounts.push(mount);
         }
         let (spec, mut shim) = spec::generate(&Inputs {
             config: &config,
@@ -332,15 +273,97 @@ impl Machine {
 /// What mounts need as long as a command runs.
 type Held = (Vec<Draft>, Vec<Forward>);
 
+/// Returns the configuration of a command's container, without its mounts.
+fn configured(container: &Container) -> ContainerConfig {
+    let name = container.id.short().to_owned();
+    let mut config = ContainerConfig::new(name, PROJECT.to_owned(), String::new(), String::new());
+    config.id = container.id.clone();
+    config.entrypoint = Some(Vec::new());
+    config.command = Some(container.arguments.clone());
+    let variable = |variable: &String| {
+        let (name, value) = variable.split_once('=').unwrap_or((variable, ""));
+        (name.to_owned(), Some(value.to_owned()))
+    };
+    config.environment = container.environment.iter().map(variable).collect();
+    config.working_dir = Some(container.directory.clone());
+    config.hostname = Some(container.hostname.clone());
+    config.privileged = container.insecure;
+    config.cdi_devices.clone_from(&container.devices);
+    config.shm_size = container.shm_size;
+    config.resources.memory = container.memory;
+    config.ulimits.clone_from(&container.ulimits);
+    config.cgroup_parent.clone_from(&container.cgroup_parent);
+    config.network = match container.network {
+        ContainerNetwork::Host => NetworkMode::Host,
+        ContainerNetwork::Sandbox(_) | ContainerNetwork::None => NetworkMode::None,
+    };
+    config
+}
+
 /// What mounts need besides what a container's configuration says.
-#[derive(Default)]
-struct Parts {
+struct Parts<'a> {
+    /// The directory of the step.
+    directory: &'a Path,
     files: Vec<MemoryFile>,
     layers: BTreeMap<String, Vec<PathBuf>>,
     overlays: BTreeMap<PathBuf, Rootfs>,
     drafts: Vec<Draft>,
     forwards: Vec<Forward>,
     extras: BTreeMap<String, PathBuf>,
+}
+
+impl<'a> Parts<'a> {
+    fn new(directory: &'a Path) -> Self {
+        Self {
+            directory,
+            files: Vec::new(),
+            layers: BTreeMap::new(),
+            overlays: BTreeMap::new(),
+            drafts: Vec::new(),
+            forwards: Vec::new(),
+            extras: BTreeMap::new(),
+        }
+    }
+
+    /// Adds a file that is kept in memory.
+    fn file(&mut self, path: &Path, content: Vec<u8>, (uid, gid, mode): (u32, u32, u32)) {
+        let path = path.strip_prefix(self.directory).unwrap_or(path).to_owned();
+        self.files.push(MemoryFile { path, content, uid, gid, mode });
+    }
+
+    /// Takes up what a mount needs. Returns the mount as a configuration has it, which is the one of this number.
+    fn mount(&mut self, number: usize, mount: RunMount, place: &Root, id: &Id) -> Mount {
+        let target = mount.target;
+        let (source, read_only) = match mount.source {
+            RunSource::Layers { layers, path } => {
+                self.layers.insert(number.to_string(), layers);
+                (MountSource::Image { image_id: number.to_string(), subpath: part(&path) }, true)
+            }
+            RunSource::Discarded { layers, path, draft } => {
+                let at = PathBuf::from("overlays").join(number.to_string());
+                self.overlays.insert(at.clone(), draft.overlay(layers, None));
+                self.drafts.push(draft);
+                self.extras.insert(target.clone(), path);
+                (bind(self.directory.join(at)), false)
+            }
+            RunSource::Directory { directory, path, read_only } => {
+                self.extras.insert(target.clone(), path);
+                (bind(directory), read_only)
+            }
+            RunSource::Agent(forward) => {
+                let path = forward.path();
+                self.forwards.push(forward);
+                (bind(path), false)
+            }
+            RunSource::Tmpfs { size } => (MountSource::Tmpfs { size, mode: None, options: vec!["exec".into()] }, false),
+            RunSource::Secret { content, uid, gid, mode } => {
+                self.file(&crate::container::memory::path(place, id, &target), content, (uid, gid, mode));
+                let content = FileContent::Provided { digest: String::new() };
+                (MountSource::File { content, uid, gid, mode }, true)
+            }
+        };
+        Mount { target, read_only, source }
+    }
 }
 
 fn bind(source: PathBuf) -> MountSource {

@@ -1,7 +1,6 @@
 //! One step that makes a layer: its key, and what is done where that is not known.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::fs::File;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -18,12 +17,13 @@ use super::forward::Forward;
 use super::graph::{Copy, MakeDirectory, Mount, MountKind, Operation, Run, RunNetwork, VertexId};
 use super::ignore::Patterns;
 use super::key;
+use super::large;
 use super::layer::{Draft, Layer};
 use super::mode::ModeChange;
 use super::request::Secret;
 use super::run::{Container, ContainerNetwork, RunError, RunMount, RunSource};
-use super::tree::{Match, Tree, kind};
-use crate::container::{memory, rootfs, user};
+use super::tree::{Match, Tree};
+use crate::container::{memory, user};
 use crate::id::Id;
 use crate::image::{Digest, Step, StepKey};
 use crate::network::files;
@@ -32,14 +32,19 @@ use crate::sys::socket;
 /// How many lines of a command's output are repeated where it fails.
 const TAIL: usize = 12;
 
-/// From how many bytes on it is said what of a context is large, before it is copied.
-const LARGE: u64 = 1_000_000_000;
-
 /// A step that makes a layer, with what it needs.
 pub(super) struct Work {
     pub(super) task: Arc<Task>,
     pub(super) below: Arc<Vec<Digest>>,
     pub(super) states: Arc<BTreeMap<VertexId, State>>,
+}
+
+/// The network of a command, and the files that tell it of that.
+struct Connection {
+    network: ContainerNetwork,
+    hostname: String,
+    hosts: String,
+    resolv_conf: String,
 }
 
 /// What the sources of a copy were found to be: the tree, and what there is in it.
@@ -60,22 +65,12 @@ impl Work {
     }
 
     fn tree(&self, id: VertexId) -> Result<Tree, StepError> {
-        let open = |path: &Path| {
-            File::open(path).map(OwnedFd::from).map_err(|source| StepError::Io {
-                action: "open",
-                path: path.to_owned(),
-                source,
-            })
-        };
-        match self.states.get(&id) {
-            Some(State::Layers(layers)) if layers.is_empty() => Ok(Tree::plain(open(&self.shop().temporary()?.0)?)),
-            Some(State::Layers(layers)) => Ok(Tree::plain(rootfs::image(&self.shop().store.stack(layers))?)),
-            Some(State::Context { directory, ignore, seen }) => {
-                Ok(Tree::context(open(directory)?, Arc::clone(ignore), Arc::clone(seen)))
-            }
-            Some(State::Directory(directory)) => Ok(Tree::plain(open(&directory.0)?)),
-            None => Err(StepError::Worker),
-        }
+        Ok(self.states.get(&id).ok_or(StepError::Worker)?.tree(self.shop())?.until(&self.task.stop))
+    }
+
+    /// Begins a layer on top of these directories.
+    fn draft(&self, below: &[PathBuf]) -> Result<Draft, StepError> {
+        Ok(Draft::new(&self.shop().store, below)?.until(&self.task.stop))
     }
 
     /// Returns the step's key, and what was found on the way to it.
@@ -135,9 +130,9 @@ impl Work {
                 }
                 found.retain(|found| !found.found.is_empty());
             }
-            if let Some(notice) = tree.is_context().then(|| large(&found)).flatten() {
+            if let Some(remark) = tree.is_context().then(|| large::remark(&found)).flatten() {
                 self.task.event(Phase::Started);
-                self.task.event(Phase::Output(notice.into_bytes()));
+                self.task.event(Phase::Remark(remark));
             }
             finds.push((tree, found));
         }
@@ -152,8 +147,8 @@ impl Work {
         begun: Instant,
     ) -> Result<Step, Arc<BuildError>> {
         let output = Arc::new(Mutex::new(VecDeque::new()));
-        let made = self.make_layer(finds, &output).await;
         let task = &self.task;
+        let made = self.make_layer(finds, &output).await.map_err(|error| task.ended(error));
         let noted = made.and_then(|layer| {
             let step = Step {
                 layer: layer.id,
@@ -209,7 +204,7 @@ impl Work {
             let link = matches!(work.operation(), Operation::Copy(Copy { link: true, .. }));
             // A layer of its own is made without a look at what is below it.
             let below = if link { &[][..] } else { &stack[..] };
-            let draft = Draft::new(&work.shop().store, below)?;
+            let draft = work.draft(below)?;
             {
                 let root = draft.open(below)?;
                 match work.operation() {
@@ -288,21 +283,8 @@ impl Work {
         }
         let id = Id::random();
         let wanted = if run.network == RunNetwork::Default { request.network } else { run.network };
-        let host = files::ResolvConf::of_host();
-        let hostname = request.surroundings().hostname;
-        let (network, hosts, resolv_conf) = match wanted {
-            RunNetwork::Default => {
-                let (sandbox, states, gateway) = self.shop().uplink.join(&id).await?;
-                let hosts = files::hosts(&hostname, None, &states, &request.hosts, gateway)?;
-                (ContainerNetwork::Sandbox(sandbox), hosts, files::resolv_conf(&host, &[], &[]))
-            }
-            RunNetwork::None | RunNetwork::Host => {
-                let network = if wanted == RunNetwork::Host { ContainerNetwork::Host } else { ContainerNetwork::None };
-                let hosts = files::hosts(&hostname, None, &[], &request.hosts, None)?;
-                (network, hosts, files::resolv_conf_of_host(&host, &[], &[], &[]))
-            }
-        };
-        let joined = matches!(network, ContainerNetwork::Sandbox(_));
+        let connection = self.connect(wanted, &id).await?;
+        let joined = matches!(connection.network, ContainerNetwork::Sandbox(_));
         let (control, theirs) = socket::pair().map_err(|errno| StepError::Run(RunError::Start(errno.into())))?;
         let control = Arc::new(control);
         let work = Arc::clone(self);
@@ -311,8 +293,8 @@ impl Work {
         let mut ended = std::pin::pin!(blocking(move || {
             let Operation::Run(run) = work.operation() else { return Err(StepError::Worker) };
             let stack = work.stack();
-            let container = work.container(run, name, &held, &stack, (network, hosts, resolv_conf, hostname))?;
-            let draft = Draft::new(&work.shop().store, &stack)?;
+            let container = work.container(run, name, &held, &stack, connection)?;
+            let draft = work.draft(&stack)?;
             let task = Arc::clone(&work.task);
             let mut output = |line: &[u8]| {
                 let mut tail = lock(&tail);
@@ -342,13 +324,34 @@ impl Work {
         ended
     }
 
+    /// Has the network of a command.
+    async fn connect(&self, wanted: RunNetwork, id: &Id) -> Result<Connection, StepError> {
+        let request = &self.task.request;
+        let host = files::ResolvConf::of_host();
+        let hostname = request.surroundings().hostname;
+        let (network, states, gateway) = match wanted {
+            RunNetwork::Default => {
+                let (sandbox, states, gateway) = self.shop().uplink.join(id).await?;
+                (ContainerNetwork::Sandbox(sandbox), states, gateway)
+            }
+            RunNetwork::None => (ContainerNetwork::None, Vec::new(), None),
+            RunNetwork::Host => (ContainerNetwork::Host, Vec::new(), None),
+        };
+        let hosts = files::hosts(&hostname, None, &states, &request.hosts, gateway)?;
+        let resolv_conf = match wanted {
+            RunNetwork::Default => files::resolv_conf(&host, &[], &[]),
+            RunNetwork::None | RunNetwork::Host => files::resolv_conf_of_host(&host, &[], &[], &[]),
+        };
+        Ok(Connection { network, hostname, hosts, resolv_conf })
+    }
+
     fn container(
         &self,
         run: &Run,
         id: Id,
         held: &[CacheMount],
         stack: &[PathBuf],
-        (network, hosts, resolv_conf, hostname): (ContainerNetwork, String, String, String),
+        connection: Connection,
     ) -> Result<Container, StepError> {
         let request = &self.task.request;
         let mut environment = run.environment.clone();
@@ -367,7 +370,7 @@ impl Work {
             environment,
             user: user::resolve_in_layers(stack, &run.user, &[])?,
             directory: run.directory.clone(),
-            hostname,
+            hostname: connection.hostname,
             insecure: run.insecure,
             devices: run.devices.clone(),
             mounts,
@@ -375,9 +378,9 @@ impl Work {
             memory: request.memory,
             ulimits: request.ulimits.clone(),
             cgroup_parent: request.cgroup_parent.clone(),
-            network,
-            hosts,
-            resolv_conf,
+            network: connection.network,
+            hosts: connection.hosts,
+            resolv_conf: connection.resolv_conf,
         })
     }
 
@@ -435,7 +438,7 @@ impl Work {
             _ => self.shown_copy(from, source)?,
         };
         if writable {
-            let draft = Draft::new(store, &layers)?;
+            let draft = self.draft(&layers)?;
             return Ok(RunSource::Discarded { layers, path, draft });
         }
         Ok(RunSource::Layers { layers, path })
@@ -447,7 +450,7 @@ impl Work {
         let store = &self.shop().store;
         let tree = self.tree(from)?;
         let found = tree.find(source, true)?;
-        let draft = Draft::new(store, &[])?;
+        let draft = self.draft(&[])?;
         let mut shown = PathBuf::new();
         {
             let root = draft.open(&[])?;
@@ -487,36 +490,6 @@ fn copy_to(copy: &Copy, finds: &Finds, root: &OwnedFd, stack: &[PathBuf]) -> Res
         }
     }
     Ok(())
-}
-
-/// Says what takes most of what is copied of a context, if that is so much that something was probably meant to be left out.
-fn large(found: &[Match]) -> Option<String> {
-    let mut parts: BTreeMap<PathBuf, u64> = BTreeMap::new();
-    for found in found {
-        for file in found.found.iter().filter(|file| kind(&file.stat) == libc::S_IFREG) {
-            let path = file.below(&found.base);
-            let part = path.components().next().map_or_else(PathBuf::new, |first| PathBuf::from(first.as_os_str()));
-            *parts.entry(part).or_default() += u64::try_from(file.stat.st_size).unwrap_or(0);
-        }
-    }
-    let all: u64 = parts.values().sum();
-    if all < LARGE {
-        return None;
-    }
-    let mut parts: Vec<(PathBuf, u64)> = parts.into_iter().collect();
-    parts.sort_by_key(|(_, size)| std::cmp::Reverse(*size));
-    let gigabytes = |size: u64| format!("{}.{} GB", size / 1_000_000_000, size / 100_000_000 % 10);
-    let largest: Vec<String> = parts
-        .iter()
-        .take(3)
-        .filter(|(_, size)| *size >= all / 10)
-        .map(|(path, size)| format!("{} ({})", path.display(), gigabytes(*size)))
-        .collect();
-    let most = if largest.is_empty() { String::new() } else { format!(", most of it in {}", largest.join(", ")) };
-    Some(format!(
-        "the build context has {} to copy{most}: what is not needed can be left out by .dockerignore",
-        gigabytes(all)
-    ))
 }
 
 pub(super) async fn blocking<T: Send + 'static>(

@@ -16,6 +16,7 @@ use nix::dir::Dir;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat2, readlinkat};
 use nix::sys::stat::{FileStat, Mode, fstat, fstatat};
+use tokio_util::sync::CancellationToken;
 
 use super::ignore::Patterns;
 use super::seen::Seen;
@@ -33,10 +34,12 @@ const CAPABILITY: &std::ffi::CStr = c"security.capability";
 #[derive(Debug, thiserror::Error)]
 pub enum TreeError {
     /// There is nothing at a path.
-    #[error("{path:?}: not found")]
+    #[error("{path:?}: not found{}", if *left_out { " (.dockerignore leaves it out)" } else { "" })]
     NotFound {
         /// The path, as it was asked for.
         path: String,
+        /// It is there, but not in the build context.
+        left_out: bool,
     },
     /// It cannot be read.
     #[error("cannot {action} {}", path.display())]
@@ -69,6 +72,9 @@ pub enum TreeError {
         /// The pattern.
         pattern: String,
     },
+    /// Nobody waits for it any more.
+    #[error("interrupted")]
+    Stopped,
 }
 
 fn failed(action: &'static str, path: &Path) -> impl FnOnce(Errno) -> TreeError {
@@ -82,6 +88,8 @@ pub(crate) struct Tree {
     root: OwnedFd,
     /// Of a context: what is left out of it, and which digests of its files are known.
     context: Option<(Arc<Patterns>, Arc<Seen>)>,
+    /// Ends what takes long.
+    stop: CancellationToken,
 }
 
 /// A file, directory or link that is copied.
@@ -125,12 +133,22 @@ pub(crate) fn kind(stat: &FileStat) -> u32 {
 impl Tree {
     /// A tree that is taken as it is.
     pub(crate) fn plain(root: OwnedFd) -> Self {
-        Self { root, context: None }
+        Self { root, context: None, stop: CancellationToken::new() }
     }
 
     /// A build context: its patterns leave files out, everything belongs to root, and there are no devices.
     pub(crate) fn context(root: OwnedFd, ignore: Arc<Patterns>, seen: Arc<Seen>) -> Self {
-        Self { root, context: Some((ignore, seen)) }
+        Self { root, context: Some((ignore, seen)), stop: CancellationToken::new() }
+    }
+
+    /// Returns the same tree, of which nothing is read any more once this says so.
+    pub(crate) fn until(self, stop: &CancellationToken) -> Self {
+        Self { stop: stop.clone(), ..self }
+    }
+
+    /// Returns an error if nothing of it is to be read any more.
+    pub(crate) fn check(&self) -> Result<(), TreeError> {
+        if self.stop.is_cancelled() { Err(TreeError::Stopped) } else { Ok(()) }
     }
 
     /// Returns whether this is a build context.
@@ -147,10 +165,12 @@ impl Tree {
     pub(crate) fn find(&self, source: &str, literal: bool) -> Result<Vec<Match>, TreeError> {
         let wild = !literal && source.contains(['*', '?', '[', '\\']);
         if !wild {
-            return match self.one(Path::new(source))? {
-                Some(found) => Ok(vec![found]),
-                None => Err(TreeError::NotFound { path: source.to_owned() }),
-            };
+            if let Some(found) = self.one(Path::new(source))? {
+                return Ok(vec![found]);
+            }
+            let is_there = self.context.is_some().then(|| self.real(Path::new(source))).transpose()?.flatten();
+            let left_out = is_there.is_some_and(|base| self.is_ignored(&base));
+            return Err(TreeError::NotFound { path: source.to_owned(), left_out });
         }
         let components: Vec<&str> = source.split('/').filter(|part| !matches!(*part, "" | ".")).collect();
         let mut paths = vec![PathBuf::new()];
@@ -325,6 +345,7 @@ impl Tree {
         field(&mut hasher, &fgetxattr(&opened, CAPABILITY, 256).map_err(io)?.unwrap_or_default());
         let mut reader = &opened;
         loop {
+            self.check()?;
             match std::io::Read::read(&mut reader, buffer).map_err(io)? {
                 0 => break,
                 read => hasher.update(&buffer[..read]),

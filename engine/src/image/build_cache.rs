@@ -1,7 +1,7 @@
 //! Caches of builds outside of the store: in a registry, in a directory, or in the image itself.
 //!
 //! The format is BuildKit's: a manifest whose configuration ([`CONFIG`]) says which step made which of its layers. What it says is
-//! believed as far as the one who named it is; every layer is checked against the digests in it.
+//! believed as far as the one who named it is; every layer is checked against its digest, and against the diff id that is said of it.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
@@ -27,6 +27,8 @@ use super::store::{REF_NAME, Store, StoreError};
 
 /// The media type of what says which step made which layer.
 pub(crate) const CONFIG: &str = "application/vnd.buildkit.cacheconfig.v0";
+/// The annotation of a layer, in the manifest, that says what it expands to.
+const PLAIN: &str = "containerd.io/uncompressed";
 /// The field of an image's configuration that says it of the image's own layers.
 pub(crate) const INLINE: &str = "moby.buildkit.cache.v0";
 
@@ -39,29 +41,13 @@ pub(crate) struct CacheConfig {
     pub(crate) records: Vec<CacheRecord>,
 }
 
-/// A layer, and the one below it.
+/// A layer, which the manifest describes, and the one below it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct CacheLayer {
     pub(crate) blob: Digest,
     /// Its place in the list; -1: none.
     #[serde(default)]
     pub(crate) parent: i64,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) annotations: Option<LayerAnnotations>,
-}
-
-/// What a layer is.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct LayerAnnotations {
-    #[serde(default)]
-    pub(crate) media_type: String,
-    #[serde(rename = "diffID", default, skip_serializing_if = "Option::is_none")]
-    pub(crate) diff_id: Option<Digest>,
-    #[serde(default)]
-    pub(crate) size: u64,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) created_at: Option<Timestamp>,
 }
 
 /// A step.
@@ -203,7 +189,7 @@ impl ImportedCache {
         if let Some(entries) = top.manifests.take() {
             // Either the layers with the configuration behind them, or one image for several platforms.
             if let Some(config) = entries.iter().find(|entry| entry.media_type == CONFIG) {
-                top.config = Some(config.clone());
+                top = Top { config: Some(config.clone()), layers: entries, manifests: None };
             } else {
                 let index = Index { manifests: entries, ..Index::default() };
                 let platform = options.platform.clone().unwrap_or_else(Platform::host);
@@ -214,7 +200,7 @@ impl ImportedCache {
         let config = top.config.ok_or(CacheError::None)?;
         let content = cache.small_blob(&config).await?;
         cache.steps = if config.media_type == CONFIG {
-            steps_of(&parse(&content, "its configuration")?)
+            steps_of(&parse(&content, "its configuration")?, &top.layers)
         } else {
             inline_steps(&content, &top.layers)?
         };
@@ -287,8 +273,15 @@ impl ImportedCache {
 }
 
 impl Store {
-    /// Stores a cache: what says which step made what, and the layers, which are in the store. Returns its descriptor.
-    pub(crate) fn put_cache(&self, config: &CacheConfig, layers: Vec<Descriptor>) -> Result<Descriptor, StoreError> {
+    /// Stores a cache: what says which step made what, and the layers with their diff ids, which are in the store. Returns its
+    /// descriptor.
+    pub(crate) fn put_cache(
+        &self,
+        config: &CacheConfig,
+        layers: Vec<(Descriptor, Digest)>,
+    ) -> Result<Descriptor, StoreError> {
+        let described = |(layer, diff_id): (Descriptor, Digest)| layer.with_annotation(PLAIN, diff_id.to_string());
+        let layers = layers.into_iter().map(described).collect();
         let config = serde_json::to_vec(config).expect("a cache's configuration can be written");
         self.put_manifest(Dialect::Oci, &config, CONFIG, layers, BTreeMap::new())
     }
@@ -308,14 +301,14 @@ fn parse<T: for<'de> Deserialize<'de>>(content: &[u8], what: &'static str) -> Re
 }
 
 /// Returns the steps that a cache knows. What makes no sense is left out.
-fn steps_of(config: &CacheConfig) -> HashMap<StepKey, CachedLayer> {
+fn steps_of(config: &CacheConfig, layers: &[Descriptor]) -> HashMap<StepKey, CachedLayer> {
+    let known: HashMap<Digest, &Descriptor> = layers.iter().map(|layer| (layer.digest, layer)).collect();
     let step = |record: &CacheRecord| {
         let result = record.results.first()?;
-        let layer = config.layers.get(result.layer)?;
-        let annotations = layer.annotations.as_ref()?;
-        let descriptor = Descriptor::new(&annotations.media_type, layer.blob, annotations.size);
-        let created = result.created_at.or(annotations.created_at).unwrap_or_default();
-        Some((record.digest, CachedLayer { descriptor, diff_id: annotations.diff_id?, created }))
+        let descriptor = *known.get(&config.layers.get(result.layer)?.blob)?;
+        let diff_id = descriptor.annotation(PLAIN)?.parse().ok()?;
+        let created = result.created_at.unwrap_or_default();
+        Some((record.digest, CachedLayer { descriptor: descriptor.clone(), diff_id, created }))
     };
     config.records.iter().filter_map(step).collect()
 }
@@ -399,21 +392,33 @@ mod tests {
         assert!(inline_steps(none.to_string().as_bytes(), &[]).is_err());
     }
 
-    /// The form that BuildKit reads and writes (`--cache-to type=local`), written by hand.
+    /// As Docker's BuildKit writes it with its containerd store (`--cache-to type=local,mode=max`), shortened.
     #[test]
     fn what_buildkit_writes_is_read() {
-        let text = r#"{
-            "layers":[{"blob":"sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa","parent":-1,"annotations":
-                {"mediaType":"application/vnd.oci.image.layer.v1.tar+gzip","size":32,"createdAt":"2026-11-22T01:02:03.5Z",
-                "diffID":"sha256:bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb"}}],
-            "records":[{"digest":"sha256:cccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccc"},
-                {"layers":[{"layer":0,"createdAt":"2026-11-22T01:02:03.5Z"}],
-                "digest":"sha256:dddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddd",
-                "inputs":[[{"selector":"sha256:eeee","link":0}],[{"link":0}]]},
-                {"layers":[{"layer":7}],"digest":"sha256:ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff"}]}"#;
-        let steps = steps_of(&parse(text.as_bytes(), "it").unwrap());
-        assert_eq!(steps.len(), 1);
+        let hex = |digit: &str| format!("sha256:{}", digit.repeat(64));
+        let config = format!(
+            r#"{{"layers":[{{"blob":"{a}","parent":1}},{{"blob":"{b}","parent":-1}}],
+                "records":[{{"layers":[{{"layer":0,"createdAt":"2026-11-22T09:26:57.28967339Z"}}],"digest":"{c}",
+                "inputs":[[{{"link":4}}],[{{"link":1}},{{"selector":"{d}","link":2}}]]}},{{"digest":"{d}"}},
+                {{"layers":[{{"layer":7}}],"digest":"{e}"}}]}}"#,
+            a = hex("a"),
+            b = hex("b"),
+            c = hex("c"),
+            d = hex("d"),
+            e = hex("e"),
+        );
+        let manifest = serde_json::json!({
+            "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
+            "config": {"mediaType": CONFIG, "digest": hex("f"), "size": 1380},
+            "layers": [{
+                "mediaType": "application/vnd.oci.image.layer.v1.tar+zstd", "digest": hex("a"), "size": 146,
+                "annotations": {PLAIN: hex("1")},
+            }],
+        });
+        let top: Top = parse(manifest.to_string().as_bytes(), "it").unwrap();
+        let steps = steps_of(&parse(config.as_bytes(), "it").unwrap(), &top.layers);
         let (key, layer) = steps.iter().next().unwrap();
-        assert!(key.hex().starts_with("dd") && layer.diff_id.hex().starts_with("bb") && layer.descriptor.size == 32);
+        assert_eq!((steps.len(), key.to_string(), layer.diff_id.to_string()), (1, hex("c"), hex("1")));
+        assert_eq!((layer.descriptor.size, layer.created.to_string().as_str()), (146, "2026-11-22T09:26:57.28967339Z"));
     }
 }

@@ -129,16 +129,8 @@ impl Store {
         let _lease = self.lease()?;
         for image in self.list()? {
             for (descriptor, diff_id) in image.layers.iter().zip(&image.diff_ids) {
-                if !wanted.contains(diff_id) || !self.has_blob(&descriptor.digest) {
-                    continue;
-                }
-                let job = LayerJob { descriptor: descriptor.clone(), diff_id: *diff_id, limits: Limits::default() };
-                let _locks = self.lock_layer(&job, || ())?;
-                if !self.has_layer(diff_id) {
-                    let path = self.blob_path(&descriptor.digest);
-                    let blob = File::open(&path).map_err(io_error("open", &path))?;
-                    let received = self.receive_layer(&job, blob, None, || false)?;
-                    self.commit_layer(&job, received)?;
+                if wanted.contains(diff_id) && self.has_blob(&descriptor.digest) {
+                    self.restore_layer(descriptor, diff_id)?;
                 }
             }
         }
@@ -146,6 +138,19 @@ impl Store {
             Some(diff_id) => Err(StoreError::LostLayer { diff_id: *diff_id }),
             None => Ok(()),
         }
+    }
+
+    /// Unpacks a layer whose blob is in the store, unless that was done. The caller holds a lease.
+    pub(super) fn restore_layer(&self, descriptor: &Descriptor, diff_id: &Digest) -> Result<(), StoreError> {
+        let job = LayerJob { descriptor: descriptor.clone(), diff_id: *diff_id, limits: Limits::default() };
+        let _locks = self.lock_layer(&job, || ())?;
+        if self.has_layer(diff_id) {
+            return Ok(());
+        }
+        let path = self.blob_path(&descriptor.digest);
+        let blob = File::open(&path).map_err(io_error("open", &path))?;
+        let received = self.receive_layer(&job, blob, None, || false)?;
+        self.commit_layer(&job, received)
     }
 
     fn unpack_aside<S: Read>(&self, job: &LayerJob, input: &mut Input<S>) -> Result<Aside, StoreError> {

@@ -23,6 +23,7 @@ mod decompress;
 mod describe;
 mod digest;
 mod download;
+mod estargz;
 mod gc;
 mod http;
 mod import;
@@ -49,9 +50,7 @@ mod verify;
 pub use archive::ArchiveError;
 pub use artifact::{Artifact, ArtifactKind};
 pub(crate) use blob::{HashedFile, write_volatile};
-pub(crate) use build_cache::{
-    CacheConfig, CacheLayer, CacheRecord, CacheResult, INLINE, LayerAnnotations, inline_text,
-};
+pub(crate) use build_cache::{CacheConfig, CacheLayer, CacheRecord, CacheResult, INLINE, inline_text};
 pub use build_cache::{CacheError, CacheSource, ImportedCache};
 pub use commit::Commit;
 pub use compress::Compression;

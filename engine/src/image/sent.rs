@@ -54,11 +54,11 @@ impl Store {
 
     fn compressed_layers(&self, layers: &[Descriptor]) -> Result<Vec<Descriptor>, StoreError> {
         let compressed = |layer: &Descriptor| {
-            if !Compression::None.is_of(&layer.media_type) || !self.has_blob(&layer.digest) {
+            if !Compression::None.is_of(layer) || !self.has_blob(&layer.digest) {
                 return Ok(layer.clone());
             }
             let dialect = if layer.media_type == media::OCI_LAYER { Dialect::Oci } else { Dialect::Docker };
-            let compressed = self.layer_as(&layer.digest, Compression::USUAL)?;
+            let compressed = self.layer_as(&layer.digest, Compression::USUAL)?.descriptor;
             Ok(Descriptor { media_type: dialect.layer(&compressed.media_type).to_owned(), ..compressed })
         };
         layers.iter().map(compressed).collect()

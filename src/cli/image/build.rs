@@ -16,10 +16,11 @@ use crate::cli::build::{self, arguments};
 use crate::cli::context::Context;
 use crate::cli::debug::with_shell;
 use crate::cli::error::Error;
+use crate::cli::ignored::Ignored;
 use crate::project::build::Delivered;
 use crate::project::build::output::{Annotation, Output, Push};
 use crate::project::build::recipe::{Contents, Recipe};
-use crate::ui::progress::Progress;
+use crate::ui::progress::{Form, Progress};
 
 #[derive(Debug, Args)]
 #[command(after_help = "Example: rcompose image build -t shop/web:1 --build-arg VERSION=1 .")]
@@ -96,6 +97,9 @@ pub struct BuildArgs {
     /// Set target platforms for build
     #[arg(long, value_delimiter = ',')]
     platform: Vec<String>,
+    /// Set type of progress output
+    #[arg(long, value_enum)]
+    progress: Option<Form>,
     /// Shorthand for "--attest=type=provenance"
     #[arg(long, value_name = "MODE", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     provenance: Option<String>,
@@ -129,12 +133,16 @@ pub struct BuildArgs {
     /// Ulimit options (format: "name=soft[:hard]")
     #[arg(long, value_name = "NAME=SOFT[:HARD]")]
     ulimit: Vec<String>,
+    #[command(flatten)]
+    ignored: Ignored,
     /// What is built: a directory, the URL of a repository, an archive or a Dockerfile, or - for standard input
     #[arg(value_name = "PATH|URL|-")]
     context: String,
 }
 
 pub fn run(context: &Context, args: &BuildArgs) -> Result<(), Error> {
+    let context = &context.with_form(args.progress);
+    args.ignored.remarks().for_each(|remark| context.ui.warn(&remark));
     let recipe = recipe(args)?;
     let call = if args.check { Call { method: Method::Check, json: false } } else { args.call };
     if call.method != Method::Build {

@@ -33,7 +33,7 @@ pub(super) enum Told<T> {
     Unsupported(String),
 }
 
-/// The kinds that BuildKit knows besides.
+/// The kinds that BuildKit knows besides. The first is that of one CI service; outside of it Docker passes over it too.
 const ELSEWHERE: [&str; 3] = ["gha", "s3", "azblob"];
 
 fn unsupported<T>(kind: &str) -> Told<T> {
@@ -95,7 +95,7 @@ pub(super) fn target(text: &str) -> Result<Told<CacheTarget>, String> {
                     other => return Err(format!("unknown cache mode {other:?}: min and max are known")),
                 }
             }
-            "compression" => target.compression = super::output::compression(&value)?,
+            "compression" => target.compression = compression(&value)?,
             "ignore-error" => target.ignore_error = flag(&key, &value)?,
             // How it is in any case: a manifest with media types of the OCI.
             "oci-mediatypes" | "image-manifest" => {
@@ -114,11 +114,26 @@ pub(super) fn target(text: &str) -> Result<Told<CacheTarget>, String> {
             CachePlace::Directory { path, tag: tag.unwrap_or_else(|| "latest".to_owned()) }
         }
         Some("inline") => CachePlace::Inline,
+        // As where a cache cannot be written.
+        Some(kind) if ELSEWHERE[1..].contains(&kind) && !target.ignore_error => {
+            return Err(format!(
+                "the cache of type {kind} cannot be written: type=registry, type=local and type=inline are supported; with \
+                 ignore-error=true the build goes on without it"
+            ));
+        }
         Some(kind) if ELSEWHERE.contains(&kind) => return Ok(unsupported(kind)),
         Some(other) => return Err(format!("unknown cache exporter: {other:?}")),
         None => return Err("type is required for a cache".to_owned()),
     };
     Ok(Told::Known(target))
+}
+
+fn compression(text: &str) -> Result<Compression, String> {
+    match super::output::compression(text)? {
+        // Steps are found by the layers below them, and such a layer is another one than the step has made.
+        Compression::Estargz(_) => Err("a cache cannot have estargz layers: use gzip or zstd".to_owned()),
+        known => Ok(known),
+    }
 }
 
 fn reference(text: &str) -> Result<Reference, String> {
@@ -148,8 +163,13 @@ mod tests {
         assert!(found.all && found.compression == Compression::ZSTD);
         assert_eq!(found.place, CachePlace::Directory { path: PathBuf::from("c"), tag: "t".to_owned() });
         assert!(matches!(source("type=gha").unwrap(), Told::Unsupported(why) if why.contains("gha")));
-        assert!(matches!(target("type=s3,bucket=b").unwrap(), Told::Unsupported(why) if why.contains("s3")));
-        for wrong in ["type=local", "type=registry", "type=inline,mode=most", "type=shelf", "mode=max"] {
+        assert!(matches!(source("type=s3,bucket=b").unwrap(), Told::Unsupported(why) if why.contains("s3")));
+        assert!(matches!(target("type=gha").unwrap(), Told::Unsupported(why) if why.contains("gha")));
+        let ignored = target("type=azblob,ignore-error=true").unwrap();
+        assert!(matches!(ignored, Told::Unsupported(why) if why.contains("azblob")));
+        assert!(target("type=s3,bucket=b").unwrap_err().contains("type s3 cannot be written"));
+        assert!(target("type=local,dest=c,compression=estargz").unwrap_err().contains("cannot have estargz layers"));
+        for wrong in ["type=local", "type=registry", "type=inline,mode=most", "type=shelf", "mode=max", "type=azblob"] {
             assert!(target(wrong).is_err(), "{wrong}");
         }
     }

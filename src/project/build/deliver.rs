@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use rcompose_engine::build::{BuildError, Builder, Built, FileSystem, Provenance, Request, Shape, Solved};
+use rcompose_engine::build::{BuildError, Builder, Built, FileSystem, Predicate, Provenance, Request, Shape, Solved};
 use rcompose_engine::image::{
     Archive, ArchiveError, Descriptor, Dialect, Digest, Folder, Platform, Reference, ReferenceError, Store, StoreError,
 };
@@ -94,8 +94,11 @@ pub(super) fn deliver(
     for output in outputs {
         match output.format {
             Format::Nothing => {}
-            Format::Local => copy(builder, builds, output)?,
-            Format::Tar => write(output, |out| Ok(FileSystem::archive(&trees(builder, builds, output)?, out)?))?,
+            Format::Local => copy(trees(builder, (recipe, started), output, builds)?, output)?,
+            Format::Tar => {
+                let trees = trees(builder, (recipe, started), output, builds)?;
+                write(output, |out| Ok(FileSystem::archive(&trees, out)?))?;
+            }
             Format::Image | Format::Docker | Format::Oci => {
                 let mut names: Vec<Reference> = recipe.tags.iter().chain(&output.names).cloned().collect();
                 let made = Made::new(builder, (recipe, started), output, &names, builds)?;
@@ -157,13 +160,12 @@ impl Made {
             return Err(DeliverError::Dialect);
         }
         for ((request, solved), image) in builds.iter().zip(&images) {
-            let mut predicates = if recipe.sbom == Sbom::None { Vec::new() } else { builder.sbom(request, solved)? };
-            predicates.extend(provenance(recipe, started).map(|provenance| provenance.predicate(request)));
+            let predicates = predicates(builder, (recipe, started), request, solved)?;
             if !predicates.is_empty() {
                 manifests.push(builder.attest(request, image, names, &predicates)?);
             }
         }
-        let index = if manifests.len() > 1 {
+        let index = if manifests.len() > 1 || recipe.is_for_several() {
             Some(builder.index(output.dialect, manifests, &on(annotations(), Annotated::Index, None))?)
         } else {
             None
@@ -225,6 +227,18 @@ fn named(name: &str, digest: Digest) -> Result<Reference, DeliverError> {
     text.parse().map_err(|source| DeliverError::Name { name: text, source })
 }
 
+/// Returns what is attested of what was built for one platform.
+fn predicates(
+    builder: &Builder,
+    (recipe, started): (&Recipe, Timestamp),
+    request: &Request,
+    solved: &Solved,
+) -> Result<Vec<Predicate>, DeliverError> {
+    let mut predicates = if recipe.sbom == Sbom::None { Vec::new() } else { builder.sbom(request, solved)? };
+    predicates.extend(provenance(recipe, started).map(|provenance| provenance.predicate(request)));
+    Ok(predicates)
+}
+
 /// Returns what is attested of where the images come from, in the words of BuildKit.
 fn provenance(recipe: &Recipe, started: Timestamp) -> Option<Provenance> {
     let max = match recipe.provenance {
@@ -256,20 +270,36 @@ fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Delive
     move |source| DeliverError::File { action, path, source }
 }
 
-/// Returns the file systems that were built, each with the name of its directory where they are not to be laid over one
-/// another.
-fn trees(builder: &Builder, builds: &Builds, output: &Output) -> Result<Vec<(PathBuf, FileSystem)>, DeliverError> {
-    let split = output.split.unwrap_or(builds.len() > 1);
+/// Returns the file systems that were built, with what is attested of them, each with the name of its directory where they are
+/// not to be laid over one another.
+fn trees(
+    builder: &Builder,
+    (recipe, started): (&Recipe, Timestamp),
+    output: &Output,
+    builds: &Builds,
+) -> Result<Vec<(PathBuf, FileSystem)>, DeliverError> {
+    let several = recipe.is_for_several();
+    let split = output.split.unwrap_or(several);
     let tree = |(request, solved): &(Arc<Request>, Arc<Solved>)| {
-        let name = if split { request.graph.platform.to_string().replace('/', "_") } else { String::new() };
-        Ok((PathBuf::from(name), builder.files(request, solved)?))
+        let platform = request.graph.platform.to_string().replace('/', "_");
+        let predicates = predicates(builder, (recipe, started), request, solved)?.into_iter().map(|predicate| {
+            let name = format!("{}{}", output.attestation_prefix, predicate.file);
+            // Those of several platforms that are laid over one another say of which they are.
+            let name = match name.rsplit_once('.') {
+                Some((stem, end)) if !split && several => format!("{stem}.{platform}.{end}"),
+                _ => name,
+            };
+            (name, predicate)
+        });
+        let files = builder.attest_files(builder.files(request, solved)?, &predicates.collect::<Vec<_>>())?;
+        Ok((PathBuf::from(if split { platform } else { String::new() }), files))
     };
     builds.iter().map(tree).collect()
 }
 
-fn copy(builder: &Builder, builds: &Builds, output: &Output) -> Result<(), DeliverError> {
+fn copy(trees: Vec<(PathBuf, FileSystem)>, output: &Output) -> Result<(), DeliverError> {
     let Destination::Directory(directory) = &output.destination else { return Err(DeliverError::Worker) };
-    for (name, files) in trees(builder, builds, output)? {
+    for (name, files) in trees {
         files.copy_to(&directory.join(name))?;
     }
     Ok(())

@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use jiff::Timestamp;
 use rcompose_engine::build::check::Warning;
-use rcompose_engine::build::dispatch::{Dispatched, Options, Plan, dispatch};
+use rcompose_engine::build::dispatch::{Asked, Dispatched, Options, Plan, dispatch};
 use rcompose_engine::build::dockerfile::{Dockerfile, Fault};
 use rcompose_engine::build::graph::{Base, Graph, ImageRequest, ImageSource, Operation, Span, VertexId};
 use rcompose_engine::build::{Aside, BuildError, Builder, Progress, Request, Solved, StepError, UplinkError};
@@ -101,6 +101,15 @@ pub enum FailedBuild {
         reference: String,
         #[source]
         source: Box<PullError>,
+    },
+    #[error("{source}")]
+    Base {
+        #[source]
+        source: Box<FailedBuild>,
+        /// Where in the Dockerfile the image is asked for.
+        asked: Asked,
+        /// What the Dockerfile is called, and its text.
+        file: Box<(String, String)>,
     },
     #[error("cannot read the configuration of image {reference}")]
     Configuration {
@@ -197,7 +206,10 @@ impl Workshop {
             match dispatch(&dockerfile, &options, &bases).map_err(|refused| failed(refused.fault))? {
                 Dispatched::Graph(plan) => return Ok((*plan, (name.clone(), text))),
                 Dispatched::Needs(requests) => {
-                    let wanted = requests.into_iter().map(|request| self.base(recipe, request));
+                    let wanted = requests.into_iter().map(|(request, asked)| async {
+                        let found = self.base(recipe, request).await;
+                        found.map_err(|source| FailedBuild::Base { source: Box::new(source), asked, file: file() })
+                    });
                     bases.extend(futures_util::future::try_join_all(wanted).await?);
                 }
             }
@@ -221,9 +233,6 @@ impl Workshop {
         }
         warnings.sort();
         warnings.dedup();
-        if recipe.is_attested() && recipe.outputs.iter().any(|output| output.format.is_of_files()) {
-            notices.push("nothing is attested of files: only images have attestations".to_owned());
-        }
         let (workshop, for_delivery, kept) = (self.clone(), recipe.clone(), builds.clone());
         let delivered = tokio::task::spawn_blocking(move || {
             deliver(&workshop.builder, &workshop.store, &for_delivery, started, &builds)
@@ -324,7 +333,7 @@ impl Workshop {
             target: recipe.target.clone(),
             arguments: recipe.arguments.clone(),
             platform: platform.clone(),
-            several_platforms: recipe.platforms.len() > 1,
+            several_platforms: recipe.is_for_several(),
             contexts: gathered.named.clone(),
             ignore: gathered.ignore.clone(),
             context_ignore: gathered.context_ignore.clone(),
@@ -332,6 +341,7 @@ impl Workshop {
             no_cache: recipe.no_cache,
             no_cache_filter: recipe.no_cache_filter.clone(),
             all_stages: recipe.all_stages,
+            sbom: recipe.sbom != Sbom::None,
             ..Options::default()
         }
     }
@@ -453,6 +463,7 @@ impl FailedBuild {
         match self {
             Self::Interrupted => true,
             Self::Build { source, .. } => source.is_interruption(),
+            Self::Base { source, .. } => source.is_interruption(),
             _ => false,
         }
     }
@@ -461,6 +472,7 @@ impl FailedBuild {
     pub fn place(&self) -> Option<(Span, &(String, String))> {
         match self {
             Self::Dockerfile { source, file } => Some((source.span?, file)),
+            Self::Base { asked, file, .. } => Some((asked.at, file)),
             Self::Build { source, file } => match source.root() {
                 BuildError::Step { at, .. } => Some(((*at)?, file)),
                 _ => None,

@@ -24,6 +24,8 @@ pub struct Output {
     pub digests: Digests,
     /// Files are in a directory of their platform; `None`: those of several platforms are.
     pub split: Option<bool>,
+    /// What the names of statements about files begin with.
+    pub attestation_prefix: String,
     pub annotations: Vec<Annotation>,
 }
 
@@ -74,13 +76,6 @@ pub enum Format {
     Nothing,
 }
 
-impl Format {
-    /// Returns whether it is the files, and no image.
-    pub(super) fn is_of_files(self) -> bool {
-        matches!(self, Self::Local | Self::Tar)
-    }
-}
-
 /// Where it goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Destination {
@@ -124,6 +119,7 @@ impl Output {
             dialect: Dialect::Oci,
             digests: Digests::None,
             split: None,
+            attestation_prefix: String::new(),
             annotations: Vec::new(),
         }
     }
@@ -191,6 +187,8 @@ impl Output {
             "name-canonical" if flag(key, value)? => self.digests = Digests::Beside,
             "dangling-name-prefix" => self.digests = Digests::Behind(value.to_owned()),
             "platform-split" => self.split = Some(flag(key, value)?),
+            "attestation-prefix" if value.contains('/') => return Err(format!("{key} {value:?} is no part of a name")),
+            "attestation-prefix" => value.clone_into(&mut self.attestation_prefix),
             // How it is here in any case: what is built is in the store, layers are unpacked, and with SOURCE_DATE_EPOCH no file
             // is younger.
             "unpack" | "store" | "rewrite-timestamp" => {
@@ -239,7 +237,7 @@ pub(super) fn compression(text: &str) -> Result<Compression, String> {
         "uncompressed" => Ok(Compression::None),
         "gzip" => Ok(Compression::USUAL),
         "zstd" => Ok(Compression::ZSTD),
-        "estargz" => Err("estargz layers are not supported: use gzip or zstd".to_owned()),
+        "estargz" => Ok(Compression::ESTARGZ),
         other => Err(format!("unsupported layer compression type {other:?}")),
     }
 }
@@ -247,14 +245,13 @@ pub(super) fn compression(text: &str) -> Result<Compression, String> {
 fn with_level(compression: Option<Compression>, level: Option<i32>) -> Result<Option<Compression>, String> {
     let Some(level) = level else { return Ok(compression) };
     let outside = || format!("compression-level {level} is out of range");
+    let of_gzip = || u32::try_from(level).ok().filter(|level| *level <= 9).ok_or_else(outside);
     match compression {
-        None | Some(Compression::Gzip(_)) => {
-            let level = u32::try_from(level).ok().filter(|level| *level <= 9).ok_or_else(outside)?;
-            Ok(Some(Compression::Gzip(level)))
-        }
+        None | Some(Compression::Gzip(_)) => Ok(Some(Compression::Gzip(of_gzip()?))),
+        Some(Compression::Estargz(_)) => Ok(Some(Compression::Estargz(of_gzip()?))),
         Some(Compression::Zstd(_)) if (1..=22).contains(&level) => Ok(Some(Compression::Zstd(level))),
         Some(Compression::Zstd(_)) => Err(outside()),
-        Some(Compression::None) => Err("compression-level is for gzip and zstd".to_owned()),
+        Some(Compression::None) => Err("compression-level is for gzip, estargz and zstd".to_owned()),
     }
 }
 
@@ -324,12 +321,14 @@ mod tests {
         assert_eq!((output.push, output.digests, output.dialect), (Push::ByDigest, Digests::Beside, Dialect::Docker));
         let zstd = "type=image,push=true,compression=zstd,compression-level=9";
         assert_eq!(read(zstd).unwrap(), (Format::Image, Destination::Store, Some(Some(Compression::Zstd(9)))));
+        let estargz = "type=oci,dest=a,compression=estargz,compression-level=9";
+        assert_eq!(read(estargz).unwrap(), (Format::Oci, file("a"), Some(Some(Compression::Estargz(9)))));
         for wrong in [
             "dest=x",
             "type=local",
             "type=image,dest=x",
             "type=nothing",
-            "type=image,compression=estargz",
+            "type=image,compression=estargz,compression-level=10",
             "type=image,compression=zstd,compression-level=40",
             "type=image,push=perhaps",
             "type=image,unpack=false",

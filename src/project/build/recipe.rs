@@ -255,6 +255,12 @@ impl Recipe {
         asked || self.cache_to.iter().any(|target| target.place == CachePlace::Inline)
     }
 
+    /// Returns whether what is made of it has the form of what is for several machines.
+    pub(super) fn is_for_several(&self) -> bool {
+        let asked = self.arguments.get("BUILDKIT_MULTI_PLATFORM").and_then(|value| parse_bool(value));
+        asked == Some(true) || self.platforms.len() > 1
+    }
+
     /// Returns for what machines it is, each once; at least one.
     pub fn platforms(&self) -> Result<Vec<Platform>, PlatformError> {
         let mut platforms = Vec::new();

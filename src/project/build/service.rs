@@ -158,16 +158,7 @@ fn recipe(project: &Project, service: &Service, build: &Build, overrides: &Overr
     }
     recipe.no_cache = build.no_cache || overrides.no_cache;
     recipe.pull = build.pull || overrides.pull;
-    for secret in &build.secrets {
-        let Some(known) = project.secrets.get(&secret.source) else { continue };
-        let value = match (&known.file, &known.content) {
-            (Some(file), _) => Secret::File(PathBuf::from(file)),
-            (None, Some(content)) => Secret::Value(content.clone().into_bytes()),
-            (None, None) => continue,
-        };
-        let id = secret.target.clone().filter(|target| !target.is_empty());
-        recipe.secrets.insert(id.unwrap_or_else(|| secret.source.clone()), value);
-    }
+    recipe.secrets = secrets(project, build);
     for key in &build.ssh {
         recipe
             .use_agent(&key.id, key.path.as_deref().unwrap_or_default())
@@ -198,6 +189,22 @@ fn recipe(project: &Project, service: &Service, build: &Build, overrides: &Overr
     recipe.insecure = build.privileged || entitled("security.insecure");
     recipe.host_network = entitled("network.host") || recipe.network == RunNetwork::Host;
     Ok(recipe)
+}
+
+/// Returns the secrets of a build, by their ids.
+fn secrets(project: &Project, build: &Build) -> BTreeMap<String, Secret> {
+    let mut secrets = BTreeMap::new();
+    for secret in &build.secrets {
+        let Some(known) = project.secrets.get(&secret.source) else { continue };
+        let value = match (&known.file, &known.content) {
+            (Some(file), _) => Secret::File(PathBuf::from(file)),
+            (None, Some(content)) => Secret::Value(content.clone().into_bytes()),
+            (None, None) => continue,
+        };
+        let id = secret.target.clone().filter(|target| !target.is_empty());
+        secrets.insert(id.unwrap_or_else(|| secret.source.clone()), value);
+    }
+    secrets
 }
 
 /// Returns for what machines a service's image is built.

@@ -169,7 +169,9 @@ impl Builder<'_> {
                     argument.default.as_ref().unwrap_or(&Word { text: name.clone(), span: argument.span }),
                 )?;
                 created_by.extend(["=", value]);
-                state.environment.set(name, value);
+                if !state.scan.take(name, value) {
+                    state.environment.set(name, value);
+                }
             }
             state.arguments.add(name);
         }

@@ -13,6 +13,7 @@ mod outline;
 mod prune;
 mod remote;
 mod run;
+mod scan;
 mod stages;
 mod state;
 #[cfg(test)]
@@ -23,7 +24,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::check::{CheckOptions, Checker, Warning, check_stages};
 use super::dockerfile::shell::Lexer;
 use super::dockerfile::{Dockerfile, Fault};
-use super::graph::{Base, Graph, ImageRequest};
+use super::graph::{Base, Graph, ImageRequest, Span};
 use super::ignore::Patterns;
 use crate::image::Platform;
 use environment::Environment;
@@ -60,6 +61,8 @@ pub struct Options {
     pub no_cache_filter: BTreeSet<String>,
     /// Look at every stage, needed or not, as `--check` does without a target.
     pub all_stages: bool,
+    /// An SBOM is made, and may tell of more than the target.
+    pub sbom: bool,
 }
 
 impl Default for Options {
@@ -77,6 +80,7 @@ impl Default for Options {
             no_cache: false,
             no_cache_filter: BTreeSet::new(),
             all_stages: false,
+            sbom: false,
         }
     }
 }
@@ -87,7 +91,16 @@ pub enum Dispatched {
     /// The steps.
     Graph(Box<Plan>),
     /// Images that must be known first.
-    Needs(BTreeSet<ImageRequest>),
+    Needs(BTreeMap<ImageRequest, Asked>),
+}
+
+/// Where an image is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Asked {
+    /// The instruction that does it.
+    pub at: Span,
+    /// A stage whose name is nearly the same, which may be what is meant.
+    pub meant: Option<String>,
 }
 
 /// The steps, and remarks about the Dockerfile.
@@ -146,7 +159,7 @@ fn check_options(dockerfile: &Dockerfile, options: &Options) -> Result<CheckOpti
 
 enum Built {
     Graph(Box<Graph>, Outline),
-    Needs(BTreeSet<ImageRequest>),
+    Needs(BTreeMap<ImageRequest, Asked>),
 }
 
 fn build(
@@ -166,8 +179,8 @@ fn build(
         stages.check_cycles()?;
         let needed = stages.needed(target, options.all_stages);
         let requests = stages.requests(&needed, options);
-        let missing: BTreeSet<ImageRequest> =
-            requests.into_iter().filter(|request| !bases.contains_key(request)).collect();
+        let missing: BTreeMap<ImageRequest, Asked> =
+            requests.into_iter().filter(|(request, _)| !bases.contains_key(request)).collect();
         if !missing.is_empty() {
             return Ok(Built::Needs(missing));
         }

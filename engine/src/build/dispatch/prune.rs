@@ -1,12 +1,14 @@
-//! A graph without what its target does not need.
+//! A graph without what neither its target nor its SBOM needs.
+
+use std::collections::BTreeMap;
 
 use super::state::State;
 use crate::build::graph::{Graph, History, MountKind, Operation, Vertex, VertexId};
 
-/// Returns the graph of what the target needs, numbered anew.
-pub(crate) fn without_unneeded(vertices: Vec<Vertex>, state: State) -> Graph {
+/// Returns the graph of what the target and what its SBOM tells of need, numbered anew.
+pub(crate) fn without_unneeded(vertices: Vec<Vertex>, state: State, extras: BTreeMap<String, VertexId>) -> Graph {
     let mut needed = vec![false; vertices.len()];
-    let mut left = vec![state.at];
+    let mut left: Vec<VertexId> = extras.values().copied().chain([state.at]).collect();
     while let Some(at) = left.pop() {
         if !std::mem::replace(&mut needed[at.0], true) {
             left.extend(vertices[at.0].operation.inputs());
@@ -33,6 +35,7 @@ pub(crate) fn without_unneeded(vertices: Vec<Vertex>, state: State) -> Graph {
         author: state.author,
         base: state.base,
         history: state.history.into_iter().map(renumbered).collect(),
+        extras: extras.into_iter().map(|(name, at)| (name, number(at))).collect(),
     }
 }
 

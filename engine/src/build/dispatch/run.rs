@@ -204,7 +204,10 @@ fn summary(contents: &str) -> String {
 
 /// Returns a command as it is in the history: with the arguments of the build that it sees in front, and how many.
 fn with_arguments(state: &State, arguments: &[String]) -> String {
-    let value = |name: &String| format!("{name}={}", state.environment.get(name).unwrap_or_default());
+    let value = |name: &String| {
+        let value = state.environment.get(name).or_else(|| state.scan.get(name));
+        format!("{name}={}", value.unwrap_or_default())
+    };
     let declared: Vec<String> = state.arguments.names.iter().map(value).collect();
     let count = (!declared.is_empty()).then(|| format!("|{}", declared.len()));
     let parts: Vec<String> = count.into_iter().chain(declared).chain(arguments.iter().cloned()).collect();

@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::Options;
 use super::environment::Environment;
 use super::remote::NamedContext;
 use super::state::{MAX_TEXT, too_much_text};
+use super::{Asked, Options};
 use crate::build::check::{Checker, Rule};
 use crate::build::dockerfile::instruction::{Command, Instruction};
 use crate::build::dockerfile::shell::{Expanded, Lexer, NoVariables, Variables};
@@ -326,9 +326,15 @@ impl Stages {
         needed
     }
 
-    /// Returns the images that nodes are built on.
-    pub(crate) fn requests(&self, needed: &BTreeSet<usize>, options: &Options) -> BTreeSet<ImageRequest> {
-        needed.iter().filter_map(|at| self.nodes[*at].request(options)).collect()
+    /// Returns the images that nodes are built on, each with the place where it is asked for.
+    pub(crate) fn requests(&self, needed: &BTreeSet<usize>, options: &Options) -> BTreeMap<ImageRequest, Asked> {
+        let mut requests = BTreeMap::new();
+        for node in needed.iter().map(|at| &self.nodes[*at]) {
+            let Some(request) = node.request(options) else { continue };
+            let meant = closest(&request.reference, self.by_name.keys().map(String::as_str), false).map(str::to_owned);
+            requests.entry(request).or_insert(Asked { at: node.span, meant });
+        }
+        requests
     }
 
     /// Puts the instructions that bases trigger in front, once. Returns whether there were any.

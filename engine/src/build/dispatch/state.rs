@@ -9,6 +9,7 @@ use super::environment::{Environment, proxies};
 use super::outline::Outline;
 use super::prune::without_unneeded;
 use super::remote::NamedContext;
+use super::scan::Scan;
 use super::stages::{Node, Origin, Stages, Step};
 use crate::build::check::{Checker, Rule};
 use crate::build::dockerfile::instruction::{Command, Instruction, Word};
@@ -66,6 +67,8 @@ pub(crate) struct State {
     pub(crate) history: Vec<History>,
     /// An instruction of this Dockerfile has set the working directory.
     pub(crate) has_workdir: bool,
+    /// What an SBOM is to tell of.
+    pub(crate) scan: Scan,
 }
 
 /// Names in the order in which they came first.
@@ -148,13 +151,33 @@ impl<'a> Builder<'a> {
             let state = self.build_stage(at).map_err(|fault| fault.at(self.stages.nodes[at].span))?;
             self.states.insert(at, state);
         }
+        let extras = self.extras(target);
         let mut state = self.states.remove(&target).expect("the target is needed by itself");
         for (name, value) in &self.options.labels {
             state.config.labels.insert(name.clone(), Value::String(value.clone()));
         }
         state.config.docker.on_build = state.config.docker.on_build.filter(|triggers| !triggers.is_empty());
         self.outline.finish(self.stages.nodes[target].name.clone());
-        Ok((without_unneeded(self.vertices, state), self.outline))
+        Ok((without_unneeded(self.vertices, state, extras), self.outline))
+    }
+
+    /// Returns what an SBOM tells of beside the target, by name.
+    fn extras(&mut self, target: usize) -> BTreeMap<String, VertexId> {
+        let mut extras = BTreeMap::new();
+        if !self.options.sbom {
+            return extras;
+        }
+        let stages = self.stages;
+        if self.states.get(&target).is_some_and(|state| state.scan.has_context(&stages.label(target))) {
+            extras.insert(MAIN_CONTEXT.to_owned(), self.main_context());
+        }
+        for at in stages.needed(target, false).into_iter().filter(|at| *at != target && stages.is_stage(*at)) {
+            let label = stages.label(at);
+            if let Some(state) = self.states.get(&at).filter(|state| state.scan.has_stage(&label)) {
+                extras.insert(label, state.at);
+            }
+        }
+        extras
     }
 
     fn build_stage(&mut self, at: usize) -> Result<State, Fault> {
@@ -209,6 +232,7 @@ impl<'a> Builder<'a> {
             base: None,
             history: Vec::new(),
             has_workdir: false,
+            scan: Scan::of(self.global),
         };
         let options = self.options;
         match &node.origin {

@@ -24,7 +24,7 @@ fn plan_with(text: &str, options: &Options) -> Result<Plan, String> {
     loop {
         match dispatch(&dockerfile, options, &bases).map_err(|refused| refused.fault.to_string())? {
             Dispatched::Graph(plan) => return Ok(*plan),
-            Dispatched::Needs(requests) => bases.extend(requests.into_iter().map(|request| {
+            Dispatched::Needs(requests) => bases.extend(requests.into_keys().map(|request| {
                 let base = base(&request);
                 (request, base)
             })),
@@ -57,6 +57,37 @@ fn only_what_is_needed_is_done() {
     let options = Options { target: Some("tow".to_owned()), ..Options::default() };
     let message = "target stage \"tow\" could not be found (did you mean two?)";
     assert_eq!(plan_with(text, &options).unwrap_err(), message);
+}
+
+#[test]
+fn an_sbom_tells_of_what_arguments_say() {
+    let text = "ARG BUILDKIT_SBOM_SCAN_CONTEXT=true\nFROM a AS one\nARG BUILDKIT_SBOM_SCAN_STAGE=true\nRUN 1\nFROM one AS two\n\
+                RUN 2\nFROM b AS three\nRUN 3\nFROM c AS unused\nARG BUILDKIT_SBOM_SCAN_STAGE=1\nFROM scratch\n\
+                COPY --from=two /x /\nCOPY --from=three /x /\n";
+    assert!(plan(text).graph.extras.is_empty(), "nobody has asked for an SBOM");
+    let scanned = |text: &str| plan_with(text, &Options { sbom: true, ..Options::default() }).unwrap();
+    let scanned_plan = scanned(text);
+    let graph = &scanned_plan.graph;
+    assert_eq!(graph.extras.keys().collect::<Vec<_>>(), ["context", "one", "two"], "two is built on one");
+    assert!(matches!(graph.vertex(graph.extras["context"]).operation, Operation::Context(_)));
+    assert!(graph.vertex(graph.extras["two"]).name.ends_with("RUN 2"));
+    assert!(runs(&scanned_plan).iter().all(|run| !run.environment.iter().any(|one| one.contains("SCAN"))));
+    let text = "FROM scratch AS one\nCOPY a b\nFROM scratch\nARG BUILDKIT_SBOM_SCAN_CONTEXT=no\nCOPY --from=one b /\n";
+    assert!(scanned(text).graph.extras.is_empty());
+}
+
+#[test]
+fn an_image_is_asked_for_at_a_place() {
+    let text = "FROM scratch AS build\nFROM scratch\nCOPY --from=bulid a b\nRUN --mount=from=other,target=/m true\n";
+    let dockerfile = Dockerfile::parse(text.as_bytes()).unwrap();
+    let Ok(Dispatched::Needs(requests)) = dispatch(&dockerfile, &Options::default(), &BTreeMap::new()) else {
+        panic!("nothing is known yet");
+    };
+    let asked: Vec<_> = requests
+        .iter()
+        .map(|(request, asked)| (request.reference.as_str(), asked.at.start.line, asked.meant.as_deref()))
+        .collect();
+    assert_eq!(asked, [("bulid", 3, Some("build")), ("other", 4, None)]);
 }
 
 #[test]

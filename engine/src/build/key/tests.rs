@@ -206,7 +206,7 @@ impl World {
                 Dispatched::Graph(plan) => {
                     return plan.graph.vertices.into_iter().map(|vertex| vertex.operation).collect();
                 }
-                Dispatched::Needs(requests) => bases.extend(requests.into_iter().map(|request| {
+                Dispatched::Needs(requests) => bases.extend(requests.into_keys().map(|request| {
                     let base = self.base(&request.reference, &request.platform);
                     (request, base)
                 })),

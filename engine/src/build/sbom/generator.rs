@@ -8,6 +8,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
+use super::extra;
 use crate::build::attest::Predicate;
 use crate::build::error::StepError;
 use crate::build::execute::{Builder, Solved};
@@ -16,6 +17,8 @@ use crate::build::tree::{Tree, TreeError, kind};
 
 /// Where a generator finds what was built.
 const SOURCE: &str = "/run/src/core/sbom";
+/// Where it finds the build's context and further stages.
+const EXTRAS: &str = "/run/src/extras";
 /// Where it writes.
 const DESTINATION: &str = "/run/out";
 /// What the names of the variables that tell it so, and of its settings, begin with.
@@ -38,8 +41,17 @@ impl Graph {
         let mut environment = config.env.clone();
         environment.push(format!("{PREFIX}DESTINATION={DESTINATION}/"));
         environment.push(format!("{PREFIX}SOURCE={SOURCE}"));
+        if !self.extras.is_empty() {
+            environment.push(format!("{PREFIX}SOURCE_EXTRAS={EXTRAS}"));
+        }
         environment.extend(settings.iter().map(|(name, value)| format!("{PREFIX}{name}={value}")));
-        let built = MountKind::Bind { from: self.target, source: "/".to_owned(), writable: false };
+        let shown = |target: String, from| {
+            let kind = MountKind::Bind { from, source: "/".to_owned(), writable: false };
+            Mount { target, kind }
+        };
+        let tmp = Mount { target: "/tmp".to_owned(), kind: MountKind::Tmpfs { size: None } };
+        let mut mounts = vec![tmp, shown(SOURCE.to_owned(), self.target)];
+        mounts.extend(self.extras.iter().map(|(name, at)| shown(format!("{EXTRAS}/{}", extra(name)), *at)));
         let on = self.add(Operation::Image(generator.source.clone()), format!("[sbom] FROM {image}"));
         let directory = MakeDirectory { on, path: DESTINATION.to_owned(), owner: String::new() };
         let on = self.add(Operation::MakeDirectory(directory), format!("[sbom] WORKDIR {DESTINATION}"));
@@ -50,10 +62,7 @@ impl Graph {
             uncached: BTreeMap::new(),
             user: String::new(),
             directory: if config.working_dir.is_empty() { "/".to_owned() } else { config.working_dir.clone() },
-            mounts: vec![
-                Mount { target: "/tmp".to_owned(), kind: MountKind::Tmpfs { size: None } },
-                Mount { target: SOURCE.to_owned(), kind: built },
-            ],
+            mounts,
             network: RunNetwork::Default,
             insecure: false,
             devices: Vec::new(),
@@ -71,7 +80,7 @@ impl Graph {
 impl Builder {
     /// Reads what a generator has written, in the order of the files' names.
     pub(super) fn scanned(&self, solved: &Solved, scan: VertexId) -> Result<Vec<Predicate>, StepError> {
-        let step = solved.done.get(scan.0).and_then(Option::as_ref).and_then(|done| done.step.as_ref());
+        let step = solved.done(scan).and_then(|done| done.step.as_ref());
         let layer = step.ok_or(StepError::Worker)?.layer;
         // Only what this one step wrote.
         let mut predicates = Vec::new();
@@ -110,7 +119,7 @@ fn statements(tree: &Tree) -> Result<Vec<Predicate>, StepError> {
             let Some(kind) = statement["predicateType"].as_str().map(str::to_owned) else {
                 return Err(StepError::Untyped(name()));
             };
-            predicates.push(Predicate { kind, content: statement["predicate"].take() });
+            predicates.push(Predicate { kind, file: name(), content: statement["predicate"].take() });
         }
     }
     Ok(predicates)

@@ -1,4 +1,5 @@
-//! What is in an image (SBOM): by a generator that the user names, or by our own look at the databases of package managers.
+//! What is in an image (SBOM): by a generator that the user names, or by our own look at the databases of package managers. The
+//! build's context and further stages have documents of their own.
 
 mod databases;
 mod generator;
@@ -14,6 +15,7 @@ use self::spdx::document;
 use super::attest::Predicate;
 use super::error::{BuildError, StepError};
 use super::execute::{Builder, Solved};
+use super::graph::VertexId;
 use super::request::Request;
 use super::tree::{Found, Match, Tree, kind};
 
@@ -21,6 +23,9 @@ use super::tree::{Found, Match, Tree, kind};
 const LONGEST: u64 = 64 << 20;
 /// Likewise, of the metadata of one package.
 const LONGEST_METADATA: u64 = 4 << 20;
+
+/// What the SBOM of the image is called. Those of what else is told of have a name behind it.
+const CORE: &str = "sbom";
 
 /// A package that is installed.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -34,15 +39,30 @@ pub(crate) struct Package {
 }
 
 impl Builder {
-    /// Says what is in the image of a graph: what its generator wrote, or what we see ourselves.
+    /// Says what is in the image of a graph, and in what else the graph names: what its generator wrote, or what we see ourselves.
     pub fn sbom(&self, request: &Request, solved: &Solved) -> Result<Vec<Predicate>, BuildError> {
         let said = match request.scan {
             Some(scan) => self.scanned(solved, scan),
-            None => packages(&Tree::plain(self.files(request, solved)?.root))
-                .map(|packages| vec![document(&packages, request.epoch)]),
+            None => self.inspect(request, solved),
         };
         said.map_err(|source| BuildError::Export { source: Box::new(source) })
     }
+
+    /// Says what we see ourselves.
+    fn inspect(&self, request: &Request, solved: &Solved) -> Result<Vec<Predicate>, StepError> {
+        let graph = &request.graph;
+        let extras = graph.extras.iter().map(|(name, at)| (extra(name), *at));
+        let document = |(name, at): (String, VertexId)| {
+            let tree = solved.state(at).ok_or(StepError::Worker)?.tree(self.shop())?;
+            Ok(document(&name, &packages(&tree)?, request.epoch))
+        };
+        std::iter::once((CORE.to_owned(), graph.target)).chain(extras).map(document).collect()
+    }
+}
+
+/// Returns what something is called that is told of beside the image.
+fn extra(name: &str) -> String {
+    format!("{CORE}-{name}")
 }
 
 /// Finds the packages of a file system: each once, in an order.

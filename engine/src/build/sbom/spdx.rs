@@ -13,13 +13,14 @@ const KIND: &str = "https://spdx.dev/Document";
 /// What nothing is known of.
 const UNKNOWN: &str = "NOASSERTION";
 
-/// Makes the document of packages. With an epoch it is always the same for the same packages.
-pub(super) fn document(packages: &[Package], epoch: Option<u64>) -> Predicate {
+/// Makes the document of packages, of this name. With an epoch it is always the same for the same packages.
+pub(super) fn document(name: &str, packages: &[Package], epoch: Option<u64>) -> Predicate {
     let created = epoch.and_then(|epoch| Timestamp::from_second(i64::try_from(epoch).ok()?).ok());
     let identifier = match created {
         Some(_) => {
-            let urls: Vec<&str> = packages.iter().map(|package| package.url.as_str()).collect();
-            Digest::of(urls.join("\n").as_bytes()).hex()
+            let urls = packages.iter().map(|package| package.url.as_str());
+            let lines: Vec<&str> = std::iter::once(name).chain(urls).collect();
+            Digest::of(lines.join("\n").as_bytes()).hex()
         }
         None => Id::random().as_str().to_owned(),
     };
@@ -37,7 +38,7 @@ pub(super) fn document(packages: &[Package], epoch: Option<u64>) -> Predicate {
         "spdxVersion": "SPDX-2.3",
         "dataLicense": "CC0-1.0",
         "SPDXID": "SPDXRef-DOCUMENT",
-        "name": "sbom",
+        "name": name,
         "documentNamespace": format!("urn:rcompose:sbom:{identifier}"),
         "creationInfo": {
             "creators": [format!("Tool: rcompose-{}", env!("CARGO_PKG_VERSION"))],
@@ -46,7 +47,7 @@ pub(super) fn document(packages: &[Package], epoch: Option<u64>) -> Predicate {
         "packages": listed,
         "relationships": described,
     });
-    Predicate { kind: KIND.to_owned(), content }
+    Predicate { kind: KIND.to_owned(), file: format!("{name}.spdx.json"), content }
 }
 
 fn reference(number: usize) -> String {
