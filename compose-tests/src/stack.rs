@@ -5,7 +5,7 @@ use std::{
     env,
     ffi::OsStr,
     fs::{self, File},
-    io::{Read, Write},
+    io::{ErrorKind, Read, Write},
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener},
     os::unix::fs::{PermissionsExt as _, symlink},
     path::{Path, PathBuf},
@@ -16,6 +16,7 @@ use std::{
 
 use anyhow::Context;
 use nix::{
+    mount::{MntFlags, umount2},
     sched::{CloneFlags, unshare},
     sys::signal::Signal,
 };
@@ -334,6 +335,29 @@ impl Stack {
         Census::take(&Scope { root: &self.root(), project: &self.project, containers, own_network: self.own_network })
     }
 
+    /// Takes away what a failed test left of its containers. Their processes are killed, and links go with the namespace.
+    fn take_away(&self) {
+        // Last those that others are below.
+        for item in self.census().items.iter().rev() {
+            match item.split_once(' ') {
+                // The fifth field of `proc_pid_mountinfo(5)`.
+                Some(("mount", line)) => {
+                    line.split(' ').nth(4).map(|place| umount2(place, MntFlags::MNT_DETACH));
+                }
+                Some(("cgroup", path)) => {
+                    let started = Instant::now();
+                    // A process that was killed is in it for another moment.
+                    while fs::remove_dir(path).is_err_and(|error| error.kind() == ErrorKind::ResourceBusy)
+                        && started.elapsed() < Duration::from_secs(5)
+                    {
+                        std::thread::sleep(Duration::from_millis(20));
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
     /// Takes the project down and checks that nothing of it is left anywhere.
     pub fn finish(mut self) {
         let containers = census::container_ids(&self.root());
@@ -379,6 +403,7 @@ impl Drop for Stack {
         for process in process::of_root(&self.root()) {
             process.signal(Signal::SIGKILL);
         }
+        self.take_away();
     }
 }
 

@@ -98,6 +98,22 @@ fn fish_completes_names() {
 }
 
 #[test]
+fn the_completion_of_docker_gets_its_answers() {
+    let stack = stack("complete-docker");
+    let link = stack.project_folder().join("docker-compose");
+    symlink(stack::binary(), &link).expect("a link can be made");
+    let ask = |arguments: &[&str]| finish(command(&stack, &link, arguments), "").ok().stdout;
+    assert_eq!(ask(&["__completeNoDesc", "up", "w"]), "web\nworker\n:4\n");
+    assert_eq!(ask(&["__completeNoDesc", "exec", ""]), "web\n:4\n");
+    assert_eq!(ask(&["__completeNoDesc", "up", "--scale", "wo"]), "worker=\n:6\n");
+    assert_eq!(ask(&["__completeNoDesc", "up", "none"]), ":4\n");
+    // So `docker` asks its plugin, which has one more word.
+    let described = ask(&["__complete", "compose", "unp"]);
+    assert_eq!(described, "unpause\tUnpause services\n:4\n");
+    stack.finish();
+}
+
+#[test]
 fn every_command_has_a_manual_page_and_examples() {
     let stack = Stack::on_host("man");
     stack.run(&["man", "pages"]).ok();

@@ -85,7 +85,6 @@ fn attributes(list: &str) -> String {
         let state = match state.as_str() {
             "works" => "works",
             "warned" => "no effect, a warning says so",
-            "silent" => "no effect, which is not said",
             "refused" => "an error",
             other => panic!("{attribute}: there is no state {other:?}"),
         };

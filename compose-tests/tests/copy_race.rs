@@ -1,9 +1,12 @@
-//! `cp` from and into a container that exchanges a directory for a link out of it all the time (CVE-2018-15664, CVE-2019-14271).
+//! `cp` and `export` of a container that changes at that moment: it exchanges a directory for a link out of it all the time
+//! (CVE-2018-15664, CVE-2019-14271), or it ends.
 
 use std::fs;
 
 use compose_tests::stack::Stack;
 use compose_tests::victim::Victim;
+use compose_tests::{process, wait};
+use nix::sys::signal::Signal;
 
 /// How often each direction is tried: `RCOMPOSE_RACES`, as for the other races (`docs/security.md`).
 fn times() -> u32 {
@@ -36,5 +39,38 @@ fn a_container_that_changes_its_directories_gets_nothing_of_the_host() {
     }
     victim.is_unharmed();
     assert!(read > 0 && written > 0, "the race was never run: {read} {written}");
+    stack.finish();
+}
+
+#[test]
+fn what_a_container_left_is_had_before_its_end_is_written_down() {
+    let stack = Stack::new("ending");
+    stack.write(
+        "compose.yaml",
+        "services:
+  app: {image: busybox, command: [sh, -c, 'echo own > /made; exec sleep 1000'], network_mode: none}
+",
+    );
+    stack.run(&["up", "-d"]).ok();
+    wait::until(wait::PATIENCE, "the file", || {
+        let output = stack.run(&["exec", "-T", "app", "test", "-s", "/made"]);
+        if output.code == 0 { Ok(()) } else { Err(output) }
+    });
+    let pid = stack.run(&["inspect", "--format", "{{.State.Pid}}", "app"]).ok();
+    let program = process::read(pid.text().parse().unwrap()).unwrap();
+    // It cannot tell of the end.
+    let shim = stack.shim("app");
+    shim.signal(Signal::SIGSTOP);
+    program.signal(Signal::SIGKILL);
+    wait::until(wait::PATIENCE, "the end", || if program.is_alive() { Err(&program) } else { Ok(()) });
+    stack.run(&["export", "--bundle", "bundle", "app"]).ok();
+    assert_eq!(fs::read_to_string(stack.project_folder().join("bundle/rootfs/made")).unwrap(), "own\n");
+    stack.run(&["cp", "app:/made", "copy"]).ok();
+    assert_eq!(fs::read_to_string(stack.project_folder().join("copy")).unwrap(), "own\n");
+    // Whether it is started anew nobody knows yet, and then it would not see what was written below it.
+    stack.run(&["cp", "copy", "app:/other"]).fails().complains("it has just ended");
+    shim.signal(Signal::SIGCONT);
+    stack.wait_for("app", &serde_json::json!({"State": "exited", "ExitCode": 137}));
+    stack.run(&["cp", "copy", "app:/other"]).ok();
     stack.finish();
 }

@@ -5,10 +5,8 @@
 #![expect(clippy::print_stdout, reason = "says what was tried")]
 
 use std::{
-    cell::RefCell,
     collections::BTreeSet,
     env, fs,
-    hash::{DefaultHasher, Hash, Hasher},
     io::Write,
     thread,
     time::{Duration, Instant},
@@ -17,9 +15,12 @@ use std::{
 use compose_tests::{
     census,
     fault::{
-        Fault, Role, Seen, Traced,
+        Fault, Role, Traced,
+        message::says_what,
         tracer::{self, Targets},
+        wanted::{FOUND, NOT_REACHED, Wanted, tried},
     },
+    output::Output,
     process::{self, Process},
     stack::Stack,
 };
@@ -40,7 +41,7 @@ const VICTIM: &str = "services:
     tmpfs: [/scratch]
     shm_size: 2m
     configs: [plain]
-    environment: {A: b}
+    environment: {A: '${FROM_FILE-}'}
     cap_drop: [NET_RAW]
     cap_add: [SYS_NICE]
     ulimits: {nofile: 1000}
@@ -66,15 +67,27 @@ const CHECKED: &str = "services:
     healthcheck: {test: [CMD, 'true'], interval: 1s, retries: 20}
 ";
 
-/// Shows that the container has everything that was asked for.
+/// Shows that the container has everything that was asked for. A line is one command, since a shell does not end when the first
+/// of several fails (`set -e`, `&&`).
 const PROOF: &str = "set -e
-[ \"$(cat /seed/one)\" = one ] && [ \"$(stat -c %u:%a /seed)\" = 1000:750 ]
-[ \"$(cat /plain)\" = text ] && [ -d /bound ]
-grep -q '[[:space:]]victim' /etc/hosts && grep -q host.internal /etc/hosts
-grep -q '^nameserver 127.0.0.11' /etc/resolv.conf && [ \"$(hostname)\" = victim ]
-grep -q ' /scratch tmpfs ' /proc/mounts && grep -q ' /dev/shm tmpfs ' /proc/mounts
-[ \"$(ulimit -n)\" = 1000 ] && [ \"$(cat /proc/sys/net/ipv4/ip_unprivileged_port_start)\" = 0 ]
-[ -c /dev/nothing ] && [ -e /sys/class/net/eth0 ]
+[ \"$(cat /seed/one)\" = one ]
+[ \"$(stat -c %u:%a /seed)\" = 1000:750 ]
+[ \"$(cat /plain)\" = text ]
+[ -d /bound ]
+grep -q '[[:space:]]victim' /etc/hosts
+grep -q host.internal /etc/hosts
+grep -q '^nameserver 127.0.0.11' /etc/resolv.conf
+[ \"$(hostname)\" = victim ]
+grep -q ' /scratch tmpfs ' /proc/mounts
+grep -q ' /dev/shm tmpfs ' /proc/mounts
+[ \"$(ulimit -n)\" = 1000 ]
+[ \"$(cat /proc/sys/net/ipv4/ip_unprivileged_port_start)\" = 0 ]
+[ -c /dev/nothing ]
+[ -e /sys/class/net/eth0 ]
+[ \"$A\" = yes ]
+limit() { cat /sys/fs/cgroup/$1 2>/dev/null || cat /sys/fs/cgroup/$2; }
+[ \"$(limit memory/memory.limit_in_bytes memory.max)\" = 67108864 ]
+[ \"$(limit pids/pids.max pids.max)\" = 50 ]
 grep -q '^Seccomp:[[:space:]]2' /proc/self/status
 nslookup alias 127.0.0.11 >/dev/null 2>&1 || nslookup alias >/dev/null";
 
@@ -182,103 +195,68 @@ const SCENARIOS: &[Scenario] = &[
     },
 ];
 
-/// Which faults are wanted: `RCOMPOSE_FAULTS=all`, `each` (every place, with one of its errors), `SEED:COUNT` (so many of
-/// each scenario, by chance), `quick` (a few of the processes with one thread, where a place is the same in each run; without
-/// the variable), or one place with its error, such as `Init:setns:0:EPERM`.
-enum Wanted {
-    All,
-    Each,
-    Quick,
-    Sample { seed: u64, count: usize },
-    One(Fault),
-}
-
-impl Wanted {
-    fn of_environment() -> Wanted {
-        let text = env::var("RCOMPOSE_FAULTS").unwrap_or_else(|_| "quick".to_owned());
-        match text.as_str() {
-            "all" => return Wanted::All,
-            "each" => return Wanted::Each,
-            "quick" => return Wanted::Quick,
-            _ => {}
-        }
-        if let Some((seed, count)) = text.split_once(':')
-            && let (Ok(seed), Ok(count)) = (seed.parse(), count.parse())
-        {
-            return Wanted::Sample { seed, count };
-        }
-        let (place, error) = text.rsplit_once(':').expect("RCOMPOSE_FAULTS is `all`, SEED:COUNT or PLACE:ERROR");
-        let error = (1..134).map(nix::errno::Errno::from_raw).find(|known| format!("{known:?}") == error);
-        let place = place.parse().expect("RCOMPOSE_FAULTS names a place");
-        Wanted::One(Fault { place, error: error.expect("RCOMPOSE_FAULTS names an error") })
-    }
-
-    fn of(&self, scenario: &str, seen: &[Seen]) -> Vec<Fault> {
-        let faults =
-            seen.iter().flat_map(|seen| seen.errors.iter().map(|error| Fault { place: seen.place, error: *error }));
-        match self {
-            Wanted::All => faults.collect(),
-            Wanted::Each => {
-                let place = |seen: &Seen| {
-                    let error = *seen.errors.get(seen.place.number % seen.errors.len().max(1))?;
-                    Some(Fault { place: seen.place, error })
-                };
-                seen.iter().filter_map(place).collect()
-            }
-            Wanted::One(fault) => vec![*fault],
-            Wanted::Quick => {
-                let single = |seen: &&Seen| matches!(seen.place.role, Role::Init | Role::Shim);
-                let seen: Vec<Seen> = seen.iter().filter(single).cloned().collect();
-                Wanted::Sample { seed: 1, count: 4 }.of(scenario, &seen)
-            }
-            Wanted::Sample { seed, count } => {
-                let mut faults: Vec<Fault> = faults.collect();
-                faults.sort_by_cached_key(|fault| {
-                    let mut hasher = DefaultHasher::new();
-                    (seed, scenario, fault.place, fault.error as i32).hash(&mut hasher);
-                    hasher.finish()
-                });
-                faults.truncate(*count);
-                faults
-            }
-        }
-    }
-}
-
 /// A project that runs beside, and the victim.
-struct World<'a> {
-    stack: &'a Stack,
-    scenario: &'a Scenario,
+struct World {
+    stack: Stack,
+    scenario: &'static Scenario,
     /// The victim's name.
     project: String,
-    /// What was there before the victim, and what is known to be left of it.
-    before: RefCell<BTreeSet<String>>,
+    /// What was there before the victim.
+    before: BTreeSet<String>,
     bystander: Process,
 }
 
-impl World<'_> {
+impl World {
+    fn new(scenario: &'static Scenario) -> World {
+        let stack = Stack::new(&format!("faults-{}", scenario.name));
+        stack.write(
+            "compose.yaml",
+            "services: {other: {image: busybox, command: sleep 10000, networks: [n]}}\nnetworks: {n: }\n",
+        );
+        stack.write("victim.yaml", scenario.file);
+        stack.write(".env", "FROM_FILE=yes\n");
+        stack.run(&["up", "-d"]).ok();
+        let pid = stack.run(&["inspect", "--format", "{{.State.Pid}}", "other"]).ok();
+        let bystander = process::read(pid.text().parse().expect("it is a number")).expect("it runs");
+        let project = format!("{}v", stack.project);
+        let mut world = World { stack, scenario, project, before: BTreeSet::new(), bystander };
+        // What stays (images, the host's rules) is there from now on.
+        world.prepare().expect("without a fault all is well");
+        world.run(scenario.command).ok();
+        world.run(&["down", "-v", "-t", "0"]).ok();
+        world.before = settled("the supervisor has ended", || {
+            let before = world.seen();
+            let ends = before.iter().any(|item| item.contains(&world.project));
+            if ends { Err(format!("{before:#?}")) } else { Ok(before) }
+        })
+        .expect("nothing is left");
+        world
+    }
+
     fn arguments<'a>(&'a self, words: &[&'a str]) -> Vec<&'a str> {
         ["-p", &self.project, "-f", "victim.yaml"].into_iter().chain(words.iter().copied()).collect()
     }
 
-    fn run(&self, words: &[&str]) -> compose_tests::output::Output {
+    fn run(&self, words: &[&str]) -> Output {
         self.stack.run(&self.arguments(words))
     }
 
-    fn prepare(&self) {
-        for words in self.scenario.before {
-            self.run(words).ok();
+    fn prepare(&self) -> Result<(), String> {
+        // By then PID 1 has started its own child.
+        let begun: &[&[&str]] = if self.scenario.name == "exec" { &[&["exec", "-T", "web", "true"]] } else { &[] };
+        for words in self.scenario.before.iter().chain(begun) {
+            let output = self.run(words);
+            if output.code != 0 {
+                return Err(format!("what comes before it failed: {output:?}"));
+            }
         }
-        if self.scenario.name == "exec" {
-            // By then PID 1 has started its own child.
-            self.run(&["exec", "-T", "web", "true"]).ok();
-        }
+        Ok(())
     }
 
     /// What there is of the victim.
     fn seen(&self) -> BTreeSet<String> {
         let containers = census::container_ids(&self.stack.root());
-        self.stack.census_of(&containers).items.difference(&self.before.borrow()).cloned().collect()
+        self.stack.census_of(&containers).items.difference(&self.before).cloned().collect()
     }
 
     fn traced(&self, fault: Option<Fault>) -> Traced {
@@ -302,23 +280,26 @@ impl World<'_> {
         tracer::run(command, targets, fault, LIMIT)
     }
 
-    /// Tries one fault; returns what is wrong with what came of it.
-    fn attempt(&self, fault: Fault, log: &mut dyn Write) -> Result<(), String> {
-        self.prepare();
+    /// Tries one fault. Returns whether it came to that, or what is wrong with what came of it.
+    fn attempt(&self, fault: Fault, log: &mut dyn Write) -> Result<bool, String> {
+        let name = self.scenario.name;
+        self.prepare().map_err(|wrong| format!("{name}: {fault}: {wrong}"))?;
         let quiet = self.running_things();
         let traced = self.traced(Some(fault));
         let about = traced.failed.as_ref().map(|seen| format!("{fault} ({})", seen.about));
         let output = &traced.output;
         let verdict = match (&about, output.code) {
-            (None, _) => "not reached".to_owned(),
+            (None, _) => NOT_REACHED.to_owned(),
             (_, 0) => "tolerated".to_owned(),
-            _ => last_line(&output.stderr),
+            _ => errors(&output.stderr),
         };
-        drop(writeln!(log, "{}: {}: {verdict}", self.scenario.name, about.clone().unwrap_or(fault.to_string())));
+        let reached = about.is_some();
+        let about = about.unwrap_or_else(|| fault.to_string());
+        drop(writeln!(log, "{name}: {about}: {verdict}"));
         let judged = self.judge(fault, &traced, &quiet);
         let again = self.recover(output.code);
-        let about = about.unwrap_or_else(|| format!("{fault} (not reached)"));
-        judged.and(again).map_err(|wrong| format!("{}: {about}: {wrong}\n{output:?}", self.scenario.name))
+        judged.and(again).map_err(|wrong| format!("{name}: {about}: {wrong}\n{output:?}"))?;
+        Ok(reached)
     }
 
     /// What of the victim lives, besides its supervisor.
@@ -377,7 +358,7 @@ impl World<'_> {
         says_what(&output.stderr, fault, traced.failed.as_ref())?;
         if self.scenario.starts {
             settled("nothing of the run is left", || {
-                if self.state().is_some_and(|state| state == "running") && self.scenario.name != "exec" {
+                if self.scenario.name != "exec" && self.state()?.is_some_and(|state| state == "running") {
                     return Ok(());
                 }
                 let left: Vec<String> = self.running_things().difference(quiet).cloned().collect();
@@ -387,15 +368,18 @@ impl World<'_> {
         Ok(())
     }
 
-    fn state(&self) -> Option<String> {
-        let output = self.run(&["ps", "-a", "--format", "{{.State}}"]).ok();
-        output.stdout.lines().next().map(str::to_owned)
+    fn state(&self) -> Result<Option<String>, String> {
+        let output = self.run(&["ps", "-a", "--format", "{{.State}}"]);
+        if output.code != 0 {
+            return Err(format!("the containers cannot be listed: {output:?}"));
+        }
+        Ok(output.stdout.lines().next().map(str::to_owned))
     }
 
     fn prove(&self) -> Result<(), String> {
         let expect = |wanted: Option<&str>| {
             settled("the state", || {
-                let state = self.state();
+                let state = self.state()?;
                 if state.as_deref() == wanted { Ok(()) } else { Err(format!("the container is {state:?}")) }
             })
         };
@@ -406,10 +390,11 @@ impl World<'_> {
                 let output = self.run(&["exec", "-T", "web", "sh", "-c", PROOF]);
                 if output.code == 0 { Ok(()) } else { Err(format!("the container lacks something: {output:?}")) }
             }
-            Proof::Healthy => {
+            // Where it could not be written down, the next check does that.
+            Proof::Healthy => settled("it is healthy", || {
                 let output = self.run(&["ps", "--format", "{{.Health}}"]);
                 if output.text() == "healthy" { Ok(()) } else { Err(format!("{output:?}")) }
-            }
+            }),
             Proof::Stopped => expect(Some("exited")),
             Proof::Removed => expect(None),
         }
@@ -433,53 +418,49 @@ impl World<'_> {
             if left.is_empty() { Ok(()) } else { Err(format!("after down there is {left:#?}")) }
         })
     }
+}
 
-    /// Brings about all faults that are wanted; returns what was found.
-    fn try_all(&self, wanted: &Wanted) -> Vec<String> {
-        self.prepare();
-        let plain = self.traced(None);
-        assert_eq!(plain.output.code, 0, "{:?}", plain.output);
-        self.prove().expect("without a fault all is well");
-        self.recover(0).expect("without a fault all is well");
-        let mut log: Box<dyn Write> = match env::var_os("RCOMPOSE_FAULTS_LOG") {
-            Some(path) => {
-                let file = fs::File::options().create(true).append(true).open(path);
-                Box::new(file.expect("the log can be written"))
-            }
-            None => Box::new(std::io::sink()),
-        };
-        let faults = wanted.of(self.scenario.name, &plain.seen);
-        assert!(!plain.seen.is_empty(), "nothing was seen");
-        let mut found = Vec::new();
-        for fault in &faults {
-            if let Err(wrong) = self.attempt(*fault, &mut log) {
-                drop(writeln!(log, "FOUND {wrong}"));
+/// Brings about all faults that are wanted and not in the log yet; returns what was found.
+fn try_all(scenario: &'static Scenario, wanted: &Wanted) -> Vec<String> {
+    let mut world = World::new(scenario);
+    world.prepare().expect("without a fault all is well");
+    let plain = world.traced(None);
+    assert_eq!(plain.output.code, 0, "{:?}", plain.output);
+    world.prove().expect("without a fault all is well");
+    world.recover(0).expect("without a fault all is well");
+    assert!(!plain.seen.is_empty(), "nothing was seen");
+    let mut faults = wanted.of(scenario.name, &plain.seen);
+    let mut log: Box<dyn Write> = match env::var_os("RCOMPOSE_FAULTS_LOG") {
+        Some(path) => {
+            let told = tried(&fs::read_to_string(&path).unwrap_or_default(), scenario.name);
+            faults.retain(|fault| !told.contains(&fault.to_string()));
+            let file = fs::File::options().create(true).append(true).open(path);
+            Box::new(file.expect("the log can be written"))
+        }
+        None => Box::new(std::io::sink()),
+    };
+    let (mut reached, mut found) = (0, Vec::new());
+    for fault in &faults {
+        match world.attempt(*fault, &mut log) {
+            Ok(yes) => reached += usize::from(yes),
+            Err(wrong) => {
+                drop(writeln!(log, "{FOUND}{wrong}"));
                 found.push(wrong);
-                // What is left is not to be found again.
-                self.run(&["down", "-v", "-t", "0", "--remove-orphans"]);
-                let ours = || {
-                    process::of_root(&self.stack.root())
-                        .into_iter()
-                        .filter(|process| process.words.last() == Some(&self.project))
-                };
-                ours().for_each(|process| process.signal(nix::sys::signal::Signal::SIGKILL));
-                let lost = self.running_things().into_iter().filter(|item| item.starts_with("process"));
-                let lost = lost.filter_map(|item| process::read(item.split(' ').nth(1)?.parse().ok()?));
-                lost.for_each(|process| process.signal(nix::sys::signal::Signal::SIGKILL));
-                self.run(&["down", "-v", "-t", "0", "--remove-orphans"]);
-                let left = self.seen();
-                self.before.borrow_mut().extend(left);
+                // What is left of it is to be in nobody's way.
+                drop(world);
+                world = World::new(scenario);
             }
         }
-        println!(
-            "{}: {} calls can fail; tried {} faults: {} findings",
-            self.scenario.name,
-            plain.seen.len(),
-            faults.len(),
-            found.len()
-        );
-        found
     }
+    println!(
+        "{}: {} calls can fail; of {} faults {reached} came about and were borne: {} findings",
+        scenario.name,
+        plain.seen.len(),
+        faults.len(),
+        found.len()
+    );
+    world.stack.finish();
+    found
 }
 
 /// Whether it may be a read of the runtime's own signal pipe. If that fails otherwise than by the kernel's rules the runtime
@@ -488,85 +469,17 @@ fn is_of_the_signal_pipe(fault: Fault) -> bool {
     fault.place.role == Role::Supervisor && fault.place.call == "recvfrom"
 }
 
-/// Whether a message says what failed and what was being done.
-fn says_what(stderr: &str, fault: Fault, failed: Option<&Seen>) -> Result<(), String> {
-    let errors: Vec<&str> =
-        stderr.lines().filter(|line| line.starts_with("error:") || line.contains("cannot ")).collect();
-    let Some(error) = errors.first() else { return Err("no error was told".to_owned()) };
-    // One end of a socket does not hear why the other one gave up.
-    let between = failed.is_some_and(|seen| seen.about.starts_with("socket:"));
-    // What the standard library says where it made a directory that it could not look at before.
-    let exists = fault.place.call.contains("stat") && stderr.contains("File exists");
-    // The C library has one error for all that may go wrong with a thread.
-    let thread =
-        fault.place.call == "clone3" && stderr.contains(said_by_the_library(nix::errno::Errno::EAGAIN).as_str());
-    let lower = stderr.to_lowercase();
-    let caused = between
-        || exists
-        || thread
-        || lower.contains(&fault.error.desc().to_lowercase())
-        || stderr.contains(said_by_the_library(fault.error).as_str());
-    if !names_a_step(error) {
-        return Err("the error does not name the step that failed".to_owned());
-    }
-    if caused { Ok(()) } else { Err("the error does not say the cause".to_owned()) }
-}
-
-/// Returns the words of the standard library for an error, without its number.
-fn said_by_the_library(error: nix::errno::Errno) -> String {
-    let text = std::io::Error::from(error).to_string();
-    text.split(" (os error").next().unwrap_or_default().to_owned()
-}
-
-/// What a command does to a container or a network as a whole. Each is many steps.
-const OPERATIONS: [&str; 8] = [
-    "create container",
-    "start container",
-    "stop container",
-    "restart container",
-    "remove container",
-    "execute in container",
-    "make network",
-    "remove network",
-];
-
-/// Whether an error says at which step of an operation it happened: `cannot start container web-1: cannot mount proc at
-/// /proc: Operation not permitted` does, and without the second part it would not.
-fn names_a_step(error: &str) -> bool {
-    error.trim_start_matches("error: ").split(": ").any(|clause| {
-        let what = clause.trim_start_matches("cannot ");
-        !OPERATIONS.iter().any(|operation| what.starts_with(operation)) && !is_a_cause(clause)
-    })
-}
-
-/// Whether these are the words for an error of the kernel, or its name.
-fn is_a_cause(clause: &str) -> bool {
-    let words = clause.split(" (os error").next().unwrap_or_default();
-    (1..134).map(nix::errno::Errno::from_raw).any(|error| {
-        words.eq_ignore_ascii_case(error.desc()) || words == said_by_the_library(error) || words == format!("{error:?}")
-    })
-}
-
-#[test]
-fn an_error_that_names_an_operation_alone_names_no_step() {
-    assert!(names_a_step("error: cannot start container p-web-1: cannot mount proc at /proc: Operation not permitted"));
-    assert!(names_a_step("error: cannot start container p-web-1: exec: \"true\": permission denied"));
-    assert!(names_a_step("error: cannot read compose.yaml: Permission denied (os error 13)"));
-    assert!(!names_a_step("error: cannot start container p-web-1: Operation not permitted (os error 1)"));
-    assert!(!names_a_step("error: cannot start container p-web-1: EMFILE: Too many open files"));
-    assert!(!names_a_step("error: Permission denied (os error 13)"));
-}
-
-fn last_line(text: &str) -> String {
+/// Returns the errors that a command told.
+fn errors(text: &str) -> String {
     text.lines().filter(|line| line.starts_with("error:")).collect::<Vec<_>>().join(" | ")
 }
 
 /// Looks again for a while where something is not so yet.
-fn settled(what: &str, mut look: impl FnMut() -> Result<(), String>) -> Result<(), String> {
+fn settled<T>(what: &str, mut look: impl FnMut() -> Result<T, String>) -> Result<T, String> {
     let started = Instant::now();
     loop {
         match look() {
-            Ok(()) => return Ok(()),
+            Ok(seen) => return Ok(seen),
             Err(wrong) if started.elapsed() > Duration::from_secs(10) => {
                 return Err(format!("{wrong} (waiting until {what})"));
             }
@@ -577,32 +490,8 @@ fn settled(what: &str, mut look: impl FnMut() -> Result<(), String>) -> Result<(
 
 fn scenario(name: &str) {
     let scenario = SCENARIOS.iter().find(|scenario| scenario.name == name).expect("it is in the table");
-    let stack = Stack::new(&format!("faults-{name}"));
-    stack.write(
-        "compose.yaml",
-        "services: {other: {image: busybox, command: sleep 10000, networks: [n]}}\nnetworks: {n: }\n",
-    );
-    stack.write("victim.yaml", scenario.file);
-    stack.run(&["up", "-d"]).ok();
-    let pid = stack.run(&["inspect", "--format", "{{.State.Pid}}", "other"]).ok();
-    let bystander = process::read(pid.text().parse().expect("it is a number")).expect("it runs");
-    let project = format!("{}v", stack.project);
-    let world = World { stack: &stack, scenario, project, before: RefCell::default(), bystander };
-    // What stays (images, the host's rules) is there from now on.
-    world.prepare();
-    world.run(scenario.command).ok();
-    world.run(&["down", "-v", "-t", "0"]).ok();
-    let mut before = world.seen();
-    settled("the supervisor has ended", || {
-        before = world.seen();
-        let ends = before.iter().any(|item| item.contains(&world.project));
-        if ends { Err(format!("{before:#?}")) } else { Ok(()) }
-    })
-    .expect("nothing is left");
-    let world = World { before: RefCell::new(before), ..world };
-    let found = world.try_all(&Wanted::of_environment());
+    let found = try_all(scenario, &Wanted::of_environment());
     assert!(found.is_empty(), "{} findings:\n{}", found.len(), found.join("\n\n"));
-    stack.finish();
 }
 
 macro_rules! scenarios {

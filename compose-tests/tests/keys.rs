@@ -1,8 +1,11 @@
 //! The keys of attached `up` in a terminal: what they do, and that the terminal is as it was before.
 
+use std::{fs, os::unix::fs::PermissionsExt as _};
+
 use compose_tests::{
     stack::Stack,
     terminal::{INTERRUPT, Terminal},
+    wait,
 };
 use serde_json::json;
 
@@ -30,7 +33,11 @@ fn up(stack: &Stack, arguments: &[&str]) -> Terminal {
 
 #[test]
 fn everything_goes_on_when_it_is_left_by_its_key() {
-    let stack = Stack::new("keys-detach");
+    let mut stack = Stack::new("keys-detach");
+    let folder = stack.project_folder();
+    stack.write("browser", "#!/bin/sh\necho \"$1\" >>\"${0%/*}/opened\"\n");
+    fs::set_permissions(folder.join("browser"), fs::Permissions::from_mode(0o755)).expect("it is ours");
+    stack.set("BROWSER", &format!("{}/browser %s", folder.display()));
     let up = up(&stack, &[]);
     up.wait_for("d Detach   w Enable Watch   o URLs   q Stop");
     // Where there is no room for all of them, the last are left out.
@@ -39,6 +46,10 @@ fn everything_goes_on_when_it_is_left_by_its_key() {
     up.type_in("o");
     up.wait_for("web-1  http://127.0.0.1:8080");
     up.wait_for("web-1  postgresql://127.0.0.1:5433");
+    let opened =
+        || Some(fs::read_to_string(folder.join("opened")).unwrap_or_default()).filter(|urls| urls.ends_with('\n'));
+    let opened = wait::until(wait::PATIENCE, "a browser", || opened().ok_or("nothing was opened"));
+    assert_eq!(opened, "http://127.0.0.1:8080\n", "a database is nothing for a browser");
     up.type_in("d");
     let (code, shown) = up.finish();
     assert_eq!(code, 0, "{shown}");

@@ -1,6 +1,7 @@
 //! Compose files that lie elsewhere: in git repositories and in registries. Both are served from this process's own
 //! scratch folders, on ports of the loopback that the kernel chooses.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write as _;
 use std::net::{SocketAddr, TcpListener};
@@ -8,8 +9,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::thread;
 
-use compose_tests::serve;
-use compose_tests::stack::binary;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use compose_tests::factory::registry::Registry;
+use compose_tests::stack::{Stack, binary};
+use compose_tests::{http, serve, wait};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
@@ -182,6 +186,7 @@ fn digest(bytes: &[u8]) -> String {
 }
 
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const COMPOSE: &str = "application/vnd.docker.compose.file+yaml";
 const ENV: &str = "application/vnd.docker.compose.envfile";
 
@@ -285,6 +290,175 @@ fn an_artifact_is_a_project() {
     let config: Value = serde_json::from_slice(&output.stdout).expect("config prints JSON");
     assert_eq!(pointer(&config, "/services/a/image"), format!("{address}/app:1@{image_digest}"));
     assert_eq!(pointer(&config, "/services/a/command/0"), "x");
+}
+
+fn manifest(registry: &Registry, tag: &str) -> Option<Value> {
+    let target = format!("/v2/shop/manifests/{tag}");
+    let types = [MANIFEST, INDEX, "application/vnd.docker.distribution.manifest.v2+json"].join(", ");
+    let answer = http::request(registry.address(), "GET", &target, &[("Accept", &types)], None, wait::PATIENCE);
+    let answer = answer.expect("the registry answers");
+    (answer.status == 200).then(|| serde_json::from_slice(&answer.body).expect("a manifest is JSON"))
+}
+
+fn hex(text: &str) -> String {
+    digest(text.as_bytes()).split_off("sha256:".len())
+}
+
+/// What Docker Compose 2.40 makes of the same files, with its own hand: recorded on 2026-11-22.
+fn published(place: &Place) -> Value {
+    let version = ("com.docker.compose.version", "2.40.3");
+    let layer = |media_type: &str, annotations: &[(&str, &str)], content: &str| {
+        let annotations = annotations.iter().chain([&version]).copied().collect::<BTreeMap<_, _>>();
+        let data = STANDARD.encode(content);
+        let (digest, size) = (digest(content.as_bytes()), content.len());
+        json!({"mediaType": media_type, "digest": digest, "size": size, "annotations": annotations, "data": data})
+    };
+    let hash = |path: &str| hex(&place.path(path).display().to_string());
+    let base = format!("{}.yaml", hash("project/sub/base.yaml"));
+    let env = format!("{}.env", hash("project/a.env"));
+    let main = SHOP.replace("sub/base.yaml", &base).replace("a.env", &env);
+    json!({
+        "schemaVersion": 2, "mediaType": MANIFEST, "artifactType": "application/vnd.docker.compose.project",
+        "config": {"mediaType": "application/vnd.oci.empty.v1+json", "digest": digest(b"{}"), "size": 2, "data": "e30="},
+        "layers": [
+            layer(COMPOSE, &[("com.docker.compose.file", "compose.yaml")], &main),
+            layer(COMPOSE, &[("com.docker.compose.extends", "true"), ("com.docker.compose.file", &base)], BASE),
+            layer(ENV, &[("com.docker.compose.envfile", &env)], "FROM=a\n"),
+        ],
+    })
+}
+
+const SHOP: &str = "# A shop
+services:
+  web:
+    image: \"${IMAGE:-web}\"
+    env_file:
+      - a.env
+    extends:
+      file: sub/base.yaml
+      service: base
+  admin:
+    image: web
+    profiles: [admin]
+    volumes: [./data:/data]
+";
+const BASE: &str = "services:\n  base:\n    labels: {from: base}\n";
+
+fn shop() -> (Place, Registry) {
+    let place = Place::new();
+    place.write("project/compose.yaml", SHOP);
+    place.write("project/sub/base.yaml", BASE);
+    place.write("project/a.env", "FROM=a\n");
+    let registry = Registry::start(&place.path("registry")).expect("the registry starts");
+    (place, registry)
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn a_project_is_published() {
+    let (place, registry) = shop();
+    let name = |tag: &str| format!("{}/shop:{tag}", registry.address());
+    let publish = |tag: &str, flags: &[&str]| {
+        let output = place.run(&[&["publish"], flags, &[&name(tag)]].concat());
+        assert!(output.status.success(), "{}", said(&output));
+        said(&output)
+    };
+    publish("pretended", &["--with-env", "--yes", "--dry-run"]);
+    assert_eq!(manifest(&registry, "pretended"), None);
+    assert!(publish("1", &["--with-env", "--yes"]).contains("published"));
+    let mut first = manifest(&registry, "1").expect("it is there");
+    let own = first.as_object_mut().expect("a manifest is an object");
+    let created = own.remove("annotations").expect("it has some");
+    assert!(pointer(&created, "/org.opencontainers.image.created").ends_with('Z'), "{created}");
+    assert_eq!(first, published(&place));
+
+    // Whoever has nothing but its name reads the same.
+    place.write("elsewhere/none", "");
+    let config = |file: &str| {
+        let output = place.run(&["--project-directory", "../elsewhere", "-f", file, "config", "--format", "json"]);
+        assert!(output.status.success(), "{}", said(&output));
+        serde_json::from_slice::<Value>(&output.stdout).expect("config prints JSON")
+    };
+    let read = config(&format!("oci://{}", name("1")));
+    assert_eq!(pointer(&read, "/services/web/environment/FROM"), "a");
+    assert_eq!(pointer(&read, "/services/web/labels/from"), "base");
+    assert_eq!(pointer(&read, "/services/web/image"), "web");
+
+    publish("old", &["--with-env", "--yes", "--oci-version", "1.0"]);
+    let old = manifest(&registry, "old").expect("it is there");
+    assert_eq!(old.get("artifactType"), None);
+    assert_eq!(pointer(&old, "/config/mediaType"), "application/vnd.docker.compose.config.empty.v1+json");
+    assert_eq!(pointer(&config(&format!("oci://{}", name("old"))), "/services/web/image"), "web");
+
+    // The registry has no other image than what was published before.
+    place.write("project/compose.yaml", &format!("services: {{web: {{image: '{}'}}}}\n", name("1")));
+    publish("pinned", &["--resolve-image-digests"]);
+    let pinned = manifest(&registry, "pinned").expect("it is there");
+    assert_eq!(pointer(&pinned, "/layers/1/annotations/com.docker.compose.file"), "image-digests.yaml");
+    let read = config(&format!("oci://{}", name("pinned")));
+    assert!(pointer(&read, "/services/web/image").starts_with(&format!("{}@sha256:", name("1"))), "{read:#}");
+}
+
+#[test]
+fn images_go_along_with_their_project() {
+    let stack = Stack::new("publish-app");
+    let registry = Registry::start(&stack.project_folder().join("registry")).expect("the registry starts");
+    let publish = |image: &str, tag: &str| {
+        stack.write("compose.yaml", &format!("services: {{web: {{image: '{image}'}}}}\n"));
+        stack.run(&["publish", "--app", &format!("{}/shop:{tag}", registry.address())]).ok();
+        // What names the artifact and its images has no tag.
+        let put =
+            |request: &String| request.strip_prefix("PUT /v2/shop/manifests/")?.split(' ').next().map(str::to_owned);
+        let index = registry.requests().iter().filter_map(put).next_back().expect("an index was sent");
+        manifest(&registry, &index).expect("it is there")
+    };
+    let first = publish("busybox", "1");
+    assert_eq!(pointer(&first, "/subject/artifactType"), "application/vnd.docker.compose.project");
+    let artifact = manifest(&registry, pointer(&first, "/subject/digest")).expect("the artifact is there");
+    assert_eq!(Some(artifact), manifest(&registry, "1"));
+    let image = pointer(&first, "/manifests/0/digest");
+    assert!(manifest(&registry, image).is_some(), "the image is in the same repository");
+    stack.run(&["image", "pull", "-q", &format!("{}/shop@{image}", registry.address())]).ok();
+    // Of what the registry has, nothing is sent again.
+    let sent = || {
+        registry.requests().iter().filter(|request| request.starts_with("PUT") && request.contains("/blobs/")).count()
+    };
+    let before = sent();
+    let second = publish(&format!("{}/shop@{image}", registry.address()), "2");
+    assert_eq!(pointer(&second, "/manifests/0/digest"), image);
+    assert_eq!(sent(), before + 1, "only the compose file is new");
+    stack.finish();
+}
+
+#[test]
+fn what_may_be_private_is_asked_about() {
+    let (place, registry) = shop();
+    let name = format!("{}/shop:1", registry.address());
+    let publish = |flags: &[&str]| place.run(&[&["publish"], flags, &[&name]].concat());
+    // Nobody answers.
+    let asked = publish(&["--with-env"]);
+    assert!(asked.status.success() && said(&asked).contains("admin: "), "{}", said(&asked));
+    assert!(said(&asked).contains("Are you ok to publish these bind mount declarations?"), "{}", said(&asked));
+    let refused = publish(&["--yes"]);
+    assert!(!refused.status.success() && said(&refused).contains("--with-env"), "{}", said(&refused));
+    let key = format!("AKIA{}", "Z".repeat(16));
+    for (file, words) in [
+        (format!("services:\n  web:\n    image: i\n    labels: {{key: {key}}}\n"), "compose.yaml:4: AKIA"),
+        ("services: {a: {build: .}}\n".to_owned(), "only contains a build section for service(s):\n- \"a\""),
+        (
+            "include: [other.yaml]\nservices: {a: {image: i}}\n".to_owned(),
+            "cannot publish compose file with local includes",
+        ),
+    ] {
+        place.write("project/compose.yaml", &file);
+        place.write("project/other.yaml", "services: {b: {image: i}}\n");
+        let output = publish(&[]);
+        assert!(said(&output).contains(words), "{words}: {}", said(&output));
+    }
+    assert_eq!(manifest(&registry, "1"), None);
 }
 
 /// How many unfinished trees there are.

@@ -125,6 +125,23 @@ fn the_supervisor_ends_with_its_project() {
 }
 
 #[test]
+fn down_finishes_what_a_killed_supervisor_left() {
+    let stack = Stack::new("cut-short");
+    stack.write("compose.yaml", "services:\n  a: {image: busybox, command: sleep 1000}\n");
+    // The kernel takes longer for the bridge than `down` for the rest: most supervisors are still at it.
+    for _ in 0..3 {
+        stack.run(&["up", "-d"]).ok();
+        let supervisor = stack.supervisor();
+        let containers = census::container_ids(&stack.root());
+        stack.run(&["down", "-t", "0"]).ok();
+        supervisor.signal(Signal::SIGKILL);
+        stack.run(&["down"]).ok();
+        stack.assert_nothing_left(&containers);
+    }
+    stack.finish();
+}
+
+#[test]
 fn two_commands_at_once_do_not_harm_each_other() {
     let stack = Stack::new("twice");
     let service = |name| format!("  {name}: {{image: busybox, command: sleep 1000}}\n");

@@ -69,7 +69,15 @@ impl Context {
 
     /// Likewise, with what it was made of.
     pub fn load(&self, services: &[String]) -> Result<Loaded, Error> {
-        let mut options = LoadOptions { services: services.to_vec(), ..self.global.load_options() };
+        self.load_with(LoadOptions { services: services.to_vec(), ..self.global.load_options() })
+    }
+
+    /// Loads the project with the services of all profiles.
+    pub fn load_all(&self) -> Result<Loaded, Error> {
+        self.load_with(LoadOptions { profiles: vec!["*".to_owned()], ..self.global.load_options() })
+    }
+
+    fn load_with(&self, mut options: LoadOptions) -> Result<Loaded, Error> {
         let reader = Reader::of_host();
         let mut loaded = compose::load(&options, &reader).map_err(Error::Faults)?;
         if let Some(copy) = &self.copy {

@@ -62,7 +62,12 @@ pub fn run(context: &Context, args: &DownArgs) -> Result<(), Error> {
     if plan.is_empty() && args.services.is_empty() && scope.project.is_none() {
         context.ui.warn(&format!("No resource found to remove for project \"{}\".", scope.name));
     }
+    let interrupted = !context.global.dry_run && network::is_interrupted(&engine.root, &scope.name)?;
     context.block_on(async {
+        if interrupted {
+            // Its supervisor was killed after an earlier `down`. The first thing that the next one does is to finish that.
+            engine.client().await?;
+        }
         context.apply(&engine, plan, "Running", true).await?;
         if let (Some(project), true) = (&scope.project, args.services.is_empty()) {
             let progress = context.ui.progress("Running");
@@ -72,10 +77,6 @@ pub fn run(context: &Context, args: &DownArgs) -> Result<(), Error> {
                 provider::down(project, &progress, &signals::interrupt()?).await?;
             }
             progress.finish();
-        }
-        if !context.global.dry_run && network::is_interrupted(&engine.root)? {
-            // Its supervisor was killed after an earlier `down`. The first thing that the next one does is to finish that.
-            engine.client().await?;
         }
         if !context.global.dry_run
             && engine.containers()?.is_empty()

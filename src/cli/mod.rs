@@ -27,6 +27,7 @@ pub mod image;
 pub mod images;
 pub mod inspect;
 pub mod kill;
+mod late;
 pub mod lint;
 pub mod login;
 pub mod logout;
@@ -34,10 +35,12 @@ pub mod logs;
 pub mod ls;
 pub mod man;
 pub mod network;
+pub mod opener;
 pub mod pause;
 pub mod plan;
 pub mod port;
 pub mod ps;
+pub mod publish;
 pub mod pull;
 pub mod push;
 pub mod restart;
@@ -77,6 +80,7 @@ use crate::ui::name::Name;
 use crate::ui::progress::Form;
 use context::Context;
 use error::Error;
+use late::Late;
 
 /// Run multi-container applications from compose files, without Docker
 #[derive(Debug, Parser)]
@@ -191,60 +195,60 @@ pub fn show(found: &[Diagnostic], colours: bool, json: bool) {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Bring back containers after a reboot, as their restart policies say
-    Autostart(autostart::AutostartArgs),
+    Autostart(Late<autostart::AutostartArgs>),
     /// Attach local standard input, output, and error streams to a service's running container
-    Attach(attach::AttachArgs),
+    Attach(Late<attach::AttachArgs>),
     /// Show what the last `up` took its time for
-    Blame(blame::BlameArgs),
+    Blame(Late<blame::BlameArgs>),
     /// Build or rebuild services
-    Build(build::BuildArgs),
+    Build(Late<build::BuildArgs>),
     /// Manage builds
-    Builder(builder::BuilderArgs),
+    Builder(Late<builder::BuilderArgs>),
     /// Parse, resolve and render compose file in canonical format
     #[command(visible_alias = "convert")]
-    Config(config::ConfigArgs),
+    Config(Late<config::ConfigArgs>),
     /// Create a new image from a service container's changes
-    Commit(commit::CommitArgs),
+    Commit(Late<commit::CommitArgs>),
     /// Generate the completion script for a shell
-    Completion(completion::CompletionArgs),
+    Completion(Late<completion::CompletionArgs>),
     /// Copy files/folders between a service container and the local filesystem
-    Cp(cp::CpArgs),
+    Cp(Late<cp::CpArgs>),
     /// Creates containers for a service
-    Create(create::CreateArgs),
+    Create(Late<create::CreateArgs>),
     /// Look at what this host has and lacks
-    Doctor(doctor::DoctorArgs),
+    Doctor(Late<doctor::DoctorArgs>),
     /// Stop and remove containers, networks
-    Down(down::DownArgs),
+    Down(Late<down::DownArgs>),
     /// Receive real time events from containers
-    Events(events::EventsArgs),
+    Events(Late<events::EventsArgs>),
     /// Execute a command in a running container
-    Exec(exec::ExecArgs),
+    Exec(Late<exec::ExecArgs>),
     /// Draw the project: services, dependencies, networks, volumes, ports
-    Graph(graph::GraphArgs),
+    Graph(Late<graph::GraphArgs>),
     /// Manage images
-    Image(image::ImageArgs),
+    Image(Late<image::ImageArgs>),
     /// Export a service container's filesystem as a tar archive
-    Export(export::ExportArgs),
+    Export(Late<export::ExportArgs>),
     /// List images used by the created containers
-    Images(images::ImagesArgs),
+    Images(Late<images::ImagesArgs>),
     /// Return low-level information on containers
-    Inspect(inspect::InspectArgs),
+    Inspect(Late<inspect::InspectArgs>),
     /// Force stop service containers
-    Kill(kill::KillArgs),
+    Kill(Late<kill::KillArgs>),
     /// Look for what is allowed, and mostly a mistake
-    Lint(lint::LintArgs),
+    Lint(Late<lint::LintArgs>),
     /// Authenticate to a registry
-    Login(login::LoginArgs),
+    Login(Late<login::LoginArgs>),
     /// Log out from a registry
-    Logout(logout::LogoutArgs),
+    Logout(Late<logout::LogoutArgs>),
     /// View output from containers
-    Logs(logs::LogsArgs),
+    Logs(Late<logs::LogsArgs>),
     /// List running compose projects
-    Ls(ls::LsArgs),
+    Ls(Late<ls::LsArgs>),
     /// Write the manual pages of all commands
-    Man(man::ManArgs),
+    Man(Late<man::ManArgs>),
     /// Manage networks
-    Network(network::NetworkArgs),
+    Network(Late<network::NetworkArgs>),
     /// Run containers from OCI bundles, in the manner of runc
     #[command(disable_help_flag = true)]
     Oci {
@@ -252,52 +256,54 @@ enum Command {
         args: Vec<OsString>,
     },
     /// Pause services
-    Pause(pause::PauseArgs),
+    Pause(Late<pause::PauseArgs>),
     /// Show what `up` would do, and why
-    Plan(plan::PlanArgs),
+    Plan(Late<plan::PlanArgs>),
     /// Print the public port for a port binding
-    Port(port::PortArgs),
+    Port(Late<port::PortArgs>),
     /// List containers
-    Ps(ps::PsArgs),
+    Ps(Late<ps::PsArgs>),
+    /// Publish compose application
+    Publish(Late<publish::PublishArgs>),
     /// Pull service images
-    Pull(pull::PullArgs),
+    Pull(Late<pull::PullArgs>),
     /// Push service images
-    Push(push::PushArgs),
+    Push(Late<push::PushArgs>),
     /// Restart service containers
-    Restart(restart::RestartArgs),
+    Restart(Late<restart::RestartArgs>),
     /// Removes stopped service containers
-    Rm(rm::RmArgs),
+    Rm(Late<rm::RmArgs>),
     /// Run a one-off command on a service
-    Run(Box<run::RunArgs>),
+    Run(Late<run::RunArgs>),
     /// Scale services
-    Scale(scale::ScaleArgs),
+    Scale(Late<scale::ScaleArgs>),
     /// Start services
-    Start(start::StartArgs),
+    Start(Late<start::StartArgs>),
     /// Display a live stream of container(s) resource usage statistics
-    Stats(stats::StatsArgs),
+    Stats(Late<stats::StatsArgs>),
     /// Stop services
-    Stop(stop::StopArgs),
+    Stop(Late<stop::StopArgs>),
     /// Manage what this host keeps
-    System(system::SystemArgs),
+    System(Late<system::SystemArgs>),
     /// Display the running processes
-    Top(top::TopArgs),
+    Top(Late<top::TopArgs>),
     /// Unpause services
-    Unpause(unpause::UnpauseArgs),
+    Unpause(Late<unpause::UnpauseArgs>),
     /// Create and start containers
-    Up(up::UpArgs),
+    Up(Late<up::UpArgs>),
     /// Show the version information
-    Version(version::VersionArgs),
+    Version(Late<version::VersionArgs>),
     /// List volumes
-    Volumes(volumes::VolumesArgs),
+    Volumes(Late<volumes::VolumesArgs>),
     /// Block until containers of all (or specified) services stop
-    Wait(wait::WaitArgs),
+    Wait(Late<wait::WaitArgs>),
     /// Watch build context for service and rebuild/refresh containers when files are updated
-    Watch(watch::WatchArgs),
+    Watch(Late<watch::WatchArgs>),
     /// Run a command beside a stack of its own, which is there before it and gone after it
-    With(with::WithArgs),
+    With(Late<with::WithArgs>),
     /// Take away what `with` leaves when it is killed
     #[command(name = with::guard::COMMAND, hide = true)]
-    WithGuard(with::guard::GuardArgs),
+    WithGuard(Late<with::guard::GuardArgs>),
 }
 
 impl Command {
@@ -332,11 +338,16 @@ pub fn main() -> ExitCode {
     if let Some(shell) = std::env::var_os(completion::VARIABLE) {
         return completion::answer(&shell, name, std::env::args_os());
     }
+    if let Some(answered) = completion::answer_docker(std::env::args_os().collect()) {
+        return answered;
+    }
     if name.is_dockers() && arguments.get(1).is_some_and(|first| first == guise::METADATA) {
         let said = Ui::default().out(&guise::metadata(COMPOSE_VERSION));
         return ExitCode::from(u8::from(said.is_err()));
     }
-    let parsed = command(name).try_get_matches_from(arguments).and_then(|matches| Cli::from_arg_matches(&matches));
+    // In Docker's place all texts are changed, for which they must be there.
+    let known = if name.is_dockers() { command(name) } else { late::wait(Cli::command) };
+    let parsed = known.try_get_matches_from(arguments).and_then(|matches| Cli::from_arg_matches(&matches));
     let cli = match parsed {
         Ok(cli) => cli,
         Err(error) => {
@@ -388,6 +399,7 @@ pub fn main() -> ExitCode {
         Command::Plan(args) => plan::run(&context, &args),
         Command::Port(args) => port::run(&context, &args),
         Command::Ps(args) => ps::run(&context, &args),
+        Command::Publish(args) => publish::run(&context, &args),
         Command::Pull(args) => pull::run(&context, &args),
         Command::Push(args) => push::run(&context, &args),
         Command::Restart(args) => restart::run(&context, &args),

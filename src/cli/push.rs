@@ -14,7 +14,7 @@ use crate::project::pull::Sources;
 use crate::project::{images, pull, push};
 use crate::ui::progress::{Event, Progress, State};
 
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 #[command(after_help = "Example: rcompose push web")]
 pub struct PushArgs {
     /// Push what it can and ignores images with push failures
@@ -36,6 +36,16 @@ pub fn run(context: &Context, args: &PushArgs) -> Result<(), Error> {
     let pushed = context.block_on(all(context, args, &project, &store, &progress));
     progress.finish();
     pushed
+}
+
+/// Pushes what of a project's images is built, as far as that is possible.
+pub async fn images(context: &Context, project: &Project, progress: &Progress) -> Result<(), Error> {
+    if !project.services.values().any(|service| service.image.is_some() && service.build.is_some()) {
+        return Ok(());
+    }
+    let store = Arc::new(Store::open(context.root()?.data())?);
+    let args = PushArgs { ignore_push_failures: true, ..PushArgs::default() };
+    all(context, &args, project, &store, progress).await
 }
 
 async fn all(

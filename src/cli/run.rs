@@ -19,8 +19,9 @@ use super::pull::{self, Policy};
 use super::streams::{self, Attachment};
 use super::up;
 use crate::compose::model::Project;
-use crate::compose::{dotenv, shell};
+use crate::compose::{Loaded, dotenv, shell};
 use crate::project::container::{discarded, unhonoured};
+use crate::project::elements;
 use crate::project::labels::Labels;
 use crate::project::oneoff::{OneOff, Overrides};
 use crate::project::plan::Named;
@@ -143,6 +144,7 @@ fn begin(context: &Context, args: &RunArgs) -> Result<(), Error> {
     let mut project = project(context, args, tty)?;
     let engine = Arc::new(context.engine(&project.name)?);
     context.refuse_elsewhere(&project, &engine.containers()?)?;
+    engine.begin();
     let service = &project.services[&args.service];
     for sentence in unhonoured(&project, service).into_iter().chain(discarded(service)) {
         context.ui.warn(&sentence);
@@ -210,7 +212,8 @@ fn not_started(context: &Context, error: ClientError) -> Error {
 /// Returns the service as the command line wants it, with what it depends on.
 fn project(context: &Context, args: &RunArgs, tty: bool) -> Result<Project, Error> {
     let named = [args.service.clone()];
-    let mut project = context.project(&named)?;
+    let Loaded { mut project, resolved, .. } = context.load(&named)?;
+    context.ui.diagnostics(&elements::unhonoured(&resolved));
     if args.no_deps {
         up::only(&mut project, &named);
     }

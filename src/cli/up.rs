@@ -23,6 +23,7 @@ use crate::compose::Project;
 use crate::compose::model::{Condition, NetworkMode};
 use crate::project::apply::Unready;
 use crate::project::container::{discarded, unhonoured};
+use crate::project::elements;
 use crate::project::engine::Engine;
 use crate::project::images::Images;
 use crate::project::labels::Labelled as _;
@@ -167,9 +168,15 @@ pub fn run(context: &Context, args: &UpArgs) -> Result<(), Error> {
         None => args.clone(),
     };
     let asked = &args.converge;
-    let mut project = chosen(context.project(&asked.services)?, asked)?;
+    let loaded = context.load(&asked.services)?;
+    let idle = elements::unhonoured(&loaded.resolved);
+    let mut project = chosen(loaded.project, asked)?;
     let engine = Arc::new(context.engine(&project.name)?);
     context.refuse_elsewhere(&project, &engine.containers()?)?;
+    if !context.global.dry_run {
+        engine.begin();
+    }
+    context.ui.diagnostics(&idle);
     let of_services = project.services.values();
     let of_services = of_services.flat_map(|service| [unhonoured(&project, service), discarded(service)].concat());
     let of_networks = project.networks.values().filter(|network| !network.external).flat_map(network::unhonoured);

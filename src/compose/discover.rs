@@ -1,7 +1,7 @@
 //! Which files make the project, where its directory is, and which variables it sees.
 
 use super::environment::Environment;
-use super::files::{Files, NotFetched};
+use super::files::{Files, NotFetched, is_absent};
 use super::remote::Remote;
 use super::source::Span;
 use super::{Diagnostic, Faults, LoadOptions, gopath};
@@ -69,7 +69,7 @@ pub(super) fn discover(options: &LoadOptions, files: &dyn Files, faults: &mut Fa
             return;
         }
         let path = gopath::join(directory, ".env");
-        if files.is_directory(path.as_ref()).is_ok_and(|is_directory| !is_directory) {
+        if files.is_for_reading(path.as_ref()) {
             environment.add_files(&[path], Span::NONE, files, faults);
         }
     };
@@ -193,11 +193,6 @@ fn find(start: &str, files: &dyn Files, faults: &mut Faults) -> Vec<String> {
         }
         directory = parent;
     }
-}
-
-/// Whether nothing is there, and not something that cannot be looked at.
-fn is_absent(error: &std::io::Error) -> bool {
-    matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory)
 }
 
 /// The compose file in a directory, for who named the directory itself or another usual name.

@@ -22,6 +22,13 @@ pub trait Files: Sync {
     fn read_stdin(&self) -> io::Result<Vec<u8>>;
     /// Whether something is there (symbolic links followed), and whether it is a directory.
     fn is_directory(&self, path: &Path) -> io::Result<bool>;
+    /// Whether a file is there that is read where it is. One that cannot be looked at is, for reading it says why.
+    fn is_for_reading(&self, path: &Path) -> bool {
+        match self.is_directory(path) {
+            Ok(directory) => !directory,
+            Err(error) => !is_absent(&error),
+        }
+    }
     /// The path without symbolic links.
     fn canonicalize(&self, path: &Path) -> io::Result<PathBuf>;
     /// Whether the path itself is a symbolic link.
@@ -77,6 +84,11 @@ impl Files for Disk {
     fn is_symlink(&self, path: &Path) -> bool {
         path.is_symlink()
     }
+}
+
+/// Whether nothing is there, and not something that cannot be looked at.
+pub(super) fn is_absent(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
 /// Refuses what is no file with an end.

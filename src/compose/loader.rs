@@ -674,11 +674,7 @@ impl Loader<'_> {
         let env_files = list("env_file")?;
         let paths: Vec<String> = if env_files.is_empty() {
             let path = gopath::join(&directory, ".env");
-            if self.files.is_directory(path.as_ref()).is_ok_and(|is_directory| !is_directory) {
-                vec![path]
-            } else {
-                Vec::new()
-            }
+            if self.files.is_for_reading(path.as_ref()) { vec![path] } else { Vec::new() }
         } else {
             env_files.iter().map(|node| text(node).map(|path| full(&path))).collect::<Option<_>>()?
         };

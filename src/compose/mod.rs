@@ -31,6 +31,7 @@ pub mod node;
 mod normalize;
 mod path;
 mod paths;
+pub mod portable;
 pub mod print;
 pub mod remote;
 mod resolve;

@@ -87,22 +87,28 @@ fn on(node: Option<&mut Node>, change: impl FnOnce(&str) -> String) {
     }
 }
 
-impl Resolver<'_> {
-    fn home(&self, path: &str) -> String {
-        match (path.strip_prefix('~'), self.home) {
-            (Some(rest), Some(home)) => gopath::join(home, rest),
-            _ => path.to_owned(),
-        }
+/// Replaces `~`.
+fn at_home(path: &str, home: Option<&str>) -> String {
+    match (path.strip_prefix('~'), home) {
+        (Some(rest), Some(home)) => gopath::join(home, rest),
+        _ => path.to_owned(),
     }
+}
 
+/// Joins a relative path to a directory.
+pub(super) fn plain(path: &str, base: &str, home: Option<&str>) -> String {
+    let path = at_home(path, home);
+    if path.is_empty() || path.starts_with('/') { path } else { gopath::join(base, &path) }
+}
+
+impl Resolver<'_> {
     fn plain(&self, path: &str) -> String {
-        let path = self.home(path);
-        if path.is_empty() || path.starts_with('/') { path } else { gopath::join(self.base, &path) }
+        plain(path, self.base, self.home)
     }
 
     /// A path that may be one of Windows.
     fn any(&self, path: &str) -> String {
-        let path = self.home(path);
+        let path = at_home(path, self.home);
         if path.starts_with('/') || gopath::is_windows_absolute(&path) { path } else { gopath::join(self.base, &path) }
     }
 

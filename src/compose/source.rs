@@ -100,6 +100,11 @@ impl Sources {
         self.files.get(number as usize)
     }
 
+    /// All files, in the order in which they were read.
+    pub fn files(&self) -> impl Iterator<Item = &SourceFile> {
+        self.files.iter().map(|file| &**file)
+    }
+
     /// The number of a file.
     pub fn number(&self, file: &Arc<SourceFile>) -> Option<usize> {
         self.files.iter().position(|known| Arc::ptr_eq(known, file))

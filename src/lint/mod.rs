@@ -11,6 +11,7 @@ mod mounts;
 mod numbers;
 mod ports;
 mod process;
+pub mod sensitive;
 mod unused;
 
 use std::collections::BTreeMap;

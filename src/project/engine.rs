@@ -1,7 +1,7 @@
 //! The engine as one project sees it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex as StdMutex};
 
 use rcompose_engine::container::state::ContainerState;
 use rcompose_engine::container::store::{self, Container};
@@ -11,6 +11,7 @@ use rcompose_engine::network::config::NetworkConfig;
 use rcompose_engine::protocol::{Condition, EventKind, FailureKind};
 use rcompose_engine::root::Root;
 use rcompose_engine::supervisor::client::{Client, ClientError};
+use rcompose_engine::supervisor::spawn::Starting;
 use rcompose_engine::volume::{self, VolumeError};
 use tokio::sync::Mutex;
 
@@ -26,6 +27,8 @@ pub struct Engine {
     pub root: Root,
     pub project: String,
     client: Mutex<Option<Arc<Client>>>,
+    /// A supervisor that was started before it is needed.
+    starting: StdMutex<Option<Starting>>,
 }
 
 /// What is there could not be seen.
@@ -41,7 +44,17 @@ pub enum ObserveError {
 
 impl Engine {
     pub fn new(root: Root, project: String) -> Self {
-        Self { root, project, client: Mutex::new(None) }
+        Self { root, project, client: Mutex::new(None), starting: StdMutex::default() }
+    }
+
+    /// Starts the project's supervisor where none runs, for a command that is about to need it and has other things to do
+    /// until then.
+    pub fn begin(&self) {
+        let is_there = self.root.project_run(&self.project).join("supervisor.sock").exists();
+        // What fails here fails again, and is told, where the supervisor is needed.
+        if !is_there && let Ok(starting) = Starting::begin(&self.root, &self.project) {
+            *self.starting.lock().expect("no holder of this lock panics") = Some(starting);
+        }
     }
 
     /// Returns the connection to the project's supervisor, which is started where none runs.
@@ -50,7 +63,8 @@ impl Engine {
         if let Some(client) = client.as_ref() {
             return Ok(Arc::clone(client));
         }
-        let connected = Arc::new(Client::connect_or_start(&self.root, &self.project).await?);
+        let starting = self.starting.lock().expect("no holder of this lock panics").take();
+        let connected = Arc::new(Client::connect_or_start(&self.root, &self.project, starting).await?);
         *client = Some(Arc::clone(&connected));
         Ok(connected)
     }

@@ -7,6 +7,7 @@ pub mod container;
 pub mod copy;
 pub mod describe;
 pub mod disk;
+pub mod elements;
 pub mod engine;
 pub mod graph;
 pub mod hooks;

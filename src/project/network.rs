@@ -47,10 +47,8 @@ pub fn unhonoured(network: &Network) -> Vec<String> {
     let options = config(None, network, Labels::new()).map(|config| {
         config.unhonoured().into_iter().map(|option| format!("driver_opts.{option}")).collect::<Vec<_>>()
     });
-    let mut attributes = options.unwrap_or_default();
-    let driver = network.ipam.driver.as_deref().filter(|driver| !matches!(*driver, "" | "default"));
-    attributes.extend(driver.map(|driver| format!("ipam.driver ({driver})")));
-    attributes.into_iter().map(|what| format!("network \"{}\": {what} has no effect", network.name)).collect()
+    let options = options.unwrap_or_default().into_iter();
+    options.map(|what| format!("network \"{}\": {what} has no effect", network.name)).collect()
 }
 
 /// Returns the pool's address range, or none where the engine chooses it.

@@ -1,4 +1,4 @@
-//! Compose files that lie elsewhere: fetched once, kept below the user's cache directory, read like local ones.
+//! Compose files that lie elsewhere: fetched once, kept below the user's cache directory, read like local ones; and put there.
 //!
 //! Every tree is kept under the name of what it holds (the digest of an artifact, the id of a commit) and never changes.
 //! It is filled aside and gets its name when it is whole. What is in it was written by others: a symbolic link that leads
@@ -6,6 +6,7 @@
 
 mod git;
 mod oci;
+pub mod publish;
 
 use std::collections::HashMap;
 use std::fs::DirBuilder;

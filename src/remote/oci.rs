@@ -10,21 +10,21 @@ use super::{Fetched, RemoteError, block_on, tree};
 use crate::project::pull::Sources;
 
 /// What an artifact with a project in it says it is.
-const KIND: ArtifactKind<'static> = ArtifactKind {
+pub(super) const KIND: ArtifactKind<'static> = ArtifactKind {
     artifact_type: "application/vnd.docker.compose.project",
     config_type: "application/vnd.docker.compose.config.empty.v1+json",
     max_size: 64 << 20,
 };
 /// The media type of compose files.
-const COMPOSE_FILE: &str = "application/vnd.docker.compose.file+yaml";
+pub(super) const COMPOSE_FILE: &str = "application/vnd.docker.compose.file+yaml";
 /// The media type of env files.
-const ENV_FILE: &str = "application/vnd.docker.compose.envfile";
+pub(super) const ENV_FILE: &str = "application/vnd.docker.compose.envfile";
 /// Marks a compose file that another one extends.
-const EXTENDED: &str = "com.docker.compose.extends";
+pub(super) const EXTENDED: &str = "com.docker.compose.extends";
 /// The name of a compose file.
-const COMPOSE_NAME: &str = "com.docker.compose.file";
+pub(super) const COMPOSE_NAME: &str = "com.docker.compose.file";
 /// The name of an env file.
-const ENV_NAME: &str = "com.docker.compose.envfile";
+pub(super) const ENV_NAME: &str = "com.docker.compose.envfile";
 /// The file that all compose files that are laid over each other become documents of.
 const MAIN: &str = "compose.yaml";
 

@@ -226,11 +226,12 @@ impl Watch {
     /// Looks at paths, and tells `changed` of what is not as it was.
     fn look(&mut self, paths: &BTreeSet<PathBuf>, changed: &mut impl FnMut(&Path)) -> Result<(), WatchError> {
         self.anchor()?;
+        let mut above: Option<&Path> = None;
         for path in paths {
-            // One that is in another one of them is looked at with that.
-            let covered = path.ancestors().skip(1).any(|above| paths.contains(above));
-            if !covered {
+            // What is in another one of them, which it follows in their order, is looked at with that.
+            if above.is_none_or(|above| !path.starts_with(above)) {
                 self.tree.look(path, &mut self.eyes, changed)?;
+                above = Some(path);
             }
         }
         Ok(())

@@ -4,22 +4,33 @@
 //! here, and none leads out of the container there ([`Placer`]).
 
 use std::collections::BTreeSet;
-use std::fs::{File, Metadata};
-use std::io;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::fs::{self, File, Metadata};
+use std::num::NonZero;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::{io, iter, thread};
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat, readlinkat};
-use nix::sys::stat::{FileStat, Mode, SFlag, fstatat};
+use nix::sys::stat::{Mode, SFlag, fstatat};
 use rcompose_engine::container::beneath;
-use rcompose_engine::container::files::{Attributes, FilesError, PlaceError, Placer, View, last, parent, with_root};
+use rcompose_engine::container::files::{
+    Attributes, FilesError, PlaceError, Placer, Spot, View, last, parent, with_root,
+};
 use rcompose_engine::container::store::Container;
 use rcompose_engine::root::Root;
 
 use super::machine::Item;
 use super::rules::{Rule, Rules};
+
+/// As many items are worth a thread of their own.
+const WORTH: usize = 32;
+/// As many files are given to a thread at once.
+const GROUP: usize = 16;
+/// As many groups wait for a thread. Each file may hold two descriptors, of which a process has few.
+const WAITING: usize = 4;
 
 /// A file that is not in the container as it should be.
 #[derive(Debug, thiserror::Error)]
@@ -62,59 +73,166 @@ pub struct Outcome {
     pub errors: Vec<SyncError>,
 }
 
+impl Outcome {
+    fn note(&mut self, rule: usize, changed: Result<bool, SyncError>) {
+        match changed {
+            Ok(false) => {}
+            Ok(true) => {
+                self.count += 1;
+                self.wrote.insert(rule);
+            }
+            Err(error) => self.errors.push(error),
+        }
+    }
+}
+
 /// Brings files into a container. An error means that the container could not be reached: it may have ended.
 pub fn sync(root: &Root, container: &Container, rules: &Rules, items: &BTreeSet<Item>) -> Result<Outcome, FilesError> {
     with_root(root, container, View::Whole { write: true }, |inside| {
-        let mut placer = Placer::new(inside);
+        let items = items.iter().collect::<Vec<_>>();
         let mut outcome = Outcome::default();
-        for item in items {
-            let rule = &rules.rules[item.rule];
-            let Some(target) = rule.target_of(&item.path) else { continue };
-            match put(&mut placer, rule, &item.path, &target) {
-                Ok(false) => {}
-                Ok(true) => {
-                    outcome.count += 1;
-                    outcome.wrote.insert(item.rule);
-                }
-                Err(error) => outcome.errors.push(error),
-            }
+        // One rule after the other: where two have one target, the later one decides.
+        for items in items.chunk_by(|one, other| one.rule == other.rule) {
+            let number = items[0].rule;
+            bring(Walk::new(inside, &rules.rules[number]), items, |changed| outcome.note(number, changed));
         }
         outcome
     })
 }
 
-/// Returns whether anything changed in the container.
-fn put(placer: &mut Placer<'_>, rule: &Rule, path: &Path, target: &Path) -> Result<bool, SyncError> {
-    let failed = |errno: Errno| SyncError::Read { path: path.to_owned(), source: errno.into() };
-    // Where the rule is about a directory, that itself is neither replaced nor removed.
-    let is_below = path != rule.root;
-    let Some((directory, there)) = find(rule, path).map_err(failed)? else {
-        return Ok(placer.remove(target, is_below)?);
-    };
-    let name = last(path).unwrap_or(path.as_os_str());
-    match SFlag::from_bits_truncate(there.st_mode) & SFlag::S_IFMT {
-        SFlag::S_IFDIR if is_below => Ok(placer.directory(target, there.st_mode)?),
-        SFlag::S_IFLNK => match readlinkat(&directory, name) {
-            Ok(leads) => Ok(placer.link(target, &leads, is_below)?),
-            // It is something else by now, which will be told.
-            Err(Errno::ENOENT | Errno::EINVAL) => Ok(false),
-            Err(errno) => Err(failed(errno)),
-        },
-        SFlag::S_IFREG => {
-            let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
-            match openat(&directory, name, flags, Mode::empty()) {
-                Ok(file) => {
-                    let mut file = File::from(file);
-                    let found = file.metadata().map_err(|source| SyncError::Read { path: path.to_owned(), source })?;
-                    Ok(placer.file(target, &mut file, attributes(&found), is_below)?)
-                }
-                // Likewise.
-                Err(Errno::ENOENT | Errno::ELOOP | Errno::ENXIO) => Ok(false),
-                Err(errno) => Err(failed(errno)),
+/// Brings what one rule is about. Everything is looked at in order, so that a directory is there before what is in it; the
+/// files are then copied by several threads, where there are enough.
+fn bring<'i>(mut walk: Walk<'_, 'i>, items: &[&'i Item], mut note: impl FnMut(Result<bool, SyncError>)) {
+    let cores = thread::available_parallelism().map_or(1, NonZero::get);
+    let (sender, receiver) = mpsc::sync_channel::<Vec<Copying<'i>>>(WAITING);
+    let receiver = Mutex::new(receiver);
+    thread::scope(|scope| {
+        let workers = iter::repeat_with(|| scope.spawn(|| work(&receiver))).take((items.len() / WORTH).min(cores));
+        let workers = workers.collect::<Vec<_>>();
+        let mut group = Vec::new();
+        for item in items {
+            match walk.step(&item.path) {
+                Ok(Step::Done(changed)) => note(Ok(changed)),
+                Ok(Step::Copy(copying)) if workers.is_empty() => note(copying.copy()),
+                Ok(Step::Copy(copying)) => group.push(copying),
+                Err(error) => note(Err(error)),
+            }
+            if group.len() == GROUP {
+                sender.send(std::mem::take(&mut group)).expect("the receiver is dropped after this");
             }
         }
-        // Sockets and the like mean nothing elsewhere.
-        _ => Ok(false),
+        sender.send(group).expect("the receiver is dropped after this");
+        drop(sender);
+        for worker in workers {
+            worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)).into_iter().for_each(&mut note);
+        }
+    });
+}
+
+/// Copies what comes until nothing more does.
+fn work(groups: &Mutex<mpsc::Receiver<Vec<Copying<'_>>>>) -> Vec<Result<bool, SyncError>> {
+    let next = || groups.lock().unwrap_or_else(PoisonError::into_inner).recv().ok();
+    iter::from_fn(next).flatten().map(|copying| copying.copy()).collect()
+}
+
+/// Looks at what one rule is about, here and in the container.
+struct Walk<'r, 'i> {
+    rule: &'r Rule,
+    placer: Placer<'r>,
+    /// The directory that was needed last: what follows is often in it too.
+    last: Option<(&'i Path, Arc<OwnedFd>)>,
+}
+
+/// What becomes of a path.
+enum Step<'i> {
+    /// It is as it should be; whether anything changed for that.
+    Done(bool),
+    /// It is a file.
+    Copy(Copying<'i>),
+}
+
+/// A file that is to be copied.
+struct Copying<'i> {
+    directory: Arc<OwnedFd>,
+    path: &'i Path,
+    spot: Spot,
+    /// Whether it may take the place of a directory.
+    over: bool,
+}
+
+impl<'r, 'i> Walk<'r, 'i> {
+    fn new(inside: BorrowedFd<'r>, rule: &'r Rule) -> Self {
+        Self { rule, placer: Placer::new(inside), last: None }
+    }
+
+    fn step(&mut self, path: &'i Path) -> Result<Step<'i>, SyncError> {
+        let Some(target) = self.rule.target_of(path) else { return Ok(Step::Done(false)) };
+        let failed = |errno: Errno| SyncError::Read { path: path.to_owned(), source: errno.into() };
+        // Where the rule is about a directory, that itself is neither replaced nor removed.
+        let over = path != self.rule.root;
+        let name = last(path).unwrap_or(path.as_os_str());
+        let found = self.directory_of(path).and_then(|directory| {
+            let there = fstatat(&directory, name, AtFlags::AT_SYMLINK_NOFOLLOW)?;
+            Ok((directory, there))
+        });
+        let (directory, there) = match found {
+            Ok(found) => found,
+            // Of what it was in, something else was made. Where that was brought over, the path may lead elsewhere.
+            Err(Errno::ENOTDIR | Errno::ELOOP) if is_replaced(self.rule, path) => return Ok(Step::Done(false)),
+            Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => {
+                return Ok(Step::Done(self.placer.remove(&target, over)?));
+            }
+            Err(errno) => return Err(failed(errno)),
+        };
+        let changed = match SFlag::from_bits_truncate(there.st_mode) & SFlag::S_IFMT {
+            SFlag::S_IFDIR if over => self.placer.directory(&target, there.st_mode)?,
+            SFlag::S_IFLNK => match readlinkat(&directory, name) {
+                Ok(leads) => self.placer.link(&target, &leads, over)?,
+                // It is something else by now, which will be told.
+                Err(Errno::ENOENT | Errno::EINVAL) => false,
+                Err(errno) => return Err(failed(errno)),
+            },
+            SFlag::S_IFREG => {
+                let spot = self.placer.spot(&target)?;
+                return Ok(Step::Copy(Copying { directory, path, spot, over }));
+            }
+            // Sockets and the like mean nothing elsewhere.
+            _ => false,
+        };
+        Ok(Step::Done(changed))
+    }
+
+    /// Opens the directory that a path of this host is in.
+    fn directory_of(&mut self, path: &'i Path) -> nix::Result<Arc<OwnedFd>> {
+        let above = path.parent().unwrap_or(path);
+        if let Some((known, directory)) = &self.last
+            && *known == above
+        {
+            return Ok(Arc::clone(directory));
+        }
+        let directory = Arc::new(directory_of(self.rule, path)?);
+        self.last = Some((above, Arc::clone(&directory)));
+        Ok(directory)
+    }
+}
+
+impl Copying<'_> {
+    /// Returns whether anything changed.
+    fn copy(&self) -> Result<bool, SyncError> {
+        let failed = |source: io::Error| SyncError::Read { path: self.path.to_owned(), source };
+        let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+        let name = last(self.path).unwrap_or(self.path.as_os_str());
+        let mut file = match openat(&self.directory, name, flags, Mode::empty()) {
+            Ok(file) => File::from(file),
+            // It is something else by now, which will be told.
+            Err(Errno::ENOENT | Errno::ELOOP | Errno::ENXIO) => return Ok(false),
+            Err(errno) => return Err(failed(errno.into())),
+        };
+        let found = file.metadata().map_err(failed)?;
+        if !found.is_file() {
+            return Ok(false);
+        }
+        Ok(self.spot.file(&mut file, attributes(&found), self.over)?)
     }
 }
 
@@ -122,18 +240,13 @@ fn attributes(found: &Metadata) -> Attributes {
     Attributes { mode: found.mode(), modified: (found.mtime(), found.mtime_nsec()) }
 }
 
-/// Finds a file of this host, with the directory that it is in; `None`: it is not there.
-fn find(rule: &Rule, path: &Path) -> nix::Result<Option<(OwnedFd, FileStat)>> {
-    let found = directory_of(rule, path).and_then(|directory| {
-        let name = last(path).unwrap_or(path.as_os_str());
-        let there = fstatat(&directory, name, AtFlags::AT_SYMLINK_NOFOLLOW)?;
-        Ok((directory, there))
-    });
-    match found {
-        Ok(found) => Ok(Some(found)),
-        Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => Ok(None),
-        Err(errno) => Err(errno),
-    }
+/// Returns whether something that is no directory, and that the rule brings over, is above a path.
+fn is_replaced(rule: &Rule, path: &Path) -> bool {
+    let mut above = path.ancestors().skip(1).take_while(|above| above.starts_with(&rule.root));
+    above.any(|above| {
+        let is_brought = |found: Metadata| found.is_file() || found.is_symlink();
+        rule.matches(above) && fs::symlink_metadata(above).is_ok_and(is_brought)
+    })
 }
 
 fn directory_of(rule: &Rule, path: &Path) -> nix::Result<OwnedFd> {

@@ -7,7 +7,9 @@
 //! which call it is ([`Place`]).
 
 pub mod calls;
+pub mod message;
 pub mod tracer;
+pub mod wanted;
 
 use std::fmt;
 

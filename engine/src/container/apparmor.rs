@@ -5,7 +5,7 @@
 //! host has none, or this process may not change what is loaded, a container without a profile of its own is not confined.
 
 use std::fs::File;
-use std::io::{self, BufRead as _, BufReader, Write as _};
+use std::io::{self, BufRead as _, BufReader, ErrorKind, Write as _};
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 
@@ -42,11 +42,17 @@ pub enum AppArmorError {
         "apparmor_parser does not load the AppArmor profile docker-default (apparmor=unconfined does without it): {0}"
     )]
     Rejected(String),
+    #[error("cannot see whether the kernel uses AppArmor: {path}: {reason}", path = ENABLED)]
+    Unknown { reason: String },
 }
 
 /// Returns the profile of a container, which is loaded now; `None` where there is nothing to confine it by.
 pub fn choose(asked: Option<&str>, privileged: bool) -> Result<Option<String>, AppArmorError> {
-    let enabled = std::fs::read_to_string(ENABLED).is_ok_and(|text| text.starts_with('Y'));
+    let enabled = match std::fs::read_to_string(ENABLED) {
+        Ok(text) => text.starts_with('Y'),
+        Err(error) if error.kind() == ErrorKind::NotFound => false,
+        Err(error) => return Err(AppArmorError::Unknown { reason: error.to_string() }),
+    };
     match asked.filter(|name| !name.is_empty()) {
         Some("unconfined") => Ok(enabled.then(|| "unconfined".to_owned())),
         Some(name) if !enabled => Err(AppArmorError::Disabled(name.to_owned())),
@@ -83,7 +89,7 @@ fn load() -> Result<(), AppArmorError> {
     let mut command = Command::new(PARSER);
     command.args(["--replace", "--skip-cache"]).env_clear().env("LC_ALL", "C");
     let mut parser = match command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn() {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
         started => started.map_err(AppArmorError::Parser)?,
     };
     let (input, said) = (parser.stdin.take(), parser.stderr.take());

@@ -106,11 +106,10 @@ pub fn writable(rootfs: &Rootfs) -> Step<OwnedFd> {
 /// mounted on what every container has something mounted on. It changes nothing on disk.
 pub fn view(rootfs: &Rootfs, places: bool) -> Step<OwnedFd> {
     let mut layers = rootfs.layers.clone();
-    if let Some(places) = rootfs.places.as_ref().filter(|directory| places && directory.exists()) {
-        layers.insert(0, places.clone());
-    }
-    if rootfs.upper.exists() {
-        layers.insert(0, rootfs.upper.clone());
+    for layer in rootfs.places.iter().filter(|_| places).chain([&rootfs.upper]) {
+        if layer.try_exists().step(|| format!("look for {}", layer.display()))? {
+            layers.insert(0, layer.clone());
+        }
     }
     image(&layers)
 }

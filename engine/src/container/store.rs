@@ -154,7 +154,7 @@ fn load_as_written(root: &Root, id: &Id) -> Result<Option<Container>, StoreError
     let state = match read_if_written(&bundle.join("state.json"))? {
         Some(state) => state,
         // It is gone in this moment, or a power cut took the state.
-        None if bundle.exists() => ContainerState::lost(),
+        None if bundle.try_exists().map_err(failed("look for", &bundle))? => ContainerState::lost(),
         None => return Ok(None),
     };
     Ok(Some(Container { config, state }))
@@ -420,7 +420,7 @@ fn take_name(root: &Root, name: &str, id: &Id) -> Result<(), StoreError> {
         let Some(owner) = owner(root, name)? else { continue };
         let bundle = root.container(&owner);
         let aside = root.containers().join(format!(".{owner}"));
-        if bundle.exists() || aside.exists() {
+        if [bundle, aside].iter().any(|path| path.try_exists().unwrap_or(true)) {
             let project = load(root, &owner)?.map(|container| container.config.project);
             return Err(StoreError::NameInUse { name: name.to_owned(), id: owner.short().to_owned(), project });
         }

@@ -3,6 +3,7 @@
 //! A blob that the registry has in another repository of ours is mounted from there instead of being sent. Mirrors are
 //! never pushed to.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -14,6 +15,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use super::config::Image;
+use super::copy;
 use super::digest::Digest;
 use super::http::{Payload, Request};
 use super::manifest::{Descriptor, MAX_MANIFEST};
@@ -169,7 +171,7 @@ pub async fn push_as(
             client: Arc::clone(&options.client),
             endpoint: endpoint.clone(),
             name: name.clone(),
-            path: store.blob_path(&blob.digest),
+            content: Content::File(store.blob_path(&blob.digest)),
             blob,
             from,
             progress: Arc::clone(progress),
@@ -177,11 +179,7 @@ pub async fn push_as(
         let jobs = Arc::clone(&options.jobs);
         tasks.spawn(async move { upload.run(&jobs).await });
     }
-    while let Some(result) = tasks.join_next().await {
-        // Dropping the set ends the others.
-        result.map_err(|_| PushError::Worker { image: name.familiar() })?.map_err(registry_failed)?;
-    }
-
+    all_sent(tasks, name).await?;
     for document in documents {
         let content = store.read_blob(&document.digest, MAX_MANIFEST).map_err(store_failed)?;
         let tag = tag.filter(|_| document.digest == top.digest);
@@ -192,8 +190,57 @@ pub async fn push_as(
     Ok(())
 }
 
+/// Pushes what is no image (OCI image specification, "artifacts"): small blobs, and a manifest that names them. Returns its digest.
+pub async fn push_artifact(
+    name: &Reference,
+    blobs: Vec<Vec<u8>>,
+    manifest: Vec<u8>,
+    media_type: &str,
+    options: &PullOptions,
+) -> Result<Digest, PushError> {
+    let registry_failed = |source| PushError::Registry { image: name.familiar(), source: Box::new(source) };
+    let described = |content: &[u8], media_type| Descriptor::new(media_type, Digest::of(content), content.len() as u64);
+    let document = described(&manifest, media_type);
+    let tag = match (name.tag(), name.digest()) {
+        (tag, None) => tag,
+        (_, Some(digest)) if digest == document.digest => None,
+        _ => return Err(PushError::Digest { image: name.familiar() }),
+    };
+    let endpoint = reach(&options.client, name).await.map_err(registry_failed)?;
+    let quiet: PushProgress = Arc::new(|_| ());
+    let mut uploads = JoinSet::new();
+    for content in blobs {
+        let upload = Upload {
+            client: Arc::clone(&options.client),
+            endpoint: endpoint.clone(),
+            name: name.clone(),
+            blob: described(&content, "application/octet-stream"),
+            content: Content::Bytes(Bytes::from(content)),
+            from: None,
+            progress: Arc::clone(&quiet),
+        };
+        let jobs = Arc::clone(&options.jobs);
+        uploads.spawn(async move { upload.run(&jobs).await });
+    }
+    all_sent(uploads, name).await?;
+    put_manifest(&options.client, &endpoint, name, tag, &document, manifest).await.map_err(registry_failed)?;
+    Ok(document.digest)
+}
+
+pub(super) async fn all_sent(
+    mut uploads: JoinSet<Result<(), RegistryError>>,
+    name: &Reference,
+) -> Result<(), PushError> {
+    while let Some(result) = uploads.join_next().await {
+        // Dropping the set ends the others.
+        let sent = result.map_err(|_| PushError::Worker { image: name.familiar() })?;
+        sent.map_err(|source| PushError::Registry { image: name.familiar(), source: Box::new(source) })?;
+    }
+    Ok(())
+}
+
 /// Sends a manifest or an index: under a tag, or else by its digest.
-async fn put_manifest(
+pub(super) async fn put_manifest(
     client: &Client,
     endpoint: &Endpoint,
     name: &Reference,
@@ -222,7 +269,7 @@ async fn put_manifest(
 }
 
 /// Finds out how the registry wants to be spoken to, and gets a token on the way.
-async fn reach(client: &Client, name: &Reference) -> Result<Endpoint, RegistryError> {
+pub(super) async fn reach(client: &Client, name: &Reference) -> Result<Endpoint, RegistryError> {
     let mut failure = None;
     for endpoint in client.push_endpoints(name.registry())? {
         let request = Request::new(Method::GET, endpoint.base.join("v2/"));
@@ -240,14 +287,28 @@ fn push_scope(name: &Reference) -> String {
     format!("repository:{}:pull,push", name.repository())
 }
 
-struct Upload {
-    client: Arc<Client>,
-    endpoint: Endpoint,
-    name: Reference,
-    path: std::path::PathBuf,
-    blob: Descriptor,
-    from: Option<String>,
-    progress: PushProgress,
+/// Where what is sent is.
+pub(super) enum Content {
+    File(PathBuf),
+    Bytes(Bytes),
+    /// In a repository; it is fetched into this file if it has to be sent.
+    Elsewhere {
+        name: Reference,
+        endpoint: Endpoint,
+        path: PathBuf,
+    },
+}
+
+/// A blob on its way to a registry.
+pub(super) struct Upload {
+    pub(super) client: Arc<Client>,
+    pub(super) endpoint: Endpoint,
+    pub(super) name: Reference,
+    pub(super) content: Content,
+    pub(super) blob: Descriptor,
+    /// Another repository of the registry that has it.
+    pub(super) from: Option<String>,
+    pub(super) progress: PushProgress,
 }
 
 impl Upload {
@@ -261,7 +322,7 @@ impl Upload {
         });
     }
 
-    async fn run(&self, jobs: &Semaphore) -> Result<(), RegistryError> {
+    pub(super) async fn run(&self, jobs: &Semaphore) -> Result<(), RegistryError> {
         let repository = self.name.repository();
         let scope = push_scope(&self.name);
         let url = self.endpoint.base.join(&format!("v2/{repository}/blobs/{}", self.blob.digest));
@@ -313,7 +374,16 @@ impl Upload {
         let sent = Arc::new(AtomicU64::new(0));
         let mut request = Request::new(Method::PUT, location.with_query("digest", &digest))
             .header(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
-        request.body = Payload::File { path: self.path.clone(), length: self.blob.size, sent: Arc::clone(&sent) };
+        let file =
+            |path: &PathBuf| Payload::File { path: path.clone(), length: self.blob.size, sent: Arc::clone(&sent) };
+        request.body = match &self.content {
+            Content::File(path) => file(path),
+            Content::Bytes(bytes) => Payload::Bytes(bytes.clone()),
+            Content::Elsewhere { name, endpoint, path } => {
+                copy::fetch(&self.client, endpoint, name, &self.blob, path).await?;
+                file(path)
+            }
+        };
         let upload = self.client.request_once(&self.endpoint, &request, scope, "the upload of a blob");
         tokio::pin!(upload);
         loop {

@@ -171,6 +171,9 @@ pub enum RegistryError {
         /// The registry.
         registry: String,
     },
+    /// What goes from one repository to another could not be kept on its way.
+    #[error("cannot keep what is copied")]
+    Scratch(#[source] std::io::Error),
     /// Whoever wanted the bytes does not want them any more.
     #[error("the download was given up")]
     Abandoned,

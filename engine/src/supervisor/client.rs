@@ -13,6 +13,7 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{broadcast, oneshot};
 use tokio_util::sync::CancellationToken;
 
+use super::spawn::Starting;
 use super::wire;
 use crate::container::config::{ContainerConfig, Endpoint};
 use crate::container::state::ContainerState;
@@ -72,10 +73,10 @@ impl Client {
         Ok(link.map(|link| Self::on(root, project, link, events)))
     }
 
-    /// Connects to the project's supervisor, which is started if none runs.
-    pub async fn connect_or_start(root: &Root, project: &str) -> Result<Self, ClientError> {
+    /// Connects to the project's supervisor, which is started if none runs, and none was started already.
+    pub async fn connect_or_start(root: &Root, project: &str, starting: Option<Starting>) -> Result<Self, ClientError> {
         let events = broadcast::channel(EVENTS).0;
-        let link = Link::connect_or_start(root, project, &events).await?;
+        let link = Link::connect_or_start(root, project, &events, starting).await?;
         Ok(Self::on(root, project, link, events))
     }
 
@@ -101,7 +102,7 @@ impl Client {
         if !Arc::ptr_eq(&link, dead) {
             return Ok(link);
         }
-        let link = Arc::new(Link::connect_or_start(&self.root, &self.project, &self.events).await?);
+        let link = Arc::new(Link::connect_or_start(&self.root, &self.project, &self.events, None).await?);
         if self.subscribed.load(Ordering::Relaxed) {
             link.ask(Request::Subscribe).await?;
         }
@@ -342,18 +343,21 @@ impl Link {
         root: &Root,
         project: &str,
         events: &broadcast::Sender<Event>,
+        mut starting: Option<Starting>,
     ) -> Result<Self, ClientError> {
+        let failed = |reason| ClientError::Start { project: project.to_owned(), reason };
         // One that is just ending, or that lost the race for the lock, is simply followed by the next.
         for _ in 0..ATTEMPTS {
+            if let Some(starting) = &starting {
+                starting.ready().await.map_err(failed)?;
+            }
+            // What was started is let go of when it has answered.
             if let Some(link) = Self::connect(root, project, events).await? {
                 return Ok(link);
             }
-            super::spawn::start(root, project)
-                .await
-                .map_err(|reason| ClientError::Start { project: project.to_owned(), reason })?;
+            starting = Some(Starting::begin(root, project).map_err(failed)?);
         }
-        let reason = "it ends as soon as it is started".to_owned();
-        Err(ClientError::Start { project: project.to_owned(), reason })
+        Err(failed("it ends as soon as it is started".to_owned()))
     }
 
     fn on(stream: UnixStream, events: broadcast::Sender<Event>) -> Self {

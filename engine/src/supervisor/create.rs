@@ -127,8 +127,9 @@ fn generate(
     let layers = images.layer_paths(image);
     let asked = config.user.clone().or_else(|| image.config.config().as_ref().and_then(|config| config.user().clone()));
     // What the container itself has changed of its user database counts as well.
-    let upper = Some(root.container(&config.id).join("upper")).filter(|upper| upper.is_dir());
-    let directories: Vec<PathBuf> = upper.into_iter().chain(layers.iter().cloned()).collect();
+    let upper = root.container(&config.id).join("upper");
+    let changed = upper.try_exists().map_err(|error| other(format!("cannot look for {}: {error}", upper.display())))?;
+    let directories: Vec<PathBuf> = changed.then_some(upper).into_iter().chain(layers.iter().cloned()).collect();
     let user = user::resolve_in_layers(&directories, &asked.unwrap_or_default(), &config.group_add).map_err(caused)?;
     let mut command = vec!["rcompose".to_owned()];
     command.extend(super::spawn::arguments(root, &config.project));

@@ -30,7 +30,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use tokio::io::Interest;
 use tokio::net::UnixListener;
+use tokio::net::unix::pipe;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::host::Host;
@@ -46,10 +48,8 @@ use crate::error::chain;
 
 /// Worker threads of a supervisor: enough to overlap netlink and file work, few enough to stay small.
 const THREADS: usize = 2;
-/// How long a new supervisor with nothing to do waits for the command that started it.
-const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Is a supervisor: the front door of the process that [`spawn::start`] starts, with [`spawn::arguments`].
+/// Is a supervisor: the front door of the process that [`spawn::Starting`] is, with [`spawn::arguments`].
 ///
 /// Must be called before the process has any thread. Returns the exit code.
 pub fn run(arguments: &[String]) -> i32 {
@@ -95,6 +95,18 @@ impl Waiting {
         let waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
         // Nobody may be there: a shim that starts a supervisor does not wait, and a command may have been killed.
         waiting.is_some_and(|mut waiting| waiting.write_all(text.as_bytes()).is_ok())
+    }
+
+    /// Says that this supervisor serves, and waits until whoever wanted one has connected, or has given up.
+    async fn serve(&self) {
+        let Some(mut waiting) = self.0.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
+        // Whoever does not read this is gone, which is what is waited for. A shim that starts a supervisor waits for nothing,
+        // and has given it no pipe.
+        if waiting.write_all(spawn::READY.as_bytes()).is_ok()
+            && let Ok(waiting) = pipe::Sender::from_file(waiting)
+        {
+            let _ = waiting.ready(Interest::ERROR).await;
+        }
     }
 
     /// Ends the process when a thread of it cannot go on, in every build, with the reason where somebody reads it.
@@ -262,10 +274,8 @@ async fn serve(
     // Children end while containers are being adopted already.
     let mut children = signal(SignalKind::child()).map_err(|error| format!("cannot hear of children: {error}"))?;
     project.adopt_all().await.map_err(|failure| failure.to_string())?;
-    waiting.tell(spawn::READY);
-    // Whoever started this process is about to connect, if it was not killed.
-    let mut patience = Box::pin(tokio::time::sleep(PATIENCE));
-    let mut patient = true;
+    let mut awaited = Box::pin(waiting.serve());
+    let mut is_awaited = true;
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
@@ -288,8 +298,8 @@ async fn serve(
                     return Err("the launcher was killed".to_owned());
                 }
             }
-            () = &mut patience, if patient => {
-                patient = false;
+            () = &mut awaited, if is_awaited => {
+                is_awaited = false;
                 project.settle();
             }
             () = project.idle.notified() => {

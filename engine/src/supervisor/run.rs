@@ -349,7 +349,7 @@ impl Run {
     fn leave_unattended(&mut self, reason: &dyn std::fmt::Display) {
         tracing::error!(id = self.spawn.id.short(), error = %reason, "no shim attends to the container any more");
         self.unattended = true;
-        if !self.spawn.bundle.exists() {
+        if matches!(self.spawn.bundle.try_exists(), Ok(false)) {
             // Somebody has removed all that is known about it by hand: no command could ever find it again.
             tracing::error!(id = self.spawn.id.short(), "killed, since its bundle is gone");
             let _ = self.signal(nix::sys::signal::Signal::SIGKILL as i32);

@@ -14,7 +14,7 @@ use crate::root::{Root, make_directory};
 /// The first argument that makes this program a supervisor; see [`arguments`].
 pub const FRONT_DOOR: &str = "__supervisor";
 
-/// What a supervisor that is ready writes to its standard output before it closes it.
+/// What a supervisor that is ready writes to its standard output. It closes that only when it ends, or nobody reads it any more.
 pub const READY: &str = "ready\n";
 
 /// Returns the arguments (without the program) of a project's supervisor.
@@ -23,18 +23,29 @@ pub fn arguments(root: &Root, project: &str) -> Vec<String> {
         .into()
 }
 
-/// Starts a supervisor and waits until it accepts connections, or until it ended because another holds the lock.
-///
-/// The error is what it said of its failure.
-pub async fn start(root: &Root, project: &str) -> Result<(), String> {
-    let (reader, writer) = io::pipe().map_err(|error| format!("cannot make a pipe: {error}"))?;
-    let log = open_log(&root.project_run(project))?;
-    spawn(root, project, writer, log).map_err(|error| format!("cannot execute it: {error}"))?;
-    let said = read(reader).await.map_err(|error| format!("cannot hear from it: {error}"))?;
-    match said.as_str() {
-        READY => Ok(()),
-        "" => Err("it ended without a word".to_owned()),
-        reason => Err(reason.trim_end().to_owned()),
+/// A supervisor that was started. It waits for a connection until this is dropped, and then ends unless it has work.
+#[derive(Debug)]
+pub struct Starting(PipeReader);
+
+impl Starting {
+    /// Starts a supervisor. The error says what failed.
+    pub fn begin(root: &Root, project: &str) -> Result<Self, String> {
+        let (reader, writer) = io::pipe().map_err(|error| format!("cannot make a pipe: {error}"))?;
+        let log = open_log(&root.project_run(project))?;
+        spawn(root, project, writer, log).map_err(|error| format!("cannot execute it: {error}"))?;
+        Ok(Self(reader))
+    }
+
+    /// Waits until it accepts connections, or until it ended because another holds the lock.
+    ///
+    /// The error is what it said of its failure.
+    pub async fn ready(&self) -> Result<(), String> {
+        let said = read(&self.0).await.map_err(|error| format!("cannot hear from it: {error}"))?;
+        match said.as_str() {
+            READY => Ok(()),
+            "" => Err("it ended without a word".to_owned()),
+            reason => Err(reason.trim_end().to_owned()),
+        }
     }
 }
 
@@ -63,9 +74,10 @@ fn spawn(root: &Root, project: &str, ready: PipeWriter, log: File) -> io::Result
         .map(drop)
 }
 
-async fn read(reader: PipeReader) -> io::Result<String> {
-    let mut said = String::new();
-    let mut reader = pipe::Receiver::from_owned_fd(OwnedFd::from(reader))?;
-    reader.read_to_string(&mut said).await?;
-    Ok(said)
+/// Reads until it says that it is ready, or ends.
+async fn read(reader: &PipeReader) -> io::Result<String> {
+    let mut reader = pipe::Receiver::from_owned_fd(OwnedFd::from(reader.try_clone()?))?;
+    let mut said = Vec::new();
+    while reader.read_buf(&mut said).await? > 0 && said != READY.as_bytes() {}
+    Ok(String::from_utf8_lossy(&said).into_owned())
 }

@@ -125,11 +125,12 @@ fn mount(volume: &str, options: &Options<'_>, target: &Path) -> Result<(), Volum
 pub(crate) fn release(root: &Root, container: &ContainerConfig) -> Result<(), VolumeError> {
     for name in names(container) {
         let users = users(root, name);
-        if !users.join(container.id.as_str()).exists() {
+        let user = users.join(container.id.as_str());
+        if !user.try_exists().map_err(failed("look for", &user))? {
             continue;
         }
         let _lock = lock(root, name)?;
-        gone(fs::remove_file(users.join(container.id.as_str())), &users)?;
+        gone(fs::remove_file(&user), &users)?;
         let mut left = fs::read_dir(&users).map_err(failed("read", &users))?;
         if left.next().is_none() {
             unmount(&root.volume(name).join("_data"))?;

@@ -17,7 +17,7 @@ pub(super) enum Key {
     Detach,
     /// Begin to watch files, or no longer.
     Watch,
-    /// Print the addresses of published ports.
+    /// Print the addresses of published ports, and open them where there is a browser.
     Open,
     /// Stop the containers, as Control-C does.
     Quit,

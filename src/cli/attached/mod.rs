@@ -153,7 +153,7 @@ pub async fn run(
                     session.quits = true;
                     end_all(&interrupt, watching.as_ref(), &mut session)?;
                 }
-                Heard::Key(Key::Open) => urls::show(context, engine, project)?,
+                Heard::Key(Key::Open) => urls::open(context, engine, project)?,
                 Heard::Key(Key::Blank) => context.ui.say(""),
                 Heard::Key(Key::Watch) => {
                     watches.toggle(&mut watching, &session);

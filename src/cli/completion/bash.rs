@@ -56,12 +56,7 @@ impl EnvCompleter for Bash {
         let (words, _) = crate::cli::arguments(words(&line));
         let last = words.last().map(|word| word.to_string_lossy().into_owned()).unwrap_or_default();
         let kept = kept(&last, &part);
-        let index = words.len().saturating_sub(1);
-        let candidates = clap_complete::engine::complete(command, words, index, here)?;
-        // Nobody who has typed nothing yet looks for a flag, where there are names.
-        let is_flag = |candidate: &CompletionCandidate| candidate.get_value().as_encoded_bytes().starts_with(b"-");
-        let names = last.is_empty() && !candidates.iter().all(is_flag);
-        for candidate in candidates.iter().filter(|candidate| !(names && is_flag(candidate))) {
+        for candidate in candidates(command, words, here)? {
             let value = candidate.get_value().to_string_lossy();
             if let Some(rest) = value.get(kept..) {
                 writeln!(out, "{rest}")?;
@@ -69,6 +64,23 @@ impl EnvCompleter for Bash {
         }
         Ok(())
     }
+}
+
+/// Returns what may stand in the place of the last word.
+pub(super) fn candidates(
+    command: &mut clap::Command,
+    words: Vec<OsString>,
+    here: Option<&Path>,
+) -> io::Result<Vec<CompletionCandidate>> {
+    let index = words.len().saturating_sub(1);
+    let is_begun = words.last().is_some_and(|word| !word.is_empty());
+    let mut candidates = clap_complete::engine::complete(command, words, index, here)?;
+    // Nobody who has typed nothing yet looks for a flag, where there are names.
+    let is_flag = |candidate: &CompletionCandidate| candidate.get_value().as_encoded_bytes().starts_with(b"-");
+    if !is_begun && !candidates.iter().all(is_flag) {
+        candidates.retain(|candidate| !is_flag(candidate));
+    }
+    Ok(candidates)
 }
 
 /// Returns the words of a line that is not finished; the last one is empty after a blank.

@@ -3,6 +3,7 @@
 
 mod bash;
 mod candidates;
+mod cobra;
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Write as _};
@@ -65,8 +66,16 @@ fn program(name: &str) -> io::Result<String> {
     Ok(std::path::absolute(called)?.to_string_lossy().into_owned())
 }
 
-/// Answers a shell. What it asks is behind `--`. A question that has no answer has no error either: it would stand in the
-/// middle of the line that is being typed.
+/// Answers a shell that asks in the way of Docker's programs; `None`: nothing is asked.
+pub fn answer_docker(mut arguments: Vec<OsString>) -> Option<ExitCode> {
+    let described = cobra::request(&arguments)?;
+    arguments.remove(1);
+    let (words, name) = super::arguments(arguments);
+    let mut command = candidates::offer(super::command(name), words.clone());
+    Some(print(|text, here| cobra::answer(&mut command, words, described, here, text)))
+}
+
+/// Answers a shell. What it asks is behind `--`.
 pub fn answer(shell: &OsStr, name: Name, arguments: impl Iterator<Item = OsString>) -> ExitCode {
     let Some(shell) = shell.to_str().and_then(|name| Shell::from_str(name, false).ok()) else {
         return ExitCode::FAILURE;
@@ -78,10 +87,14 @@ pub fn answer(shell: &OsStr, name: Name, arguments: impl Iterator<Item = OsStrin
     };
     let (typed, _) = super::arguments(typed);
     let mut command = candidates::offer(super::command(name), typed);
+    print(|text, here| shell.adapter().write_complete(&mut command, words, here, text))
+}
+
+/// Prints an answer. A question that has none has no error either: it would stand in the middle of the line that is being typed.
+fn print(answer: impl FnOnce(&mut Vec<u8>, Option<&Path>) -> io::Result<()>) -> ExitCode {
     let mut text = Vec::new();
     let here = std::env::current_dir().ok();
-    let answered = shell.adapter().write_complete(&mut command, words, here.as_deref(), &mut text);
-    match answered.and_then(|()| io::stdout().lock().write_all(&text)) {
+    match answer(&mut text, here.as_deref()).and_then(|()| io::stdout().lock().write_all(&text)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,
     }

@@ -38,7 +38,7 @@ impl Events {
         let (root, project) = (engine.root.clone(), engine.project.clone());
         let runtime = runtime()?;
         // Nothing happens before somebody listens.
-        let client = runtime.block_on(Client::connect_or_start(&root, &project))?;
+        let client = runtime.block_on(Client::connect_or_start(&root, &project, None))?;
         let events = runtime.block_on(client.subscribe())?;
         let name = path.to_owned();
         let follow = move || runtime.block_on(write(root, project, client, events, file, &name));

@@ -1,8 +1,8 @@
-//! Watching: how soon a saved file is in a container, a burst of new files, and how watching many files begins.
+//! Watching: how soon a saved file is in a container, bursts of new and of changed files, and how watching many files begins.
 
 use std::{
     fs,
-    io::{BufRead, BufReader, PipeReader},
+    io::{BufRead, BufReader, PipeReader, Read as _},
     path::{Path, PathBuf},
     process::{Child, Stdio},
     thread,
@@ -25,6 +25,8 @@ pub(super) const WATCH: &str = "watch: ";
 const SLEEPER: &str = "3101977";
 /// How many files come at once.
 const BURST: usize = 5_000;
+/// What comes at once: files that were not there, and then other content in the same.
+const BURSTS: [&str; 2] = ["new", "changed"];
 /// How many files are there when watching begins.
 const MANY: usize = 50_000;
 /// How long a change may take until something is wrong.
@@ -46,13 +48,19 @@ pub(super) fn measure(sides: &[Side<'_>], iterations: usize) -> anyhow::Result<(
     stack.write("watch.yaml", &project(&format!("{live}{burst}")));
     stack.write("watch-many.yaml", &project("        - {path: ./files, action: sync, target: /files}\n"));
     fs::create_dir_all(folder.join("live"))?;
-    fill(&folder.join("files"), MANY)?;
+    fill(&folder.join("files"), MANY, "many")?;
     let mut saved = vec![Vec::new(); sides.len()];
-    let mut bursts = saved.clone();
     let mut starts = saved.clone();
+    let mut bursts = BURSTS.map(|_| [saved.clone(), saved.clone()]);
+    let mut restarts = vec![Vec::new(); sides.len()];
+    let mut alone = vec![Vec::new()];
     let mut memory = vec![0; sides.len()];
     for _ in 0..iterations.div_ceil(3) {
         for (number, side) in sides.iter().enumerate() {
+            let started = Instant::now();
+            fill(&folder.join("alone"), BURST, "alone")?;
+            alone[0].push(started.elapsed());
+            fs::remove_dir_all(folder.join("alone"))?;
             fs::create_dir_all(folder.join("burst"))?;
             let watch = Watching::start(side, "watch.yaml")?;
             for round in 0..iterations {
@@ -60,8 +68,14 @@ pub(super) fn measure(sides: &[Side<'_>], iterations: usize) -> anyhow::Result<(
                 // Each is a change of its own.
                 thread::sleep(Duration::from_secs(1));
             }
-            bursts[number].push(burst_of_files(&folder.join("burst"))?);
-            watch.end()?;
+            for (what, [from_last, from_first]) in BURSTS.iter().zip(&mut bursts) {
+                let [last, first] = burst_of_files(&folder.join("burst"), what)?;
+                from_last[number].push(last);
+                from_first[number].push(first);
+                thread::sleep(Duration::from_secs(1));
+            }
+            let said = watch.end()?;
+            restarts[number].push(said.lines().filter(|line| line.contains("restarted")).count());
             side.time(&["-f", "watch.yaml", "down", "-t", "0"])?;
             fs::remove_dir_all(folder.join("burst"))?;
             let watch = Watching::start(side, "watch-many.yaml")?;
@@ -72,15 +86,21 @@ pub(super) fn measure(sides: &[Side<'_>], iterations: usize) -> anyhow::Result<(
         }
     }
     row(&format!("{WATCH}a saved file is in the container"), &mut saved);
-    row(&format!("{WATCH}{BURST} new files are there and the service is restarted"), &mut bursts);
+    for (what, [from_last, from_first]) in BURSTS.iter().zip(&mut bursts) {
+        let burst = format!("{WATCH}{BURST} {what} files are there and the service is restarted");
+        row(&format!("{burst}, from the last save"), from_last);
+        row(&format!("{burst}, from the first"), from_first);
+    }
+    row(&format!("{WATCH}of that, writing {BURST} new files where nobody watches"), &mut alone);
+    println!("| restarts by two bursts | {restarts:?} |");
     row(&format!("{WATCH}from the command to watching {MANY} files"), &mut starts);
     let cells = memory.iter().map(|kib| format!("{kib} KiB")).collect::<Vec<_>>();
     println!("| memory at most, the command that watches {MANY} files | {} |", cells.join(" | "));
     Ok(())
 }
 
-/// Makes files, fifty in a directory.
-fn fill(folder: &Path, count: usize) -> anyhow::Result<Vec<PathBuf>> {
+/// Writes files, fifty in a directory, each with its number and this text.
+fn fill(folder: &Path, count: usize, text: &str) -> anyhow::Result<Vec<PathBuf>> {
     let path = |number: usize| Path::new(&(number / 50).to_string()).join(format!("file{number}"));
     let files = (0..count).map(path).collect::<Vec<_>>();
     for (number, file) in files.iter().enumerate() {
@@ -88,7 +108,7 @@ fn fill(folder: &Path, count: usize) -> anyhow::Result<Vec<PathBuf>> {
         if number % 50 == 0 {
             fs::create_dir_all(path.parent().expect("it is in a folder"))?;
         }
-        fs::write(path, format!("{number}\n"))?;
+        fs::write(path, content(number, text))?;
     }
     Ok(files)
 }
@@ -102,21 +122,38 @@ fn save(path: &Path, text: &str) -> anyhow::Result<Duration> {
     until(started, "the file", || fs::read(&there).is_ok_and(|bytes| bytes == text.as_bytes()))
 }
 
-/// Writes many files and returns how long it takes until all are in a container that was started after that.
-fn burst_of_files(folder: &Path) -> anyhow::Result<Duration> {
+fn content(number: usize, text: &str) -> String {
+    format!("{number} {text}\n")
+}
+
+/// Writes many files and returns how long it takes, from the last and from the first save, until all are in a container that was
+/// started after that.
+fn burst_of_files(folder: &Path, text: &str) -> anyhow::Result<[Duration; 2]> {
     let before = container()?;
-    let started = Instant::now();
-    let files = fill(folder, BURST)?;
-    let mut seen = 0;
-    let came = until(started, "all files", || {
-        let Some(pid) = container().ok().filter(|pid| *pid != before) else { return false };
+    let first = Instant::now();
+    let files = fill(folder, BURST, text)?;
+    let last = Instant::now();
+    // Asked by its number, since looking through all processes again and again takes a processor by itself.
+    until(first, "the end of the container", || kill(Pid::from_raw(before), None).is_err())?;
+    let (mut pid, mut seen) = (before, 0);
+    let came = until(first, "the last file", || {
+        if kill(Pid::from_raw(pid), None).is_err() {
+            let Ok(after) = container() else { return false };
+            (pid, seen) = (after, 0);
+        }
         let root = PathBuf::from(format!("/proc/{pid}/root/burst"));
-        while files.get(seen).is_some_and(|file| root.join(file).exists()) {
+        let is_there = |number: usize| {
+            files.get(number).is_some_and(|file| {
+                fs::read(root.join(file)).is_ok_and(|bytes| bytes == content(number, text).as_bytes())
+            })
+        };
+        while is_there(seen) {
             seen += 1;
         }
         seen == files.len()
     });
-    came.with_context(|| format!("{seen} of {BURST} came"))
+    came.with_context(|| format!("{seen} of {BURST} came"))?;
+    Ok([last.elapsed(), first.elapsed()])
 }
 
 fn until(started: Instant, what: &str, mut is_so: impl FnMut() -> bool) -> anyhow::Result<Duration> {
@@ -169,11 +206,12 @@ impl Watching {
         Ok(line.trim_end_matches("kB").trim().parse()?)
     }
 
-    fn end(mut self) -> anyhow::Result<()> {
+    /// Returns what it said since it watches.
+    fn end(mut self) -> anyhow::Result<String> {
         kill(Pid::from_raw(self.child.id().try_into()?), Signal::SIGINT)?;
-        // What it has to say is taken, so that it never waits for that.
-        std::io::copy(&mut self.output, &mut std::io::sink())?;
+        let mut said = String::new();
+        self.output.read_to_string(&mut said)?;
         self.child.wait()?;
-        Ok(())
+        Ok(said)
     }
 }

@@ -261,9 +261,9 @@ impl Plan {
         Ok(())
     }
 
-    /// Returns whether any of the groups is there.
+    /// Returns whether any of the groups is there, as far as one can look.
     pub fn exist(&self) -> bool {
-        self.hierarchies.iter().any(|hierarchy| hierarchy.mount.join(&self.path).exists())
+        self.hierarchies.iter().any(|hierarchy| hierarchy.mount.join(&self.path).try_exists().unwrap_or(true))
     }
 
     /// Removes the groups, and their ancestors (but for the outermost level of a hierarchy) as far as they are empty.

@@ -1,6 +1,7 @@
 //! Which limits the kernel of this host can keep. What it cannot is taken away from a container, and named in the words of
 //! Docker's engine (moby, `daemon/daemon_unix.go`).
 
+use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -193,16 +194,19 @@ fn schedulers() -> Vec<String> {
     devices.filter_map(|device| std::fs::read_to_string(device.path().join("queue/scheduler")).ok()).collect()
 }
 
-/// Returns whether a hierarchy has a controller, and on version 1 whether its root has a file.
+/// Returns whether a hierarchy has a controller, and on version 1 whether its root has a file. What cannot be looked at counts as
+/// there: a limit is not dropped for that, and whoever writes it hears what is wrong.
 fn has(host: &Cgroups, controller: &str, file: &str) -> bool {
     match host {
         Cgroups::V1(controllers) => {
-            controllers.iter().any(|(name, mount)| name == controller && mount.join(file).exists())
+            controllers.iter().any(|(name, mount)| name == controller && mount.join(file).try_exists().unwrap_or(true))
         }
         Cgroups::V2(mount) => {
             let controller = if controller == "blkio" { "io" } else { controller };
-            let list = std::fs::read_to_string(mount.join("cgroup.controllers")).unwrap_or_default();
-            list.split_whitespace().any(|name| name == controller)
+            std::fs::read_to_string(mount.join("cgroup.controllers")).map_or_else(
+                |error| error.kind() != ErrorKind::NotFound,
+                |list| list.split_whitespace().any(|name| name == controller),
+            )
         }
     }
 }
@@ -215,7 +219,7 @@ fn is_first_version(host: &Cgroups) -> bool {
 fn counts_swap(host: &Cgroups) -> bool {
     match host {
         Cgroups::V1(_) => has(host, "memory", "memory.memsw.limit_in_bytes"),
-        Cgroups::V2(_) => has(host, "memory", "") && Path::new("/proc/swaps").exists(),
+        Cgroups::V2(_) => has(host, "memory", "") && Path::new("/proc/swaps").try_exists().unwrap_or(true),
     }
 }
 

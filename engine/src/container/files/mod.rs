@@ -21,7 +21,7 @@ use nix::sys::stat::Mode;
 
 pub use lay::{LayError, Owner, Rules, lay};
 pub use pack::{Content, PackError, Packed, pack, pack_layer, pack_nothing, pack_trees};
-pub use place::{Attributes, PlaceError, Placer};
+pub use place::{Attributes, PlaceError, Placer, Spot};
 pub use root::{View, with_root};
 
 use super::beneath;

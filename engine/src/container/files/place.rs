@@ -6,15 +6,16 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read as _, Write as _};
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, openat, readlinkat, renameat};
+use nix::fcntl::{AtFlags, FallocateFlags, OFlag, fallocate, openat, readlinkat, renameat};
 use nix::sys::stat::{FchmodatFlags, FileStat, Mode, fchmod, fchmodat, fstat, fstatat, futimens, mkdirat};
 use nix::sys::time::TimeSpec;
-use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, fchownat, symlinkat, unlinkat};
+use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, fchownat, getegid, geteuid, symlinkat, unlinkat};
 
 use super::{last, parent};
 use crate::container::beneath;
@@ -22,6 +23,8 @@ use crate::id::Id;
 
 /// The longest part of two files that is compared at once.
 const CHUNK: usize = 64 << 10;
+/// How much of a file is copied through memory.
+const SMALL: usize = 16 << 10;
 
 /// Why something could not be put in its place.
 #[derive(Debug, thiserror::Error)]
@@ -70,7 +73,14 @@ pub struct Attributes {
 pub struct Placer<'r> {
     root: BorrowedFd<'r>,
     /// The directory that was needed last: what follows is often in it too.
-    last: Option<(PathBuf, Directory)>,
+    last: Option<(PathBuf, Arc<Directory>)>,
+}
+
+/// Where a file is to be: a name in a directory that is there. It can be put there by any thread.
+#[derive(Debug)]
+pub struct Spot {
+    directory: Arc<Directory>,
+    path: PathBuf,
 }
 
 /// A directory, and who owns it.
@@ -85,37 +95,12 @@ impl<'r> Placer<'r> {
         Self { root, last: None }
     }
 
-    /// Puts a file, with what is left to read of `source`. Directories on the way are made. Returns whether anything changed.
-    ///
-    /// `over`: a directory that is in its place goes, with all that is in it.
-    pub fn file(
-        &mut self,
-        path: &Path,
-        source: &mut File,
-        attributes: Attributes,
-        over: bool,
-    ) -> Result<bool, PlaceError> {
-        let name = name_of(path)?;
-        let directory = self.directory_of(path, true)?;
-        let there = status(directory, name, path)?;
-        if let Some(there) = &there
-            && is_a(there, libc::S_IFREG)
-            && is_same(directory, name, there, source).unwrap_or(false)
-        {
-            return refresh(directory, name, there, attributes, path);
-        }
-        clear_the_way(directory, name, there.as_ref(), over, path)?;
-        let (temporary, mut file) = aside(directory, path)?;
-        let made = write(&mut file, source, directory.owner, attributes, path)
-            .and_then(|()| take_name(directory, &temporary, name, path));
-        if made.is_err() {
-            // What went wrong is what counts.
-            let _ = unlinkat(&directory.fd, temporary.as_os_str(), UnlinkatFlags::NoRemoveDir);
-        }
-        made.map(|()| true)
+    /// Finds the place of a file. Directories on the way are made.
+    pub fn spot(&mut self, path: &Path) -> Result<Spot, PlaceError> {
+        Ok(Spot { directory: Arc::clone(self.directory_of(path, true)?), path: path.to_owned() })
     }
 
-    /// Puts a symbolic link, as [`Self::file`] puts a file.
+    /// Puts a symbolic link, as [`Spot::file`] puts a file.
     pub fn link(&mut self, path: &Path, target: &OsStr, over: bool) -> Result<bool, PlaceError> {
         let name = name_of(path)?;
         let directory = self.directory_of(path, true)?;
@@ -185,15 +170,44 @@ impl<'r> Placer<'r> {
 
     /// Opens the directory that a path is in; with `make`, it is made where it is missing, and belongs to whom the one above
     /// belongs to.
-    fn directory_of(&mut self, path: &Path, make: bool) -> Result<&Directory, PlaceError> {
+    fn directory_of(&mut self, path: &Path, make: bool) -> Result<&Arc<Directory>, PlaceError> {
         let wanted = parent(path);
         if self.last.as_ref().is_none_or(|(known, _)| *known != wanted) {
             self.last = None;
             let directory = open(self.root, &wanted, make)?;
-            self.last = Some((wanted, directory));
+            self.last = Some((wanted, Arc::new(directory)));
         }
         let (_, directory) = self.last.as_ref().expect("it was set above");
         Ok(directory)
+    }
+}
+
+impl Spot {
+    /// Puts a file, with what is left to read of `source`. Returns whether anything changed.
+    ///
+    /// `over`: a directory that is in its place goes, with all that is in it.
+    pub fn file(&self, source: &mut File, attributes: Attributes, over: bool) -> Result<bool, PlaceError> {
+        let Self { directory, path } = self;
+        let name = name_of(path)?;
+        let there = status(directory, name, path)?;
+        if let Some(there) = &there
+            && is_a(there, libc::S_IFREG)
+            && is_same(directory, name, there, source).unwrap_or(false)
+        {
+            return refresh(directory, name, there, attributes, path);
+        }
+        clear_the_way(directory, name, there.as_ref(), over, path)?;
+        let (temporary, mut file) = aside(directory, path)?;
+        if there.is_some() {
+            make_room(&file, source);
+        }
+        let made = write(&mut file, source, directory.owner, attributes, path)
+            .and_then(|()| take_name(directory, &temporary, name, path));
+        if made.is_err() {
+            // What went wrong is what counts.
+            let _ = unlinkat(&directory.fd, temporary.as_os_str(), UnlinkatFlags::NoRemoveDir);
+        }
+        made.map(|()| true)
     }
 }
 
@@ -294,6 +308,16 @@ fn aside(directory: &Directory, path: &Path) -> Result<(OsString, File), PlaceEr
     Ok((temporary, file.into()))
 }
 
+/// Gives a file its room on the disk. One that has none yet is sent there by ext4, at once, when it takes the place of another
+/// (`auto_da_alloc`), which costs more than all the rest. A file system that cannot do it has no need to.
+fn make_room(file: &File, source: &File) {
+    if let Ok(length) = source.metadata().map(|found| found.len().cast_signed())
+        && length > 0
+    {
+        let _ = fallocate(file, FallocateFlags::empty(), 0, length);
+    }
+}
+
 fn write(
     file: &mut File,
     source: &mut File,
@@ -301,12 +325,26 @@ fn write(
     attributes: Attributes,
     path: &Path,
 ) -> Result<(), PlaceError> {
-    io::copy(source, file).map_err(|source| PlaceError::Copy { path: path.to_owned(), source })?;
-    // The owner first: changing it takes set-user-id bits away.
-    fchown(&*file, Some(uid), Some(gid)).map_err(failed("set the owner of", path))?;
+    copy(source, file).map_err(|source| PlaceError::Copy { path: path.to_owned(), source })?;
+    // The owner first: changing it takes set-user-id bits away. What is made belongs to whom it is to already, mostly.
+    if (uid, gid) != (geteuid(), getegid()) {
+        fchown(&*file, Some(uid), Some(gid)).map_err(failed("set the owner of", path))?;
+    }
     fchmod(&*file, Mode::from_bits_truncate(attributes.mode & 0o7777)).map_err(failed("set the mode of", path))?;
     let time = time(attributes);
     futimens(&*file, &time, &time).map_err(failed("set the time of", path))
+}
+
+/// Copies what is left to read. Small files go through memory: the library would first ask for three ways of the kernel to do it,
+/// none of which leads from one kind of file system to another.
+fn copy(source: &mut File, file: &mut File) -> io::Result<()> {
+    let mut buffer = [0; SMALL];
+    let count = fill(source, &mut buffer)?;
+    file.write_all(&buffer[..count])?;
+    if count == SMALL {
+        io::copy(source, file)?;
+    }
+    Ok(())
 }
 
 fn time(attributes: Attributes) -> TimeSpec {
@@ -410,6 +448,22 @@ mod tests {
         File::open(path).unwrap()
     }
 
+    fn file(placer: &mut Placer<'_>, path: &str, mut source: File, attributes: Attributes) -> Result<bool, PlaceError> {
+        placer.spot(Path::new(path))?.file(&mut source, attributes, true)
+    }
+
+    #[test]
+    fn long_files_come_whole() {
+        let (directory, fd) = root();
+        let mut placer = Placer::new(fd.as_fd());
+        for length in [0, 1, SMALL - 1, SMALL, SMALL + 1, 3 * CHUNK + 7] {
+            let content = "abcdefg".repeat(length / 7 + 1)[..length].to_owned();
+            assert!(file(&mut placer, "/file", source(directory.path(), &content), PLAIN).unwrap());
+            assert_eq!(fs::read_to_string(directory.path().join("root/file")).unwrap(), content);
+            assert!(!file(&mut placer, "/file", source(directory.path(), &content), PLAIN).unwrap());
+        }
+    }
+
     #[test]
     fn a_file_comes_with_its_mode_and_time_and_the_directorys_owner() {
         let (directory, fd) = root();
@@ -418,7 +472,7 @@ mod tests {
         std::os::unix::fs::chown(inside.join("app"), Some(1234), Some(4321)).unwrap();
         let mut placer = Placer::new(fd.as_fd());
         let run = Attributes { mode: 0o750, ..PLAIN };
-        assert!(placer.file(Path::new("/app/new/run"), &mut source(directory.path(), "x"), run, true).unwrap());
+        assert!(file(&mut placer, "/app/new/run", source(directory.path(), "x"), run).unwrap());
         let made = fs::metadata(inside.join("app/new/run")).unwrap();
         assert_eq!((made.mode() & 0o7777, made.uid(), made.gid()), (0o750, 1234, 4321));
         assert_eq!((made.mtime(), made.mtime_nsec()), (1_000_000_000, 5));
@@ -433,7 +487,7 @@ mod tests {
         let path = directory.path().join("root/file");
         let mut placer = Placer::new(fd.as_fd());
         let mut put = |content: &str, attributes| {
-            let changed = placer.file(Path::new("/file"), &mut source(directory.path(), content), attributes, true);
+            let changed = file(&mut placer, "/file", source(directory.path(), content), attributes);
             (changed.unwrap(), fs::metadata(&path).unwrap().ino(), fs::read_to_string(&path).unwrap())
         };
         let first = put("one", PLAIN);
@@ -457,11 +511,11 @@ mod tests {
         symlink(outside.join("file"), inside.join("link")).unwrap();
         let mut placer = Placer::new(fd.as_fd());
         // The path of the link means something below the root, which is not there.
-        let out = Path::new("/out/file");
-        assert!(placer.file(out, &mut source(directory.path(), "x"), PLAIN, true).is_err());
-        assert!(!placer.remove(out, true).unwrap());
+        let out = "/out/file";
+        assert!(file(&mut placer, out, source(directory.path(), "x"), PLAIN).is_err());
+        assert!(!placer.remove(Path::new(out), true).unwrap());
         // A file takes the place of a link.
-        assert!(placer.file(Path::new("/link"), &mut source(directory.path(), "new"), PLAIN, true).unwrap());
+        assert!(file(&mut placer, "/link", source(directory.path(), "new"), PLAIN).unwrap());
         assert!(placer.remove(Path::new("/out"), true).unwrap());
         assert_eq!(fs::read_to_string(outside.join("file")).unwrap(), "mine");
         assert!(fs::symlink_metadata(inside.join("link")).unwrap().is_file());
@@ -477,9 +531,9 @@ mod tests {
         assert!(!placer.directory(path, 0o700).unwrap());
         assert!(placer.directory(path, 0o711).unwrap());
         fs::write(inside.join("a/b"), "").unwrap();
-        let refused = placer.file(path, &mut source(directory.path(), "x"), PLAIN, false).unwrap_err();
+        let refused = placer.spot(path).unwrap().file(&mut source(directory.path(), "x"), PLAIN, false).unwrap_err();
         assert_eq!(refused.to_string(), "/a is a directory, which a file does not replace");
-        assert!(placer.file(path, &mut source(directory.path(), "x"), PLAIN, true).unwrap());
+        assert!(file(&mut placer, "/a", source(directory.path(), "x"), PLAIN).unwrap());
         assert!(placer.link(path, OsStr::new("elsewhere"), true).unwrap());
         assert!(!placer.link(path, OsStr::new("elsewhere"), true).unwrap());
         assert_eq!(fs::read_link(inside.join("a")).unwrap(), Path::new("elsewhere"));

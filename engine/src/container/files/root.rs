@@ -17,7 +17,9 @@ use crate::container::mounts::{Mounter, clone_elsewhere};
 use crate::container::rootfs;
 use crate::container::state::ProcessStart;
 use crate::container::step::{Context as _, Step, fault};
-use crate::container::store::Container;
+use crate::container::store::{self, Container};
+use crate::error::chain;
+use crate::id::Id;
 use crate::root::Root;
 use crate::shim;
 use crate::shim::config::ShimConfig;
@@ -49,44 +51,57 @@ pub fn with_root<T: Send>(
 
 fn open(root: &Root, container: &Container, view: View) -> Step<OwnedFd> {
     let id = &container.config.id;
-    match container.state.pid {
-        Some(pid) if container.state.status.is_running() => {
-            let opened = match view {
-                View::Whole { .. } => open_path(&format!("/proc/{pid}/root"))?,
-                View::Layers => own_files(pid)?,
-            };
-            // The number may have been given to another process meanwhile.
-            let started = ProcessStart::of(pid).step(|| format!("read /proc/{pid}/stat"))?;
-            if started != container.state.pid_started {
-                return Err(fault("it has just ended".into()));
-            }
-            Ok(opened)
+    let mut state = container.state.clone();
+    while let Some(pid) = state.pid.filter(|_| state.status.is_running()) {
+        let opened = of_process(pid, view);
+        // The number may have been given to another process meanwhile.
+        let lives = ProcessStart::of(pid).step(|| format!("read /proc/{pid}/stat"))?;
+        if lives.is_some() && lives == state.pid_started {
+            return opened;
         }
-        _ => {
-            let bundle = root.container(id);
-            let config = shim::read_config(&bundle)?;
-            if view == View::Layers {
-                return rootfs::view(&config.rootfs, false);
-            }
-            unshare(CloneFlags::CLONE_NEWNS).step(|| "make a mount namespace".into())?;
-            let host = open_path("/")?;
-            let private = Attributes { propagation: libc::MS_PRIVATE, ..Attributes::default() };
-            mount::mount_setattr(host.as_fd(), true, private).step(|| "make the mounts private".into())?;
-            // Of all directories that exist the one that no mount of the container comes from.
-            let place = root.data().join("images");
-            let write = view == View::Whole { write: true };
-            let assembled = if write {
-                rootfs::assemble(&config.rootfs, &place)?
-            } else {
-                let tree = rootfs::view(&config.rootfs, true)?;
-                let at = open_path(&place.to_string_lossy())?;
-                mount::move_mount(tree.as_fd(), at.as_fd()).step(|| "mount the root".into())?;
-                tree
-            };
-            bind(&bundle, &config, &assembled, write)?;
-            Ok(assembled)
+        // It has just ended, which may not be written down yet, or it has even been started anew.
+        match store::load(root, id).map_err(|error| fault(format!("look at its state: {}", chain(&error))))? {
+            Some(now) if now.state.pid_started != state.pid_started => state = now.state,
+            // If it is started anew at this moment, its root is not to be mounted twice for writing.
+            _ if view == (View::Whole { write: true }) => return Err(fault("it has just ended".into())),
+            _ => break,
         }
     }
+    of_layers(root, id, view)
+}
+
+/// Returns the root of a process of a container.
+fn of_process(pid: i32, view: View) -> Step<OwnedFd> {
+    match view {
+        View::Whole { .. } => open_path(&format!("/proc/{pid}/root")),
+        View::Layers => own_files(pid),
+    }
+}
+
+/// Returns the root of a container that does not run.
+fn of_layers(root: &Root, id: &Id, view: View) -> Step<OwnedFd> {
+    let bundle = root.container(id);
+    let config = shim::read_config(&bundle)?;
+    if view == View::Layers {
+        return rootfs::view(&config.rootfs, false);
+    }
+    unshare(CloneFlags::CLONE_NEWNS).step(|| "make a mount namespace".into())?;
+    let host = open_path("/")?;
+    let private = Attributes { propagation: libc::MS_PRIVATE, ..Attributes::default() };
+    mount::mount_setattr(host.as_fd(), true, private).step(|| "make the mounts private".into())?;
+    // Of all directories that exist the one that no mount of the container comes from.
+    let place = root.data().join("images");
+    let write = view == View::Whole { write: true };
+    let assembled = if write {
+        rootfs::assemble(&config.rootfs, &place)?
+    } else {
+        let tree = rootfs::view(&config.rootfs, true)?;
+        let at = open_path(&place.to_string_lossy())?;
+        mount::move_mount(tree.as_fd(), at.as_fd()).step(|| "mount the root".into())?;
+        tree
+    };
+    bind(&bundle, &config, &assembled, write)?;
+    Ok(assembled)
 }
 
 /// Returns the files of a running container without what is mounted on them.
@@ -120,7 +135,10 @@ fn bind(bundle: &Path, config: &ShimConfig, root: &OwnedFd, write: bool) -> Step
     };
     for item in spec.mounts().iter().flatten() {
         let bind = Options::parse(item.options().iter().flatten()).bind || item.typ().as_deref() == Some("bind");
-        let there = item.source().as_ref().is_some_and(|source| source.exists());
+        let there = match item.source() {
+            Some(source) => source.try_exists().step(|| format!("look for {}", source.display()))?,
+            None => false,
+        };
         let elsewhere = extras
             .get(&*item.destination().to_string_lossy())
             .is_some_and(|extra| extra.namespace.is_some() || !extra.layers.is_empty());

@@ -160,7 +160,7 @@ impl Worker {
         let ipv6 = network.subnet(false).is_some();
         sysctl(&format!("ipv4/conf/{name}/route_localnet"), "1")?;
         // A kernel without IPv6 has nothing to switch off.
-        if Path::new("/proc/sys/net/ipv6").exists() {
+        if Path::new("/proc/sys/net/ipv6").try_exists().unwrap_or(true) {
             sysctl(&format!("ipv6/conf/{name}/disable_ipv6"), if ipv6 { "0" } else { "1" })?;
             if ipv6 {
                 sysctl(&format!("ipv6/conf/{name}/accept_ra"), "0")?;

@@ -38,19 +38,19 @@ pub fn list(root: &Root) -> Result<Vec<Network>, StoreError> {
     Ok(there.map(|record| record.network).collect())
 }
 
-/// Returns whether a network below a root is on its way out that nobody removes any more, because its supervisor was killed.
-/// The next supervisor to start finishes that.
-pub fn is_interrupted(root: &Root) -> Result<bool, StoreError> {
-    for record in read(&root.networks())?.into_iter().filter(|record| record.removing) {
+/// Returns whether a removal of a network of a project was cut short, because its supervisor was killed. The next supervisor to
+/// start finishes that.
+///
+/// Waits for who is at it: a supervisor that was killed lives until the kernel has deleted the bridge for it.
+pub fn is_interrupted(root: &Root, project: &str) -> Result<bool, StoreError> {
+    let own = |record: &Record| record.removing && record.network.config.project.as_deref() == Some(project);
+    for record in read(&root.networks())?.into_iter().filter(own) {
         let path = path(&root.networks(), &record.network.id);
-        let failed = |source| StoreError::Lock { path: path.clone(), source };
-        match File::open(&path).map(|claim| claim.try_lock_shared()) {
-            Ok(Ok(())) => return Ok(true),
-            Ok(Err(TryLockError::Error(source))) | Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                return Err(failed(source));
-            }
-            // Somebody is at it, or it is gone by now.
-            Ok(Err(_)) | Err(_) => {}
+        match File::open(&path).and_then(|claim| claim.lock_shared()) {
+            Ok(()) if path.try_exists().unwrap_or(true) => return Ok(true),
+            Err(source) if source.kind() != io::ErrorKind::NotFound => return Err(StoreError::Lock { path, source }),
+            // It is gone by now.
+            Ok(()) | Err(_) => {}
         }
     }
     Ok(false)
@@ -106,7 +106,8 @@ impl Worker {
     fn wait_for(&mut self, removed: &Removed) -> Result<(), NetworkError> {
         removed.claim.lock().map_err(|source| self.cannot_claim(&removed.network, source))?;
         // It ended before it was through.
-        if self.record(&removed.network.id).exists() { self.finish_anew(removed) } else { Ok(()) }
+        let left = self.record(&removed.network.id).try_exists().unwrap_or(true);
+        if left { self.finish_anew(removed) } else { Ok(()) }
     }
 
     /// Opens the record of a network that is on its way out; `None` if it is gone.

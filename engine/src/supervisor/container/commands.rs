@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
+use super::stop::KILL;
 use crate::container::config::{ContainerConfig, Endpoint};
+use crate::container::signal;
 use crate::container::state::ContainerState;
 use crate::id::Id;
 use crate::protocol::{Condition, EventKind, Failure, FailureKind, Stopped};
@@ -13,6 +15,8 @@ use crate::supervisor::run::Audience;
 
 /// Commands that may wait for an actor before their senders wait too.
 const COMMANDS: usize = 64;
+/// How long a process may take to end that was sent `SIGKILL`. The kernel delays that only where it waits for a device.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A handle to a supervised container; cheap to clone.
 #[derive(Debug, Clone)]
@@ -77,8 +81,22 @@ impl Container {
         self.ask(|answer| Command::Restart(timeout, answer)).await
     }
 
+    /// Sends a signal. With one that nothing survives, waits for the end, as Docker does: the next command finds it ended.
     pub(in crate::supervisor) async fn kill(&self, signal: String) -> Result<(), Failure> {
-        self.ask(|answer| Command::Kill(signal, answer)).await
+        let is_certain = signal::parse(&signal) == Some(KILL);
+        self.ask(|answer| Command::Kill(signal, answer)).await?;
+        if !is_certain {
+            return Ok(());
+        }
+        match tokio::time::timeout(PATIENCE, self.wait(Condition::NotRunning)).await {
+            // It may even have been removed.
+            Ok(_) => Ok(()),
+            Err(_) => Err(Failure {
+                kind: FailureKind::Other,
+                message: format!("SIGKILL was sent, and {} s later it has not ended", PATIENCE.as_secs()),
+                hint: Some("look for processes in state D by `rcompose top`: the kernel waits for something".to_owned()),
+            }),
+        }
     }
 
     pub(in crate::supervisor) async fn remove(&self, force: bool, volumes: bool) -> Result<(), Failure> {
