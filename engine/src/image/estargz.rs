@@ -334,6 +334,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
         #[test]
         fn every_file_is_found_by_the_table_and_by_those_who_do_not_know_it(
             files in vec((0_u8..8, vec(any::<u8>(), 0..180)), 0..12),
