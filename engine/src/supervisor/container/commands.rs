@@ -94,7 +94,9 @@ impl Container {
             Err(_) => Err(Failure {
                 kind: FailureKind::Other,
                 message: format!("SIGKILL was sent, and {} s later it has not ended", PATIENCE.as_secs()),
-                hint: Some("look for processes in state D by `rcompose top`: the kernel waits for something".to_owned()),
+                hint: Some(
+                    "look for processes in state D by `rcompose top`: the kernel waits for something".to_owned(),
+                ),
             }),
         }
     }
