@@ -272,7 +272,9 @@ fn bind_resolver() -> io::Result<(UdpSocket, TcpListener)> {
         Ok::<_, io::Error>((udp, tcp))
     };
     let (udp, tcp) = bind(0)?;
-    match nft::redirect_dns(RESOLVER, udp.local_addr()?.port()) {
+    let port = udp.local_addr()?.port();
+    // Where only the kernel's answer was lost, port 53 leads there now, and would lead nowhere if that were given up.
+    match nft::redirect_dns(RESOLVER, port).or_else(|_| nft::redirect_dns(RESOLVER, port)) {
         Ok(()) => Ok((udp, tcp)),
         Err(error) => {
             tracing::warn!(error = &error as &dyn std::error::Error, "the resolver takes port 53 itself");
