@@ -142,6 +142,19 @@ fn down_finishes_what_a_killed_supervisor_left() {
 }
 
 #[test]
+fn what_a_slow_reader_has_not_seen_outlives_the_container() {
+    let stack = Stack::new("slow");
+    stack.write("compose.yaml", "services:\n  a: {image: busybox}\n");
+    // It fits into the pipes on its way: the container ends, and is removed, before anything but the first line is read.
+    let reader = r#"{ dd bs=1 count=2 2>&-; until test -z "$(dc ps -aq)"; do :; done; cat; }"#;
+    for _ in 0..3 {
+        let output = stack.shell(&format!("dc run --rm -T a seq 1 30000 | {reader}")).ok();
+        assert_eq!(output.stdout.lines().count(), 30000, "lines were lost");
+    }
+    stack.finish();
+}
+
+#[test]
 fn two_commands_at_once_do_not_harm_each_other() {
     let stack = Stack::new("twice");
     let service = |name| format!("  {name}: {{image: busybox, command: sleep 1000}}\n");

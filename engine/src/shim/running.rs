@@ -213,10 +213,11 @@ impl Running {
                     }
                 }
             }
+            self.miss_supervisor();
+            // What somebody who is attached has not seen yet comes first.
             if self.released && self.audience.behind().next().is_none() {
                 clone::exit(0);
             }
-            self.miss_supervisor();
         }
     }
 
@@ -431,10 +432,7 @@ impl Running {
                     self.tell_supervisor(&FromShim::Exited(exit.clone()), &[]);
                 }
             }
-            ToShim::Release => {
-                // What somebody who is attached has not seen yet comes first.
-                self.released = self.exit.is_some();
-            }
+            ToShim::Release => self.released = self.exit.is_some(),
             ToShim::Keep { names } => self.kept.add(names, fds),
             // It has its network already.
             ToShim::Network => {}
@@ -536,7 +534,12 @@ impl Running {
         let Some((at, patience)) = self.missing.filter(|(at, _)| *at <= Instant::now()) else { return };
         // Whoever took the run directory away knows how the container ended, and could not say so.
         if self.exit.is_some() && nix::sys::stat::fstat(&self.shim.directory).is_ok_and(|status| status.st_nlink == 0) {
-            clone::exit(0);
+            self.released = true;
+        }
+        // Who has let go of it is not missed.
+        if self.released {
+            self.missing = None;
+            return;
         }
         // Where even this fails there is nothing to do but to try again later.
         super::sealed::start_supervisor(&self.shim.config.supervisor_command).ok();
